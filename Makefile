@@ -1,0 +1,39 @@
+# The first target that runs makes .venv; later ones use it as it is.
+#
+#   make run                 replay the sample log      make run LOG=path/to/log.jsonl RULES=esper-2025-11
+#   make test                all tests                  make lint     format, lint and types
+#   make bench               the benchmarks; writes benchmarks/results
+
+PYTHON ?= python3
+LOG    ?= esper_masks/data/sample.jsonl
+RULES  ?= esper-2025-12
+
+BIN   := .venv/bin
+READY := .venv/ready
+
+.PHONY: run test lint bench clean
+
+run: $(READY)
+	@$(BIN)/esper-masks replay "$(LOG)" --rules "$(RULES)"
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+	  f"esper-masks needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	@echo "setting up .venv (once; torch is large, this can take some minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
