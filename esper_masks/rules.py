@@ -1,0 +1,268 @@
+"""A lifecycle as data: stages, transitions, ops, gates and heads. Standard library only.
+
+Nothing here computes a mask. ``tables`` compiles a rule set into lookup tensors, ``reference`` reads it with plain
+loops; both see the same data, so changing one transition changes the masks of both.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from esper_masks.errors import RulesError
+from esper_masks.rule_checks import OP, check_rules
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class FrozenMapping(Mapping[K, V]):
+    """A dict that cannot change, so that rules hash, pickle and compare by value."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[K, V] | Iterable[tuple[K, V]] = ()):
+        self._items = dict(items)
+
+    def __getitem__(self, key: K) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclass(frozen=True)
+class Op:
+    """Where one op is legal, and which heads of the action it uses.
+
+    An op is legal in an enabled slot when the slot's stage is one of its stages and every gate passes. Its stages are
+    derived: those from which ``enters`` is a valid transition, the sources of ``moves``, and ``acts_in``.
+
+    Args:
+        id: the member of the op enum; its value is the op's index, and its bit in a word.
+        always: legal in every enabled slot whatever it holds, and in a row without an enabled slot; excludes gates.
+        enters: the one stage this op moves a seed to.
+        moves: stage -> stage, for an op whose target depends on the source. Each edge must be a transition.
+        acts_in: stages in which the op acts without moving the seed.
+        min_age: lowest age (the ``age`` feature, in the unit of the caller's clock) at which the op is legal.
+        requires: feature -> the value it must have.
+        waived_by: switch that, when true, waives ``requires``.
+        disabled_by: switch that, when true, makes the op illegal everywhere.
+        disabled: the op keeps its index and is never legal.
+        seed_limit: illegal once ``total_seeds`` has reached ``max_seeds``.
+        blocked_by: stages that forbid the op in every slot while any enabled slot is in one of them.
+        uses: heads that the op reads; all others take their canonical value. ``op`` itself is understood.
+    """
+
+    id: IntEnum
+    always: bool = False
+    enters: IntEnum | None = None
+    moves: Mapping[Any, IntEnum] = field(default_factory=FrozenMapping)
+    acts_in: tuple[IntEnum, ...] = ()
+    min_age: int | None = None
+    requires: Mapping[str, IntEnum] = field(default_factory=FrozenMapping)
+    waived_by: str | None = None
+    disabled_by: str | None = None
+    disabled: bool = False
+    seed_limit: bool = False
+    blocked_by: tuple[IntEnum, ...] = ()
+    uses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _freeze(self, maps=("moves", "requires"), tuples=("acts_in", "blocked_by", "uses"))
+
+    @property
+    def name(self) -> str:
+        return self.id.name
+
+
+@dataclass(frozen=True)
+class Head:
+    """One factor of the action. The heads named ``slot`` and ``op`` take their choices from the engine and the ops.
+
+    Args:
+        name: unique within the rules.
+        choices: names, in index order.
+        legal: the choices that may ever be taken; None for all. With ``switch``, a mapping value -> choices.
+        switch: the switch whose value selects from ``legal``.
+        closed: the choices that are legal while no op of ``opened_by`` is. None: the head does not depend on ops.
+        opened_by: ops that open the head; by default those that use it.
+        by_op: op -> choices legal under that op, for a head whose mask depends on the op (a static table).
+        canonical: the value of the head when the op ignores it; by default the first choice.
+    """
+
+    name: str
+    choices: tuple[str, ...] = ()
+    legal: tuple[str, ...] | Mapping[Any, tuple[str, ...]] | None = None
+    switch: str | None = None
+    closed: tuple[str, ...] | None = None
+    opened_by: tuple[IntEnum, ...] = ()
+    by_op: Mapping[Any, tuple[str, ...]] = field(default_factory=FrozenMapping)
+    canonical: str | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(self, maps=("by_op",), tuples=("choices", "closed", "opened_by"))
+        if isinstance(self.legal, Mapping):
+            object.__setattr__(self, "legal", FrozenMapping({k: tuple(v) for k, v in self.legal.items()}))
+        elif self.legal is not None:
+            object.__setattr__(self, "legal", tuple(self.legal))
+        object.__setattr__(self, "by_op", FrozenMapping({k: tuple(v) for k, v in self.by_op.items()}))
+
+    @property
+    def open_choices(self) -> tuple[str, ...]:
+        """The choices that may ever be taken, once the rules are resolved."""
+        if isinstance(self.legal, Mapping):
+            raise RulesError(f"head {self.name!r} depends on the switch {self.switch!r}: resolve the rules first")
+        return self.choices if self.legal is None else self.legal
+
+
+@dataclass(frozen=True)
+class MaskRules:
+    """A complete, checked rule set.
+
+    Args:
+        name: what errors and reports call it.
+        stages: enum of the stages; values are what a slot state holds, 0 to 254, gaps allowed.
+        transitions: stage -> the stages it may move to. Every stage has an entry, if an empty one.
+        empty: the stage of a slot that holds no seed.
+        op_rules: one ``Op`` for each member of the op enum, whose values are 0, 1, 2, ...
+        heads: in the order of the action vector; exactly one is called ``slot`` and one ``op``.
+        features: features of a slot state beyond ``stage`` and ``age`` -> the enum of their values; 0 when empty.
+        switches: name -> its values, the first being the default.
+        slot_ids: the slots an engine has when it is given none.
+
+    Raises:
+        RulesError: the rules contradict themselves; the message names the part and the reason.
+    """
+
+    name: str
+    stages: type[IntEnum]
+    transitions: Mapping[Any, tuple[IntEnum, ...]]
+    empty: IntEnum
+    op_rules: tuple[Op, ...]
+    heads: tuple[Head, ...]
+    features: Mapping[str, type[IntEnum]] = field(default_factory=FrozenMapping)
+    switches: Mapping[str, tuple[object, ...]] = field(default_factory=FrozenMapping)
+    slot_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _freeze(self, maps=("transitions", "features", "switches"), tuples=("op_rules", "heads", "slot_ids"))
+        object.__setattr__(
+            self, "transitions", FrozenMapping({stage: tuple(to) for stage, to in self.transitions.items()})
+        )
+        object.__setattr__(self, "switches", FrozenMapping({k: tuple(v) for k, v in self.switches.items()}))
+        check_rules(self)
+        object.__setattr__(self, "op_rules", tuple(sorted(self.op_rules, key=lambda op: op.id)))
+
+    @property
+    def ops(self) -> type[IntEnum]:
+        """The op enum: names, and the index that is both a value of the op head and a bit of a word."""
+        return type(self.op_rules[0].id)
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        return tuple(op.name for op in self.op_rules)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return tuple(head.name for head in self.heads)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns of a slot state: ``("stage", "age", *features)``."""
+        return ("stage", "age", *self.features)
+
+    @property
+    def relevance(self) -> dict[IntEnum, frozenset[str]]:
+        """The heads each op uses, ``op`` among them."""
+        return {op.id: frozenset((OP, *op.uses)) for op in self.op_rules}
+
+    def head(self, name: str) -> Head:
+        for head in self.heads:
+            if head.name == name:
+                return head
+        raise RulesError(f"{self.name} has no head {name!r}; its heads are {', '.join(self.head_names)}")
+
+    def legal_stages(self, op: IntEnum) -> frozenset[IntEnum]:
+        """Stages in which an op is legal before any gate, derived from the transitions."""
+        rule = self.op_rules[op]
+        if rule.disabled:
+            return frozenset()
+        if rule.always:
+            return frozenset(self.stages)
+        entering = (stage for stage in self.stages if rule.enters in self.transitions[stage])
+        return frozenset((*entering, *rule.moves, *rule.acts_in))
+
+    def resolve(self, **switches: object) -> "MaskRules":
+        """The same rules with every switch set, so that nothing downstream knows of switches.
+
+        Raises:
+            RulesError: a switch that these rules do not have, or a value that the switch does not.
+        """
+        known = ", ".join(f"{name}={values[0]!r}" for name, values in self.switches.items()) or "none"
+        for name, value in switches.items():
+            if name not in self.switches:
+                raise RulesError(f"{self.name} has no rule switch {name!r}; it has: {known}")
+            if not any(type(value) is type(allowed) and value == allowed for allowed in self.switches[name]):
+                raise RulesError(
+                    f"{self.name}: switch {name}={value!r} is not one of {', '.join(map(repr, self.switches[name]))}"
+                )
+        setting = {name: switches.get(name, values[0]) for name, values in self.switches.items()}
+        return dataclasses.replace(
+            self,
+            op_rules=tuple(_resolve_op(op, setting) for op in self.op_rules),
+            heads=tuple(_resolve_head(head, setting) for head in self.heads),
+            switches=FrozenMapping(),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the rules, names included, as 64 hex digits."""
+        return hashlib.sha256(repr(_plain(self)).encode()).hexdigest()
+
+
+def _resolve_op(op: Op, setting: Mapping[str, object]) -> Op:
+    waived = op.waived_by is not None and setting[op.waived_by]
+    disabled = op.disabled or (op.disabled_by is not None and bool(setting[op.disabled_by]))
+    requires = FrozenMapping[str, IntEnum]() if waived else op.requires
+    return dataclasses.replace(op, requires=requires, disabled=disabled, waived_by=None, disabled_by=None)
+
+
+def _resolve_head(head: Head, setting: Mapping[str, object]) -> Head:
+    if head.switch is None or not isinstance(head.legal, Mapping):
+        return head
+    return dataclasses.replace(head, legal=head.legal[setting[head.switch]], switch=None)
+
+
+def _freeze(obj: object, maps: tuple[str, ...], tuples: tuple[str, ...]) -> None:
+    for name in maps:
+        object.__setattr__(obj, name, FrozenMapping(getattr(obj, name)))
+    for name in tuples:
+        value = getattr(obj, name)
+        object.__setattr__(obj, name, value if value is None else tuple(value))
+
+
+def _plain(value: object) -> object:
+    """Nested tuples of names and numbers: a form whose repr is the same in every process and Python version."""
+    if isinstance(value, IntEnum):
+        return (value.name, int(value))
+    if isinstance(value, type) and issubclass(value, IntEnum):
+        return tuple(_plain(member) for member in value)
+    if isinstance(value, Mapping):
+        return tuple(sorted(((_plain(k), _plain(v)) for k, v in value.items()), key=repr))
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, (Op, Head, MaskRules)):
+        return tuple((f.name, _plain(getattr(value, f.name))) for f in dataclasses.fields(value))
+    return value
