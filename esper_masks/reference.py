@@ -1,0 +1,199 @@
+"""The oracle: the same results by plain loops over Python ints, one environment at a time.
+
+It reads the rules and nothing else of this package, so a wrong table, a wrong bit or a wrong reduction disagrees with
+it. It is written to be read, not to be fast; ``benchmarks`` holds the loops that are written to be fast.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from esper_masks.rule_checks import OP, SLOT
+from esper_masks.rules import Head, MaskRules, Op
+
+SlotRow = Sequence[int]  # stage, age, *features
+Action = tuple[int, ...]  # one value per head
+Result = dict[str, list[Any]]
+
+
+def forbids(
+    rules: MaskRules,
+    op: Op,
+    slots: Sequence[SlotRow],
+    slot: int,
+    *,
+    enabled: Sequence[bool] | None = None,
+    total_seeds: int | None = None,
+    max_seeds: int = 0,
+) -> str | None:
+    """Why an op is illegal in a slot of one environment: the first rule that forbids it, or None if it is legal.
+
+    Args:
+        rules: resolved rules.
+        op: one of ``rules.op_rules``.
+        slots: stage, age and further features of every slot.
+        slot: index of the slot in question.
+        enabled: one bool a slot; None for all.
+        total_seeds: seeds germinated so far; needed only under a limit.
+        max_seeds: the limit; 0 or less for none.
+    """
+    enabled = [True] * len(slots) if enabled is None else enabled
+    if not enabled[slot]:
+        return "the slot is not enabled"
+    if op.always:
+        return None
+    if op.disabled:
+        return "a rule switch disables it"
+    stage, age = slots[slot][:2]
+    stages = rules.legal_stages(op.id)
+    if stage not in stages:
+        needed = " or ".join(s.name for s in sorted(stages))
+        return f"stage is {stage_name(rules, stage)}, needs {needed}"
+    if op.min_age is not None and age < op.min_age:
+        return f"age {age} < {op.min_age}"
+    for feature, needed_value in op.requires.items():
+        value = slots[slot][rules.feature_names.index(feature)]
+        if value != needed_value:
+            return f"{feature} is {_value_name(rules, feature, value)}, needs {needed_value.name}"
+    if op.seed_limit and max_seeds > 0:
+        if total_seeds is None:
+            raise ValueError("a seed limit needs total_seeds")
+        if total_seeds >= max_seeds:
+            return f"seed limit: {total_seeds} of {max_seeds}"
+    for other, row in enumerate(slots):
+        if enabled[other] and row[0] in op.blocked_by:
+            return f"slot {other} is {stage_name(rules, row[0])}, which blocks it everywhere"
+    return None
+
+
+def env_masks(
+    rules: MaskRules,
+    slots: Sequence[SlotRow],
+    *,
+    enabled: Sequence[bool] | None = None,
+    total_seeds: int | None = None,
+    max_seeds: int = 0,
+) -> Result:
+    """All masks of one environment: one list of bools per head, and ``slot_by_op`` as ops × slots."""
+    enabled = [True] * len(slots) if enabled is None else list(enabled)
+    by_op = [
+        [
+            forbids(rules, op, slots, i, enabled=enabled, total_seeds=total_seeds, max_seeds=max_seeds) is None
+            for i in range(len(slots))
+        ]
+        for op in rules.op_rules
+    ]
+    legal_ops = [op for op in rules.op_rules if op.always or any(by_op[op.id])]
+    masks: Result = {"slot_by_op": by_op}
+    for head in rules.heads:
+        if head.name == SLOT:
+            masks[SLOT] = enabled
+        elif head.name == OP:
+            masks[OP] = [op in legal_ops for op in rules.op_rules]
+        else:
+            legal = head_choices(head, rules, legal_ops)
+            masks[head.name] = [choice in legal for choice in head.choices]
+    return masks
+
+
+def head_choices(head: Head, rules: MaskRules, legal_ops: Sequence[Op]) -> set[str]:
+    """The legal choices of a head, given the ops that are legal in the environment."""
+    if head.by_op:
+        legal = {choice for op in legal_ops if op.id in head.by_op for choice in head.by_op[op.id]}
+        return legal or set(head.closed or (canonical_choice(head),))
+    if head.closed is not None:
+        openers = head.opened_by or tuple(op.id for op in rules.op_rules if head.name in op.uses)
+        if not any(op.id in openers for op in legal_ops):
+            return set(head.closed)
+    return set(head.open_choices)
+
+
+def canonical_choice(head: Head) -> str:
+    return head.choices[0] if head.canonical is None else head.canonical
+
+
+def joint_actions(rules: MaskRules, slots: int) -> Iterator[Action]:
+    """Every whole action that some state allows, in index order: op by op, then the heads in order.
+
+    Heads that the op ignores hold their canonical value. Rules must be resolved.
+    """
+    for op in rules.op_rules:
+        if op.disabled:
+            continue
+        values: list[Sequence[int]] = []
+        for head in rules.heads:
+            if head.name == OP:
+                values.append([int(op.id)])
+            elif head.name == SLOT:
+                values.append(range(slots) if SLOT in op.uses else [0])
+            elif head.name in op.uses:
+                allowed = head.by_op[op.id] if head.by_op else head.open_choices
+                values.append([i for i, choice in enumerate(head.choices) if choice in allowed])
+            else:
+                values.append([head.choices.index(canonical_choice(head))])
+        yield from product(*values)
+
+
+def joint_mask(rules: MaskRules, masks: Mapping[str, Any], slots: int) -> list[bool]:
+    """Legality of every whole action of ``joint_actions``, from the masks of one environment."""
+    op_at, slot_at = rules.head_names.index(OP), rules.head_names.index(SLOT)
+    return [
+        masks["slot_by_op"][a[op_at]][a[slot_at]] if SLOT in rules.op_rules[a[op_at]].uses else masks[OP][a[op_at]]
+        for a in joint_actions(rules, slots)
+    ]
+
+
+def masks(
+    rules: MaskRules,
+    states: Any,
+    total_seeds: Any = None,
+    *,
+    max_seeds: Any = 0,
+    enabled: Any = None,
+    joint: bool = False,
+    **switches: object,
+) -> Result:
+    """``env_masks`` of every environment of a batch, as nested lists.
+
+    Args:
+        rules: a rule set.
+        states: ``[batch][slots][features]``, a tensor or nested sequences of ints.
+        total_seeds: ``[batch]`` ints; needed only under a limit.
+        max_seeds: an int, or ``[batch]`` ints.
+        enabled: ``[slots]`` or ``[batch][slots]`` bools.
+        joint: also give ``"joint"``, ``[batch][whole actions]``.
+        switches: rule switches.
+
+    Returns: head name -> ``[batch][n]`` bools; ``"slot_by_op"`` -> ``[batch][ops][slots]``.
+    """
+    rules = rules.resolve(**switches)
+    states, totals, limits, enables = (_lists(value) for value in (states, total_seeds, max_seeds, enabled))
+    result: Result = {name: [] for name in (*rules.head_names, "slot_by_op", *(["joint"] if joint else []))}
+    for env, slots in enumerate(states):
+        env_enabled = enables[env] if enables and isinstance(enables[0], list) else enables
+        one = env_masks(
+            rules,
+            slots,
+            enabled=env_enabled,
+            total_seeds=None if totals is None else totals[env],
+            max_seeds=limits[env] if isinstance(limits, list) else limits,
+        )
+        if joint:
+            one["joint"] = joint_mask(rules, one, len(slots))
+        for name, value in one.items():
+            result[name].append(value)
+    return result
+
+
+def stage_name(rules: MaskRules, stage: int) -> str:
+    """The name of a stage, or the integer with a note that it is none."""
+    return rules.stages(stage).name if stage in set(rules.stages) else f"{stage} (no stage of {rules.name})"
+
+
+def _value_name(rules: MaskRules, feature: str, value: int) -> str:
+    values = rules.features[feature]
+    return values(value).name if value in set(values) else str(value)
+
+
+def _lists(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
