@@ -1,0 +1,181 @@
+"""What a whole action looks like: heads, their choices, and which choices each op leaves open.
+
+Everything here is static. The state of the slots decides only which ops are legal where (the slot words); given an op,
+every head but the slot has a fixed mask. That is why words are enough to derive all masks, whole actions included.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from esper_masks.rule_checks import OP, SLOT
+from esper_masks.rules import Head, MaskRules
+
+T = TypeVar("T")
+
+
+class HeadTables(NamedTuple):
+    """Constants of one head on one device. Ints are repeated here because a compiler sees these as constants."""
+
+    size: int
+    canonical: int
+    users: int  # word of the ops that use the head
+    openers: int  # word of the ops of which one must be legal for the head to be open; 0 for a static mask
+
+    open_words: Tensor  # int32 [n]: bit i of entry v: while op i is legal, choice v is
+    closed: Tensor  # bool [n]: the mask while no such op is legal; the whole mask of a static head
+    by_op: Tensor  # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """One head of the action vector.
+
+    Args:
+        name: as in the rules.
+        choices: names of its values, in index order.
+        canonical: the value it takes when the op ignores it.
+        users: word of the ops that use it; all of them for the op head.
+        by_op: for each op the choices it permits, as indices; the canonical one alone if it ignores the head.
+        openers: word of the ops of which one must be legal for the head to be open; 0 for a static mask. For the slot
+            head, the ops that are legal in every enabled slot: their bits tell which slots are enabled.
+        opened: for each op the choices that are legal while that op is, as indices.
+        closed: the choices that are legal while no opener is; the whole mask if it is static.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+    canonical: int
+    users: int
+    by_op: tuple[tuple[int, ...], ...]
+    openers: int
+    opened: tuple[tuple[int, ...], ...]
+    closed: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.choices)
+
+
+@dataclass(frozen=True)
+class ActionLayout:
+    """The static side of ``ActionMasks``: op names, slot ids and heads. Compares by value.
+
+    Args:
+        ops: op names; op i is bit i of a word.
+        slot_ids: slot names; slot s is entry s of ``slot_words``.
+        heads: in the order of the action vector.
+        always: word of the ops that are legal in every row.
+        possible: word of the ops that some state allows.
+    """
+
+    ops: tuple[str, ...]
+    slot_ids: tuple[str, ...]
+    heads: tuple[HeadLayout, ...]
+    always: int
+    possible: int
+    _constants: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return tuple(head.name for head in self.heads)
+
+    @property
+    def all_ops(self) -> int:
+        """The word with every op legal."""
+        return (1 << len(self.ops)) - 1
+
+    def head(self, name: str) -> HeadLayout:
+        for head in self.heads:
+            if head.name == name:
+                return head
+        raise KeyError(f"no head {name!r}; the heads are {', '.join(self.head_names)}")
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def constants(self, build: Callable[["ActionLayout", torch.device], T], device: torch.device) -> T:
+        """``build(self, device)``, made once for each device, so that unpacking masks copies nothing to it.
+
+        Under ``torch.compile`` it runs while tracing, and the trace is guarded by the layout.
+        """
+        key = (build.__name__, str(device))
+        made: T | None = self._constants.get(key)
+        if made is None:
+            made = self._constants[key] = build(self, device)
+        return made
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_constants": {}}
+
+
+def build_head_tables(layout: ActionLayout, device: torch.device) -> dict[str, HeadTables]:
+    """Lookup tensors of every head.
+
+    for head, op, choice in product(heads, ops, choices):
+        by_op[op, choice]            ==  choice in head.by_op[op]
+        open_words[choice] >> op & 1 ==  choice in head.opened[op]
+    """
+    return {
+        head.name: HeadTables(
+            head.size,
+            head.canonical,
+            head.users,
+            head.openers,
+            torch.tensor(
+                [sum(1 << op for op, row in enumerate(head.opened) if v in row) for v in range(head.size)],
+                dtype=torch.int32,
+                device=device,
+            ),
+            torch.tensor([v in head.closed for v in range(head.size)], device=device),
+            torch.tensor([[v in row for v in range(head.size)] for row in head.by_op], device=device),
+        )
+        for head in layout.heads
+    }
+
+
+def build_layout(rules: MaskRules, slot_ids: Sequence[str]) -> ActionLayout:
+    """The layout of resolved rules over the given slots."""
+    return ActionLayout(
+        ops=rules.op_names,
+        slot_ids=tuple(slot_ids),
+        heads=tuple(_build_head(rules, head, tuple(slot_ids)) for head in rules.heads),
+        always=_word(op.id for op in rules.op_rules if op.always),
+        possible=_word(op.id for op in rules.op_rules if not op.disabled),
+    )
+
+
+def _build_head(rules: MaskRules, head: Head, slot_ids: tuple[str, ...]) -> HeadLayout:
+    choices = {SLOT: slot_ids, OP: rules.op_names}.get(head.name, head.choices)
+
+    def indices(names: Sequence[str]) -> tuple[int, ...]:
+        return tuple(sorted(choices.index(name) for name in names))
+
+    canonical = 0 if head.canonical is None else choices.index(head.canonical)
+    legal = indices(head.open_choices) if head.choices else tuple(range(len(choices)))
+    users = {op.id for op in rules.op_rules if head.name in op.uses}
+    permits = {op: indices(head.by_op[op]) if head.by_op else legal for op in users}
+    opened: dict[IntEnum, tuple[int, ...]] = {}
+    closed = legal
+    if head.name == OP:
+        permits = opened = {op.id: (int(op.id),) for op in rules.op_rules}
+        closed = ()
+    elif head.by_op or head.closed is not None:
+        opened = permits | {op: legal for op in head.opened_by if op not in users}
+        closed = (canonical,) if head.closed is None else indices(head.closed)
+    return HeadLayout(
+        name=head.name,
+        choices=choices,
+        canonical=canonical,
+        users=_word(users if head.name != OP else opened),
+        by_op=tuple(permits.get(op.id, (canonical,)) for op in rules.op_rules),
+        openers=_word(op.id for op in rules.op_rules if op.always) if head.name == SLOT else _word(opened),
+        opened=tuple(opened.get(op.id, ()) for op in rules.op_rules),
+        closed=closed,
+    )
+
+
+def _word(ops: Iterable[IntEnum]) -> int:
+    return sum(1 << op for op in ops)

@@ -1,0 +1,179 @@
+"""Slot states: Python objects packed into one integer tensor, and back-to-front checks of its values.
+
+Shape everybody sees: ``[batch, slots, features]``. Storage: feature-major with the batch contiguous,
+
+    stage  slot 0: env 0, env 1, ...   slot 1: env 0, env 1, ...   age  slot 0: ...
+
+so that vector lanes and GPU threads run over environments. Any other strides work too.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from itertools import product
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from esper_masks.errors import SlotStateError
+from esper_masks.rules import MaskRules
+
+
+class SlotState:
+    """What one occupied slot holds.
+
+    >>> SlotState(4, 6, alpha_mode=1)
+    SlotState(stage=4, age=6, alpha_mode=1)
+
+    Args:
+        stage: a stage of the rules; any other integer is an occupied, inert slot.
+        age: the seed's age, in the unit of the rules' ``min_age``.
+        features: further features in the order of ``rules.feature_names``, or by name; 0 where not given.
+    """
+
+    __slots__ = ("age", "features", "named", "stage")
+
+    def __init__(self, stage: int, age: int = 0, *features: int, **named: int):
+        self.stage = stage
+        self.age = age
+        self.features = features
+        self.named = named
+
+    def row(self, rules: MaskRules) -> tuple[int, ...]:
+        """Stage, age and further features, in the order of ``rules.feature_names``."""
+        names = rules.feature_names[2:]
+        if not self.features and not self.named:
+            return (self.stage, self.age, *(0 for _ in names))
+        if len(self.features) > len(names):
+            raise SlotStateError(f"{self!r} has {2 + len(self.features)} features; {rules.name} has {2 + len(names)}")
+        values = dict(zip(names, self.features))
+        for name, value in self.named.items():
+            if name not in names or name in values:
+                known = ", ".join(rules.feature_names)
+                raise SlotStateError(f"{self!r}: feature {name!r} is given twice or unknown; {rules.name} has {known}")
+            values[name] = value
+        return (self.stage, self.age, *(values.get(name, 0) for name in names))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SlotState) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return self.stage, self.age, self.features, tuple(sorted(self.named.items()))
+
+    def __repr__(self) -> str:
+        parts = [f"stage={self.stage}", f"age={self.age}", *map(str, self.features)]
+        return f"SlotState({', '.join(parts + [f'{name}={value}' for name, value in self.named.items()])})"
+
+
+SlotMapping = Mapping[str, SlotState | None]
+
+
+def allocate_states(batch: int, slots: int, features: int, device: torch.device | None, pin: bool = False) -> Tensor:
+    """Uninitialized int32 ``[batch, slots, features]`` in batch-last memory."""
+    storage = torch.empty((features, slots, batch), dtype=torch.int32, device=device, pin_memory=pin)
+    return rearrange(storage, "features slots batch -> batch slots features")
+
+
+def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMapping], device: torch.device) -> Tensor:
+    """One tensor of all slots of a batch, in one pass and one transfer.
+
+    Returns: int32 ``[batch, slots, features]`` on the device, batch-last in memory.
+    Raises:
+        SlotStateError: an unknown slot id, something that is no ``SlotState``, or a value that is no int32, with its
+            environment, slot and feature.
+    """
+    batch = list(batch)
+    empty_row = (int(rules.empty),) + (0,) * (len(rules.feature_names) - 1)
+    values: list[int] = []
+    for env, slots in enumerate(batch):
+        if not isinstance(slots, Mapping):
+            raise SlotStateError(f"env {env}: wanted a mapping from slot id to SlotState or None, got {slots!r:.80}")
+        found = 0
+        for slot_id in slot_ids:
+            state = slots.get(slot_id)
+            found += slot_id in slots
+            if state is None:
+                values.extend(empty_row)
+            elif isinstance(state, SlotState):
+                values.extend(state.row(rules))
+            else:
+                raise SlotStateError(f"env {env} slot {slot_id!r}: wanted a SlotState or None, got {state!r:.80}")
+        if found != len(slots):
+            unknown = ", ".join(repr(key) for key in slots if key not in slot_ids)
+            raise SlotStateError(f"env {env}: no slot {unknown}; the slots are {', '.join(slot_ids)}")
+    return _to_device(rules, slot_ids, values, len(batch), device)
+
+
+def _to_device(
+    rules: MaskRules, slot_ids: Sequence[str], values: list[int], batch: int, device: torch.device
+) -> Tensor:
+    slots, features = len(slot_ids), len(rules.feature_names)
+    packed = allocate_states(batch, slots, features, None, pin=device.type == "cuda")
+    try:
+        buffer = array("i", values)
+    except (TypeError, OverflowError) as error:
+        for value, (env, slot, feature) in zip(values, product(range(batch), slot_ids, rules.feature_names)):
+            if not _is_int32(value):
+                raise SlotStateError(
+                    f"env {env} slot {slot!r}: {feature} {value!r:.80} is no 32-bit integer"
+                ) from error
+        raise
+    if values:
+        packed.copy_(torch.frombuffer(buffer, dtype=torch.int32).view(batch, slots, features))
+    return packed.to(device, non_blocking=True)
+
+
+def _is_int32(value: Any) -> bool:
+    try:
+        array("i", [value])
+    except (TypeError, OverflowError):
+        return False
+    return True
+
+
+def check_slots(rules: MaskRules, slot_ids: Sequence[str], states: Tensor) -> None:
+    """Raise for the first value in ``states``, ``[..., slots, features]``, that the rules do not know.
+
+    Raises:
+        SlotStateError: a stage, age below 0, or feature value outside the rules, with its environment and slot.
+    """
+    wrong = torch.empty(states.shape, dtype=torch.bool, device=states.device)
+    for column, feature in enumerate(rules.feature_names):
+        allowed = _allowed(rules, feature)
+        column_values = states[..., column]
+        if allowed is None:
+            wrong[..., column] = column_values < 0
+        else:
+            known = torch.tensor(allowed, dtype=torch.int64, device=states.device)
+            wrong[..., column] = ~torch.isin(column_values.long(), known)
+    faults = wrong.nonzero()
+    if not len(faults):
+        return
+    *env, slot, column = faults[0].tolist()
+    feature = rules.feature_names[column]
+    value = int(states[tuple(faults[0].tolist())])
+    where = f"env {env[0] if len(env) == 1 else tuple(env)} slot {slot_ids[slot]!r}"
+    count = f" ({len(faults)} wrong values in all)" if len(faults) > 1 else ""
+    if feature == "stage":
+        raise SlotStateError(
+            f"{where}: stage {value} is not a stage of {rules.name} "
+            f"(stages: {_members(rules.stages)}); an empty slot is {rules.empty.name}{count}"
+        )
+    if feature == "age":
+        raise SlotStateError(f"{where}: age {value} is negative{count}")
+    raise SlotStateError(f"{where}: {feature} {value} is not one of {_members(rules.features[feature])}{count}")
+
+
+def _allowed(rules: MaskRules, feature: str) -> list[int] | None:
+    if feature == "age":
+        return None
+    return [int(member) for member in (rules.stages if feature == "stage" else rules.features[feature])]
+
+
+def _members(enum: type[IntEnum]) -> str:
+    return ", ".join(f"{member.name} {int(member)}" for member in enum)
