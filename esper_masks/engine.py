@@ -1,0 +1,266 @@
+"""The engine: slot states in, masks out, one gather and a few word operations for the whole batch."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_masks import slots as slot_states
+from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.joint import JointActions
+from esper_masks.layout import build_head_tables, build_layout
+from esper_masks.masks import ActionMasks
+from esper_masks.rules import MaskRules
+from esper_masks.tables import ABOVE, BELOW, build_gates, build_stage_words, or_over_slots
+
+STATE_DTYPES = (torch.int32, torch.int16, torch.int64)
+
+
+class MaskEngine(nn.Module):
+    """Masks of every environment of a batch, from the states of its slots.
+
+        for env, op, slot in product(range(batch), ops, range(slots)):
+            slot_by_op[env, op, slot] == (reference.forbids(rules, op, states[env], slot, ...) is None)
+
+    >>> import esper_masks as em
+    >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    >>> states = engine.pack_slots([{"mid": em.SlotState(stage=4, age=2)}])
+    >>> engine(states)["op"]
+    tensor([[ True,  True,  True, False]])
+
+    Args:
+        rules: a rule set.
+        slot_ids: names of the slots, in the order of the slot head; by default those of the rules.
+        enabled: ids of the slots that count; by default all.
+        max_seeds: seed limit for every environment; 0 or less for none.
+        device: where the tables live.
+        switches: the rule set's switches, by name.
+
+    Raises:
+        RulesError: a switch that the rules do not have, or a seed limit for rules without a limited op.
+        SlotStateError: slot ids that are missing or repeat, or ``enabled`` ids that are none or unknown.
+    """
+
+    stage_words: Tensor  # int32 [1 + stages + 1]
+    default_enabled: Tensor  # bool [slots]
+
+    def __init__(
+        self,
+        rules: MaskRules,
+        slot_ids: Sequence[str] | None = None,
+        *,
+        enabled: Iterable[str] | None = None,
+        max_seeds: int = 0,
+        device: torch.device | str | None = None,
+        **switches: object,
+    ):
+        super().__init__()
+        if not isinstance(rules, MaskRules):
+            raise RulesError(f"wanted MaskRules, got {type(rules).__name__}; ruleset(name) gives one")
+        slot_ids = _check_slot_ids(rules.slot_ids if slot_ids is None else slot_ids)
+        enabled_ids = slot_ids if enabled is None else _check_enabled_ids(enabled, slot_ids)
+        self.rules = rules.resolve(**switches)
+        self.fingerprint = rules.fingerprint
+        self.layout = build_layout(self.rules, slot_ids)
+        self.joint_actions = JointActions(self.layout)
+        self.gates = build_gates(self.rules)
+        self.max_seeds = max_seeds
+        self.all_enabled = set(enabled_ids) == set(slot_ids)
+        self._check_limit(max_seeds)
+        self.register_buffer("stage_words", build_stage_words(self.rules).to(device), persistent=False)
+        self.register_buffer(
+            "default_enabled", torch.tensor([s in enabled_ids for s in slot_ids], device=device), persistent=False
+        )
+        self.layout.constants(build_head_tables, self.device)  # before any trace
+
+    def forward(
+        self,
+        states: Tensor,
+        total_seeds: Tensor | None = None,
+        *,
+        max_seeds: int | Tensor | None = None,
+        enabled: Tensor | None = None,
+    ) -> ActionMasks:
+        """Masks of a batch. Total: a stage that is no stage is an occupied slot in which one can only wait.
+
+        Args:
+            states: int32, int16 or int64 ``[..., slots, features]``, any strides; features as in
+                ``rules.feature_names``.
+            total_seeds: integer ``[...]``, seeds germinated so far; needed under a limit.
+            max_seeds: limit, an int or integer ``[...]``; 0 or less for none; by default the engine's.
+            enabled: bool ``[slots]`` or ``[..., slots]``; by default the engine's.
+
+        Returns: masks with the leading shape of ``states``.
+        Raises:
+            SlotStateError: shape, dtype or device that does not fit, or a limit without totals; before any work.
+        """
+        limit = self.max_seeds if max_seeds is None else max_seeds
+        limited = self._check_inputs(states, total_seeds, limit, enabled)
+        highest = self.stage_words.shape[0] - BELOW - ABOVE
+        words = self.stage_words[states[..., 0].clamp(-BELOW, highest).int() + BELOW]  # [..., slots]
+        for min_age, ops in self.gates.ages:
+            words = torch.where(states[..., 1] < min_age, words & ~ops, words)
+        for column, value, ops in self.gates.features:
+            words = torch.where(states[..., column] != value, words & ~ops, words)
+        if enabled is not None:
+            words = words * enabled
+        elif not self.all_enabled:
+            words = words * self.default_enabled
+        union = or_over_slots(words)  # [...]
+        vetoes: list[Tensor] = []
+        if limited:
+            assert total_seeds is not None
+            full = (total_seeds >= limit) & (limit > 0) if isinstance(limit, Tensor) else total_seeds >= limit
+            vetoes.append(full.int() * self.gates.seed_limited)
+        vetoes.extend(((union & bit) != 0).int() * ops for bit, ops in self.gates.blocks)
+        if vetoes:
+            vetoed = vetoes[0]
+            for veto in vetoes[1:]:
+                vetoed = vetoed | veto
+            kept = vetoed ^ self.layout.all_ops
+            words = words & kept.unsqueeze(-1)
+            union = union & kept
+        return ActionMasks(self.layout, words, union | self.layout.always)
+
+    # -- states -------------------------------------------------------------------------------------------------------
+
+    @property
+    def slot_ids(self) -> tuple[str, ...]:
+        return self.layout.slot_ids
+
+    @property
+    def device(self) -> torch.device:
+        return self.stage_words.device
+
+    def pack_slots(self, batch: Iterable[slot_states.SlotMapping]) -> Tensor:
+        """Slot states of a batch from Python objects, in one pass and one transfer.
+
+        Args:
+            batch: one mapping per environment, slot id -> ``SlotState``, or None for an empty slot; a slot that is not
+                in the mapping is empty.
+
+        Returns: int32 ``[batch, slots, features]`` on the engine's device.
+        Raises:
+            SlotStateError: an unknown slot id, or a value that is no 32-bit integer, with its place.
+        """
+        return slot_states.pack_slots(self.rules, self.slot_ids, batch, self.device)
+
+    def empty_slots(self, batch: int) -> Tensor:
+        """States in which every slot is empty, in the memory layout the engine likes.
+
+        Returns: int32 ``[batch, slots, features]``.
+        """
+        states = slot_states.allocate_states(batch, len(self.slot_ids), len(self.rules.feature_names), self.device)
+        states.zero_()
+        states[..., 0].fill_(int(self.rules.empty))
+        return states
+
+    def check_slots(self, states: Tensor) -> None:
+        """Raise if a state holds a value that the rules do not know. Reads the device; not for the hot path.
+
+        Raises:
+            SlotStateError: names the environment, slot, feature and value; also what ``forward`` raises for.
+        """
+        self._check_inputs(states, None, 0, None)
+        slot_states.check_slots(self.rules, self.slot_ids, states)
+
+    # -- checks of shape, dtype and device ----------------------------------------------------------------------------
+
+    def _check_inputs(
+        self, states: Tensor, total_seeds: Tensor | None, limit: int | Tensor, enabled: Tensor | None
+    ) -> bool:
+        """Raise for metadata that does not fit; return whether a seed limit applies."""
+        slots, features = len(self.slot_ids), len(self.rules.feature_names)
+        if not isinstance(states, Tensor) or states.dtype not in STATE_DTYPES:
+            got = states.dtype if isinstance(states, Tensor) else type(states).__name__
+            raise SlotStateError(f"states must be an int32, int16 or int64 tensor, got {got}; see pack_slots")
+        if states.ndim < 2 or states.shape[-2] != slots or states.shape[-1] != features:
+            raise SlotStateError(
+                f"states have shape {tuple(states.shape)}; wanted [..., {slots}, {features}]: "
+                f"slots {', '.join(self.slot_ids)}, features {', '.join(self.rules.feature_names)}"
+            )
+        self._check_device("states", states)
+        batch = states.shape[:-2]
+        if enabled is not None:
+            if not isinstance(enabled, Tensor) or enabled.dtype != torch.bool:
+                got = enabled.dtype if isinstance(enabled, Tensor) else type(enabled).__name__
+                raise SlotStateError(f"enabled must be a bool tensor, got {got}; slot ids go to the constructor")
+            if enabled.shape != states.shape[:-1] and enabled.shape != (slots,):
+                raise SlotStateError(
+                    f"enabled has shape {tuple(enabled.shape)}; wanted ({slots},) or {tuple(states.shape[:-1])}"
+                )
+            self._check_device("enabled", enabled)
+        if isinstance(limit, Tensor):
+            self._check_counts("max_seeds", limit, batch)
+        self._check_limit(limit)
+        if not isinstance(limit, Tensor) and limit <= 0:
+            return False
+        if total_seeds is None:
+            raise SlotStateError(
+                "there is a seed limit, so the engine needs total_seeds: seeds germinated so far, [...]"
+            )
+        self._check_counts("total_seeds", total_seeds, batch)
+        return True
+
+    def _check_counts(self, name: str, counts: Tensor, batch: torch.Size) -> None:
+        if not isinstance(counts, Tensor) or counts.dtype not in STATE_DTYPES:
+            got = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
+            raise SlotStateError(f"{name} must be an int32, int16 or int64 tensor, got {got}")
+        if counts.shape != batch:
+            raise SlotStateError(f"{name} has shape {tuple(counts.shape)}; states of this batch need {tuple(batch)}")
+        self._check_device(name, counts)
+
+    def _check_device(self, name: str, tensor: Tensor) -> None:
+        if tensor.device != self.device:
+            raise SlotStateError(f"{name} are on {tensor.device}, the engine is on {self.device}; move one of them")
+
+    def _check_limit(self, limit: int | Tensor) -> None:
+        if not isinstance(limit, (int, torch.SymInt, Tensor)) or isinstance(limit, bool):
+            raise SlotStateError(f"max_seeds must be an int or an integer tensor, got {limit!r}")
+        if (isinstance(limit, Tensor) or limit > 0) and not self.gates.seed_limited:
+            raise RulesError(f"{self.rules.name} has no op under a seed limit, so max_seeds would have no effect")
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> Tensor:
+        """The rules' fingerprint, uint8 ``[32]``: all that a ``state_dict`` holds of an engine."""
+        return torch.tensor(list(bytes.fromhex(self.fingerprint)), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse the fingerprint of other rules.
+
+        Raises:
+            RulesError: the checkpoint was made under other rules.
+        """
+        found = bytes(state.tolist()).hex() if isinstance(state, Tensor) else repr(state)
+        if found != self.fingerprint:
+            raise RulesError(
+                f"this checkpoint was made under other rules (fingerprint {found[:12]}); the engine has "
+                f"{self.rules.name} ({self.fingerprint[:12]})"
+            )
+
+    def extra_repr(self) -> str:
+        return f"{self.rules.name}, slots=({', '.join(self.slot_ids)}), max_seeds={self.max_seeds}"
+
+
+def _check_slot_ids(slot_ids: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(slot_ids, str) or not all(isinstance(slot_id, str) for slot_id in slot_ids):
+        raise SlotStateError(f"slot_ids must be a sequence of names, got {slot_ids!r}")
+    ids = tuple(slot_ids)
+    if not ids:
+        raise SlotStateError("an engine needs at least one slot id, and these rules have no default")
+    if len(set(ids)) != len(ids):
+        raise SlotStateError(f"slot ids repeat: {', '.join(ids)}")
+    return ids
+
+
+def _check_enabled_ids(enabled: Iterable[str], slot_ids: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(enabled, (str, Tensor)):
+        raise SlotStateError(f"enabled must be a collection of slot ids here, got {enabled!r:.80}")
+    ids = tuple(enabled)
+    if not ids:
+        raise SlotStateError(f"enabled is empty: no slot could ever act; the slots are {', '.join(slot_ids)}")
+    if unknown := [slot_id for slot_id in ids if slot_id not in slot_ids]:
+        raise SlotStateError(f"enabled names no slot of the engine: {unknown}; the slots are {', '.join(slot_ids)}")
+    return ids

@@ -1,0 +1,217 @@
+"""The masks of a batch, held as words and unpacked where somebody asks for them."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from esper_masks.checks import check_bool, check_integer
+from esper_masks.joint import build_joint_values, build_pair_index
+from esper_masks.layout import ActionLayout
+from esper_masks.rows import WordRows
+from esper_masks.rule_checks import OP, SLOT
+from esper_masks.tables import or_over_slots
+
+
+class ActionMasks(WordRows, Mapping[str, Tensor]):
+    """Which actions are legal, for any leading shape (``[batch]``, ``[time, batch]``, none). True is legal.
+
+    A mapping from head name to a bool mask ``[..., n]``, in head order. What is held is one int32 word per slot and
+    one per row; ``masks["op"]`` unpacks on demand. Engines make these; ``from_words`` and ``from_bools`` make them
+    from masks that were stored or came from elsewhere.
+
+    Args:
+        layout: heads and ops (``engine.layout``).
+        slot_words: int32 ``[..., slots]``; bit i: op i is legal in that slot. Ops that are always legal are so in
+            every enabled slot, which is how the words tell which slots are enabled.
+        op_words: int32 ``[...]``; bit i: op i is legal.
+        limits: head name -> bool ``[..., n]``, what ``restrict`` has added. For ``"slot"`` the whole mask.
+    """
+
+    __eq__ = object.__eq__  # comparing by value would read the device; compare words or masks
+    __hash__ = object.__hash__
+
+    @classmethod
+    def from_words(cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor | None = None) -> "ActionMasks":
+        """Masks from stored words.
+
+        Args:
+            layout: heads and ops (``engine.layout``).
+            slot_words: integers of any width, ``[..., slots]``; bits beyond the ops are ignored.
+            op_words: integers ``[...]``. By default an op is legal where some slot allows it, and the ops that are
+                always legal are.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit.
+        """
+        slots = len(layout.slot_ids)
+        check_integer("slot_words", slot_words)
+        if slot_words.ndim < 1 or slot_words.shape[-1] != slots:
+            raise ValueError(f"slot_words have shape {tuple(slot_words.shape)}; wanted [..., {slots}], one word a slot")
+        slot_words = slot_words.to(torch.int32) & layout.all_ops
+        if op_words is None:
+            return cls(layout, slot_words, or_over_slots(slot_words) | layout.always)
+        check_integer("op_words", op_words)
+        if op_words.shape != slot_words.shape[:-1]:
+            raise ValueError(
+                f"op_words have shape {tuple(op_words.shape)}; slot_words {tuple(slot_words.shape)} need "
+                f"{tuple(slot_words.shape[:-1])}"
+            )
+        return cls(layout, slot_words, op_words.to(torch.int32) & layout.all_ops)
+
+    @classmethod
+    def from_bools(
+        cls, layout: ActionLayout, masks: Mapping[str, Tensor], slot_by_op: Tensor | None = None
+    ) -> "ActionMasks":
+        """Masks from one bool mask per head.
+
+        An action is legal if the layout and every given mask permit it.
+
+        Args:
+            layout: heads and ops (``engine.layout``).
+            masks: head name -> bool ``[..., n]``; ``"op"`` and ``"slot"`` are needed, a missing head keeps the mask of
+                the layout.
+            slot_by_op: bool ``[..., ops, slots]``; by default every legal op in every legal slot.
+
+        Raises:
+            ValueError: a missing or unknown head, a mask that is not bool, or shapes that do not fit.
+        """
+        for name in (OP, SLOT):
+            if name not in masks:
+                raise ValueError(f"from_bools needs a mask for {name!r}; it was given {', '.join(masks) or 'none'}")
+        shape = masks[OP].shape[:-1]
+        slots, ops = len(layout.slot_ids), len(layout.ops)
+        every = torch.full((*shape, slots), layout.all_ops, dtype=torch.int32, device=masks[OP].device)
+        whole = cls(layout, every, torch.full(shape, layout.all_ops, dtype=torch.int32, device=masks[OP].device))
+        for name, mask in masks.items():
+            check_bool(name, mask, (*shape, whole._table(name).size), broadcast=False)
+        given = dict(masks)
+        if slot_by_op is not None:
+            check_bool("slot_by_op", slot_by_op, (*shape, ops, slots), broadcast=False)
+            given["slot_by_op"] = slot_by_op
+        return whole.restrict(**given)
+
+    # -- what is legal ------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Mask of one head: bool ``[..., n]``."""
+        table = self._table(name)
+        if name == SLOT:
+            return self._limit(SLOT)
+        words = self.op_words.unsqueeze(-1)  # [..., 1]
+        if name == OP:
+            return (words & table.open_words) != 0
+        if not table.openers:
+            mask = table.closed.expand(*self.shape, table.size)
+        else:
+            mask = torch.where((words & table.openers) != 0, (words & table.open_words) != 0, table.closed)
+        if name not in self._limits:
+            return mask
+        mask = mask & self._limits[name]
+        # left without a choice, no legal op uses the head (see restrict); it keeps its canonical value
+        canonical = torch.arange(table.size, device=self.device) == table.canonical
+        return torch.where(mask.any(-1, keepdim=True), mask, canonical)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout.head_names)
+
+    def __len__(self) -> int:
+        return len(self.layout.heads)
+
+    @property
+    def slot_by_op(self) -> Tensor:
+        """Which op is legal in which slot: bool ``[..., ops, slots]``."""
+        return (self.slot_words.unsqueeze(-2) & self._table(OP).open_words.unsqueeze(-1)) != 0
+
+    def flat(self) -> Tensor:
+        """The masks of all heads side by side: bool ``[..., sum of head sizes]``.
+
+        What multi-discrete libraries take. Not exact: heads drawn independently of each other form illegal pairs of op
+        and slot; ``joint`` is exact.
+        """
+        return torch.cat([self[name] for name in self], dim=-1)
+
+    def joint(self) -> Tensor:
+        """Legality of every whole action: bool ``[..., engine.joint_actions.size]``."""
+        pairs = torch.cat(
+            [rearrange(self.slot_by_op, "... ops slots -> ... (ops slots)"), self[OP]], dim=-1
+        )  # [..., ops * slots + ops]
+        legal = pairs.index_select(-1, self.layout.constants(build_pair_index, self.device))
+        for name, limit in self._limits.items():
+            if name != SLOT:  # the slot's limit is in the words
+                values = self.layout.constants(build_joint_values, self.device)[name]
+                padded = torch.nn.functional.pad(limit, (0, 1), value=True)  # the last entry: the op ignores the head
+                legal = legal & padded.index_select(-1, values)
+        return legal
+
+    def count(self) -> Tensor:
+        """How many whole actions are legal: int64 ``[...]``."""
+        op_bits, slot_users = self._table(OP).open_words, self._table(SLOT).users
+        count = torch.where((op_bits & slot_users) != 0, self.slot_by_op.sum(-1), self[OP])  # [..., ops]
+        for name in self.layout.head_names:
+            if name in (SLOT, OP):
+                continue
+            table = self._table(name)
+            if name in self._limits:
+                permitted = (self._limits[name].unsqueeze(-2) & table.by_op).sum(-1)
+                count = count * torch.where((op_bits & table.users) != 0, permitted, 1)
+            else:
+                count = count * table.by_op.sum(-1)
+        return count.sum(-1)
+
+    @property
+    def forced(self) -> Tensor:
+        """Rows in which exactly one whole action is legal: bool ``[...]``."""
+        return self.count() == 1
+
+    def restrict(self, **constraints: Tensor) -> "ActionMasks":
+        """New masks in which an action must also satisfy every given constraint.
+
+        An op is dropped where the constraints leave one of the heads it uses without a legal choice, so a legal op can
+        always be completed.
+
+            masks.restrict(op=only_wait)                 # [ops] or [..., ops]
+            masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot are not affected
+
+        Args:
+            constraints: head name, or ``slot_by_op`` -> bool mask that broadcasts to the head's.
+
+        Raises:
+            ValueError: a mask that is not bool or does not broadcast.
+            KeyError: a name that is no head.
+        """
+        limits = dict(self._limits)
+        op_bits, slot_users = self._table(OP).open_words, self._table(SLOT).users
+        slot_words, op_words = self.slot_words, self.op_words
+        for name, mask in constraints.items():
+            if name == "slot_by_op":
+                check_bool(name, mask, (*self.shape, len(self.layout.ops), len(self.layout.slot_ids)))
+                bits = op_bits.unsqueeze(-1)  # [ops, 1]
+                kept = torch.where(mask | ((bits & slot_users) == 0), bits, 0).sum(-2, dtype=torch.int32)
+                slot_words = slot_words & kept
+                continue
+            table = self._table(name)
+            check_bool(name, mask, (*self.shape, table.size))
+            if name == SLOT:
+                slot_words = slot_words * mask
+                if SLOT in limits:
+                    limits[SLOT] = limits[SLOT] & mask
+                continue
+            if name == OP:
+                permitted = mask
+                # from here on the words may not tell which slots are enabled
+                limits.setdefault(SLOT, (slot_words & self._table(SLOT).openers) != 0)
+            else:
+                limit = mask.expand(*self.shape, table.size)
+                limits[name] = limit & limits[name] if name in limits else limit
+                ignores = (op_bits & table.users) == 0
+                permitted = (limits[name].unsqueeze(-2) & table.by_op).any(-1) | ignores  # [..., ops]
+            word = torch.where(permitted, op_bits, 0).sum(-1, dtype=torch.int32)
+            slot_words, op_words = slot_words & word.unsqueeze(-1), op_words & word
+        op_words = op_words & (or_over_slots(slot_words) | (self.layout.all_ops - slot_users))
+        return ActionMasks(self.layout, slot_words & op_words.unsqueeze(-1), op_words, limits)
+
+    def __repr__(self) -> str:
+        heads = ", ".join(f"{head.name}: {head.size}" for head in self.layout.heads)
+        return f"ActionMasks(shape={tuple(self.shape)}, heads=({heads}), device={self.device}, nbytes={self.nbytes})"
