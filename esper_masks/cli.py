@@ -1,0 +1,111 @@
+"""The command line: ``esper-masks``, also ``python -m esper_masks``."""
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib.resources import as_file, files
+
+from rich.console import Console
+
+from esper_masks.errors import RulesError
+from esper_masks.rulesets import ruleset, rulesets
+from esper_masks.telemetry import Replay
+
+DEFAULT_RULES = "esper-2025-12"
+SAMPLE = "esper_masks/data/sample.jsonl"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the return value is the exit code: 0 done, 2 bad input, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="esper-masks", description="Action masks for lifecycle controllers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader went away, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (RulesError, OSError) as error:
+        print(f"esper-masks {options.command}: {_reason(error)}", file=sys.stderr)
+        return 2
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Judge every op and every stage transition of event logs against a rule set. Prints each finding with its "
+        "file, line and reason, then a summary. Without a FILE it replays the sample that ships with the package."
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="a log, one JSON object a line; - for standard input")
+    parser.add_argument(
+        "--rules", default=DEFAULT_RULES, metavar="NAME", help=f"{', '.join(rulesets())} (default: {DEFAULT_RULES})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument(
+        "--max-findings",
+        type=_count,
+        default=10_000,
+        metavar="N",
+        help="findings to keep (default: 10000); all are counted",
+    )
+    parser.set_defaults(run=_replay)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    replay = Replay(ruleset(options.rules), options.max_findings)
+    with as_file(files("esper_masks") / "data" / "sample.jsonl") as sample:
+        paths = options.files or [str(sample)]
+        for path in paths:  # a wrong path must not cost the work on the files before it
+            _check_readable(path)
+        code = _read_all(replay, paths)
+    if options.json:
+        print(json.dumps(replay.report.to_json(), indent=2))
+        return code
+    if not options.files:
+        print(f"no file given, so this replays the sample that ships with the package: {SAMPLE}\n")
+    replay.report.print(Console(file=sys.stdout, highlight=False, markup=False, emoji=False))
+    return code
+
+
+def _read_all(replay: Replay, paths: Sequence[str]) -> int:
+    """Read every file; whatever stops the reading, what was read before it is judged."""
+    try:
+        for path in paths:
+            with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as stream:
+                replay.read(stream, path)
+    except (KeyboardInterrupt, OSError) as error:
+        replay.report.interrupted = True
+        replay.finish()
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        print(f"esper-masks replay: {_reason(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _check_readable(path: str) -> None:
+    if path == "-":
+        return
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    os.stat(path)
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+    return int(text)

@@ -1,0 +1,148 @@
+"""Event logs of lifecycle runs: bytes in, lifecycle events out, every line accounted for.
+
+One JSON object a line, with ``event_type``, ``seed_id`` (``env0_seed_2``), ``slot_id`` and ``data``:
+
+    SEED_GERMINATED                 data: env_id
+    SEED_STAGE_CHANGED              data: env_id, from, to
+    SEED_FOSSILIZED, SEED_CULLED,
+    SEED_PRUNED                     data: env_id, epochs_total (the seed's age, in epochs)
+
+Every other event type is counted and passed over.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+MAX_LINE_BYTES = 1 << 20
+_SEED_NUMBER = re.compile(r"(\d{1,18})$")
+
+
+@dataclass(frozen=True)
+class Germinated:
+    env: int
+    slot: str
+    seed: str
+    number: int  # the seed's number within its episode
+
+
+@dataclass(frozen=True)
+class StageChanged:
+    env: int
+    slot: str
+    seed: str
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What follows the last stage change of a seed; it tells the seed's age."""
+
+    env: int
+    slot: str
+    seed: str
+    stage: str
+    age: int | None
+
+
+@dataclass(frozen=True)
+class Other:
+    """An event that says nothing of a slot."""
+
+    event_type: str
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A line that is no event, and why."""
+
+    reason: str
+
+
+Event = Germinated | StageChanged | Outcome | Other | Malformed
+
+OUTCOMES = {"SEED_FOSSILIZED": "FOSSILIZED", "SEED_CULLED": "CULLED", "SEED_PRUNED": "PRUNED"}
+
+
+def read_events(stream: BinaryIO, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Event]:
+    """One event a line, in order, holding one line at a time.
+
+    Args:
+        stream: a log, as bytes.
+        max_line_bytes: a longer line is read past and given as ``Malformed``.
+    """
+    while line := stream.readline(max_line_bytes + 1):
+        whole = line.endswith(b"\n")
+        if not whole and len(line) > max_line_bytes:
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(max_line_bytes)
+            yield Malformed(f"longer than {max_line_bytes} bytes")
+            continue
+        event = parse_line(line)
+        if isinstance(event, Malformed) and not whole:
+            event = Malformed(f"cut off before its end ({event.reason})")
+        yield event
+
+
+def parse_line(line: bytes) -> Event:
+    """The event of one line."""
+    if not line.strip():
+        return Malformed("blank line")
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return Malformed("not UTF-8")
+    except (ValueError, RecursionError) as error:
+        return Malformed(f"not JSON: {str(error)[:60]}")
+    if not isinstance(record, dict):
+        return Malformed(f"a JSON {type(record).__name__}, wanted an object")
+    event_type = record.get("event_type")
+    if not isinstance(event_type, str):
+        return Malformed("no event_type")
+    if event_type not in ("SEED_GERMINATED", "SEED_STAGE_CHANGED", *OUTCOMES):
+        return Other(clean(event_type))
+    try:
+        return _parse_lifecycle(event_type, record)
+    except _FieldError as error:
+        return Malformed(f"{event_type}: {error}")
+
+
+class _FieldError(ValueError):
+    """A lifecycle event lacks a field, or has one of another type."""
+
+
+def _parse_lifecycle(event_type: str, record: dict[str, Any]) -> Event:
+    data = record.get("data")
+    if not isinstance(data, dict):
+        raise _FieldError("no data")
+    env = _field(data, "env_id", int)
+    slot, seed = clean(_field(record, "slot_id", str)), clean(_field(record, "seed_id", str))
+    if event_type == "SEED_STAGE_CHANGED":
+        return StageChanged(env, slot, seed, clean(_field(data, "from", str)), clean(_field(data, "to", str)))
+    if event_type == "SEED_GERMINATED":
+        number = _SEED_NUMBER.search(seed)
+        if number is None:
+            raise _FieldError(f"seed_id {seed!r} does not end in a number")
+        return Germinated(env, slot, seed, int(number[1]))
+    age = None if data.get("epochs_total") is None else _field(data, "epochs_total", int)
+    if age is not None and age < 0:
+        raise _FieldError(f"epochs_total is {age}")
+    return Outcome(env, slot, seed, OUTCOMES[event_type], age)
+
+
+def _field(record: dict[str, Any], name: str, kind: type) -> Any:
+    value = record.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = "an integer" if kind is int else "a string"
+        raise _FieldError(f"{name} is {clean(repr(value))}, wanted {wanted}" if name in record else f"no {name}")
+    return value
+
+
+def clean(text: str, limit: int = 80) -> str:
+    """Text from a log, safe to keep and to print: bounded, and nothing a terminal would act on."""
+    if len(text) > limit:
+        text = text[: limit - 3] + "..."
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
