@@ -1,0 +1,61 @@
+"""Run the suite, write ``benchmarks/results/<version>/masks-<device>.json``, print the table."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+import esper_masks as em
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    target = HERE / "results" / em.__version__ / "masks-cpu.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    options = ["-q", "--benchmark-disable-gc", "--benchmark-warmup=on", "--benchmark-quiet", f"--benchmark-json={part}"]
+    code = int(pytest.main([str(HERE), *options, *sys.argv[1:]]))
+    if code == 0:
+        part.replace(target)  # a run that failed or was interrupted leaves the last result as it was
+        print_table(json.loads(target.read_text()))
+        print(f"written to {target.relative_to(HERE.parent)}")
+    part.unlink(missing_ok=True)
+    return code
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Rows of one result file, one table per rules, slots and batch."""
+    machine = result["machine_info"]
+    console = Console(highlight=False)
+    console.print(f"{machine['cpu']}, 1 thread, torch {machine['torch']}, Python {machine['python']}")
+    console.print("x loop: times faster than small_tensors; x best: than one_tensor; below 1 is slower")
+    cases = dict.fromkeys((row["rules"], row["slots"], row["batch"]) for row in result["benchmarks"])
+    for rules, slots, batch in cases:
+        table = Table("way", "ns/env", "x loop", "x best", "of limit", "compile s", width=79)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in result["benchmarks"]:
+            if (row["rules"], row["slots"], row["batch"]) == (rules, slots, batch):
+                table.add_row(
+                    row["way"],
+                    *(_figure(row.get(name)) for name in ("ns_per_env", "x_small_tensors", "x_one_tensor")),
+                    f"{row['share_of_limit']:.1%}" if "share_of_limit" in row else "",
+                    f"{row['compile_s']:.1f}" if "compile_s" in row else "",
+                )
+        console.print(f"\n{rules}, {slots} slots, batch {batch:,}")
+        console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

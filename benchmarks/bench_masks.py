@@ -1,0 +1,142 @@
+"""Mask building: the engine against two loops, equality asserted before anything is timed."""
+
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import esper_masks as em
+from benchmarks import loops_2025_12, loops_2026_06
+
+LOOPS: dict[str, ModuleType] = {"esper-2025-12": loops_2025_12, "esper-2026-06": loops_2026_06}
+BATCHES = (1, 4, 256, 4096, 65536)
+GRID = [("esper-2025-12", batch, slots) for slots in (3, 64) for batch in BATCHES] + [
+    ("esper-2026-06", batch, 3) for batch in (4, 4096, 65536)
+]
+WAYS = (
+    "copy",
+    "small_tensors",
+    "one_tensor",
+    "engine from objects",
+    "bools eager",
+    "bools compiled",
+    "words eager",
+    "words compiled",
+    "words compiled, row-major",
+)
+LIMIT = 3  # seeds
+
+
+class Case:
+    """One batch in both forms: packed states for the engine, dicts of tuples for the loops."""
+
+    def __init__(self, rules_name: str, batch: int, slots: int):
+        self.rules = em.ruleset(rules_name)
+        self.slot_ids = [f"slot{i}" for i in range(slots)]
+        self.engine = em.MaskEngine(self.rules, self.slot_ids, max_seeds=LIMIT)
+        generator = torch.Generator().manual_seed(0)
+        states = self.engine.empty_slots(batch)
+        stages = torch.tensor([int(stage) for stage in self.rules.stages])
+        picks = torch.randint(len(stages), states.shape[:-1], generator=generator)
+        states[..., 0] = stages[picks].int()
+        states[..., 1] = torch.randint(0, 9, states.shape[:-1], generator=generator)
+        for column in range(2, states.shape[-1]):
+            states[..., column] = torch.randint(0, 3, states.shape[:-1], generator=generator)
+        self.states = states
+        self.totals = torch.randint(0, 6, (batch,), generator=generator, dtype=torch.int32)
+        empty = int(self.rules.empty)
+        self.dicts = [
+            {s: None if seed[0] == empty else tuple(seed) for s, seed in zip(self.slot_ids, env)}
+            for env in states.tolist()
+        ]
+
+    def loop(self, way: str) -> Callable[[], dict[str, Tensor]]:
+        function = getattr(LOOPS[self.rules.name], way)
+        totals = self.totals.tolist()
+        return lambda: function(self.dicts, self.slot_ids, self.slot_ids, totals, LIMIT)
+
+
+def words(masks: em.ActionMasks) -> tuple[Tensor, Tensor]:
+    return masks.slot_words, masks.op_words
+
+
+def bools(masks: em.ActionMasks, with_slot_by_op: bool) -> dict[str, Tensor]:
+    """What the loops give: one bool mask per head, and ``slot_by_op`` where the original has it."""
+    return {**{head: masks[head] for head in masks}, **({"slot_by_op": masks.slot_by_op} if with_slot_by_op else {})}
+
+
+@pytest.fixture(scope="module")
+def cases() -> Callable[..., Case]:
+    made: dict[tuple[str, int, int], Case] = {}
+
+    def get(*key: Any) -> Case:
+        if key not in made:
+            made.clear()  # one at a time: the dicts of 65,536 environments are large
+            made[key] = Case(*key)
+        return made[key]
+
+    return get
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("rules", "batch", "slots"), GRID)
+def test_masks(benchmark: Any, cases: Callable[..., Case], rules: str, batch: int, slots: int, way: str) -> None:
+    case = cases(rules, batch, slots)
+    engine, states, totals = case.engine, case.states, case.totals
+    with_slot_by_op = rules == "esper-2026-06"
+    benchmark.extra_info.update(rules=rules, batch=batch, slots=slots, way=way)
+
+    if way == "copy":
+        target = torch.empty_like(states)
+        benchmark.extra_info["bytes_per_env"] = 2 * states.nbytes / batch
+        benchmark(target.copy_, states)
+        return
+
+    if way in ("small_tensors", "one_tensor"):
+        run = case.loop(way)
+        expected = bools(engine(states, totals), with_slot_by_op)
+        for head, mask in run().items():
+            assert torch.equal(mask, expected[head]), head
+        seconds = batch * slots * 5e-6  # roughly; slow ones are run a few times, quick ones as often as the tool likes
+        if seconds > 0.2:
+            benchmark.pedantic(run, rounds=3, iterations=1)
+        else:
+            benchmark(run)
+        return
+
+    if way == "engine from objects":
+        mappings = [{s: None if seed is None else em.SlotState(*seed) for s, seed in env.items()} for env in case.dicts]
+        packed = engine.pack_slots(mappings)
+        assert torch.equal(engine(packed, totals).slot_words, engine(states, totals).slot_words)
+        run = lambda: words(engine(engine.pack_slots(mappings), totals))  # noqa: E731 - a name would say no more
+        if batch * slots > 50_000:
+            benchmark.pedantic(run, rounds=3, iterations=1)
+        else:
+            benchmark(run)
+        return
+
+    if way.startswith("bools"):
+        step = lambda s, t: bools(engine(s, t), with_slot_by_op)  # noqa: E731
+    else:
+        step = lambda s, t: words(engine(s, t))  # noqa: E731
+        benchmark.extra_info["bytes_per_env"] = (states.nbytes + totals.nbytes) / batch + 4 * (slots + 1)
+    if way.endswith("row-major"):
+        states = states.contiguous()
+    if "compiled" in way:
+        eager, start = step, time.perf_counter()
+        torch._dynamo.reset()
+        step = torch.compile(eager, fullgraph=True)  # for this batch size, as a rollout with a fixed batch would
+        step(states, totals)
+        benchmark.extra_info["compile_s"] = time.perf_counter() - start
+        _assert_equal(step(states, totals), eager(states, totals))
+    benchmark(step, states, totals)
+
+
+def _assert_equal(ours: Any, expected: Any) -> None:
+    pairs = zip(ours.values(), expected.values()) if isinstance(ours, dict) else zip(ours, expected)
+    for left, right in pairs:
+        assert torch.equal(left, right)
