@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from esper_masks import slots as slot_states
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.joint import JointActions
-from esper_masks.layout import build_head_tables, build_layout
+from esper_masks.layout import build_layout
+from esper_masks.layout_tables import layout_tables
 from esper_masks.masks import ActionMasks
 from esper_masks.rules import MaskRules
 from esper_masks.tables import ABOVE, BELOW, build_gates, build_stage_words, or_over_slots
@@ -72,7 +73,7 @@ class MaskEngine(nn.Module):
         self.register_buffer(
             "default_enabled", torch.tensor([s in enabled_ids for s in slot_ids], device=device), persistent=False
         )
-        self.layout.constants(build_head_tables, self.device)  # before any trace
+        layout_tables(self.layout, self.device)  # before any trace or capture
 
     def forward(
         self,
@@ -164,6 +165,11 @@ class MaskEngine(nn.Module):
         """
         self._check_inputs(states, None, 0, None)
         slot_states.check_slots(self.rules, self.slot_ids, states)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "MaskEngine":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        layout_tables(self.layout, self.device)  # before any trace or capture
+        return self
 
     # -- checks of shape, dtype and device ----------------------------------------------------------------------------
 

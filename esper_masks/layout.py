@@ -4,31 +4,13 @@ Everything here is static. The state of the slots decides only which ops are leg
 every head but the slot has a fixed mask. That is why words are enough to derive all masks, whole actions included.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from esper_masks.rule_checks import OP, SLOT
 from esper_masks.rules import Head, MaskRules
-
-T = TypeVar("T")
-
-
-class HeadTables(NamedTuple):
-    """Constants of one head on one device. Ints are repeated here because a compiler sees these as constants."""
-
-    size: int
-    canonical: int
-    users: int  # word of the ops that use the head
-    openers: int  # word of the ops of which one must be legal for the head to be open; 0 for a static mask
-
-    open_words: Tensor  # int32 [n]: bit i of entry v: while op i is legal, choice v is
-    closed: Tensor  # bool [n]: the mask while no such op is legal; the whole mask of a static head
-    by_op: Tensor  # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
 
 
 @dataclass(frozen=True)
@@ -78,7 +60,7 @@ class ActionLayout:
     heads: tuple[HeadLayout, ...]
     always: int
     possible: int
-    _constants: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tables: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # see layout_tables
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -95,45 +77,8 @@ class ActionLayout:
                 return head
         raise KeyError(f"no head {name!r}; the heads are {', '.join(self.head_names)}")
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-    def constants(self, build: Callable[["ActionLayout", torch.device], T], device: torch.device) -> T:
-        """``build(self, device)``, made once for each device, so that unpacking masks copies nothing to it.
-
-        Under ``torch.compile`` it runs while tracing, and the trace is guarded by the layout.
-        """
-        key = (build.__name__, str(device))
-        made: T | None = self._constants.get(key)
-        if made is None:
-            made = self._constants[key] = build(self, device)
-        return made
-
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_constants": {}}
-
-
-def build_head_tables(layout: ActionLayout, device: torch.device) -> dict[str, HeadTables]:
-    """Lookup tensors of every head.
-
-    for head, op, choice in product(heads, ops, choices):
-        by_op[op, choice]            ==  choice in head.by_op[op]
-        open_words[choice] >> op & 1 ==  choice in head.opened[op]
-    """
-    return {
-        head.name: HeadTables(
-            head.size,
-            head.canonical,
-            head.users,
-            head.openers,
-            torch.tensor(
-                [sum(1 << op for op, row in enumerate(head.opened) if v in row) for v in range(head.size)],
-                dtype=torch.int32,
-                device=device,
-            ),
-            torch.tensor([v in head.closed for v in range(head.size)], device=device),
-            torch.tensor([[v in row for v in range(head.size)] for row in head.by_op], device=device),
-        )
-        for head in layout.heads
-    }
+        return {**self.__dict__, "_tables": {}}
 
 
 def build_layout(rules: MaskRules, slot_ids: Sequence[str]) -> ActionLayout:

@@ -7,8 +7,8 @@ from einops import rearrange
 from torch import Tensor
 
 from esper_masks.checks import check_bool, check_integer
-from esper_masks.joint import build_joint_values, build_pair_index
 from esper_masks.layout import ActionLayout
+from esper_masks.layout_tables import layout_tables
 from esper_masks.rows import WordRows
 from esper_masks.rule_checks import OP, SLOT
 from esper_masks.tables import or_over_slots
@@ -137,12 +137,11 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         pairs = torch.cat(
             [rearrange(self.slot_by_op, "... ops slots -> ... (ops slots)"), self[OP]], dim=-1
         )  # [..., ops * slots + ops]
-        legal = pairs.index_select(-1, self.layout.constants(build_pair_index, self.device))
+        legal = pairs.index_select(-1, layout_tables(self.layout, self.device).pairs)
         for name, limit in self._limits.items():
             if name != SLOT:  # the slot's limit is in the words
-                values = self.layout.constants(build_joint_values, self.device)[name]
                 padded = torch.nn.functional.pad(limit, (0, 1), value=True)  # the last entry: the op ignores the head
-                legal = legal & padded.index_select(-1, values)
+                legal = legal & padded.index_select(-1, self._table(name).values)
         return legal
 
     def count(self) -> Tensor:

@@ -66,28 +66,31 @@ def forbids(
     return None
 
 
-def env_masks(
+def slot_by_op(
     rules: MaskRules,
     slots: Sequence[SlotRow],
     *,
     enabled: Sequence[bool] | None = None,
     total_seeds: int | None = None,
     max_seeds: int = 0,
-) -> Result:
-    """All masks of one environment: one list of bools per head, and ``slot_by_op`` as ops × slots."""
-    enabled = [True] * len(slots) if enabled is None else list(enabled)
-    by_op = [
+) -> list[list[bool]]:
+    """Which op is legal in which slot of one environment: ops × slots bools."""
+    return [
         [
             forbids(rules, op, slots, i, enabled=enabled, total_seeds=total_seeds, max_seeds=max_seeds) is None
             for i in range(len(slots))
         ]
         for op in rules.op_rules
     ]
+
+
+def head_masks(rules: MaskRules, by_op: Sequence[Sequence[bool]], enabled: Sequence[bool]) -> Result:
+    """One list of bools per head, and ``slot_by_op``, of one environment whose ``slot_by_op`` is known."""
     legal_ops = [op for op in rules.op_rules if op.always or any(by_op[op.id])]
-    masks: Result = {"slot_by_op": by_op}
+    masks: Result = {"slot_by_op": list(by_op)}
     for head in rules.heads:
         if head.name == SLOT:
-            masks[SLOT] = enabled
+            masks[SLOT] = list(enabled)
         elif head.name == OP:
             masks[OP] = [op in legal_ops for op in rules.op_rules]
         else:
@@ -135,7 +138,7 @@ def joint_actions(rules: MaskRules, slots: int) -> Iterator[Action]:
 
 
 def joint_mask(rules: MaskRules, masks: Mapping[str, Any], slots: int) -> list[bool]:
-    """Legality of every whole action of ``joint_actions``, from the masks of one environment."""
+    """Legality of every whole action of ``joint_actions``, from the ``head_masks`` of one environment."""
     op_at, slot_at = rules.head_names.index(OP), rules.head_names.index(SLOT)
     return [
         masks["slot_by_op"][a[op_at]][a[slot_at]] if SLOT in rules.op_rules[a[op_at]].uses else masks[OP][a[op_at]]
@@ -153,7 +156,7 @@ def masks(
     joint: bool = False,
     **switches: object,
 ) -> Result:
-    """``env_masks`` of every environment of a batch, as nested lists.
+    """All masks of every environment of a batch, as nested lists.
 
     Args:
         rules: a rule set.
@@ -170,14 +173,12 @@ def masks(
     states, totals, limits, enables = (_lists(value) for value in (states, total_seeds, max_seeds, enabled))
     result: Result = {name: [] for name in (*rules.head_names, "slot_by_op", *(["joint"] if joint else []))}
     for env, slots in enumerate(states):
-        env_enabled = enables[env] if enables and isinstance(enables[0], list) else enables
-        one = env_masks(
-            rules,
-            slots,
-            enabled=env_enabled,
-            total_seeds=None if totals is None else totals[env],
-            max_seeds=limits[env] if isinstance(limits, list) else limits,
-        )
+        on = enables[env] if enables and isinstance(enables[0], list) else enables
+        on = [True] * len(slots) if on is None else on
+        total = None if totals is None else totals[env]
+        limit = limits[env] if isinstance(limits, list) else limits
+        by_op = slot_by_op(rules, slots, enabled=on, total_seeds=total, max_seeds=limit)
+        one = head_masks(rules, by_op, on)
         if joint:
             one["joint"] = joint_mask(rules, one, len(slots))
         for name, value in one.items():
@@ -187,12 +188,17 @@ def masks(
 
 def stage_name(rules: MaskRules, stage: int) -> str:
     """The name of a stage, or the integer with a note that it is none."""
-    return rules.stages(stage).name if stage in set(rules.stages) else f"{stage} (no stage of {rules.name})"
+    try:
+        return rules.stages(stage).name
+    except ValueError:
+        return f"{stage} (no stage of {rules.name})"
 
 
 def _value_name(rules: MaskRules, feature: str, value: int) -> str:
-    values = rules.features[feature]
-    return values(value).name if value in set(values) else str(value)
+    try:
+        return rules.features[feature](value).name
+    except ValueError:
+        return str(value)
 
 
 def _lists(value: Any) -> Any:

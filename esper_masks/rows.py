@@ -7,7 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from esper_masks.layout import ActionLayout, HeadTables, build_head_tables
+from esper_masks.layout import ActionLayout
+from esper_masks.layout_tables import HeadTables, layout_tables
 from esper_masks.rule_checks import SLOT
 
 
@@ -49,7 +50,7 @@ class WordRows:
 
         Raises:
             ValueError: masks without a leading axis, or an index of another shape or dtype.
-            IndexError: out of range.
+            IndexError, RuntimeError: out of range (torch's own).
         """
         if not self.shape:
             raise ValueError("these masks have no leading axis to select from")
@@ -80,7 +81,7 @@ class WordRows:
             raise ValueError("there are no masks to join")
         first = masks[0]
         for position, other in enumerate(masks):
-            if other.layout != first.layout:
+            if other.layout is not first.layout and other.layout != first.layout:
                 raise ValueError(f"masks {position} have another layout (rules, switches or slots) than masks 0")
         leading = len(first.shape) + axes
         if not -leading <= dim < leading:
@@ -101,7 +102,8 @@ class WordRows:
     def _table(self, name: str) -> HeadTables:
         if name not in self.layout.head_names:
             raise KeyError(f"no head {name!r}; the heads are {', '.join(self.layout.head_names)}")
-        table: HeadTables = self.layout.constants(build_head_tables, self.device)[name]
+        table = layout_tables(self.layout, self.device).heads[self.layout.head_names.index(name)]
+        assert isinstance(table, HeadTables)
         return table
 
     def _limit(self, name: str) -> Tensor:

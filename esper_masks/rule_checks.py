@@ -18,9 +18,8 @@ WORD_BITS = 31  # int32 without its sign
 
 
 def check_rules(rules: MaskRules) -> None:
-    """Raise ``RulesError`` for the first contradiction found."""
+    """Raise ``RulesError`` for the first contradiction found in rules whose ops stand in index order."""
     _check_stages(rules)
-    _check_ops_enum(rules)
     _check_heads_present(rules)
     for op in rules.op_rules:
         _check_op(rules, op)
@@ -84,7 +83,8 @@ def _check_no_alias(rules: MaskRules, enum: type[IntEnum], what: str) -> None:
             _fail(rules, f"{what}: {by_value[int(member)]} and {name} share the index {int(member)}")
 
 
-def _check_ops_enum(rules: MaskRules) -> None:
+def check_ops(rules: MaskRules) -> None:
+    """Raise ``RulesError`` unless the ops are those of one enum, numbered from 0 without gaps."""
     if not rules.op_rules:
         _fail(rules, "there are no ops")
     for op in rules.op_rules:

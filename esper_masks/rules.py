@@ -9,10 +9,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, TypeVar
 
 from esper_masks.errors import RulesError
-from esper_masks.rule_checks import OP, check_rules
+from esper_masks.rule_checks import OP, check_ops, check_rules
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -162,8 +163,9 @@ class MaskRules:
             self, "transitions", FrozenMapping({stage: tuple(to) for stage, to in self.transitions.items()})
         )
         object.__setattr__(self, "switches", FrozenMapping({k: tuple(v) for k, v in self.switches.items()}))
-        check_rules(self)
+        check_ops(self)
         object.__setattr__(self, "op_rules", tuple(sorted(self.op_rules, key=lambda op: op.id)))
+        check_rules(self)
 
     @property
     def ops(self) -> type[IntEnum]:
@@ -196,13 +198,19 @@ class MaskRules:
 
     def legal_stages(self, op: IntEnum) -> frozenset[IntEnum]:
         """Stages in which an op is legal before any gate, derived from the transitions."""
-        rule = self.op_rules[op]
-        if rule.disabled:
+        return self._legal_stages[op]
+
+    @cached_property
+    def _legal_stages(self) -> tuple[frozenset[IntEnum], ...]:
+        return tuple(self._derive_stages(op) for op in self.op_rules)
+
+    def _derive_stages(self, op: Op) -> frozenset[IntEnum]:
+        if op.disabled:
             return frozenset()
-        if rule.always:
+        if op.always:
             return frozenset(self.stages)
-        entering = (stage for stage in self.stages if rule.enters in self.transitions[stage])
-        return frozenset((*entering, *rule.moves, *rule.acts_in))
+        entering = (stage for stage in self.stages if op.enters in self.transitions[stage])
+        return frozenset((*entering, *op.moves, *op.acts_in))
 
     def resolve(self, **switches: object) -> "MaskRules":
         """The same rules with every switch set, so that nothing downstream knows of switches.

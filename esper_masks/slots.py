@@ -25,7 +25,7 @@ class SlotState:
     """What one occupied slot holds.
 
     >>> SlotState(4, 6, alpha_mode=1)
-    SlotState(stage=4, age=6, alpha_mode=1)
+    SlotState(4, 6, alpha_mode=1)
 
     Args:
         stage: a stage of the rules; any other integer is an occupied, inert slot.
@@ -66,8 +66,8 @@ class SlotState:
         return self.stage, self.age, self.features, tuple(sorted(self.named.items()))
 
     def __repr__(self) -> str:
-        parts = [f"stage={self.stage}", f"age={self.age}", *map(str, self.features)]
-        return f"SlotState({', '.join(parts + [f'{name}={value}' for name, value in self.named.items()])})"
+        values = [*map(str, (self.stage, self.age, *self.features)), *(f"{k}={v}" for k, v in self.named.items())]
+        return f"SlotState({', '.join(values)})"
 
 
 SlotMapping = Mapping[str, SlotState | None]

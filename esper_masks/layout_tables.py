@@ -1,0 +1,145 @@
+"""The lookup tensors of a layout on one device: what unpacking words and numbering whole actions need.
+
+They are modules, because a compiler takes the numbers and shapes of a module as constants, guards its tensors by
+identity, and so never serves the tables of one layout to the masks of another.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_masks.layout import ActionLayout, HeadLayout
+from esper_masks.rule_checks import OP, SLOT
+
+
+class HeadTables(nn.Module):
+    """Constants of one head.
+
+        for op, choice in product(ops, choices):
+            by_op[op, choice]            ==  choice in head.by_op[op]
+            open_words[choice] >> op & 1 ==  choice in head.opened[op]
+
+    Args:
+        head: the head.
+        device: where the tables live.
+    """
+
+    open_words: Tensor  # int32 [n]: the ops of which one must be legal for the choice to be open
+    closed: Tensor  # bool [n]: the mask while no such op is legal; the whole mask of a static head
+    by_op: Tensor  # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
+    values: Tensor  # int64 [size]: the value in every whole action; n where the op ignores the head
+
+    def __init__(self, head: HeadLayout, device: torch.device):
+        super().__init__()
+        choices = range(head.size)
+        words = [sum(1 << op for op, row in enumerate(head.opened) if v in row) for v in choices]
+        self.size, self.canonical, self.users, self.openers = head.size, head.canonical, head.users, head.openers
+        self.register_buffer("open_words", torch.tensor(words, dtype=torch.int32, device=device))
+        self.register_buffer("closed", torch.tensor([v in head.closed for v in choices], device=device))
+        self.register_buffer("by_op", torch.tensor([[v in row for v in choices] for row in head.by_op], device=device))
+
+
+class LayoutTables(nn.Module):
+    """Constants of a layout: those of its heads, and the mixed-radix numbering of whole actions, op by op.
+
+    Args:
+        layout: the layout.
+        device: where the tables live.
+    """
+
+    starts: Tensor  # int64 [ops]: index of the op's first whole action
+    strides: Tensor  # int64 [ops, heads]
+    counts: Tensor  # int64 [ops, heads]: choices of the head under the op; 1 where the op ignores it
+    choices: Tensor  # int64 [ops, heads, width]: value of the k-th choice
+    terms: Tensor  # int64 [1 + ops + 1, heads, 1 + width + 1]: what a value adds to the index, -1 if not permitted
+    pairs: Tensor  # int64 [size]: where a whole action's legality stands in [ops * slots, ops]
+
+    def __init__(self, layout: ActionLayout, device: torch.device):
+        super().__init__()
+        self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
+        self.width = max(head.size for head in layout.heads)
+        self.size = sum(actions_per_op(layout))
+        for name, table in _numbering(layout, self.width).items():
+            self.register_buffer(name, torch.tensor(table, dtype=torch.int64, device=device))
+        actions = self.decode(torch.arange(self.size, device=device))
+        op, slot = (actions[:, layout.head_names.index(name)] for name in (OP, SLOT))
+        ops, slots = len(layout.ops), len(layout.slot_ids)
+        uses_slot = (layout.head(SLOT).users >> op & 1) != 0
+        self.register_buffer("pairs", torch.where(uses_slot, op * slots + slot, ops * slots + op))
+        for tables, head, value in zip(self.heads, layout.heads, actions.unbind(-1)):
+            tables.register_buffer("values", torch.where((head.users >> op & 1) != 0, value, head.size))
+
+    def decode(self, index: Tensor) -> Tensor:
+        """Whole actions ``[..., heads]`` of int64 indices ``[...]``; -1 in every head where there is none."""
+        index = index.unsqueeze(-1)  # [..., 1]
+        valid = (index >= 0) & (index < self.size)
+        index = torch.where(valid, index, 0)
+        op = (index >= self.starts).sum(-1) - 1  # [...]
+        rank = (index - self.starts[op].unsqueeze(-1)) // self.strides[op] % self.counts[op]  # [..., heads]
+        head = torch.arange(len(self.heads), device=index.device)
+        return torch.where(valid, self.choices[op.unsqueeze(-1), head, rank], -1)
+
+    def encode(self, actions: Tensor, op: Tensor) -> Tensor:
+        """Indices ``[...]`` of int64 actions ``[..., heads]`` whose op is ``[...]``; -1 where there is none."""
+        rows = actions.clamp(-1, self.width) + 1  # row 0 and the last are for values that no head has
+        ops = op.clamp(-1, len(self.starts)) + 1
+        terms = self.terms[ops.unsqueeze(-1), torch.arange(len(self.heads), device=op.device), rows]  # [..., heads]
+        return torch.where((terms < 0).any(-1), -1, terms.sum(-1))
+
+
+def actions_per_op(layout: ActionLayout) -> list[int]:
+    """Whole actions of each op; 0 for an op that no state allows."""
+    return [
+        math.prod([len(head.by_op[op]) for head in layout.heads]) if layout.possible >> op & 1 else 0
+        for op in range(len(layout.ops))
+    ]
+
+
+def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
+    """The tables of a layout on a device; made once and kept by the layout, so masks never copy to the device.
+
+    Raises:
+        RuntimeError: first asked for inside ``torch.compile``, where they cannot be made.
+    """
+    key = str(device)
+    if key in layout._tables:
+        kept: LayoutTables = layout._tables[key]
+        return kept
+    if torch.compiler.is_compiling():
+        raise RuntimeError(f"the tables of these masks are not on {key} yet: use the masks there once before compiling")
+    made = LayoutTables(layout, device)
+    if type(made.pairs) is Tensor:  # not a fake one, which must not outlive its mode
+        layout._tables[key] = made
+    return made
+
+
+def _numbering(layout: ActionLayout, width: int) -> dict[str, Any]:
+    ops, heads = len(layout.ops), len(layout.heads)
+    sizes = actions_per_op(layout)
+    starts = [sum(sizes[:op]) for op in range(ops)]
+    counts = [[len(head.by_op[op]) for head in layout.heads] for op in range(ops)]
+    strides = [[math.prod(counts[op][h + 1 :]) for h in range(heads)] for op in range(ops)]
+    choices = [
+        [[*head.by_op[op], *[0] * (width - counts[op][h])] for h, head in enumerate(layout.heads)] for op in range(ops)
+    ]
+    nothing = [-1] * (width + 2)
+    terms = [[nothing] * heads for _ in range(ops + 2)]
+    for op in range(ops):
+        if sizes[op]:
+            terms[1 + op] = [
+                _terms(head, op, strides[op][h], starts[op] if head.name == OP else 0, width)
+                for h, head in enumerate(layout.heads)
+            ]
+    return {"starts": starts, "strides": strides, "counts": counts, "choices": choices, "terms": terms}
+
+
+def _terms(head: HeadLayout, op: int, stride: int, start: int, width: int) -> list[int]:
+    """What each value of a head, from -1 to width, adds to the index of an action with this op."""
+    if not head.users >> op & 1:
+        return [0] * (width + 2)  # the op ignores the head, so any value means the same action
+    terms = [-1] * (width + 2)
+    for rank, value in enumerate(head.by_op[op]):
+        terms[1 + value] = start + rank * stride
+    return terms

@@ -1,0 +1,86 @@
+"""Comparisons that say where two masks differ, and the inputs that tests share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import esper_masks as em
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def shared(name: str) -> Path:
+    """A file of the reference data; where it is absent, as in a user's clone, the test is skipped."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"reference data {name} is not here")
+    return path
+
+
+def assert_same_masks(ours: em.ActionMasks, theirs: Mapping[str, Any], states: Tensor | None = None) -> None:
+    """Every head and ``slot_by_op`` equal, or an error that names the first difference and its environment."""
+    layout = ours.layout
+    for name in theirs:
+        mask = ours.slot_by_op if name == "slot_by_op" else ours.joint() if name == "joint" else ours[name]
+        other = torch.as_tensor(theirs[name], dtype=torch.bool)
+        assert mask.dtype == torch.bool
+        other = other.reshape(mask.shape) if not other.numel() and not mask.numel() else other
+        assert mask.shape == other.shape, f"{name}: shape {tuple(mask.shape)}, the other {tuple(other.shape)}"
+        if torch.equal(mask, other):
+            continue
+        differences = (mask != other).nonzero()
+        *env, last = differences[0].tolist()
+        if name == "slot_by_op":
+            env, what = env[:-1], f"{layout.ops[env[-1]]} in slot {layout.slot_ids[last]}"
+        else:
+            what = f"whole action {last}" if name == "joint" else f"{name} {layout.head(name).choices[last]}"
+        here = bool(mask[tuple(differences[0].tolist())])
+        held = "" if states is None else f", its slots hold {states[tuple(env)].tolist()}"
+        raise AssertionError(
+            f"env {env}: {what} -> {here}, the other -> {not here} ({len(differences)} differences in all){held}"
+        )
+
+
+def assert_same_words(ours: em.ActionMasks, theirs: em.ActionMasks) -> None:
+    assert torch.equal(ours.slot_words, theirs.slot_words)
+    assert torch.equal(ours.op_words, theirs.op_words)
+
+
+def as_bools(masks: em.ActionMasks) -> dict[str, Tensor]:
+    return {**masks, "slot_by_op": masks.slot_by_op, "joint": masks.joint()}
+
+
+def random_states(engine: em.MaskEngine, batch: int, seed: int = 0, stages: Sequence[int] = range(-2, 13)) -> Tensor:
+    """States with real stages and others, ages around every threshold."""
+    generator = torch.Generator().manual_seed(seed)
+    states = engine.empty_slots(batch)
+    shape = states.shape[:-1]
+    states[..., 0] = torch.tensor(list(stages))[torch.randint(len(stages), shape, generator=generator)].int()
+    states[..., 1] = torch.randint(-1, 8, shape, generator=generator)
+    for column in range(2, states.shape[-1]):
+        states[..., column] = torch.randint(0, 3, shape, generator=generator)
+    return states
+
+
+def switch_settings(rules: em.MaskRules) -> Iterator[dict[str, object]]:
+    """Every combination of rule switches."""
+    for values in product(*rules.switches.values()):
+        yield dict(zip(rules.switches, values))
+
+
+class OpRecorder(TorchDispatchMode):
+    """Names of the aten ops that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ops.append(str(func))
+        return func(*args, **(kwargs or {}))

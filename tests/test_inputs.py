@@ -1,0 +1,132 @@
+"""Bad input is refused before any work, and the message says what came, what was wanted and what to do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import esper_masks as em
+
+RULES = em.ruleset("esper-2025-12")
+ENGINE = em.MaskEngine(RULES)
+STATES = ENGINE.empty_slots(4)
+TOTALS = torch.zeros(4, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ENGINE(STATES.float()), r"int32, int16 or int64 tensor, got torch.float32"),
+        (lambda: ENGINE(STATES.half()), r"got torch.float16"),
+        (lambda: ENGINE(STATES.bool()), r"got torch.bool"),
+        (lambda: ENGINE(STATES.to(torch.uint8)), r"got torch.uint8"),
+        (lambda: ENGINE(STATES.tolist()), r"got list; see pack_slots"),
+        (lambda: ENGINE(STATES[:, :2]), r"shape \(4, 2, 2\); wanted \[..., 3, 2\]: slots early, mid, late"),
+        (lambda: ENGINE(STATES[..., :1]), r"shape \(4, 3, 1\).*features stage, age"),
+        (lambda: ENGINE(STATES[0, 0]), r"shape \(2,\)"),
+        (lambda: ENGINE(STATES.to("meta")), r"states are on meta, the engine is on cpu; move one"),
+        (lambda: ENGINE(STATES, max_seeds=2), r"seed limit, so the engine needs total_seeds"),
+        (lambda: em.MaskEngine(RULES, max_seeds=2)(STATES), r"needs total_seeds"),
+        (lambda: ENGINE(STATES, max_seeds=TOTALS), r"needs total_seeds"),
+        (
+            lambda: ENGINE(STATES, TOTALS[:3], max_seeds=2),
+            r"total_seeds has shape \(3,\); states of this batch need \(4,\)",
+        ),
+        (lambda: ENGINE(STATES, TOTALS[:, None], max_seeds=2), r"total_seeds has shape \(4, 1\)"),
+        (lambda: ENGINE(STATES, TOTALS.float(), max_seeds=2), r"total_seeds must be .* got torch.float32"),
+        (lambda: ENGINE(STATES, [0] * 4, max_seeds=2), r"total_seeds must be .* got list"),
+        (lambda: ENGINE(STATES, TOTALS.to("meta"), max_seeds=2), r"total_seeds are on meta"),
+        (lambda: ENGINE(STATES, TOTALS, max_seeds=TOTALS[:1]), r"max_seeds has shape \(1,\)"),
+        (lambda: ENGINE(STATES, TOTALS, max_seeds=2.5), r"max_seeds must be an int"),
+        (lambda: ENGINE(STATES, TOTALS, max_seeds=True), r"max_seeds must be an int"),
+        (lambda: ENGINE(STATES, enabled=("early",)), r"enabled must be a bool tensor, got tuple; slot ids go to"),
+        (lambda: ENGINE(STATES, enabled=torch.ones(3)), r"enabled must be a bool tensor, got torch.float32"),
+        (
+            lambda: ENGINE(STATES, enabled=torch.ones(4, dtype=torch.bool)),
+            r"enabled has shape \(4,\); wanted \(3,\) or",
+        ),
+        (lambda: ENGINE(STATES, enabled=torch.ones(3, 4, dtype=torch.bool)), r"wanted \(3,\) or \(4, 3\)"),
+        (lambda: em.MaskEngine(RULES, ()), r"at least one slot id"),
+        (lambda: em.MaskEngine(RULES, "early"), r"sequence of names"),
+        (lambda: em.MaskEngine(RULES, (1, 2)), r"sequence of names"),
+        (lambda: em.MaskEngine(RULES, ("a", "a")), r"repeat: a, a"),
+        (lambda: em.MaskEngine(RULES, enabled=()), r"enabled is empty: no slot could ever act; the slots are early"),
+        (lambda: em.MaskEngine(RULES, enabled=("early", "x")), r"no slot of the engine: \['x'\]; the slots are early"),
+        (lambda: em.MaskEngine(RULES, enabled="early"), r"collection of slot ids"),
+        (lambda: em.MaskEngine(RULES, enabled=torch.ones(3, dtype=torch.bool)), r"collection of slot ids"),
+        (lambda: em.MaskEngine(RULES, max_seeds="2"), r"max_seeds must be an int"),
+        (lambda: ENGINE.check_slots(STATES[:, :2]), r"shape \(4, 2, 2\)"),
+    ],
+)
+def test_bad_input(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(em.SlotStateError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: em.ruleset("esper-2024"),
+            r"unknown rule set 'esper-2024'; known: esper-2025-11, esper-2025-12, esper-2026",
+        ),
+        (lambda: em.ruleset(["x"]), r"unknown rule set"),  # type: ignore[arg-type]
+        (lambda: em.MaskEngine("esper-2025-12"), r"wanted MaskRules, got str; ruleset\(name\) gives one"),  # type: ignore[arg-type]
+        (lambda: em.MaskEngine(RULES, topology="cnn"), r"no rule switch 'topology'; it has: none"),
+        (
+            lambda: em.MaskEngine(em.ruleset("esper-2026-06"), toplogy="cnn"),
+            r"no rule switch 'toplogy'; it has: topology='cnn', allow_governor_override=False, disable_advance=False",
+        ),
+        (
+            lambda: em.MaskEngine(em.ruleset("esper-2026-06"), topology="rnn"),
+            r"switch topology='rnn' is not one of 'cnn', 'transformer'",
+        ),
+        (
+            lambda: em.MaskEngine(em.ruleset("esper-2026-06"), disable_advance=1),
+            r"disable_advance=1 is not one of False",
+        ),
+    ],
+)
+def test_bad_rules_and_switches(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(em.RulesError, match=message):
+        call()
+
+
+def test_errors_are_value_errors() -> None:
+    assert issubclass(em.SlotStateError, ValueError)
+    assert issubclass(em.RulesError, ValueError)
+    assert issubclass(em.InvalidStateMachineError, RuntimeError)
+
+
+def test_totals_are_not_needed_without_a_limit() -> None:
+    assert ENGINE(STATES).op_words.equal(ENGINE(STATES, max_seeds=0).op_words)
+    assert ENGINE(STATES).op_words.equal(ENGINE(STATES, max_seeds=-3).op_words)
+
+
+def test_a_checkpoint_holds_the_fingerprint_alone_and_refuses_another() -> None:
+    engine, other = em.MaskEngine(RULES), em.MaskEngine(em.ruleset("esper-2025-11"))
+    state = engine.state_dict()
+    assert list(state) == ["_extra_state"]
+    assert state["_extra_state"].dtype == torch.uint8
+    em.MaskEngine(RULES, ["a"], max_seeds=3).load_state_dict(state)
+    with pytest.raises(em.RulesError, match="made under other rules"):
+        other.load_state_dict(state)
+    policy = torch.nn.ModuleDict({"engine": other, "head": torch.nn.Linear(2, 2)})
+    with pytest.raises(em.RulesError, match="made under other rules"):
+        policy.load_state_dict(torch.nn.ModuleDict({"engine": engine, "head": torch.nn.Linear(2, 2)}).state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        engine.load_state_dict({})
+
+
+def test_a_checkpoint_survives_a_file(tmp_path: Any) -> None:
+    torch.save(em.MaskEngine(RULES).state_dict(), tmp_path / "engine.pt")
+    state = torch.load(tmp_path / "engine.pt", weights_only=True)
+    em.MaskEngine(RULES).load_state_dict(state)
+
+
+def test_engines_move_with_their_module() -> None:
+    module = torch.nn.ModuleDict({"engine": em.MaskEngine(RULES)}).to("meta")
+    assert module["engine"].device.type == "meta"
+    assert module["engine"](STATES.to("meta")).op_words.device.type == "meta"
+    assert em.MaskEngine(RULES).half().to(torch.float64)(STATES).op_words.equal(ENGINE(STATES).op_words)

@@ -1,0 +1,268 @@
+"""ActionMasks: words in, bools out, rows selected and joined, constraints added."""
+
+import copy
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import esper_masks as em
+from tests.helpers import as_bools, assert_same_masks, assert_same_words, random_states
+from tests.strategies import Case, cases
+
+NEWER = em.MaskEngine(em.ruleset("esper-2026-06"))
+
+
+def newer(batch: int = 40, seed: int = 0) -> em.ActionMasks:
+    return NEWER(random_states(NEWER, batch, seed, stages=range(0, 11)))
+
+
+def test_it_is_a_mapping_in_head_order() -> None:
+    masks = newer()
+    assert isinstance(masks, Mapping)
+    assert list(masks) == list(NEWER.rules.head_names)
+    assert len(masks) == 8
+    assert set(dict(masks)) == set(masks.keys())
+    assert "op" in masks
+    with pytest.raises(KeyError, match="no head 'opp'; the heads are slot, blueprint"):
+        masks["opp"]
+    assert masks != newer()  # identity; a comparison by value would read the device
+    assert "ActionMasks(shape=(40,)" in repr(masks)
+
+
+def test_flat_is_the_heads_side_by_side() -> None:
+    masks = newer()
+    assert masks.flat().shape == (40, 3 + 13 + 4 + 3 + 3 + 4 + 5 + 6)
+    assert torch.equal(masks.flat(), torch.cat([masks[head] for head in masks], -1))
+
+
+@given(case=cases(max_slots=3))
+def test_words_bits_and_identities(case: Case) -> None:
+    masks = case.masks()
+    ops = range(len(masks.layout.ops))
+    bits = torch.stack([(masks.slot_words >> op) & 1 for op in ops], -2).bool()
+    assert torch.equal(masks.slot_by_op, bits)
+    assert torch.equal(masks["op"], torch.stack([(masks.op_words >> op) & 1 for op in ops], -1).bool())
+    any_slot = masks.slot_by_op.any(-1)
+    any_slot[..., 0] = True  # WAIT
+    assert torch.equal(masks["op"], any_slot)
+    assert torch.equal(masks.count(), masks.joint().sum(-1))
+    assert torch.equal(masks.forced, masks.joint().sum(-1) == 1)
+
+
+@given(case=cases(max_slots=4))
+def test_from_words_and_from_bools_give_the_same_masks(case: Case) -> None:
+    masks = case.masks()
+    layout = masks.layout
+    assert_same_words(em.ActionMasks.from_words(layout, masks.slot_words), masks)
+    narrow = masks.slot_words.to(torch.int8)
+    again = em.ActionMasks.from_words(layout, narrow, masks.op_words.to(torch.uint8))
+    assert_same_words(again, masks)
+    assert_same_masks(again, as_bools(masks))
+    given_bools = em.ActionMasks.from_bools(layout, dict(masks), masks.slot_by_op)
+    assert_same_words(given_bools, masks)
+    assert_same_masks(given_bools, as_bools(masks))
+
+
+def test_from_bools_without_pairs_takes_every_legal_op_in_every_legal_slot() -> None:
+    layout = em.MaskEngine(em.ruleset("esper-2025-12")).layout
+    op = torch.tensor([[True, False, True, False], [False, False, False, True], [False] * 4])
+    slot = torch.tensor([[True, False, True], [False, True, False], [True] * 3])
+    masks = em.ActionMasks.from_bools(layout, {"op": op, "slot": slot})
+    assert torch.equal(masks["op"], op)
+    assert torch.equal(masks["slot"], slot)
+    assert torch.equal(masks.slot_by_op, op[:, :, None] & slot[:, None, :])
+    assert masks.count().tolist() == [1 + 2, 1, 0]
+    assert masks.forced.tolist() == [False, True, False]
+
+
+def test_from_bools_keeps_the_limits_of_the_layout() -> None:
+    layout = em.MaskEngine(em.ruleset("esper-2025-12")).layout
+    every = {head.name: torch.ones(2, head.size, dtype=torch.bool) for head in layout.heads}
+    masks = em.ActionMasks.from_bools(layout, every)
+    assert masks["blueprint"].tolist() == [[False, True, True, True, True]] * 2
+    assert masks.joint().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m: em.ActionMasks.from_words(m.layout, m.slot_words[:, :2]), r"shape \(40, 2\); wanted \[..., 3\]"),
+        (lambda m: em.ActionMasks.from_words(m.layout, m.slot_words.float()), r"slot_words must be an integer tensor"),
+        (lambda m: em.ActionMasks.from_words(m.layout, m["slot"]), r"integer tensor, got torch.bool"),
+        (lambda m: em.ActionMasks.from_words(m.layout, m.slot_words, m.op_words[:3]), r"op_words have shape \(3,\)"),
+        (lambda m: em.ActionMasks.from_bools(m.layout, {"op": m["op"]}), r"needs a mask for 'slot'; it was given op"),
+        (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "op": m["op"].int()}), r"'op' must be a bool .* > 0.5"),
+        (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "tempo": m["op"]}), r"'tempo' has shape \(40, 6\)"),
+        (lambda m: em.ActionMasks.from_bools(m.layout, dict(m), m["op"]), r"'slot_by_op' has shape \(40, 6\)"),
+        (lambda m: m.restrict(op=torch.ones(5, dtype=torch.bool)), r"'op' has shape \(5,\); wanted \(40, 6\)"),
+        (lambda m: m.restrict(op=torch.ones(1, dtype=torch.bool)), r"'op' has shape \(1,\)"),
+        (lambda m: m.restrict(op=torch.ones(6)), r"must be a bool tensor, got torch.float32"),
+        (lambda m: m.select(torch.tensor([0.0])), r"select wants int64 \[n\] or bool \[40\], got torch.float32"),
+        (lambda m: m.select(torch.tensor([[0]])), r"of shape \(1, 1\)"),
+        (lambda m: m.select(0).select(0), r"no leading axis"),
+        (lambda m: em.ActionMasks.cat([]), r"no masks to join"),
+        (lambda m: em.ActionMasks.cat([m, m], dim=1), r"dim 1 is no leading axis"),
+    ],
+)
+def test_refusals(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(newer())
+
+
+def test_a_wrong_head_name_in_restrict_or_from_bools() -> None:
+    masks = newer()
+    with pytest.raises(KeyError, match="no head 'blend'"):
+        masks.restrict(blend=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(KeyError, match="no head 'blend'"):
+        em.ActionMasks.from_bools(masks.layout, {**masks, "blend": masks["op"]})
+
+
+def test_masks_of_other_rules_do_not_join() -> None:
+    other = em.MaskEngine(em.ruleset("esper-2026-06"), topology="transformer")
+    with pytest.raises(ValueError, match="masks 1 have another layout"):
+        em.ActionMasks.cat([newer(), other(other.empty_slots(2))])
+    same = em.MaskEngine(em.ruleset("esper-2026-06"))  # another engine, equal rules
+    assert em.ActionMasks.cat([newer(), same(same.empty_slots(2))]).shape == (42,)
+
+
+def restricted(masks: em.ActionMasks) -> em.ActionMasks:
+    generator = torch.Generator().manual_seed(1)
+    rows = len(masks.op_words)
+    return masks.restrict(
+        slot=torch.rand(rows, 3, generator=generator) < 0.7,
+        op=torch.rand(rows, 6, generator=generator) < 0.7,
+        style=torch.rand(rows, 4, generator=generator) < 0.5,
+    )
+
+
+@pytest.mark.parametrize("make", [newer, lambda *a: restricted(newer(*a))], ids=["plain", "restricted"])
+def test_rows_select_cat_stack(make: Any) -> None:
+    masks, bools = make(), as_bools(make())
+
+    def same(part: em.ActionMasks, index: Any) -> None:
+        assert_same_masks(part, {name: mask[index] for name, mask in bools.items()})
+
+    index = torch.tensor([7, 0, 7, 39])
+    same(masks.select(index), index)
+    same(masks.select(slice(3, 20, 4)), slice(3, 20, 4))
+    same(masks.select(5), 5)
+    alive = torch.arange(40) % 3 == 0
+    same(masks.select(alive), alive)
+    parts = [masks.select(slice(0, 10)), masks.select(slice(10, 40))]
+    same(em.ActionMasks.cat(parts), slice(None))
+    steps = em.ActionMasks.stack([masks, masks, masks])
+    assert steps.shape == (3, 40)
+    same(steps.select(1), slice(None))
+    assert em.ActionMasks.stack([masks, masks], dim=1).shape == (40, 2)
+    same(em.ActionMasks.stack([masks, masks], dim=-1).select(3), [3, 3])
+    assert em.ActionMasks.cat([steps, steps], dim=1).shape == (3, 80)
+    assert em.ActionMasks.cat([steps, steps], dim=-1).shape == (3, 80)
+    assert masks.select(torch.empty(0, dtype=torch.int64)).shape == (0,)
+    with pytest.raises((IndexError, RuntimeError)):  # torch's own, which differs by size
+        masks.select(torch.tensor([40]))
+
+
+def test_plain_and_restricted_masks_join() -> None:
+    plain, narrow = newer(), restricted(newer())
+    both = em.ActionMasks.cat([plain, narrow])
+    expected = {name: torch.cat([as_bools(plain)[name], as_bools(narrow)[name]]) for name in as_bools(plain)}
+    assert_same_masks(both, expected)
+
+
+def test_rows_keep_their_memory_batch_last() -> None:
+    masks = newer()
+    index = torch.arange(20)
+    assert masks.slot_words.stride() == (1, 40)
+    assert masks.select(index).slot_words.stride() == (1, 20)
+    assert em.ActionMasks.cat([masks, masks]).slot_words.stride() == (1, 80)
+    assert em.ActionMasks.stack([masks, masks]).slot_words.stride() == (40, 1, 80)
+
+
+def test_bytes_and_devices() -> None:
+    masks = newer()
+    assert masks.nbytes == 40 * 4 * (3 + 1)
+    assert masks.to("meta").device.type == "meta"
+    assert restricted(masks).to("meta").shape == (40,)
+    assert restricted(masks).nbytes == masks.nbytes + 40 * (3 + 4)
+
+
+def brute_force(masks: em.ActionMasks, constraints: dict[str, Tensor]) -> Tensor:
+    """Legal whole actions under constraints, action by action: bool [batch, size]."""
+    layout = masks.layout
+    codec = em.JointActions(layout)
+    legal = masks.joint().clone()
+    for index, action in enumerate(codec.decode(torch.arange(codec.size)).tolist()):
+        values = dict(zip(layout.head_names, action))
+        for name, mask in constraints.items():
+            if name == "slot_by_op":
+                if layout.head("slot").users >> values["op"] & 1:
+                    legal[:, index] &= mask.expand(*masks.shape, -1, -1)[:, values["op"], values["slot"]]
+            elif layout.head(name).users >> values["op"] & 1:
+                legal[:, index] &= mask.expand(*masks.shape, -1)[:, values[name]]
+    return legal
+
+
+@given(st.data())
+def test_restrict_is_exact_in_any_order(data: st.DataObject) -> None:
+    masks = newer(6, data.draw(st.integers(0, 50)))
+    names = data.draw(st.lists(st.sampled_from([*masks, "slot_by_op"]), unique=True, max_size=4))
+    constraints = {}
+    for name in names:
+        axes = (6, 3) if name == "slot_by_op" else (masks.layout.head(name).size,)
+        shape = data.draw(st.sampled_from([axes, (6, *axes), (1, *axes)]))
+        seed = data.draw(st.integers(0, 1000))
+        constraints[name] = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.6
+    narrow = masks.restrict(**constraints)
+    legal = brute_force(masks, constraints)
+    assert torch.equal(narrow.joint(), legal)
+    assert torch.equal(narrow.count(), legal.sum(-1))
+    assert torch.equal(narrow.forced, legal.sum(-1) == 1)
+    actions = em.JointActions(masks.layout).decode(torch.arange(legal.shape[-1]))
+    for op in range(6):  # an op that is legal can be completed
+        assert torch.equal(narrow["op"][:, op], legal[:, actions[:, -1] == op].any(-1))
+    one_by_one = masks
+    for name in reversed(names):
+        one_by_one = one_by_one.restrict(**{name: constraints[name]})
+    assert_same_masks(one_by_one, as_bools(narrow))
+    for name in masks:
+        if name not in ("op", "slot"):
+            assert narrow[name].any(-1).all()
+    if "slot" in constraints:
+        assert torch.equal(narrow["slot"], masks["slot"] & constraints["slot"])
+    else:
+        assert torch.equal(narrow["slot"], masks["slot"])
+
+
+def test_forced_wait() -> None:
+    masks = newer()
+    frozen = torch.arange(40) < 10
+    only_wait = torch.arange(6) == 0
+    waiting = masks.restrict(op=only_wait | ~frozen[:, None])
+    assert waiting.forced[:10].all()
+    assert waiting["op"][:10].tolist() == [[True] + [False] * 5] * 10
+    assert torch.equal(waiting.op_words[10:], masks.op_words[10:])
+    assert torch.equal(waiting["slot"], masks["slot"])
+
+
+def test_a_row_with_nothing_left() -> None:
+    nothing = newer().restrict(op=torch.zeros(6, dtype=torch.bool))
+    assert not nothing["op"].any()
+    assert not nothing.joint().any()
+    assert nothing.count().eq(0).all()
+    assert not nothing.forced.any()
+
+
+def test_copies_and_pickles() -> None:
+    for masks in (newer(), restricted(newer())):
+        for other in (pickle.loads(pickle.dumps(masks)), copy.deepcopy(masks)):
+            assert_same_masks(other, as_bools(masks))
+            assert other.layout == masks.layout
+    engine = pickle.loads(pickle.dumps(NEWER))
+    assert_same_masks(engine(engine.empty_slots(3)), as_bools(NEWER(NEWER.empty_slots(3))))
+    assert copy.deepcopy(NEWER).layout == NEWER.layout
