@@ -93,7 +93,7 @@ def build_layout(rules: MaskRules, slot_ids: Sequence[str]) -> ActionLayout:
 
 
 def _build_head(rules: MaskRules, head: Head, slot_ids: tuple[str, ...]) -> HeadLayout:
-    choices = {SLOT: slot_ids, OP: rules.op_names}.get(head.name, head.choices)
+    choices = {SLOT: slot_ids, OP: rules.op_names}.get(head.name, tuple(head.choices))
 
     def indices(names: Sequence[str]) -> tuple[int, ...]:
         return tuple(sorted(choices.index(name) for name in names))

@@ -6,7 +6,7 @@ loops; both see the same data, so changing one transition changes the masks of b
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -70,15 +70,15 @@ class Op:
     always: bool = False
     enters: IntEnum | None = None
     moves: Mapping[Any, IntEnum] = field(default_factory=FrozenMapping)
-    acts_in: tuple[IntEnum, ...] = ()
+    acts_in: Sequence[IntEnum] = ()
     min_age: int | None = None
     requires: Mapping[str, IntEnum] = field(default_factory=FrozenMapping)
     waived_by: str | None = None
     disabled_by: str | None = None
     disabled: bool = False
     seed_limit: bool = False
-    blocked_by: tuple[IntEnum, ...] = ()
-    uses: tuple[str, ...] = ()
+    blocked_by: Sequence[IntEnum] = ()
+    uses: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _freeze(self, maps=("moves", "requires"), tuples=("acts_in", "blocked_by", "uses"))
@@ -104,12 +104,12 @@ class Head:
     """
 
     name: str
-    choices: tuple[str, ...] = ()
-    legal: tuple[str, ...] | Mapping[Any, tuple[str, ...]] | None = None
+    choices: Sequence[str] = ()
+    legal: Sequence[str] | Mapping[Any, Sequence[str]] | None = None
     switch: str | None = None
-    closed: tuple[str, ...] | None = None
-    opened_by: tuple[IntEnum, ...] = ()
-    by_op: Mapping[Any, tuple[str, ...]] = field(default_factory=FrozenMapping)
+    closed: Sequence[str] | None = None
+    opened_by: Sequence[IntEnum] = ()
+    by_op: Mapping[Any, Sequence[str]] = field(default_factory=FrozenMapping)
     canonical: str | None = None
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class Head:
         object.__setattr__(self, "by_op", FrozenMapping({k: tuple(v) for k, v in self.by_op.items()}))
 
     @property
-    def open_choices(self) -> tuple[str, ...]:
+    def open_choices(self) -> Sequence[str]:
         """The choices that may ever be taken, once the rules are resolved."""
         if isinstance(self.legal, Mapping):
             raise RulesError(f"head {self.name!r} depends on the switch {self.switch!r}: resolve the rules first")
@@ -130,7 +130,7 @@ class Head:
 
 @dataclass(frozen=True)
 class MaskRules:
-    """A complete, checked rule set.
+    """A complete, checked rule set. Sequences and mappings are frozen on the way in.
 
     Args:
         name: what errors and reports call it.
@@ -149,13 +149,13 @@ class MaskRules:
 
     name: str
     stages: type[IntEnum]
-    transitions: Mapping[Any, tuple[IntEnum, ...]]
+    transitions: Mapping[Any, Sequence[IntEnum]]
     empty: IntEnum
-    op_rules: tuple[Op, ...]
-    heads: tuple[Head, ...]
+    op_rules: Sequence[Op]
+    heads: Sequence[Head]
     features: Mapping[str, type[IntEnum]] = field(default_factory=FrozenMapping)
-    switches: Mapping[str, tuple[object, ...]] = field(default_factory=FrozenMapping)
-    slot_ids: tuple[str, ...] = ()
+    switches: Mapping[str, Sequence[object]] = field(default_factory=FrozenMapping)
+    slot_ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _freeze(self, maps=("transitions", "features", "switches"), tuples=("op_rules", "heads", "slot_ids"))

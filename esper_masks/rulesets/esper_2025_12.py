@@ -1,6 +1,6 @@
 """The lifecycle of December 2025, and what it shares with the one of November."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -44,7 +44,7 @@ VALID_TRANSITIONS = {
 }
 
 
-def lifecycle_rules(name: str, stages: type[IntEnum], transitions: Mapping[Any, tuple[IntEnum, ...]]) -> MaskRules:
+def lifecycle_rules(name: str, stages: type[IntEnum], transitions: Mapping[Any, Sequence[IntEnum]]) -> MaskRules:
     """The rules of 2025 over the stages of one month: an op is the move into its stage."""
     return MaskRules(
         name=name,

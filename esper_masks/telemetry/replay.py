@@ -36,6 +36,8 @@ class SlotTrack:
 
 @dataclass
 class EnvTrack:
+    """What the events so far say of one environment; its first event, whatever it is, opens its first episode."""
+
     last_number: int = -1
     slots: dict[str, SlotTrack] = field(default_factory=dict)
 
@@ -107,9 +109,9 @@ class Replay:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _germinated(self, event: Germinated) -> None:
-        env = self._envs.setdefault(event.env, EnvTrack())
+        env = self._env(event.env)
         self.report.seeds += 1
-        if event.number <= env.last_number or env.last_number < 0:
+        if event.number <= env.last_number:
             self.report.episodes += 1
             for slot in env.slots.values():
                 self._release(slot, None)
@@ -122,7 +124,7 @@ class Replay:
         self._move(slot, "GERMINATED", event.seed)
 
     def _stage_changed(self, event: StageChanged) -> None:
-        env = self._envs.setdefault(event.env, EnvTrack())
+        env = self._env(event.env)
         slot = self._slot(env, event.slot)
         self._release(slot, None)
         self.report.transitions += 1
@@ -141,7 +143,7 @@ class Replay:
         slot.outcome_due = event.target
 
     def _outcome(self, event: Outcome) -> None:
-        env = self._envs.setdefault(event.env, EnvTrack())
+        env = self._env(event.env)
         slot = self._slot(env, event.slot)
         if slot.outcome_due == event.stage and slot.seed == event.seed:
             self._release(slot, event.age)
@@ -151,6 +153,12 @@ class Replay:
         slot.outcome_due = None
 
     # -- tracking -----------------------------------------------------------------------------------------------------
+
+    def _env(self, env_id: int) -> EnvTrack:
+        if env_id not in self._envs:
+            self._envs[env_id] = EnvTrack()
+            self.report.episodes += 1
+        return self._envs[env_id]
 
     def _slot(self, env: EnvTrack, slot_id: str) -> SlotTrack:
         return env.slots.setdefault(slot_id, SlotTrack(len(env.slots), self._empty))

@@ -1,0 +1,174 @@
+"""The command line: what it prints, and one line and a non-zero exit for what it cannot use."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esper_masks.cli import main
+from esper_masks.telemetry import Replay
+from tests.helpers import shared
+from tests.test_telemetry import germinate, move
+
+KEYS = {
+    *("files", "lines", "malformed", "seeds", "episodes", "transitions", "ops", "illegal", "illegal_transitions"),
+    *("unknown_stages", "age_unknown", "findings"),
+}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(germinate() + move("GERMINATED", "BLENDING") + b"junk\n")
+    return path
+
+
+def test_the_sample_has_one_illegal_event(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay"]) == 0
+    printed = capsys.readouterr().out
+    assert "sample.jsonl:15: env1_seed_1 mid: illegal CULL: age 0 < 1" in printed
+    assert printed.rstrip().endswith("1 illegal.")
+    assert main(["replay", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) >= KEYS
+    assert result["illegal"] == {"CULL": 1}
+    [finding] = result["findings"]
+    assert set(finding) == {"file", "line", "environment", "slot", "seed", "what", "why"}
+    assert (result["malformed"], result["disagreements"], result["age_unknown"]) == (0, 0, 0)
+
+
+def test_a_file_as_json(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(log), str(log), "--rules", "esper-2025-11", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["files"], result["lines"], result["malformed"], result["rules"]) == (2, 6, 2, "esper-2025-11")
+    assert result["illegal_transitions"] == {"GERMINATED->BLENDING": 2}
+
+
+def test_a_person_reads_it_at_80_columns(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(log)]) == 0
+    summary = capsys.readouterr().out.split("\n\n", 1)[1]
+    assert max(map(len, summary.splitlines())) <= 80
+    for words in ("replay under esper-2025-12", "malformed lines", "GERMINATED->BLENDING", "1 illegal."):
+        assert words in summary
+
+
+def test_another_rule_set_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(shared("telemetry/2025-12-06_054426.jsonl"))]) == 0
+    printed = capsys.readouterr().out
+    assert "Stages that esper-2025-12 does not have: SHADOWING (104)." in printed
+    assert "--rules esper-2025-11" in printed
+
+
+def test_nothing_of_a_lifecycle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    assert main(["replay", str(tmp_path / "empty")]) == 0
+    assert "No lifecycle event was found: is this an event log?" in capsys.readouterr().out
+
+
+def test_markup_in_a_log_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log").write_text(json.dumps({"event_type": "[/red] [bold]:smile:"}) + "\n")
+    assert main(["replay", str(tmp_path / "log")]) == 0
+    assert "[/red] [bold]:smile:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jsonl"], "esper-masks replay: nowhere.jsonl: No such file or directory"),
+        (["."], "esper-masks replay: .: Is a directory"),
+        (["--rules", "esper-1999"], "esper-masks replay: unknown rule set 'esper-1999'; known: esper-2025-11"),
+    ],
+)
+def test_one_line_and_exit_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+
+
+def test_a_wrong_path_is_found_before_any_work(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replay, "read", lambda *args: pytest.fail("read before all paths were checked"))
+    assert main(["replay", str(log), "nowhere.jsonl"]) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
+def test_an_unreadable_file(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.chmod(0)
+    assert main(["replay", str(log)]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--max-findings", "-1"], ["--max-findings", "many"], ["--nonsense"]])
+def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["replay", *arguments])
+    assert stop.value.code == 2
+    assert "usage: esper-masks" in capsys.readouterr().err
+
+
+def test_what_was_read_before_a_failure_is_reported(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Replay.read
+
+    def read_then_fail(self: Replay, stream: Any, name: str) -> None:
+        whole(self, stream, name)
+        raise OSError(5, "Input/output error", name)
+
+    monkeypatch.setattr(Replay, "read", read_then_fail)
+    assert main(["replay", str(log), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["lines"] == 3
+    assert json.loads(captured.out)["interrupted"] is True
+    assert "Input/output error" in captured.err
+
+
+def test_an_interrupt_keeps_what_was_judged(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            line = super().readline(size)
+            if line.startswith(b"junk"):
+                raise KeyboardInterrupt
+            return line
+
+    monkeypatch.setattr("builtins.open", lambda *args: Interrupting(log.read_bytes()))
+    assert main(["replay", str(log)]) == 130
+    printed = capsys.readouterr().out
+    assert "illegal transition GERMINATED->BLENDING" in printed
+    assert "Interrupted: these are the figures up to that point." in printed
+
+
+def run(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "esper_masks", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_standard_input_and_a_real_interrupt() -> None:
+    process = run("replay", "-", "--json")
+    assert process.stdin is not None
+    process.stdin.write(germinate() * 3 + b"\n" * 1_000_000)  # more than a pipe holds, so it is reading by now
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert json.loads(out)["seeds"] == 3
+
+
+def test_a_reader_that_goes_away(log: Path) -> None:
+    log.write_bytes(b"junk\n" * 20_000)
+    process = run("replay", str(log), "--max-findings", "20000")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 0
