@@ -171,6 +171,10 @@ class MaskEngine(nn.Module):
         layout_tables(self.layout, self.device)  # before any trace or capture
         return self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        layout_tables(self.layout, self.device)
+
     # -- checks of shape, dtype and device ----------------------------------------------------------------------------
 
     def _check_inputs(

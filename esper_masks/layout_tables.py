@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from esper_masks.layout import ActionLayout, HeadLayout
 from esper_masks.rule_checks import OP, SLOT
 
+KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made when it is asked for
+
 
 class HeadTables(nn.Module):
     """Constants of one head.
@@ -29,7 +31,6 @@ class HeadTables(nn.Module):
     open_words: Tensor  # int32 [n]: the ops of which one must be legal for the choice to be open
     closed: Tensor  # bool [n]: the mask while no such op is legal; the whole mask of a static head
     by_op: Tensor  # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
-    values: Tensor  # int64 [size]: the value in every whole action; n where the op ignores the head
 
     def __init__(self, head: HeadLayout, device: torch.device):
         super().__init__()
@@ -54,22 +55,35 @@ class LayoutTables(nn.Module):
     counts: Tensor  # int64 [ops, heads]: choices of the head under the op; 1 where the op ignores it
     choices: Tensor  # int64 [ops, heads, width]: value of the k-th choice
     terms: Tensor  # int64 [1 + ops + 1, heads, 1 + width + 1]: what a value adds to the index, -1 if not permitted
-    pairs: Tensor  # int64 [size]: where a whole action's legality stands in [ops * slots, ops]
+    users: Tensor  # int64 [heads]: word of the ops that use the head
+    sizes: Tensor  # int64 [heads]
+    whole: Tensor | None  # int64 [1 + heads, size]: see whole_actions; None if it would be large
 
     def __init__(self, layout: ActionLayout, device: torch.device):
         super().__init__()
         self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
         self.width = max(head.size for head in layout.heads)
         self.size = sum(actions_per_op(layout))
+        self.slots, self.op_at, self.slot_at = len(layout.slot_ids), *map(layout.head_names.index, (OP, SLOT))
         for name, table in _numbering(layout, self.width).items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.int64, device=device))
-        actions = self.decode(torch.arange(self.size, device=device))
-        op, slot = (actions[:, layout.head_names.index(name)] for name in (OP, SLOT))
-        ops, slots = len(layout.ops), len(layout.slot_ids)
-        uses_slot = (layout.head(SLOT).users >> op & 1) != 0
-        self.register_buffer("pairs", torch.where(uses_slot, op * slots + slot, ops * slots + op))
-        for tables, head, value in zip(self.heads, layout.heads, actions.unbind(-1)):
-            tables.register_buffer("values", torch.where((head.users >> op & 1) != 0, value, head.size))
+        self.register_buffer("whole", self._whole_actions() if self.size <= KEPT_ACTIONS else None)
+
+    def whole_actions(self) -> Tensor:
+        """What legality a whole action needs: int64 ``[1 + heads, size]``.
+
+        Row 0: its place in ``[ops * slots, ops]``, the (op, slot) entry for an op that uses a slot, else the op's own.
+        Row 1 + h: its value of head h, n (one past the choices) where the op ignores the head.
+        """
+        return self._whole_actions() if self.whole is None else self.whole
+
+    def _whole_actions(self) -> Tensor:
+        actions = self.decode(torch.arange(self.size, device=self.starts.device))  # [size, heads]
+        op, slot = actions[:, self.op_at], actions[:, self.slot_at]
+        uses = (self.users >> op.unsqueeze(-1) & 1) != 0  # [size, heads]
+        pairs = torch.where(uses[:, self.slot_at], op * self.slots + slot, len(self.starts) * self.slots + op)
+        sizes = self.sizes.expand_as(actions)
+        return torch.cat([pairs.unsqueeze(0), torch.where(uses, actions, sizes).T])
 
     def decode(self, index: Tensor) -> Tensor:
         """Whole actions ``[..., heads]`` of int64 indices ``[...]``; -1 in every head where there is none."""
@@ -110,7 +124,7 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
     if torch.compiler.is_compiling():
         raise RuntimeError(f"the tables of these masks are not on {key} yet: use the masks there once before compiling")
     made = LayoutTables(layout, device)
-    if type(made.pairs) is Tensor:  # not a fake one, which must not outlive its mode
+    if type(made.starts) is Tensor:  # not a fake one, which must not outlive its mode
         layout._tables[key] = made
     return made
 
@@ -132,7 +146,11 @@ def _numbering(layout: ActionLayout, width: int) -> dict[str, Any]:
                 _terms(head, op, strides[op][h], starts[op] if head.name == OP else 0, width)
                 for h, head in enumerate(layout.heads)
             ]
-    return {"starts": starts, "strides": strides, "counts": counts, "choices": choices, "terms": terms}
+    users, widths = [head.users for head in layout.heads], [head.size for head in layout.heads]
+    return {
+        **{"starts": starts, "strides": strides, "counts": counts, "choices": choices, "terms": terms},
+        **{"users": users, "sizes": widths},
+    }
 
 
 def _terms(head: HeadLayout, op: int, stride: int, start: int, width: int) -> list[int]:

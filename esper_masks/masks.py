@@ -137,11 +137,12 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         pairs = torch.cat(
             [rearrange(self.slot_by_op, "... ops slots -> ... (ops slots)"), self[OP]], dim=-1
         )  # [..., ops * slots + ops]
-        legal = pairs.index_select(-1, layout_tables(self.layout, self.device).pairs)
+        whole = layout_tables(self.layout, self.device).whole_actions()
+        legal = pairs.index_select(-1, whole[0])
         for name, limit in self._limits.items():
             if name != SLOT:  # the slot's limit is in the words
                 padded = torch.nn.functional.pad(limit, (0, 1), value=True)  # the last entry: the op ignores the head
-                legal = legal & padded.index_select(-1, self._table(name).values)
+                legal = legal & padded.index_select(-1, whole[1 + self.layout.head_names.index(name)])
         return legal
 
     def count(self) -> Tensor:

@@ -33,41 +33,41 @@ class SlotState:
         features: further features in the order of ``rules.feature_names``, or by name; 0 where not given.
     """
 
-    __slots__ = ("age", "features", "named", "stage")
+    __slots__ = ("named", "values")
 
     def __init__(self, stage: int, age: int = 0, *features: int, **named: int):
-        self.stage = stage
-        self.age = age
-        self.features = features
+        self.values = (stage, age, *features)
         self.named = named
+
+    @property
+    def stage(self) -> int:
+        return self.values[0]
+
+    @property
+    def age(self) -> int:
+        return self.values[1]
 
     def row(self, rules: MaskRules) -> tuple[int, ...]:
         """Stage, age and further features, in the order of ``rules.feature_names``."""
-        names = rules.feature_names[2:]
-        if not self.features and not self.named:
-            return (self.stage, self.age, *(0 for _ in names))
-        if len(self.features) > len(names):
-            raise SlotStateError(f"{self!r} has {2 + len(self.features)} features; {rules.name} has {2 + len(names)}")
-        values = dict(zip(names, self.features))
+        names, missing = rules.feature_names, len(rules.feature_names) - len(self.values)
+        if missing < 0:
+            raise SlotStateError(f"{self!r} has {len(self.values)} features; {rules.name} has {len(names)}")
+        values = dict(zip(names, self.values + (0,) * missing))
         for name, value in self.named.items():
-            if name not in names or name in values:
-                known = ", ".join(rules.feature_names)
+            if name not in names[len(self.values) :]:
+                known = ", ".join(names)
                 raise SlotStateError(f"{self!r}: feature {name!r} is given twice or unknown; {rules.name} has {known}")
             values[name] = value
-        return (self.stage, self.age, *(values.get(name, 0) for name in names))
+        return tuple(values.values())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SlotState) and self._key() == other._key()
+        return isinstance(other, SlotState) and (self.values, self.named) == (other.values, other.named)
 
     def __hash__(self) -> int:
-        return hash(self._key())
-
-    def _key(self) -> tuple[object, ...]:
-        return self.stage, self.age, self.features, tuple(sorted(self.named.items()))
+        return hash((self.values, frozenset(self.named.items())))
 
     def __repr__(self) -> str:
-        values = [*map(str, (self.stage, self.age, *self.features)), *(f"{k}={v}" for k, v in self.named.items())]
-        return f"SlotState({', '.join(values)})"
+        return f"SlotState({', '.join([*map(str, self.values), *(f'{k}={v}' for k, v in self.named.items())])})"
 
 
 SlotMapping = Mapping[str, SlotState | None]
@@ -88,24 +88,25 @@ def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMa
             environment, slot and feature.
     """
     batch = list(batch)
-    empty_row = (int(rules.empty),) + (0,) * (len(rules.feature_names) - 1)
+    known, width = frozenset(slot_ids), len(rules.feature_names)
+    empty_row = (int(rules.empty),) + (0,) * (width - 1)
     values: list[int] = []
     for env, slots in enumerate(batch):
         if not isinstance(slots, Mapping):
             raise SlotStateError(f"env {env}: wanted a mapping from slot id to SlotState or None, got {slots!r:.80}")
-        found = 0
+        if not slots.keys() <= known:
+            unknown = ", ".join(repr(key) for key in slots if key not in known)
+            raise SlotStateError(f"env {env}: no slot {unknown}; the slots are {', '.join(slot_ids)}")
         for slot_id in slot_ids:
             state = slots.get(slot_id)
-            found += slot_id in slots
             if state is None:
-                values.extend(empty_row)
-            elif isinstance(state, SlotState):
-                values.extend(state.row(rules))
-            else:
+                values += empty_row
+            elif not isinstance(state, SlotState):
                 raise SlotStateError(f"env {env} slot {slot_id!r}: wanted a SlotState or None, got {state!r:.80}")
-        if found != len(slots):
-            unknown = ", ".join(repr(key) for key in slots if key not in slot_ids)
-            raise SlotStateError(f"env {env}: no slot {unknown}; the slots are {', '.join(slot_ids)}")
+            elif len(state.values) == width and not state.named:
+                values += state.values
+            else:
+                values += state.row(rules)
     return _to_device(rules, slot_ids, values, len(batch), device)
 
 

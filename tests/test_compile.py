@@ -1,6 +1,8 @@
 """One graph, no host read, an op count that the batch does not change: what a GPU job relies on."""
 
+import copy
 import io
+import pickle
 import shutil
 from math import ceil, log2
 from typing import Any
@@ -126,6 +128,23 @@ def test_a_compiled_function_tells_layouts_apart() -> None:
         blueprint, joint = blueprint_and_joint(masks)
         assert torch.equal(blueprint, masks["blueprint"])
         assert torch.equal(joint, masks.joint())
+
+
+def test_a_copied_engine_compiles() -> None:
+    """A copy once came without its tables, which a trace cannot make."""
+    engine = em.MaskEngine(em.ruleset("esper-2026-06"))
+    states = random_states(engine, 5)
+    for other in (copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        joint = torch.compile(lambda s, e=other: e(s).joint(), fullgraph=True, backend="aot_eager")
+        assert torch.equal(joint(states), engine(states).joint())
+
+
+def test_masks_whose_tables_are_missing_say_so() -> None:
+    engine = em.MaskEngine(em.ruleset("esper-2026-06"))
+    masks = pickle.loads(pickle.dumps(engine(engine.empty_slots(5))))
+    joint = torch.compile(lambda m: m.joint(), fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="use the masks there once before compiling"):
+        joint(masks)
 
 
 def test_codec_compiles(backend: str) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import esper_masks as em
 from esper_masks import reference
+from esper_masks.layout_tables import layout_tables
 from tests.helpers import random_states, switch_settings
 
 SIZES = {"esper-2025-11": 43, "esper-2025-12": 43, "esper-2026-06": 1543}
@@ -88,3 +89,18 @@ def test_wrong_number_of_heads() -> None:
     codec = em.MaskEngine(em.ruleset("esper-2025-12")).joint_actions
     with pytest.raises(ValueError, match=r"shape \(2, 3\); wanted \[..., 4\], one value for each of slot, blueprint"):
         codec.encode(torch.zeros(2, 3, dtype=torch.int64))
+
+
+def test_a_joint_space_too_large_to_keep() -> None:
+    """Millions of whole actions cost an engine nothing until they are asked for, and are then the same."""
+    rules = em.ruleset("esper-2026-06")
+    wide = em.MaskEngine(rules, [f"s{i}" for i in range(600)])
+    assert wide.joint_actions.size == 1 + 600 * 514
+    assert layout_tables(wide.layout, wide.device).whole is None
+    states = random_states(wide, 2)
+    masks = wide(states).restrict(style=torch.tensor([True, False, True, False]))
+    assert torch.equal(masks.joint().sum(-1), masks.count())
+    narrow = em.MaskEngine(rules)
+    kept = layout_tables(narrow.layout, narrow.device)
+    assert kept.whole is not None
+    assert torch.equal(kept.whole, kept._whole_actions())
