@@ -5,8 +5,8 @@
 #   make bench               the benchmarks; writes benchmarks/results
 
 PYTHON ?= python3
-LOG    ?= esper_masks/data/sample.jsonl
-RULES  ?= esper-2025-12
+LOG    = esper_masks/data/sample.jsonl
+RULES  = esper-2025-12
 
 BIN   := .venv/bin
 READY := .venv/ready
@@ -14,7 +14,7 @@ READY := .venv/ready
 .PHONY: run test lint bench clean
 
 run: $(READY)
-	@$(BIN)/esper-masks replay "$(LOG)" --rules "$(RULES)"
+	@$(BIN)/python -m esper_masks replay "$(LOG)" --rules "$(RULES)"
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -31,6 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 	  f"esper-masks needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	@echo "setting up .venv (once; torch is large, this can take some minutes)"
+	@$(BIN)/python -c '' 2>/dev/null || rm -rf .venv
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)

@@ -1,4 +1,4 @@
-"""Run the suite, write ``benchmarks/results/<version>/masks-<device>.json``, print the table."""
+"""Run the suite and print its tables; a whole run writes ``benchmarks/results/<version>/masks-cpu.json``."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -21,9 +22,10 @@ def main() -> int:
     options = ["-q", "--benchmark-disable-gc", "--benchmark-warmup=on", "--benchmark-quiet", f"--benchmark-json={part}"]
     code = int(pytest.main([str(HERE), *options, *sys.argv[1:]]))
     if code == 0:
-        part.replace(target)  # a run that failed or was interrupted leaves the last result as it was
-        print_table(json.loads(target.read_text()))
-        print(f"written to {target.relative_to(HERE.parent)}")
+        print_table(json.loads(part.read_text()))
+        if not sys.argv[1:]:  # only a whole run that passed replaces the result
+            part.replace(target)
+            print(f"written to {target.relative_to(HERE.parent)}")
     part.unlink(missing_ok=True)
     return code
 
@@ -33,17 +35,20 @@ def print_table(result: dict[str, Any]) -> None:
     machine = result["machine_info"]
     console = Console(highlight=False)
     console.print(f"{machine['cpu']}, 1 thread, torch {machine['torch']}, Python {machine['python']}")
-    console.print("x loop: times faster than small_tensors; x best: than one_tensor; below 1 is slower")
+    console.print("x loop, x best: times faster than small_tensors, one_tensor; below 1 is slower.")
+    console.print("of limit: the same bytes copied, in the same run, over the time taken.")
     cases = dict.fromkeys((row["rules"], row["slots"], row["batch"]) for row in result["benchmarks"])
     for rules, slots, batch in cases:
-        table = Table("way", "ns/env", "x loop", "x best", "of limit", "compile s", width=79)
+        table = Table(
+            "way", "ns/env", "x loop", "x best", "GB/s", "of limit", "compile s", box=SIMPLE_HEAD, padding=(0, 1)
+        )
         for column in table.columns[1:]:
             column.justify = "right"
         for row in result["benchmarks"]:
             if (row["rules"], row["slots"], row["batch"]) == (rules, slots, batch):
                 table.add_row(
                     row["way"],
-                    *(_figure(row.get(name)) for name in ("ns_per_env", "x_small_tensors", "x_one_tensor")),
+                    *(_figure(row.get(n)) for n in ("ns_per_env", "x_small_tensors", "x_one_tensor", "gb_per_s")),
                     f"{row['share_of_limit']:.1%}" if "share_of_limit" in row else "",
                     f"{row['compile_s']:.1f}" if "compile_s" in row else "",
                 )

@@ -56,6 +56,8 @@ def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict
         for baseline, key in (("small_tensors", "x_small_tensors"), ("one_tensor", "x_one_tensor")):
             if baseline in same and row["way"] != "copy":
                 row[key] = same[baseline]["ns_per_env"] / row["ns_per_env"]
+        if "bytes_per_env" in row:
+            row["gb_per_s"] = row["bytes_per_env"] / row["ns_per_env"]
         if "bytes_per_env" in row and "copy" in same:
             copy = same["copy"]
             floor = row["bytes_per_env"] / copy["bytes_per_env"] * copy["ns_per_env"]

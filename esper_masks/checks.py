@@ -6,11 +6,18 @@ import torch
 from torch import Tensor
 
 
-def check_bool(name: str, mask: Tensor, shape: Sequence[int], *, broadcast: bool = True) -> None:
-    """Raise ``ValueError`` unless a mask is bool and has the shape, or broadcasts to it along all but the last axis."""
+def check_bool(
+    name: str, mask: Tensor, shape: Sequence[int], device: torch.device | None = None, *, broadcast: bool = True
+) -> None:
+    """Raise ``ValueError`` unless a mask is bool, on the device if one is given, and has the shape.
+
+    With ``broadcast`` it may be any shape that broadcasts to it along all but the last axis.
+    """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"mask {name!r} must be a bool tensor, got {got}; convert it with `mask > 0.5`")
+    if device is not None and mask.device != device:
+        raise ValueError(f"mask {name!r} is on {mask.device}, the masks are on {device}; move one of them")
     have, wanted = tuple(mask.shape), tuple(shape)
     if broadcast:
         padded = (1,) * (len(wanted) - len(have)) + have

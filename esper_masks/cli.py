@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.resources import as_file, files
+from io import TextIOWrapper
 
 from rich.console import Console
 
 from esper_masks.errors import RulesError
 from esper_masks.rulesets import ruleset, rulesets
 from esper_masks.telemetry import Replay
+from esper_masks.telemetry.events import clean
 
 DEFAULT_RULES = "esper-2025-12"
 SAMPLE = "esper_masks/data/sample.jsonl"
@@ -25,10 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a log may hold what the terminal cannot show
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # the reader went away, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -39,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return f"{clean(str(error.filename), 4096)}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 
@@ -58,7 +66,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=10_000,
         metavar="N",
-        help="findings to keep (default: 10000); all are counted",
+        help="findings of each kind to keep (default: 10000); all are counted",
     )
     parser.set_defaults(run=_replay)
 
@@ -97,6 +105,8 @@ def _read_all(replay: Replay, paths: Sequence[str]) -> int:
 
 def _check_readable(path: str) -> None:
     if path == "-":
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "is closed", "standard input")
         return
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

@@ -1,6 +1,6 @@
 """The engine: slot states in, masks out, one gather and a few word operations for the whole batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from esper_masks.rules import MaskRules
 from esper_masks.tables import ABOVE, BELOW, build_gates, build_stage_words, or_over_slots
 
 STATE_DTYPES = (torch.int32, torch.int16, torch.int64)
+INT32 = torch.iinfo(torch.int32)
 
 
 class MaskEngine(nn.Module):
@@ -59,21 +60,25 @@ class MaskEngine(nn.Module):
         super().__init__()
         if not isinstance(rules, MaskRules):
             raise RulesError(f"wanted MaskRules, got {type(rules).__name__}; ruleset(name) gives one")
-        slot_ids = _check_slot_ids(rules.slot_ids if slot_ids is None else slot_ids)
-        enabled_ids = slot_ids if enabled is None else _check_enabled_ids(enabled, slot_ids)
+        ids = _check_slot_ids(rules.slot_ids if slot_ids is None else slot_ids)
         self.rules = rules.resolve(**switches)
-        self.fingerprint = rules.fingerprint
-        self.layout = build_layout(self.rules, slot_ids)
+        self.fingerprint = self.rules.fingerprint
+        self.layout = build_layout(self.rules, ids)
         self.joint_actions = JointActions(self.layout)
         self.gates = build_gates(self.rules)
-        self.max_seeds = max_seeds
-        self.all_enabled = set(enabled_ids) == set(slot_ids)
+        if isinstance(max_seeds, Tensor):
+            raise SlotStateError("max_seeds must be an int here; one limit for each environment goes to the call")
         self._check_limit(max_seeds)
-        self.register_buffer("stage_words", build_stage_words(self.rules).to(device), persistent=False)
-        self.register_buffer(
-            "default_enabled", torch.tensor([s in enabled_ids for s in slot_ids], device=device), persistent=False
-        )
+        self.max_seeds = max_seeds
+        self.enabled_ids = ids if enabled is None else _check_enabled_ids(enabled, ids)
+        stage_words, default_enabled = self._build_tables()
+        self.register_buffer("stage_words", stage_words.to(device), persistent=False)
+        self.register_buffer("default_enabled", default_enabled.to(device), persistent=False)
         layout_tables(self.layout, self.device)  # before any trace or capture
+
+    def _build_tables(self) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False):  # an engine made for a rollout may serve an update
+            return build_stage_words(self.rules), torch.tensor([s in self.enabled_ids for s in self.slot_ids])
 
     def forward(
         self,
@@ -98,6 +103,8 @@ class MaskEngine(nn.Module):
         """
         limit = self.max_seeds if max_seeds is None else max_seeds
         limited = self._check_inputs(states, total_seeds, limit, enabled)
+        if states.dtype == torch.int16:
+            states = states.int()  # a threshold of the rules may be beyond int16
         highest = self.stage_words.shape[0] - BELOW - ABOVE
         words = self.stage_words[states[..., 0].clamp(-BELOW, highest).int() + BELOW]  # [..., slots]
         for min_age, ops in self.gates.ages:
@@ -106,13 +113,14 @@ class MaskEngine(nn.Module):
             words = torch.where(states[..., column] != value, words & ~ops, words)
         if enabled is not None:
             words = words * enabled
-        elif not self.all_enabled:
+        elif len(set(self.enabled_ids)) < len(self.slot_ids):
             words = words * self.default_enabled
         union = or_over_slots(words)  # [...]
         vetoes: list[Tensor] = []
         if limited:
             assert total_seeds is not None
-            full = (total_seeds >= limit) & (limit > 0) if isinstance(limit, Tensor) else total_seeds >= limit
+            totals = total_seeds.int() if total_seeds.dtype == torch.int16 else total_seeds
+            full = (totals >= limit) & (limit > 0) if isinstance(limit, Tensor) else totals >= limit
             vetoes.append(full.int() * self.gates.seed_limited)
         vetoes.extend(((union & bit) != 0).int() * ops for bit, ops in self.gates.blocks)
         if vetoes:
@@ -122,7 +130,7 @@ class MaskEngine(nn.Module):
             kept = vetoed ^ self.layout.all_ops
             words = words & kept.unsqueeze(-1)
             union = union & kept
-        return ActionMasks(self.layout, words, union | self.layout.always)
+        return ActionMasks(self.layout, words, union | self.layout.unconditional)
 
     # -- states -------------------------------------------------------------------------------------------------------
 
@@ -167,12 +175,15 @@ class MaskEngine(nn.Module):
         slot_states.check_slots(self.rules, self.slot_ids, states)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "MaskEngine":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        layout_tables(self.layout, self.device)  # before any trace or capture
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types here
+        stage_words, default_enabled = self._build_tables()
+        self.stage_words.copy_(stage_words)  # `to_empty` leaves memory as it finds it
+        self.default_enabled.copy_(default_enabled)
+        layout_tables(self.layout, self.device)
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no types here
         layout_tables(self.layout, self.device)
 
     # -- checks of shape, dtype and device ----------------------------------------------------------------------------
@@ -203,6 +214,8 @@ class MaskEngine(nn.Module):
             self._check_device("enabled", enabled)
         if isinstance(limit, Tensor):
             self._check_counts("max_seeds", limit, batch)
+        if total_seeds is not None:
+            self._check_counts("total_seeds", total_seeds, batch)
         self._check_limit(limit)
         if not isinstance(limit, Tensor) and limit <= 0:
             return False
@@ -210,7 +223,6 @@ class MaskEngine(nn.Module):
             raise SlotStateError(
                 "there is a seed limit, so the engine needs total_seeds: seeds germinated so far, [...]"
             )
-        self._check_counts("total_seeds", total_seeds, batch)
         return True
 
     def _check_counts(self, name: str, counts: Tensor, batch: torch.Size) -> None:
@@ -228,6 +240,8 @@ class MaskEngine(nn.Module):
     def _check_limit(self, limit: int | Tensor) -> None:
         if not isinstance(limit, (int, torch.SymInt, Tensor)) or isinstance(limit, bool):
             raise SlotStateError(f"max_seeds must be an int or an integer tensor, got {limit!r}")
+        if not isinstance(limit, Tensor) and limit > INT32.max:
+            raise SlotStateError(f"max_seeds {limit} is no 32-bit integer; 0 means no limit")
         if (isinstance(limit, Tensor) or limit > 0) and not self.gates.seed_limited:
             raise RulesError(f"{self.rules.name} has no op under a seed limit, so max_seeds would have no effect")
 
@@ -243,11 +257,11 @@ class MaskEngine(nn.Module):
         Raises:
             RulesError: the checkpoint was made under other rules.
         """
-        found = bytes(state.tolist()).hex() if isinstance(state, Tensor) else repr(state)
+        found = bytes(state.to(torch.uint8).tolist()).hex() if isinstance(state, Tensor) else repr(state)
         if found != self.fingerprint:
             raise RulesError(
-                f"this checkpoint was made under other rules (fingerprint {found[:12]}); the engine has "
-                f"{self.rules.name} ({self.fingerprint[:12]})"
+                f"this checkpoint was made under other rules or rule switches (fingerprint {found[:12]}); the engine "
+                f"has {self.rules.name} ({self.fingerprint[:12]})"
             )
 
     def extra_repr(self) -> str:
@@ -255,9 +269,10 @@ class MaskEngine(nn.Module):
 
 
 def _check_slot_ids(slot_ids: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(slot_ids, str) or not all(isinstance(slot_id, str) for slot_id in slot_ids):
-        raise SlotStateError(f"slot_ids must be a sequence of names, got {slot_ids!r}")
-    ids = tuple(slot_ids)
+    ordered = isinstance(slot_ids, Iterable) and not isinstance(slot_ids, (str, Set))
+    ids = tuple(slot_ids) if ordered else ()
+    if not ordered or not all(isinstance(slot_id, str) for slot_id in ids):
+        raise SlotStateError(f"slot_ids must be a sequence of names, got {slot_ids!r:.80}")
     if not ids:
         raise SlotStateError("an engine needs at least one slot id, and these rules have no default")
     if len(set(ids)) != len(ids):
@@ -266,7 +281,7 @@ def _check_slot_ids(slot_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_enabled_ids(enabled: Iterable[str], slot_ids: tuple[str, ...]) -> tuple[str, ...]:
-    if isinstance(enabled, (str, Tensor)):
+    if isinstance(enabled, (str, Tensor)) or not isinstance(enabled, Iterable):
         raise SlotStateError(f"enabled must be a collection of slot ids here, got {enabled!r:.80}")
     ids = tuple(enabled)
     if not ids:

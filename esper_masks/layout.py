@@ -51,7 +51,8 @@ class ActionLayout:
         ops: op names; op i is bit i of a word.
         slot_ids: slot names; slot s is entry s of ``slot_words``.
         heads: in the order of the action vector.
-        always: word of the ops that are legal in every row.
+        always: word of the ops that are legal in every enabled slot.
+        unconditional: those of them that use no slot, which makes them legal in every row.
         possible: word of the ops that some state allows.
     """
 
@@ -59,6 +60,7 @@ class ActionLayout:
     slot_ids: tuple[str, ...]
     heads: tuple[HeadLayout, ...]
     always: int
+    unconditional: int
     possible: int
     _tables: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # see layout_tables
 
@@ -88,6 +90,7 @@ def build_layout(rules: MaskRules, slot_ids: Sequence[str]) -> ActionLayout:
         slot_ids=tuple(slot_ids),
         heads=tuple(_build_head(rules, head, tuple(slot_ids)) for head in rules.heads),
         always=_word(op.id for op in rules.op_rules if op.always),
+        unconditional=_word(op.id for op in rules.op_rules if op.always and SLOT not in op.uses),
         possible=_word(op.id for op in rules.op_rules if not op.disabled),
     )
 

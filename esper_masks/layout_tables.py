@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from esper_masks.layout import ActionLayout, HeadLayout
 from esper_masks.rule_checks import OP, SLOT
@@ -64,10 +65,16 @@ class LayoutTables(nn.Module):
         self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
         self.width = max(head.size for head in layout.heads)
         self.size = sum(actions_per_op(layout))
+        self.numbered = self.size < 2**62
         self.slots, self.op_at, self.slot_at = len(layout.slot_ids), *map(layout.head_names.index, (OP, SLOT))
-        for name, table in _numbering(layout, self.width).items():
+        for name, table in _numbering(layout, self.width).items() if self.numbered else ():
             self.register_buffer(name, torch.tensor(table, dtype=torch.int64, device=device))
         self.register_buffer("whole", self._whole_actions() if self.size <= KEPT_ACTIONS else None)
+
+    def check_numbered(self) -> None:
+        """Raise ``ValueError`` if there are more whole actions than an int64 can number."""
+        if not self.numbered:
+            raise ValueError(f"there are {self.size:.3g} whole actions, more than an int64 can number")
 
     def whole_actions(self) -> Tensor:
         """What legality a whole action needs: int64 ``[1 + heads, size]``.
@@ -75,6 +82,7 @@ class LayoutTables(nn.Module):
         Row 0: its place in ``[ops * slots, ops]``, the (op, slot) entry for an op that uses a slot, else the op's own.
         Row 1 + h: its value of head h, n (one past the choices) where the op ignores the head.
         """
+        self.check_numbered()
         return self._whole_actions() if self.whole is None else self.whole
 
     def _whole_actions(self) -> Tensor:
@@ -87,6 +95,7 @@ class LayoutTables(nn.Module):
 
     def decode(self, index: Tensor) -> Tensor:
         """Whole actions ``[..., heads]`` of int64 indices ``[...]``; -1 in every head where there is none."""
+        self.check_numbered()
         index = index.unsqueeze(-1)  # [..., 1]
         valid = (index >= 0) & (index < self.size)
         index = torch.where(valid, index, 0)
@@ -97,6 +106,7 @@ class LayoutTables(nn.Module):
 
     def encode(self, actions: Tensor, op: Tensor) -> Tensor:
         """Indices ``[...]`` of int64 actions ``[..., heads]`` whose op is ``[...]``; -1 where there is none."""
+        self.check_numbered()
         rows = actions.clamp(-1, self.width) + 1  # row 0 and the last are for values that no head has
         ops = op.clamp(-1, len(self.starts)) + 1
         terms = self.terms[ops.unsqueeze(-1), torch.arange(len(self.heads), device=op.device), rows]  # [..., heads]
@@ -123,8 +133,9 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
         return kept
     if torch.compiler.is_compiling():
         raise RuntimeError(f"the tables of these masks are not on {key} yet: use the masks there once before compiling")
-    made = LayoutTables(layout, device)
-    if type(made.starts) is Tensor:  # not a fake one, which must not outlive its mode
+    with torch.inference_mode(False):  # tables made in a rollout may serve an update
+        made = LayoutTables(layout, device)
+    if not isinstance(made.heads[0].closed, FakeTensor):  # not a fake one, which must not outlive its mode
         layout._tables[key] = made
     return made
 

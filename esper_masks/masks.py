@@ -36,29 +36,32 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
     def from_words(cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor | None = None) -> "ActionMasks":
         """Masks from stored words.
 
+        Words hold all there is of an engine's masks. Of restricted masks they hold which op is legal where, not what
+        ``restrict`` has taken from the other heads: apply it again, or store the masks themselves.
+
         Args:
             layout: heads and ops (``engine.layout``).
-            slot_words: integers of any width, ``[..., slots]``; bits beyond the ops are ignored.
+            slot_words: integers of any width, ``[..., slots]``; bits of no op that could be legal are ignored.
             op_words: integers ``[...]``. By default an op is legal where some slot allows it, and the ops that are
                 always legal are.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit.
+            ValueError: shapes, dtypes or devices that do not fit.
         """
         slots = len(layout.slot_ids)
         check_integer("slot_words", slot_words)
         if slot_words.ndim < 1 or slot_words.shape[-1] != slots:
             raise ValueError(f"slot_words have shape {tuple(slot_words.shape)}; wanted [..., {slots}], one word a slot")
-        slot_words = slot_words.to(torch.int32) & layout.all_ops
+        slot_words = slot_words.to(torch.int32) & layout.possible
         if op_words is None:
-            return cls(layout, slot_words, or_over_slots(slot_words) | layout.always)
+            return cls(layout, slot_words, or_over_slots(slot_words) | layout.unconditional)
         check_integer("op_words", op_words)
-        if op_words.shape != slot_words.shape[:-1]:
+        if op_words.shape != slot_words.shape[:-1] or op_words.device != slot_words.device:
             raise ValueError(
-                f"op_words have shape {tuple(op_words.shape)}; slot_words {tuple(slot_words.shape)} need "
-                f"{tuple(slot_words.shape[:-1])}"
+                f"op_words are {tuple(op_words.shape)} on {op_words.device}; slot_words {tuple(slot_words.shape)} "
+                f"need {tuple(slot_words.shape[:-1])} on {slot_words.device}"
             )
-        return cls(layout, slot_words, op_words.to(torch.int32) & layout.all_ops)
+        return cls(layout, slot_words, op_words.to(torch.int32) & layout.possible)
 
     @classmethod
     def from_bools(
@@ -80,15 +83,16 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         for name in (OP, SLOT):
             if name not in masks:
                 raise ValueError(f"from_bools needs a mask for {name!r}; it was given {', '.join(masks) or 'none'}")
-        shape = masks[OP].shape[:-1]
         slots, ops = len(layout.slot_ids), len(layout.ops)
-        every = torch.full((*shape, slots), layout.all_ops, dtype=torch.int32, device=masks[OP].device)
-        whole = cls(layout, every, torch.full(shape, layout.all_ops, dtype=torch.int32, device=masks[OP].device))
+        check_bool(OP, masks[OP], (*getattr(masks[OP], "shape", (0,))[:-1], ops), broadcast=False)
+        shape, device = masks[OP].shape[:-1], masks[OP].device
+        every = torch.full((*shape, slots), layout.possible, dtype=torch.int32, device=device)
+        whole = cls(layout, every, torch.full(shape, layout.possible, dtype=torch.int32, device=device))
         for name, mask in masks.items():
-            check_bool(name, mask, (*shape, whole._table(name).size), broadcast=False)
+            check_bool(name, mask, (*shape, whole._table(name).size), device, broadcast=False)
         given = dict(masks)
         if slot_by_op is not None:
-            check_bool("slot_by_op", slot_by_op, (*shape, ops, slots), broadcast=False)
+            check_bool("slot_by_op", slot_by_op, (*shape, ops, slots), device, broadcast=False)
             given["slot_by_op"] = slot_by_op
         return whole.restrict(**given)
 
@@ -178,21 +182,24 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             constraints: head name, or ``slot_by_op`` -> bool mask that broadcasts to the head's.
 
         Raises:
-            ValueError: a mask that is not bool or does not broadcast.
+            ValueError: a mask that is not bool, does not broadcast or is on another device.
             KeyError: a name that is no head.
         """
         limits = dict(self._limits)
-        op_bits, slot_users = self._table(OP).open_words, self._table(SLOT).users
+        op_bits, slot_users, carriers = self._table(OP).open_words, self._table(SLOT).users, self._table(SLOT).openers
         slot_words, op_words = self.slot_words, self.op_words
         for name, mask in constraints.items():
+            users = slot_users if name == "slot_by_op" else self._table(name).users
+            if name != SLOT and users & carriers:  # from here on the words may not tell which slots are enabled
+                limits.setdefault(SLOT, (slot_words & carriers) != 0)
             if name == "slot_by_op":
-                check_bool(name, mask, (*self.shape, len(self.layout.ops), len(self.layout.slot_ids)))
+                check_bool(name, mask, (*self.shape, len(self.layout.ops), len(self.layout.slot_ids)), self.device)
                 bits = op_bits.unsqueeze(-1)  # [ops, 1]
                 kept = torch.where(mask | ((bits & slot_users) == 0), bits, 0).sum(-2, dtype=torch.int32)
                 slot_words = slot_words & kept
                 continue
             table = self._table(name)
-            check_bool(name, mask, (*self.shape, table.size))
+            check_bool(name, mask, (*self.shape, table.size), self.device)
             if name == SLOT:
                 slot_words = slot_words * mask
                 if SLOT in limits:
@@ -200,8 +207,6 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
                 continue
             if name == OP:
                 permitted = mask
-                # from here on the words may not tell which slots are enabled
-                limits.setdefault(SLOT, (slot_words & self._table(SLOT).openers) != 0)
             else:
                 limit = mask.expand(*self.shape, table.size)
                 limits[name] = limit & limits[name] if name in limits else limit

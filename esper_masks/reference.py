@@ -25,6 +25,7 @@ def forbids(
     enabled: Sequence[bool] | None = None,
     total_seeds: int | None = None,
     max_seeds: int = 0,
+    slot_ids: Sequence[str] | None = None,
 ) -> str | None:
     """Why an op is illegal in a slot of one environment: the first rule that forbids it, or None if it is legal.
 
@@ -36,6 +37,7 @@ def forbids(
         enabled: one bool a slot; None for all.
         total_seeds: seeds germinated so far; needed only under a limit.
         max_seeds: the limit; 0 or less for none.
+        slot_ids: names of the slots, for the reason; None for their numbers.
     """
     enabled = [True] * len(slots) if enabled is None else enabled
     if not enabled[slot]:
@@ -62,7 +64,8 @@ def forbids(
             return f"seed limit: {total_seeds} of {max_seeds}"
     for other, row in enumerate(slots):
         if enabled[other] and row[0] in op.blocked_by:
-            return f"slot {other} is {stage_name(rules, row[0])}, which blocks it everywhere"
+            where = other if slot_ids is None else slot_ids[other]
+            return f"slot {where} is {stage_name(rules, row[0])}, which blocks it everywhere"
     return None
 
 
@@ -86,7 +89,7 @@ def slot_by_op(
 
 def head_masks(rules: MaskRules, by_op: Sequence[Sequence[bool]], enabled: Sequence[bool]) -> Result:
     """One list of bools per head, and ``slot_by_op``, of one environment whose ``slot_by_op`` is known."""
-    legal_ops = [op for op in rules.op_rules if op.always or any(by_op[op.id])]
+    legal_ops = [op for op in rules.op_rules if (op.always and SLOT not in op.uses) or any(by_op[op.id])]
     masks: Result = {"slot_by_op": list(by_op)}
     for head in rules.heads:
         if head.name == SLOT:

@@ -15,6 +15,9 @@ SLOT = "slot"  # the head whose choices are the engine's slots
 OP = "op"  # the head whose choices are the ops
 MAX_STAGE = 254  # a stage and the "no stage" row fit one byte
 WORD_BITS = 31  # int32 without its sign
+INT32 = range(-(2**31), 2**31)
+ENGINE_ARGUMENTS = ("rules", "slot_ids", "enabled", "max_seeds", "device")  # a switch of that name could not be set
+MASK_NAMES = ("slot_by_op", "joint")  # what masks give beside heads
 
 
 def check_rules(rules: MaskRules) -> None:
@@ -25,8 +28,12 @@ def check_rules(rules: MaskRules) -> None:
         _check_op(rules, op)
     for head in rules.heads:
         _check_head(rules, head)
-    if not any(op.always for op in rules.op_rules):
-        _fail(rules, "no op is always legal, so a row could be left without a legal action; mark one always=True")
+    if not any(op.always and SLOT not in op.uses for op in rules.op_rules):
+        _fail(
+            rules,
+            "no op is always legal without a slot, so a row could be left without a legal action; "
+            "mark one always=True that does not use 'slot'",
+        )
     if len(set(rules.slot_ids)) != len(rules.slot_ids):
         _fail(rules, f"slot ids repeat: {', '.join(rules.slot_ids)}")
 
@@ -69,11 +76,15 @@ def _check_stages(rules: MaskRules) -> None:
         if feature in ("stage", "age") or not (isinstance(values, type) and issubclass(values, IntEnum)):
             _fail(rules, f"feature {feature!r} needs a name of its own and an IntEnum of its values, got {values!r}")
         _check_no_alias(rules, values, f"feature {feature!r}")
+        if not all(int(value) in INT32 for value in values):
+            _fail(rules, f"feature {feature!r} has a value that is no 32-bit integer")
         if 0 not in set(values):
             _fail(rules, f"feature {feature!r} has no value 0, which an empty slot holds")
     for switch, choices in rules.switches.items():
         if not choices:
             _fail(rules, f"switch {switch!r} has no values")
+        if switch in ENGINE_ARGUMENTS:
+            _fail(rules, f"switch {switch!r} has the name of an argument of the engine")
 
 
 def _check_no_alias(rules: MaskRules, enum: type[IntEnum], what: str) -> None:
@@ -88,8 +99,8 @@ def check_ops(rules: MaskRules) -> None:
     if not rules.op_rules:
         _fail(rules, "there are no ops")
     for op in rules.op_rules:
-        if not isinstance(op.id, IntEnum):
-            _fail(rules, f"op {op.id!r} is no member of an IntEnum")
+        if not isinstance(getattr(op, "id", None), IntEnum):
+            _fail(rules, f"{getattr(op, 'id', op)!r}: every op must be an Op whose id is a member of an IntEnum")
     enum = rules.ops
     _check_no_alias(rules, enum, "ops")
     seen: dict[int, Op] = {}
@@ -120,6 +131,10 @@ def _check_op(rules: MaskRules, op: Op) -> None:
             _fail(rules, f"{where} is always legal, so it can have neither stages nor gates")
     elif op.enters is not None and op.moves:
         _fail(rules, f"{where} has both enters and moves; write the edge of enters into moves")
+    if op.min_age is not None and (type(op.min_age) is not int or op.min_age not in INT32):
+        _fail(rules, f"{where} has min_age={op.min_age!r}; wanted a 32-bit integer")
+    if op.waived_by is not None and not op.requires:
+        _fail(rules, f"{where} has waived_by={op.waived_by!r} and requires nothing that it could waive")
     for stage in (op.enters, *op.moves, *op.moves.values(), *op.acts_in, *op.blocked_by):
         if stage is not None and not isinstance(stage, rules.stages):
             _fail(rules, f"{where} names {_show(stage)}, which is no stage; the stages are {_names(rules.stages)}")
@@ -138,6 +153,9 @@ def _check_op(rules: MaskRules, op: Op) -> None:
             _fail(
                 rules, f"{where} names the switch {switch!r}; the switches are: {', '.join(rules.switches) or 'none'}"
             )
+    for switch in (op.waived_by, op.disabled_by):
+        if switch is not None and sorted(map(repr, rules.switches[switch])) != ["False", "True"]:
+            _fail(rules, f"{where} needs {switch!r} to be a switch of False and True, not {rules.switches[switch]}")
     if not op.disabled and not rules.legal_stages(op.id):
         reason = "it names no stage" if not moving else f"no stage moves to {_show(op.enters)}"
         _fail(rules, f"{where} can never be legal: {reason}")
@@ -149,6 +167,11 @@ def _check_op(rules: MaskRules, op: Op) -> None:
 
 
 def _check_heads_present(rules: MaskRules) -> None:
+    for head in rules.heads:
+        if not hasattr(head, "by_op"):
+            _fail(rules, f"{head!r} is no Head")
+        if head.name in MASK_NAMES:
+            _fail(rules, f"no head can be called {head.name!r}; masks use the name")
     names = rules.head_names
     for name in (SLOT, OP):
         if names.count(name) != 1:
@@ -198,6 +221,10 @@ def _check_head(rules: MaskRules, head: Head) -> None:
         for choice in choices:
             if choice not in head.choices:
                 _fail(rules, f"{where} has no choice {choice!r}; it has {', '.join(head.choices)}")
+    if head.closed is not None and not head.by_op:
+        for choices in options:
+            if not set(head.closed) <= set(choices):
+                _fail(rules, f"{where}: closed {tuple(head.closed)} is not among the legal choices {tuple(choices)}")
     if head.canonical is not None and head.canonical not in head.choices:
         _fail(rules, f"{where}: canonical {head.canonical!r} is no choice of it; it has {', '.join(head.choices)}")
 

@@ -6,7 +6,7 @@ loops; both see the same data, so changing one transition changes the masks of b
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -52,7 +52,8 @@ class Op:
 
     Args:
         id: the member of the op enum; its value is the op's index, and its bit in a word.
-        always: legal in every enabled slot whatever it holds, and in a row without an enabled slot; excludes gates.
+        always: legal in every enabled slot whatever it holds and, if it uses no slot, in a row without an enabled slot;
+            excludes gates. One such op without a slot is needed, so that no row is without a legal action.
         enters: the one stage this op moves a seed to.
         moves: stage -> stage, for an op whose target depends on the source. Each edge must be a transition.
         acts_in: stages in which the op acts without moving the seed.
@@ -114,11 +115,9 @@ class Head:
 
     def __post_init__(self) -> None:
         _freeze(self, maps=("by_op",), tuples=("choices", "closed", "opened_by"))
-        if isinstance(self.legal, Mapping):
-            object.__setattr__(self, "legal", FrozenMapping({k: tuple(v) for k, v in self.legal.items()}))
-        elif self.legal is not None:
-            object.__setattr__(self, "legal", tuple(self.legal))
-        object.__setattr__(self, "by_op", FrozenMapping({k: tuple(v) for k, v in self.by_op.items()}))
+        legal = _ordered_values("legal", self.legal) if isinstance(self.legal, Mapping) else None
+        object.__setattr__(self, "legal", legal or _ordered("legal", self.legal, "Head"))
+        object.__setattr__(self, "by_op", _ordered_values("by_op", self.by_op))
 
     @property
     def open_choices(self) -> Sequence[str]:
@@ -159,10 +158,8 @@ class MaskRules:
 
     def __post_init__(self) -> None:
         _freeze(self, maps=("transitions", "features", "switches"), tuples=("op_rules", "heads", "slot_ids"))
-        object.__setattr__(
-            self, "transitions", FrozenMapping({stage: tuple(to) for stage, to in self.transitions.items()})
-        )
-        object.__setattr__(self, "switches", FrozenMapping({k: tuple(v) for k, v in self.switches.items()}))
+        object.__setattr__(self, "transitions", _ordered_values("transitions", self.transitions))
+        object.__setattr__(self, "switches", _ordered_values("switches", self.switches))
         check_ops(self)
         object.__setattr__(self, "op_rules", tuple(sorted(self.op_rules, key=lambda op: op.id)))
         check_rules(self)
@@ -255,10 +252,25 @@ def _resolve_head(head: Head, setting: Mapping[str, object]) -> Head:
 
 def _freeze(obj: object, maps: tuple[str, ...], tuples: tuple[str, ...]) -> None:
     for name in maps:
-        object.__setattr__(obj, name, FrozenMapping(getattr(obj, name)))
-    for name in tuples:
         value = getattr(obj, name)
-        object.__setattr__(obj, name, value if value is None else tuple(value))
+        if not isinstance(value, Mapping):
+            raise RulesError(f"{type(obj).__name__}: {name} must be a mapping, got {value!r:.80}")
+        object.__setattr__(obj, name, FrozenMapping(value))
+    for name in tuples:
+        object.__setattr__(obj, name, _ordered(name, getattr(obj, name), type(obj).__name__))
+
+
+def _ordered(name: str, value: Any, where: str) -> tuple[Any, ...] | None:
+    """A tuple of a sequence; sets are refused, because their order differs from process to process."""
+    if value is None and name in ("legal", "closed"):
+        return None
+    if isinstance(value, (str, Set)) or not isinstance(value, Iterable):
+        raise RulesError(f"{where}: {name} must be a sequence such as a tuple, got {value!r:.80}")
+    return tuple(value)
+
+
+def _ordered_values(name: str, value: Mapping[Any, Any]) -> FrozenMapping[Any, Any]:
+    return FrozenMapping({key: _ordered(f"{name}[{key!r}]", entry, "rules") for key, entry in value.items()})
 
 
 def _plain(value: object) -> object:

@@ -73,7 +73,7 @@ class SlotState:
 SlotMapping = Mapping[str, SlotState | None]
 
 
-def allocate_states(batch: int, slots: int, features: int, device: torch.device | None, pin: bool = False) -> Tensor:
+def allocate_states(batch: int, slots: int, features: int, device: torch.device, pin: bool = False) -> Tensor:
     """Uninitialized int32 ``[batch, slots, features]`` in batch-last memory."""
     storage = torch.empty((features, slots, batch), dtype=torch.int32, device=device, pin_memory=pin)
     return rearrange(storage, "features slots batch -> batch slots features")
@@ -106,7 +106,10 @@ def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMa
             elif len(state.values) == width and not state.named:
                 values += state.values
             else:
-                values += state.row(rules)
+                try:
+                    values += state.row(rules)
+                except SlotStateError as error:
+                    raise SlotStateError(f"env {env} slot {slot_id!r}: {error}") from None
     return _to_device(rules, slot_ids, values, len(batch), device)
 
 
@@ -114,7 +117,7 @@ def _to_device(
     rules: MaskRules, slot_ids: Sequence[str], values: list[int], batch: int, device: torch.device
 ) -> Tensor:
     slots, features = len(slot_ids), len(rules.feature_names)
-    packed = allocate_states(batch, slots, features, None, pin=device.type == "cuda")
+    packed = allocate_states(batch, slots, features, torch.device("cpu"), pin=device.type == "cuda")
     try:
         buffer = array("i", values)
     except (TypeError, OverflowError) as error:
@@ -158,7 +161,8 @@ def check_slots(rules: MaskRules, slot_ids: Sequence[str], states: Tensor) -> No
     *env, slot, column = faults[0].tolist()
     feature = rules.feature_names[column]
     value = int(states[tuple(faults[0].tolist())])
-    where = f"env {env[0] if len(env) == 1 else tuple(env)} slot {slot_ids[slot]!r}"
+    where = f"env {env[0] if len(env) == 1 else tuple(env)} " if env else ""
+    where += f"slot {slot_ids[slot]!r}"
     count = f" ({len(faults)} wrong values in all)" if len(faults) > 1 else ""
     if feature == "stage":
         raise SlotStateError(

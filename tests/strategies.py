@@ -1,8 +1,10 @@
 """Hypothesis strategies: everything random in the tests is drawn here."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
+from hypothesis import reject
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -68,3 +70,94 @@ def strided(states: Tensor) -> Tensor:
 
 
 LAYOUTS = (lambda s: s, batch_last, strided, lambda s: s.long())
+
+
+Stage = IntEnum("Stage", {"S0": 0, "S2": 2, "S3": 3, "S6": 6})
+Mode = IntEnum("Mode", {"ZERO": 0, "ONE": 1, "FAR": 70_000})
+OPS = [IntEnum("Act", {f"OP{i}": i for i in range(n)}) for n in range(6)]
+
+
+@st.composite
+def random_rules(draw: st.DrawFn) -> em.MaskRules:
+    """Rules of any make: several unconditional ops, gates beyond int16, every kind of head, blockers, odd orders."""
+    stages = list(Stage)
+    some = st.lists(st.sampled_from(stages), unique=True, max_size=3)
+    transitions = {stage: draw(some) for stage in stages}
+    edges = [(source, target) for source, targets in transitions.items() for target in targets]
+    extra = [f"h{i}" for i in range(draw(st.integers(0, 3)))]
+    ops = []
+    for op in list(OPS[draw(st.integers(1, 5))]):
+        uses = draw(st.lists(st.sampled_from(["slot", *extra]), unique=True))
+        kind = "always" if op == 0 else draw(st.sampled_from(["always", "enters", "moves", "acts_in", "acts_in"]))
+        if kind == "always":
+            ops.append(em.Op(op, always=True, uses=[name for name in uses if op or name != "slot"]))
+            continue
+        where = {
+            "enters": lambda: {"enters": draw(st.sampled_from([target for _, target in edges]))} if edges else {},
+            "moves": lambda: {"moves": dict(draw(st.lists(st.sampled_from(edges), min_size=1)))} if edges else {},
+            "acts_in": lambda: {"acts_in": draw(some)},
+        }[kind]()
+        ops.append(
+            em.Op(
+                op,
+                **where,
+                min_age=draw(st.sampled_from([None, None, 0, 2, 40_000])),
+                requires=draw(st.sampled_from([{}, {}, {"mode": Mode.ONE}, {"mode": Mode.FAR}])),
+                seed_limit=draw(st.booleans()),
+                blocked_by=draw(st.one_of(st.just([]), some)),
+                uses=uses,
+            )
+        )
+    heads = [em.Head("slot"), em.Head("op"), *(draw(random_heads(name, ops)) for name in extra)]
+    try:
+        return em.MaskRules(
+            name="random",
+            stages=Stage,
+            transitions=transitions,
+            empty=draw(st.sampled_from(stages)),
+            op_rules=ops,
+            heads=draw(st.permutations(heads)),
+            features={"mode": Mode},
+        )
+    except em.RulesError:
+        reject()
+
+
+@st.composite
+def random_heads(draw: st.DrawFn, name: str, ops: list[em.Op]) -> em.Head:
+    choices = [f"C{i}" for i in range(draw(st.integers(1, 4)))]
+    some = st.lists(st.sampled_from(choices), unique=True, min_size=1)
+    users = [op.id for op in ops if name in op.uses]
+    kind = draw(st.sampled_from(["static", "opened", "by_op"])) if users else "static"
+    canonical = draw(st.sampled_from([None, *choices]))
+    if kind == "by_op":
+        table = {op: draw(some) for op in users}
+        return em.Head(name, choices, by_op=table, closed=draw(st.one_of(st.none(), some)), canonical=canonical)
+    legal = draw(some)
+    if kind == "static":
+        return em.Head(name, choices, legal=legal, canonical=canonical)
+    others = draw(st.lists(st.sampled_from([op.id for op in ops]), unique=True))
+    openers = draw(st.sampled_from([[], [*users, *(op for op in others if op not in users)]]))
+    return em.Head(name, choices, legal=legal, closed=legal[:1], opened_by=openers, canonical=canonical)
+
+
+@st.composite
+def random_cases(draw: st.DrawFn) -> Case:
+    """A batch under random rules, states and totals of any integer dtype."""
+    rules = draw(random_rules())
+    slots, batch = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    engine = em.MaskEngine(rules, [f"s{i}" for i in range(slots)])
+    dtype = draw(st.sampled_from([torch.int16, torch.int32, torch.int64]))
+    far = [] if dtype == torch.int16 else [39_999, 40_000]
+    row = st.tuples(
+        st.sampled_from([-1, 0, 1, 2, 3, 6, 7, 99]),
+        st.sampled_from([-1, 0, 1, 2, 5, 32_767, *far]),
+        st.sampled_from([0, 1, 4464, *([70_000] if far else [])]),
+    )
+    values = draw(st.lists(row, min_size=batch * slots, max_size=batch * slots))
+    states = torch.tensor(values, dtype=dtype).reshape(batch, slots, 3)
+    totals = torch.tensor(draw(st.lists(st.integers(0, 3), min_size=batch, max_size=batch)), dtype=dtype)
+    limited = any(op.seed_limit for op in rules.op_rules)
+    limit = draw(st.sampled_from([0, 1, 2, 70_000])) if limited else 0
+    enabled = torch.tensor(draw(st.lists(st.booleans(), min_size=batch * slots, max_size=batch * slots)))
+    return Case(engine, states, totals, limit, enabled.reshape(batch, slots), {})

@@ -14,12 +14,17 @@ import pytest
 from esper_masks.cli import main
 from esper_masks.telemetry import Replay
 from tests.helpers import shared
-from tests.test_telemetry import germinate, move
+from tests.test_telemetry import event, germinate, move
 
 KEYS = {
     *("files", "lines", "malformed", "seeds", "episodes", "transitions", "ops", "illegal", "illegal_transitions"),
     *("unknown_stages", "age_unknown", "findings"),
 }
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture
@@ -69,6 +74,45 @@ def test_nothing_of_a_lifecycle(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "empty").write_bytes(b"")
     assert main(["replay", str(tmp_path / "empty")]) == 0
     assert "No lifecycle event was found: is this an event log?" in capsys.readouterr().out
+
+
+def test_every_remark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [germinate(), move("GERMINATED", "CULLED"), germinate(seed=1), move("TRAINING", "BLENDING", seed=1)]
+    lines += [event("SEED_CULLED", epochs_total=3), *[b"junk\n"] * 4]
+    lines += [json.dumps({"event_type": f"TYPE_{i}"}).encode() + b"\n" for i in range(11)]
+    (tmp_path / "log").write_bytes(b"".join(lines))
+    assert main(["replay", str(tmp_path / "log"), "--max-findings", "3"]) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "... and 1 more findings",
+        "Age unknown for 1 ops",
+        "4 lines could not be read.",
+        "1 outcomes came without",
+        "The log disagrees with the tracked state on 1 stage changes.",
+        "not about slots: further types",
+        "seed limit of GERMINATE",
+    ):
+        assert words in printed
+    [others] = [line for line in printed.splitlines() if "other transitions" in line]
+    assert others.split("\u2502")[2:4] == ["      1 ", "       1 "]
+
+
+def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
+    log = tmp_path / "fr\u00fch.jsonl"
+    log.write_bytes(germinate(slot="fr\u00fch\u2192") + germinate(seed=1, slot="fr\u00fch\u2192"))
+    process = run("replay", str(log), env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    assert b"fr\\xfch\\u2192: illegal GERMINATE" in out
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-"])
+def test_closed_streams(log: Path, redirection: str) -> None:
+    path = "-" if "<" in redirection else str(log)
+    command = f'"{sys.executable}" -m esper_masks replay "{path}" {redirection}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if "<" in redirection else 0)
 
 
 def test_markup_in_a_log_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +177,8 @@ def test_what_was_read_before_a_failure_is_reported(
 def test_an_interrupt_keeps_what_was_judged(
     log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    log.write_bytes(germinate() + move("GERMINATED", "FOSSILIZED") + b"junk\n")  # an op that still waits for its age
+
     class Interrupting(io.BytesIO):
         def readline(self, size: int | None = -1, /) -> bytes:
             line = super().readline(size)
@@ -143,7 +189,8 @@ def test_an_interrupt_keeps_what_was_judged(
     monkeypatch.setattr("builtins.open", lambda *args: Interrupting(log.read_bytes()))
     assert main(["replay", str(log)]) == 130
     printed = capsys.readouterr().out
-    assert "illegal transition GERMINATED->BLENDING" in printed
+    assert "illegal FOSSILIZE" in printed
+    assert "Age unknown for 1 ops" in printed
     assert "Interrupted: these are the figures up to that point." in printed
 
 

@@ -12,7 +12,7 @@ import esper_masks as em
 from esper_masks import reference
 from esper_masks.tables import or_over_slots
 from tests.helpers import as_bools, assert_same_masks, assert_same_words, random_states, switch_settings
-from tests.strategies import Case, batch_last, cases, strided
+from tests.strategies import Case, batch_last, cases, random_cases, strided
 
 
 def ghost_seed() -> Case:
@@ -36,6 +36,26 @@ def test_engine_equals_the_oracle(case: Case) -> None:
     masks = case.masks()
     assert_same_masks(masks, expected, case.states)
     assert masks.op_words.dtype == masks.slot_words.dtype == torch.int32
+
+
+@given(case=random_cases())
+def test_engine_equals_the_oracle_under_any_rules(case: Case) -> None:
+    expected = reference.masks(
+        case.engine.rules,
+        case.states,
+        case.total_seeds,
+        max_seeds=case.max_seeds,
+        enabled=case.enabled,
+        joint=True,
+    )
+    masks = case.masks()
+    assert_same_masks(masks, expected, case.states)
+    assert torch.equal(masks.count(), masks.joint().sum(-1))
+    codec = case.engine.joint_actions
+    actions = codec.decode(torch.arange(codec.size))
+    oracle = list(reference.joint_actions(case.engine.rules, len(case.engine.slot_ids)))
+    assert [tuple(action) for action in actions.tolist()] == oracle
+    assert torch.equal(codec.encode(actions), torch.arange(codec.size))
 
 
 @pytest.mark.parametrize("name", em.rulesets())
@@ -130,7 +150,7 @@ def test_one_slot_alone_decides(name: str, slots: int) -> None:
 def test_any_strides_and_integer_width(relayout: object, dtype: torch.dtype) -> None:
     engine = em.MaskEngine(em.ruleset("esper-2026-06"))
     states = random_states(engine, 50)
-    other = relayout(states.to(dtype))  # type: ignore[operator]
+    other = relayout(states.to(dtype))
     assert_same_words(engine(other), engine(states))
 
 

@@ -47,6 +47,16 @@ TOTALS = torch.zeros(4, dtype=torch.int32)
             r"enabled has shape \(4,\); wanted \(3,\) or",
         ),
         (lambda: ENGINE(STATES, enabled=torch.ones(3, 4, dtype=torch.bool)), r"wanted \(3,\) or \(4, 3\)"),
+        (lambda: ENGINE(STATES, "junk"), r"total_seeds must be .* got str"),
+        (lambda: ENGINE(STATES, torch.zeros(99, dtype=torch.int32)), r"total_seeds has shape \(99,\)"),
+        (lambda: ENGINE(STATES, TOTALS, max_seeds=2**33), r"max_seeds 8589934592 is no 32-bit integer"),
+        (
+            lambda: em.MaskEngine(RULES, max_seeds=torch.tensor(2)),
+            r"an int here; one limit for each environment goes to",
+        ),
+        (lambda: em.MaskEngine(RULES, 3), r"sequence of names, got 3"),
+        (lambda: em.MaskEngine(RULES, {"a", "b"}), r"sequence of names"),
+        (lambda: em.MaskEngine(RULES, enabled=3), r"collection of slot ids"),
         (lambda: em.MaskEngine(RULES, ()), r"at least one slot id"),
         (lambda: em.MaskEngine(RULES, "early"), r"sequence of names"),
         (lambda: em.MaskEngine(RULES, (1, 2)), r"sequence of names"),
@@ -71,8 +81,8 @@ def test_bad_input(call: Callable[[], Any], message: str) -> None:
             lambda: em.ruleset("esper-2024"),
             r"unknown rule set 'esper-2024'; known: esper-2025-11, esper-2025-12, esper-2026",
         ),
-        (lambda: em.ruleset(["x"]), r"unknown rule set"),  # type: ignore[arg-type]
-        (lambda: em.MaskEngine("esper-2025-12"), r"wanted MaskRules, got str; ruleset\(name\) gives one"),  # type: ignore[arg-type]
+        (lambda: em.ruleset(["x"]), r"unknown rule set"),
+        (lambda: em.MaskEngine("esper-2025-12"), r"wanted MaskRules, got str; ruleset\(name\) gives one"),
         (lambda: em.MaskEngine(RULES, topology="cnn"), r"no rule switch 'topology'; it has: none"),
         (
             lambda: em.MaskEngine(em.ruleset("esper-2026-06"), toplogy="cnn"),
@@ -117,6 +127,42 @@ def test_a_checkpoint_holds_the_fingerprint_alone_and_refuses_another() -> None:
         policy.load_state_dict(torch.nn.ModuleDict({"engine": engine, "head": torch.nn.Linear(2, 2)}).state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
         engine.load_state_dict({})
+
+
+def test_a_checkpoint_tells_rule_switches_apart() -> None:
+    rules = em.ruleset("esper-2026-06")
+    state = em.MaskEngine(rules).state_dict()
+    em.MaskEngine(em.MaskEngine(rules).rules).load_state_dict(state)  # the resolved rules are the same rules
+    with pytest.raises(em.RulesError, match="other rules or rule switches"):
+        em.MaskEngine(rules, topology="transformer").load_state_dict(state)
+
+
+def test_an_engine_made_without_memory_comes_to_life() -> None:
+    """Deferred initialization: tables are not in a checkpoint, so `to_empty` must bring them."""
+    with torch.device("meta"):
+        engine = em.MaskEngine(RULES, enabled=("mid",))
+    assert engine.device.type == "meta"
+    engine.to_empty(device="cpu")
+    expected = em.MaskEngine(RULES, enabled=("mid",))(STATES)
+    assert torch.equal(engine(STATES).slot_words, expected.slot_words)
+
+
+def test_an_engine_made_for_a_rollout_serves_an_update() -> None:
+    with torch.inference_mode():
+        engine = em.MaskEngine(RULES)
+        engine(STATES)["blueprint"]
+    logits = torch.zeros(4, 5, requires_grad=True)
+    torch.where(engine(STATES)["blueprint"], logits, 0).sum().backward()
+    assert logits.grad is not None
+
+
+def test_packing_does_not_depend_on_the_default_device() -> None:
+    torch.set_default_device("meta")
+    try:
+        states = ENGINE.pack_slots([{"mid": em.SlotState(4, 2)}])
+    finally:
+        torch.set_default_device(None)
+    assert states.tolist() == [[[1, 0], [4, 2], [1, 0]]]
 
 
 def test_a_checkpoint_survives_a_file(tmp_path: Any) -> None:

@@ -1,5 +1,7 @@
 """Whole actions as one index."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -104,3 +106,23 @@ def test_a_joint_space_too_large_to_keep() -> None:
     kept = layout_tables(narrow.layout, narrow.device)
     assert kept.whole is not None
     assert torch.equal(kept.whole, kept._whole_actions())
+
+
+def test_more_whole_actions_than_an_int64_can_number() -> None:
+    """Masks need no numbering; who asks for one is told."""
+    base = em.ruleset("esper-2025-12")
+    extra = [em.Head(f"h{i}", [f"c{j}" for j in range(256)]) for i in range(9)]
+    ops = [
+        dataclasses.replace(op, uses=("slot", *(head.name for head in extra)))
+        if op.name == "GERMINATE"
+        else dataclasses.replace(op, uses=op.uses)
+        for op in base.op_rules
+    ]
+    rules = dataclasses.replace(base, op_rules=ops, heads=(em.Head("slot"), *extra, em.Head("op")))
+    engine = em.MaskEngine(rules)
+    masks = engine(engine.empty_slots(2))
+    assert masks["op"].tolist() == [[True, True, False, False]] * 2
+    assert engine.joint_actions.size == 1 + 3 * 256**9 + 6
+    for ask in (masks.joint, lambda: engine.joint_actions.decode(torch.tensor(0))):
+        with pytest.raises(ValueError, match="whole actions, more than an int64 can number"):
+            ask()

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import esper_masks as em
 from tests.helpers import as_bools, assert_same_masks, assert_same_words, random_states
-from tests.strategies import Case, cases
+from tests.strategies import Case, cases, random_cases
 
 NEWER = em.MaskEngine(em.ruleset("esper-2026-06"))
 
@@ -95,13 +96,21 @@ def test_from_bools_keeps_the_limits_of_the_layout() -> None:
         (lambda m: em.ActionMasks.from_words(m.layout, m.slot_words[:, :2]), r"shape \(40, 2\); wanted \[..., 3\]"),
         (lambda m: em.ActionMasks.from_words(m.layout, m.slot_words.float()), r"slot_words must be an integer tensor"),
         (lambda m: em.ActionMasks.from_words(m.layout, m["slot"]), r"integer tensor, got torch.bool"),
-        (lambda m: em.ActionMasks.from_words(m.layout, m.slot_words, m.op_words[:3]), r"op_words have shape \(3,\)"),
+        (
+            lambda m: em.ActionMasks.from_words(m.layout, m.slot_words, m.op_words[:3]),
+            r"op_words are \(3,\) on cpu; .* need \(40,\)",
+        ),
         (lambda m: em.ActionMasks.from_bools(m.layout, {"op": m["op"]}), r"needs a mask for 'slot'; it was given op"),
         (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "op": m["op"].int()}), r"'op' must be a bool .* > 0.5"),
         (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "tempo": m["op"]}), r"'tempo' has shape \(40, 6\)"),
         (lambda m: em.ActionMasks.from_bools(m.layout, dict(m), m["op"]), r"'slot_by_op' has shape \(40, 6\)"),
         (lambda m: m.restrict(op=torch.ones(5, dtype=torch.bool)), r"'op' has shape \(5,\); wanted \(40, 6\)"),
         (lambda m: m.restrict(op=torch.ones(1, dtype=torch.bool)), r"'op' has shape \(1,\)"),
+        (
+            lambda m: m.restrict(op=torch.ones(6, dtype=torch.bool, device="meta")),
+            r"'op' is on meta, the masks are on cpu",
+        ),
+        (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "op": [True]}), r"'op' must be a bool tensor, got list"),
         (lambda m: m.restrict(op=torch.ones(6)), r"must be a bool tensor, got torch.float32"),
         (lambda m: m.select(torch.tensor([0.0])), r"select wants int64 \[n\] or bool \[40\], got torch.float32"),
         (lambda m: m.select(torch.tensor([[0]])), r"of shape \(1, 1\)"),
@@ -208,14 +217,15 @@ def brute_force(masks: em.ActionMasks, constraints: dict[str, Tensor]) -> Tensor
     return legal
 
 
-@given(st.data())
-def test_restrict_is_exact_in_any_order(data: st.DataObject) -> None:
-    masks = newer(6, data.draw(st.integers(0, 50)))
+def check_restrict(masks: em.ActionMasks, data: st.DataObject) -> None:
+    """Restricted masks equal brute force over whole actions, in any order, and leave every legal op completable."""
+    layout = masks.layout
+    ops, slots, rows = len(layout.ops), len(layout.slot_ids), len(masks.op_words)
     names = data.draw(st.lists(st.sampled_from([*masks, "slot_by_op"]), unique=True, max_size=4))
     constraints = {}
     for name in names:
-        axes = (6, 3) if name == "slot_by_op" else (masks.layout.head(name).size,)
-        shape = data.draw(st.sampled_from([axes, (6, *axes), (1, *axes)]))
+        axes = (ops, slots) if name == "slot_by_op" else (layout.head(name).size,)
+        shape = data.draw(st.sampled_from([axes, (rows, *axes), (1, *axes)]))
         seed = data.draw(st.integers(0, 1000))
         constraints[name] = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.6
     narrow = masks.restrict(**constraints)
@@ -223,9 +233,10 @@ def test_restrict_is_exact_in_any_order(data: st.DataObject) -> None:
     assert torch.equal(narrow.joint(), legal)
     assert torch.equal(narrow.count(), legal.sum(-1))
     assert torch.equal(narrow.forced, legal.sum(-1) == 1)
-    actions = em.JointActions(masks.layout).decode(torch.arange(legal.shape[-1]))
-    for op in range(6):  # an op that is legal can be completed
-        assert torch.equal(narrow["op"][:, op], legal[:, actions[:, -1] == op].any(-1))
+    codec = em.JointActions(layout)
+    op_of = codec.decode(torch.arange(codec.size))[:, layout.head_names.index("op")]
+    for op in range(ops):  # an op that is legal can be completed
+        assert torch.equal(narrow["op"][:, op], legal[:, op_of == op].any(-1))
     one_by_one = masks
     for name in reversed(names):
         one_by_one = one_by_one.restrict(**{name: constraints[name]})
@@ -233,10 +244,53 @@ def test_restrict_is_exact_in_any_order(data: st.DataObject) -> None:
     for name in masks:
         if name not in ("op", "slot"):
             assert narrow[name].any(-1).all()
-    if "slot" in constraints:
-        assert torch.equal(narrow["slot"], masks["slot"] & constraints["slot"])
-    else:
-        assert torch.equal(narrow["slot"], masks["slot"])
+    assert torch.equal(narrow["slot"], masks["slot"] & constraints.get("slot", torch.tensor(True)))
+    assert_same_masks(em.ActionMasks.from_bools(layout, dict(narrow), narrow.slot_by_op), as_bools(narrow))
+
+
+@given(st.data(), st.integers(0, 50))
+def test_restrict_is_exact_in_any_order(data: st.DataObject, seed: int) -> None:
+    check_restrict(newer(6, seed), data)
+
+
+@given(random_cases(), st.data())
+def test_restrict_is_exact_under_any_rules(case: Case, data: st.DataObject) -> None:
+    check_restrict(case.masks(), data)
+
+
+def test_a_dropped_wait_does_not_take_the_enabled_slots_along() -> None:
+    """The bits of ops that are always legal tell which slots are enabled; a constraint on a head may clear them."""
+
+    class Act(IntEnum):
+        WAIT = 0
+        GO = 1
+
+    class Stage(IntEnum):
+        IDLE = 0
+        BUSY = 1
+
+    rules = em.MaskRules(
+        name="timed",
+        stages=Stage,
+        transitions={Stage.IDLE: [Stage.BUSY], Stage.BUSY: []},
+        empty=Stage.IDLE,
+        op_rules=[em.Op(Act.WAIT, always=True, uses=["steps"]), em.Op(Act.GO, enters=Stage.BUSY, uses=["slot"])],
+        heads=[em.Head("slot"), em.Head("steps", ("ONE", "TWO")), em.Head("op")],
+    )
+    engine = em.MaskEngine(rules, ["a", "b"])
+    masks = engine(engine.empty_slots(1)).restrict(steps=torch.tensor([False, False]))
+    assert masks["op"].tolist() == [[False, True]]
+    assert masks["slot"].tolist() == [[True, True]]
+
+
+def test_an_op_that_no_state_allows_stays_illegal() -> None:
+    layout = em.MaskEngine(em.ruleset("esper-2026-06"), disable_advance=True).layout
+    every = {head.name: torch.ones(1, head.size, dtype=torch.bool) for head in layout.heads}
+    masks = em.ActionMasks.from_bools(layout, every)
+    assert masks["op"].tolist() == [[True] * 5 + [False]]
+    assert masks.count().tolist() == masks.joint().sum(-1).tolist() == [1540]
+    words = em.ActionMasks.from_words(layout, torch.full((1, 3), 63), torch.tensor([63]))
+    assert words["op"].tolist() == [[True] * 5 + [False]]
 
 
 def test_forced_wait() -> None:

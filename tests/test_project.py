@@ -32,7 +32,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 def imports(path: Path) -> Iterator[str]:
     """Modules that a file imports when it runs, not those that only a type checker sees."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden = {
         id(node)
         for branch in ast.walk(tree)
@@ -106,11 +106,11 @@ assert not loaded & {"rich", "pytest", "torchrl"}, loaded
 
 @pytest.mark.parametrize("path", [path for _, path in modules()], ids=lambda path: path.name)
 def test_files_hold_one_idea(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
 def readme_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block.split("\n")[0])

@@ -91,15 +91,20 @@ class Far(IntEnum):
     GONE = 255
 
 
+class Huge(IntEnum):
+    NONE = 0
+    MANY = 2**40
+
+
 class NoZero(IntEnum):
     BRASS = 1
 
 
-MANY = IntEnum("MANY", {f"OP{i}": i for i in range(32)})  # type: ignore[misc]
+MANY = IntEnum("MANY", {f"OP{i}": i for i in range(32)})
 
 
 def many(count: int) -> em.MaskRules:
-    members = list(IntEnum("Ops", {f"OP{i}": i for i in range(count)}))  # type: ignore[misc]
+    members = list(IntEnum("Ops", {f"OP{i}": i for i in range(count)}))
     ops = [
         em.Op(op, always=True) if i == 0 else em.Op(op, enters=Door.SHUT, uses=("slot",))
         for i, op in enumerate(members)
@@ -135,7 +140,10 @@ def many(count: int) -> em.MaskRules:
         (lambda: rules(switches={"master_key": ()}), "switch 'master_key' has no values"),
         (lambda: rules(slot_ids=("a", "a")), "slot ids repeat"),
         (lambda: rules(op_rules=()), "there are no ops"),
-        (lambda: rules(op_rules=[em.Op("WAIT", always=True)]), "op 'WAIT' is no member of an IntEnum"),  # type: ignore[arg-type]
+        (
+            lambda: rules(op_rules=[em.Op("WAIT", always=True)]),
+            "'WAIT': every op must be an Op whose id is a member of an IntEnum",
+        ),
         (lambda: rules(op_rules=BASE["op_rules"][:2]), "op TURN_KEY has no rule"),
         (lambda: rules(op_rules=[*BASE["op_rules"], BASE["op_rules"][1]]), "two ops with the index 1: SHUT and SHUT"),
         (
@@ -152,7 +160,31 @@ def many(count: int) -> em.MaskRules:
         ),
         (lambda: many(32), "32 ops and 0 sets of blocking stages need 32 bits; a word has 31"),
         (lambda: with_op(0, always=False), "op WAIT can never be legal: it names no stage"),
-        (lambda: with_op(0, always=False, acts_in=[Door.OPEN]), "no op is always legal, so a row could be left"),
+        (
+            lambda: with_op(0, always=False, acts_in=[Door.OPEN]),
+            "no op is always legal without a slot, so a row could be left",
+        ),
+        (lambda: with_op(0, uses=("slot",)), "no op is always legal without a slot"),
+        (lambda: with_op(1, min_age="3"), "op SHUT has min_age='3'; wanted a 32-bit integer"),
+        (lambda: with_op(1, min_age=1.5), "op SHUT has min_age=1.5"),
+        (lambda: with_op(1, min_age=2**31), "op SHUT has min_age=2147483648"),
+        (lambda: with_op(1, waived_by="master_key"), "op SHUT has waived_by='master_key' and requires nothing"),
+        (
+            lambda: rules(
+                switches={"master_key": ("off", "on")},
+                op_rules=[*BASE["op_rules"][:2], dataclasses.replace(BASE["op_rules"][2], waived_by="master_key")],
+            ),
+            "op TURN_KEY needs 'master_key' to be a switch of False and True",
+        ),
+        (
+            lambda: rules(switches={"device": (False, True)}),
+            "switch 'device' has the name of an argument of the engine",
+        ),
+        (lambda: rules(features={"key": Huge}), "feature 'key' has a value that is no 32-bit integer"),
+        (lambda: rules(op_rules=[Act.WAIT]), "every op must be an Op"),
+        (lambda: rules(heads=["slot", *BASE["heads"]]), "'slot' is no Head"),
+        (lambda: rules(heads=[*BASE["heads"], em.Head("joint", ("A",))]), "no head can be called 'joint'"),
+        (lambda: with_force(legal=("HARD",), closed=("GENTLE",)), "closed .*GENTLE.* is not among the legal choices"),
         (lambda: with_op(0, enters=Door.OPEN), "op WAIT is always legal, so it can have neither stages nor gates"),
         (lambda: with_op(0, min_age=0), "op WAIT is always legal"),
         (lambda: with_op(0, disabled_by="master_key"), "op WAIT is always legal"),
@@ -221,6 +253,30 @@ def test_bad_rules(make: Callable[[], em.MaskRules], reason: str) -> None:
     assert "rules 'doors'" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: em.Op(Act.SHUT, enters=Door.SHUT, uses={"slot"}),
+        lambda: em.Op(Act.SHUT, enters=Door.SHUT, uses="slot"),
+        lambda: em.Op(Act.SHUT, acts_in=Door.SHUT),
+        lambda: em.Op(Act.SHUT, moves=[Door.SHUT]),
+        lambda: em.Head("force", {"LOW", "HIGH"}),
+        lambda: em.Head("force", "AB"),
+        lambda: em.Head("force", ("A", "B"), legal={"A"}),
+        lambda: em.Head("force", ("A", "B"), by_op={Act.SHUT: {"A"}}),
+        lambda: rules(transitions=None),
+        lambda: rules(transitions={Door.OPEN: Door.SHUT}),
+        lambda: rules(transitions={Door.OPEN: {Door.SHUT}}),
+        lambda: rules(slot_ids={"a", "b"}),
+        lambda: rules(heads=None),
+    ],
+)
+def test_what_has_no_order_or_no_items_is_refused(make: Callable[[], object]) -> None:
+    """Sets once gave another numbering, and another fingerprint, in every process."""
+    with pytest.raises(em.RulesError, match=r"must be a sequence such as a tuple, got|must be a mapping, got"):
+        make()
+
+
 def test_good_rules_are_good() -> None:
     doors = rules()
     assert doors.slot_ids == ("front", "back")
@@ -246,9 +302,9 @@ def test_rules_compare_by_value_and_do_not_change() -> None:
             assert hash(other) == hash(original)
             assert other.fingerprint == original.fingerprint
     with pytest.raises(dataclasses.FrozenInstanceError):
-        original.name = "other"  # type: ignore[misc]
+        original.name = "other"
     with pytest.raises(TypeError):
-        original.transitions[original.empty] = ()  # type: ignore[index]
+        original.transitions[original.empty] = ()
     assert len({em.ruleset(name).fingerprint for name in em.rulesets()}) == 3
 
 

@@ -291,7 +291,7 @@ MUTANTS = [
     (TABLE_2025_11, also("SHADOWING", "FOSSILIZED")),
     (TABLE_2026_06, without("HOLDING", "PRUNED")),
     (TABLE_2026_06, changed("PRUNE", min_age=4)),
-    (TABLE_2026_06, changed("PRUNE", requires={})),
+    (TABLE_2026_06, changed("PRUNE", requires={}, waived_by=None)),
     (TABLE_2026_06, changed("SET_ALPHA_TARGET", acts_in=(S06.BLENDING,))),
     (TABLE_2026_06, changed("GERMINATE", blocked_by=(S06.GERMINATED, S06.TRAINING, S06.PRUNED, S06.EMBARGOED))),
     (TABLE_2026_06, changed("ADVANCE", moves={S06.GERMINATED: S06.TRAINING, S06.TRAINING: S06.BLENDING})),

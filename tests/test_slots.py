@@ -78,9 +78,9 @@ class Strange(enum.Enum):
         ([{}, {"middle": None}], r"env 1: no slot 'middle'; the slots are early, mid, late"),
         ([{}, None], r"env 1: wanted a mapping .* got None"),
         ([{"mid": 4}], r"env 0 slot 'mid': wanted a SlotState or None, got 4"),
-        ([{}, {"late": em.SlotState(3, 2.5)}], r"env 1 slot 'late': age 2.5 is no 32-bit integer"),  # type: ignore[arg-type]
-        ([{"mid": em.SlotState("TRAINING")}], r"env 0 slot 'mid': stage 'TRAINING' is no 32-bit integer"),  # type: ignore[arg-type]
-        ([{"mid": em.SlotState(Strange.TRAINING)}], r"stage <Strange.TRAINING: 3> is no 32-bit"),  # type: ignore[arg-type]
+        ([{}, {"late": em.SlotState(3, 2.5)}], r"env 1 slot 'late': age 2.5 is no 32-bit integer"),
+        ([{"mid": em.SlotState("TRAINING")}], r"env 0 slot 'mid': stage 'TRAINING' is no 32-bit integer"),
+        ([{"mid": em.SlotState(Strange.TRAINING)}], r"stage <Strange.TRAINING: 3> is no 32-bit"),
         ([{"early": em.SlotState(3, 2**31)}], r"env 0 slot 'early': age 2147483648 is no 32-bit integer"),
         ([{"mid": em.SlotState(3, 1, 0)}], r"has 3 features; esper-2025-12 has 2"),
         (

@@ -1,6 +1,7 @@
 """Replay of event logs: the real ones, made-up ones with every fault, and anything at all."""
 
 import io
+import itertools
 import json
 from collections import Counter
 from typing import Any
@@ -13,6 +14,7 @@ import esper_masks as em
 from esper_masks import reference
 from esper_masks.telemetry import Replay, Report
 from esper_masks.telemetry.events import Germinated, Malformed, Other, Outcome, StageChanged, clean, parse_line
+from esper_masks.telemetry.replay import MAX_SLOTS
 from esper_masks.telemetry.report import MAX_NAMES, OTHER_NAMES
 from tests.helpers import shared
 
@@ -186,6 +188,8 @@ def test_a_seed_that_is_not_the_one_in_the_slot() -> None:
 
 
 def test_an_outcome_out_of_place() -> None:
+    twice = replay(germinate(), move("GERMINATED", "CULLED"), outcome("CULLED"), outcome("CULLED"))
+    assert twice.outcomes_out_of_place == 1
     report = replay(germinate(), outcome("FOSSILIZED"))
     assert reasons(report) == [
         (
@@ -210,17 +214,56 @@ def test_episodes() -> None:
     assert (report.episodes, report.disagreements) == (1, 1)
 
 
+def test_a_new_episode_leaves_nothing_behind() -> None:
+    """Not the op that waited for its age, not the seed that was in the slot."""
+    before = (germinate(), move("GERMINATED", "CULLED"))
+    after = (germinate(slot="mid"), move("DORMANT", "GERMINATED", seed=9), outcome("CULLED", 0))
+    report = replay(*before, *after)
+    assert (report.episodes, report.age_unknown, report.illegal) == (2, 1, {})
+    assert (report.disagreements, report.outcomes_out_of_place) == (0, 1)
+
+
+def test_a_log_that_begins_in_the_middle_of_an_episode() -> None:
+    """The numbers of the seeds it shows count, although their germination came before."""
+    report = replay(move("BLENDING", "PROBATIONARY", seed=3), germinate(seed=0))
+    assert (report.episodes, report.illegal) == (2, {})
+    assert replay(move("BLENDING", "PROBATIONARY", seed=3), germinate(seed=4)).illegal == {"GERMINATE": 1}
+
+
+def test_a_log_that_records_the_clearing_is_taken_at_its_word() -> None:
+    chain = ("CULLED", "EMBARGOED", "RESETTING", "DORMANT")
+    clearing = [move(a, b) for a, b in itertools.pairwise(chain)]
+    report = replay(germinate(), move("GERMINATED", "CULLED"), outcome("CULLED"), *clearing, germinate(seed=1))
+    assert reasons(report) == []
+    early = replay(germinate(), move("GERMINATED", "CULLED"), outcome("CULLED"), clearing[0], germinate(seed=1))
+    assert reasons(early) == [(5, "illegal GERMINATE", "stage is EMBARGOED, needs DORMANT")]
+
+
+def test_too_many_slots_are_no_log_of_this_kind() -> None:
+    report = replay(*(germinate(0, i, f"s{i}") for i in range(MAX_SLOTS + 5)), germinate(1))
+    assert (report.seeds, report.malformed) == (MAX_SLOTS + 1, 5)
+    assert reasons(report)[0] == (MAX_SLOTS + 1, "malformed line", f"environment 0 has more than {MAX_SLOTS} slots")
+
+
 def test_blocking_stages_reach_across_slots_of_one_environment() -> None:
     june = em.ruleset("esper-2026-06")
     report = replay(germinate(0, 0, "a"), germinate(1, 0, "b"), germinate(0, 1, "b"), rules=june)
-    assert reasons(report) == [(3, "illegal GERMINATE", "slot 0 is GERMINATED, which blocks it everywhere")]
+    assert reasons(report) == [(3, "illegal GERMINATE", "slot a is GERMINATED, which blocks it everywhere")]
+    again = (germinate(), move("GERMINATED", "PRUNED"), outcome("PRUNED", 9), germinate(seed=1))
+    assert reasons(replay(*again, rules=june)) == []
     pruned = (germinate(), move("GERMINATED", "PRUNED"), outcome("PRUNED", 4))
     assert reasons(replay(*pruned, rules=june)) == [(2, "illegal PRUNE", "age 4 < 5")]
 
 
 def test_features_that_logs_do_not_tell_are_not_held_against_an_op() -> None:
     june = em.ruleset("esper-2026-06")
-    assert replay(germinate(), move("GERMINATED", "PRUNED"), outcome("PRUNED", 5), rules=june).illegal == {}
+    report = replay(germinate(), move("GERMINATED", "PRUNED"), outcome("PRUNED", 5), rules=june)
+    assert report.illegal == {}
+    assert report.not_judged == (
+        "alpha_mode of SET_ALPHA_TARGET",
+        "alpha_mode of PRUNE",
+        "seed limit of GERMINATE",
+    )
 
 
 def test_unknown_stages_are_counted_and_tracked() -> None:
@@ -237,16 +280,24 @@ def test_findings_come_in_line_order_and_are_bounded() -> None:
     assert (len(report.findings), report.findings_omitted, report.malformed) == (7, 43, 50)
 
 
+def test_a_flood_of_one_kind_does_not_hide_another() -> None:
+    """Ops are judged late; malformed lines once filled the list before the illegal op was known."""
+    late = (germinate(), move("GERMINATED", "CULLED"), outcome("CULLED", 0))
+    report = replay(*late, *[b"junk\n"] * 20, max_findings=10)
+    assert (2, "illegal CULL", "age 0 < 1") in reasons(report)
+    assert report.findings_omitted == 10
+
+
 def test_files_are_separate_runs() -> None:
     reader = Replay(DECEMBER)
-    for name in ("a", "b"):
-        reader.read(io.BytesIO(germinate() + move("GERMINATED", "BLENDING")), name)
-    assert reader.report.files == 2
-    assert reader.report.episodes == 2
-    assert [finding.file for finding in reader.report.findings] == ["a", "b"]
+    reader.read(io.BytesIO(germinate(seed=0) + move("GERMINATED", "TRAINING") + b"junk\n"), "a")
+    reader.read(io.BytesIO(germinate(seed=1) + move("GERMINATED", "BLENDING", seed=1)), "b")
+    report = reader.report
+    assert (report.files, report.episodes, report.illegal) == (2, 2, {})
+    assert [(finding.file, finding.line) for finding in report.findings] == [("a", 3), ("b", 2)]
 
 
-def test_many_environments_and_slots_cross_batches() -> None:
+def test_many_environments_and_slots_cross_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """More judgements than one batch holds, environments of different widths, every seventh op illegal."""
     lines, illegal = [], 0
     for env in range(3000):
@@ -255,9 +306,14 @@ def test_many_environments_and_slots_cross_batches() -> None:
         if env % 7 == 0:
             illegal += 1
             lines.append(germinate(env, 99, "s0"))
+    judged: list[int] = []
+    whole = Replay._judge_batch
+    monkeypatch.setattr(Replay, "_judge_batch", lambda self: (judged.append(len(self._batch)), whole(self)))
     report = replay(*lines)
     assert report.illegal == {"GERMINATE": illegal}
     assert report.ops == {"GERMINATE": len(lines)}
+    assert sum(judged) == len(lines)
+    assert 2 <= len(judged) <= 4  # batches, not one by one, and not all at once
 
 
 # -- a twin in plain loops -------------------------------------------------------------------------------------------
@@ -342,6 +398,7 @@ def test_replay_equals_its_twin(drawn: list[tuple[str, int, str, str, int | None
         (event("SEED_STAGE_CHANGED", to="TRAINING"), "SEED_STAGE_CHANGED: no from"),
         (move("A", "B").replace(b'"B"', b"7"), "to is 7, wanted a string"),
         (outcome("CULLED", -3), "epochs_total is -3"),
+        (outcome("CULLED", -(10**4000)), "epochs_total is -1" + "0" * 75 + "..."),
         (event("SEED_CULLED", epochs_total=2.5), "epochs_total is 2.5, wanted an integer"),
     ],
 )
@@ -376,6 +433,20 @@ def test_an_overlong_line_is_read_past() -> None:
     assert kinds(first + last.rstrip(), len(first) - 1) == [Germinated, Germinated]
 
 
+def test_the_limit_of_a_line_is_in_force() -> None:
+    report = replay(germinate(), b'{"event_type": "' + b"x" * (1 << 20) + b'"}\n', germinate(1))
+    assert reasons(report) == [(2, "malformed line", "longer than 1048576 bytes")]
+    assert report.seeds == 2
+
+
+def test_long_names_are_refused_not_cut() -> None:
+    """Two slots whose first 77 characters are equal were once one."""
+    names = ("x" * 90 + "A", "x" * 90 + "B")
+    assert replay(germinate(0, 0, names[0]), germinate(0, 1, names[1])).illegal == {}
+    [(_, _, why)] = reasons(replay(germinate(slot="x" * 300)))
+    assert why == "SEED_GERMINATED: slot_id has 300 characters, more than 256"
+
+
 def test_an_empty_log() -> None:
     report = replay(b"")
     assert (report.files, report.lines, report.findings) == (1, 0, [])
@@ -407,7 +478,7 @@ def test_any_bytes_are_accounted_for(chunks: list[bytes]) -> None:
 
 
 def test_parsed_events() -> None:
-    assert parse_line(germinate(2, 14)) == Germinated(2, "early", "env2_seed_14", 14)
+    assert parse_line(germinate(2, 14)) == Germinated(2, "early", "env2_seed_14")
     assert parse_line(move("A", "B")) == StageChanged(0, "early", "env0_seed_0", "A", "B")
     assert parse_line(outcome("CULLED", 4)) == Outcome(0, "early", "env0_seed_0", "CULLED", 4)
     assert parse_line(outcome("CULLED", None)) == Outcome(0, "early", "env0_seed_0", "CULLED", None)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 1 << 20
-_SEED_NUMBER = re.compile(r"(\d{1,18})$")
+MAX_NAME = 256  # characters of a slot, seed or stage
+_SEED_NUMBER = re.compile(r"[0-9]+$")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,6 @@ class Germinated:
     env: int
     slot: str
     seed: str
-    number: int  # the seed's number within its episode
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,30 @@ def _parse_lifecycle(event_type: str, record: dict[str, Any]) -> Event:
     if not isinstance(data, dict):
         raise _FieldError("no data")
     env = _field(data, "env_id", int)
-    slot, seed = clean(_field(record, "slot_id", str)), clean(_field(record, "seed_id", str))
+    slot, seed = _name(record, "slot_id"), _name(record, "seed_id")
     if event_type == "SEED_STAGE_CHANGED":
-        return StageChanged(env, slot, seed, clean(_field(data, "from", str)), clean(_field(data, "to", str)))
+        return StageChanged(env, slot, seed, _name(data, "from"), _name(data, "to"))
     if event_type == "SEED_GERMINATED":
-        number = _SEED_NUMBER.search(seed)
-        if number is None:
-            raise _FieldError(f"seed_id {seed!r} does not end in a number")
-        return Germinated(env, slot, seed, int(number[1]))
+        if seed_number(seed) is None:
+            raise _FieldError(f"seed_id {clean(seed)!r} does not end in a number")
+        return Germinated(env, slot, seed)
     age = None if data.get("epochs_total") is None else _field(data, "epochs_total", int)
     if age is not None and age < 0:
-        raise _FieldError(f"epochs_total is {age}")
+        raise _FieldError(f"epochs_total is {clean(str(age))}")
     return Outcome(env, slot, seed, OUTCOMES[event_type], age)
+
+
+def seed_number(seed: str) -> int | None:
+    """The number of a seed within its episode, which its id ends in: 2 for ``env0_seed_2``."""
+    number = _SEED_NUMBER.search(seed)
+    return None if number is None else int(number[0])
+
+
+def _name(record: dict[str, Any], name: str) -> str:
+    text: str = _field(record, name, str)
+    if len(text) > MAX_NAME:
+        raise _FieldError(f"{name} has {len(text)} characters, more than {MAX_NAME}")
+    return clean(text, MAX_NAME)
 
 
 def _field(record: dict[str, Any], name: str, kind: type) -> Any:
@@ -145,4 +157,4 @@ def clean(text: str, limit: int = 80) -> str:
     """Text from a log, safe to keep and to print: bounded, and nothing a terminal would act on."""
     if len(text) > limit:
         text = text[: limit - 3] + "..."
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return text if text.isprintable() else text.encode("unicode_escape", "backslashreplace").decode("ascii")

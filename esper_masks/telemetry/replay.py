@@ -4,7 +4,7 @@ The state of each slot is tracked from the events before; what the log itself cl
 Ops are collected with a snapshot of their environment and judged in batches by the engine.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import BinaryIO
 
 import torch
@@ -12,45 +12,25 @@ import torch
 from esper_masks import reference
 from esper_masks.engine import MaskEngine
 from esper_masks.rules import MaskRules, Op
-from esper_masks.telemetry.events import Germinated, Malformed, Other, Outcome, StageChanged, read_events
+from esper_masks.telemetry.events import (
+    Germinated,
+    Malformed,
+    Other,
+    Outcome,
+    StageChanged,
+    clean,
+    read_events,
+    seed_number,
+)
 from esper_masks.telemetry.report import Finding, Report
+from esper_masks.telemetry.tracks import UNKNOWN_AGE, EnvTrack, Judgement, SlotTrack
+
+SlotEvent = Germinated | StageChanged | Outcome
 
 BATCH_CELLS = 1 << 15  # slots in one batch of judgements
+MAX_SLOTS = 1024  # of one environment; a log that names more is not of this kind
 NO_STAGE = -1  # a stage that the rules do not have
-UNKNOWN_AGE = 2**31 - 1  # passes every gate
 CLEARED = ("CULLED", "PRUNED")  # logs do not record the clearing that follows; the slot counts as empty
-
-
-@dataclass
-class SlotTrack:
-    """What the events so far say of one slot."""
-
-    index: int  # among the slots of its environment
-    stage: str
-    logged: str = ""  # the stage the last event named, which a cleared slot no longer has
-    seed: str | None = None
-    line: int = 0  # of the last event
-    outcome_due: str | None = None  # stage whose outcome event may follow
-    waiting: "Judgement | None" = None  # an op that waits for its age
-
-
-@dataclass
-class EnvTrack:
-    """What the events so far say of one environment; its first event, whatever it is, opens its first episode."""
-
-    last_number: int = -1
-    slots: dict[str, SlotTrack] = field(default_factory=dict)
-
-
-@dataclass
-class Judgement:
-    """An op and the environment it was taken in."""
-
-    op: Op
-    rows: list[list[int]]  # stage, age, features of every slot
-    slot: int
-    finding: Finding  # what to report if it is illegal, but for the reason
-    stage: str
 
 
 class Replay:
@@ -58,12 +38,13 @@ class Replay:
 
     Args:
         rules: the rule set to judge by; its switches are left at their defaults.
-        max_findings: findings kept; more are only counted.
+        max_findings: findings of each kind that are kept; more are only counted.
     """
 
     def __init__(self, rules: MaskRules, max_findings: int = 10_000):
-        self.rules = _without_features(rules.resolve())
-        self.report = Report(rules, max_findings)
+        resolved = rules.resolve()
+        self.rules = replace(resolved, op_rules=tuple(replace(op, requires={}) for op in resolved.op_rules))
+        self.report = Report(rules, max_findings, not_judged=_not_judged(resolved))
         self._stages = {stage.name: stage for stage in rules.stages}
         self._entering = {op.enters.name: op for op in self.rules.op_rules if op.enters is not None}
         self._empty = rules.empty.name
@@ -77,7 +58,7 @@ class Replay:
 
     def read(self, stream: BinaryIO, name: str) -> None:
         """Replay one log. Environments of different files are different environments."""
-        self._file, self._line, self._envs = name, 0, {}
+        self._file, self._line, self._envs = clean(name, 4096), 0, {}
         self._first_finding = len(self.report.findings)
         self.report.files += 1
         for self._line, event in enumerate(read_events(stream), start=1):
@@ -92,15 +73,14 @@ class Replay:
                 case Other():
                     self.report.other_events.add(event.event_type)
                 case Malformed():
-                    self.report.malformed += 1
-                    self._found(None, None, None, "malformed line", event.reason)
+                    self._malformed(event.reason)
         self.finish()
 
     def finish(self) -> Report:
         """Judge what is still waiting and put the findings in order."""
         for env in self._envs.values():
             for slot in env.slots.values():
-                self._release(slot, None)
+                self._release(slot)
         self._judge_batch()
         of_this_file = self.report.findings[self._first_finding :]
         self.report.findings[self._first_finding :] = sorted(of_this_file, key=lambda finding: finding.line)
@@ -109,25 +89,32 @@ class Replay:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _germinated(self, event: Germinated) -> None:
-        env = self._env(event.env)
+        env, slot = self._place(event)
+        if slot is None:
+            return
         self.report.seeds += 1
-        if event.number <= env.last_number:
+        number = seed_number(event.seed)
+        assert number is not None  # checked when the line was parsed
+        if number <= env.last_number:
             self.report.episodes += 1
-            for slot in env.slots.values():
-                self._release(slot, None)
-                slot.stage, slot.seed = self._empty, None
-        env.last_number = event.number
-        slot = self._slot(env, event.slot)
-        self._release(slot, None)
+            for other in env.slots.values():
+                self._release(other)
+                other.seed = None
+                self._set_stage(env, other, self._empty)
+        env.last_number = number
+        self._release(slot)
         if (op := self._entering.get("GERMINATED")) is not None:
-            self._submit(self._judgement(op, env, slot, event.env, event.slot, event.seed))
-        self._move(slot, "GERMINATED", event.seed)
+            self._submit(self._judgement(op, env, slot, event))
+        self._move(env, slot, "GERMINATED", event.seed)
 
     def _stage_changed(self, event: StageChanged) -> None:
-        env = self._env(event.env)
-        slot = self._slot(env, event.slot)
-        self._release(slot, None)
+        env, slot = self._place(event)
+        if slot is None:
+            return
+        self._release(slot)
         self.report.transitions += 1
+        if slot.logged in CLEARED and event.source == slot.logged:
+            self._set_stage(env, slot, slot.logged)  # this log does record the clearing
         if event.target not in self._stages:
             self.report.unknown_stages.add(event.target)
         if event.source != slot.stage:
@@ -136,35 +123,48 @@ class Replay:
             self._disagree(event, f"the slot is {self._history(slot)}")
         op = self._entering.get(event.target)
         if op is not None and event.target != "GERMINATED":
-            slot.waiting = self._judgement(op, env, slot, event.env, event.slot, event.seed)
+            slot.waiting = self._judgement(op, env, slot, event)
         else:
             self._judge_transition(event, slot)
-        self._move(slot, event.target, event.seed)
+        self._move(env, slot, event.target, event.seed)
         slot.outcome_due = event.target
 
     def _outcome(self, event: Outcome) -> None:
-        env = self._env(event.env)
-        slot = self._slot(env, event.slot)
+        _, slot = self._place(event)
+        if slot is None:
+            return
         if slot.outcome_due == event.stage and slot.seed == event.seed:
             self._release(slot, event.age)
         else:
+            self.report.outcomes_out_of_place += 1
             why = f"no stage change of this seed into {event.stage} came before; the slot is {self._history(slot)}"
-            self._found(event.env, event.slot, event.seed, f"{event.stage} out of place", why)
+            self._found("outcome", event, f"{event.stage} out of place", why)
         slot.outcome_due = None
 
     # -- tracking -----------------------------------------------------------------------------------------------------
 
-    def _env(self, env_id: int) -> EnvTrack:
-        if env_id not in self._envs:
-            self._envs[env_id] = EnvTrack()
+    def _place(self, event: SlotEvent) -> tuple[EnvTrack, SlotTrack | None]:
+        """Environment and slot of an event; no slot if the environment has too many."""
+        if event.env not in self._envs:
+            self._envs[event.env] = EnvTrack()
             self.report.episodes += 1
-        return self._envs[env_id]
+        env = self._envs[event.env]
+        if event.slot not in env.slots:
+            if len(env.slots) >= MAX_SLOTS:
+                self._malformed(f"environment {event.env} has more than {MAX_SLOTS} slots")
+                return env, None
+            env.slots[event.slot] = SlotTrack(len(env.slots), self._empty)
+            env.stages.append(int(self._stages[self._empty]))
+        if env.last_number < 0 and not isinstance(event, Germinated):  # the log begins in the middle of an episode
+            env.last_number = max(env.last_number, seed_number(event.seed) or 0)
+        return env, env.slots[event.slot]
 
-    def _slot(self, env: EnvTrack, slot_id: str) -> SlotTrack:
-        return env.slots.setdefault(slot_id, SlotTrack(len(env.slots), self._empty))
+    def _set_stage(self, env: EnvTrack, slot: SlotTrack, stage: str) -> None:
+        slot.stage = stage
+        env.stages[slot.index] = int(self._stages.get(stage, NO_STAGE))
 
-    def _move(self, slot: SlotTrack, stage: str, seed: str) -> None:
-        slot.stage = self._empty if stage in CLEARED else stage
+    def _move(self, env: EnvTrack, slot: SlotTrack, stage: str, seed: str) -> None:
+        self._set_stage(env, slot, self._empty if stage in CLEARED else stage)
         slot.logged, slot.seed, slot.line, slot.outcome_due = stage, seed, self._line, None
 
     def _history(self, slot: SlotTrack) -> str:
@@ -176,10 +176,18 @@ class Replay:
 
     def _disagree(self, event: StageChanged, why: str) -> None:
         self.report.disagreements += 1
-        self._found(event.env, event.slot, event.seed, "log and tracked state disagree", why)
+        self._found("disagreement", event, "log and tracked state disagree", why)
 
-    def _found(self, env: int | None, slot: str | None, seed: str | None, what: str, why: str) -> None:
-        self.report.add_finding(Finding(self._file, self._line, env, slot, seed, what, why))
+    def _malformed(self, reason: str) -> None:
+        self.report.malformed += 1
+        finding = Finding(self._file, self._line, None, None, None, "malformed line", reason)
+        self.report.add_finding("malformed", finding)
+
+    def _found(self, kind: str, event: SlotEvent, what: str, why: str) -> None:
+        self.report.add_finding(kind, self._finding(event, what, why))
+
+    def _finding(self, event: SlotEvent, what: str, why: str = "") -> Finding:
+        return Finding(self._file, self._line, event.env, event.slot, event.seed, what, why)
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
@@ -194,16 +202,14 @@ class Replay:
         else:
             permitted = ", ".join(stage.name for stage in self.rules.transitions[source]) or "nothing"
             why = f"{slot.stage} may go to {permitted}; the slot is {self._history(slot)}"
-        self._found(event.env, event.slot, event.seed, f"illegal transition {name}", why)
+        self._found("transition", event, f"illegal transition {name}", why)
 
-    def _judgement(self, op: Op, env: EnvTrack, slot: SlotTrack, env_id: int, slot_id: str, seed: str) -> Judgement:
+    def _judgement(self, op: Op, env: EnvTrack, slot: SlotTrack, event: SlotEvent) -> Judgement:
         self.report.ops.add(op.name)
-        padding = [0] * (len(self.rules.feature_names) - 2)
-        rows = [[int(self._stages.get(s.stage, NO_STAGE)), UNKNOWN_AGE, *padding] for s in env.slots.values()]
-        finding = Finding(self._file, self._line, env_id, slot_id, seed, f"illegal {op.name}", "")
-        return Judgement(op, rows, slot.index, finding, slot.stage)
+        finding = self._finding(event, f"illegal {op.name}")
+        return Judgement(op, env.stages[:], slot.index, list(env.slots), finding, slot.stage)
 
-    def _release(self, slot: SlotTrack, age: int | None) -> None:
+    def _release(self, slot: SlotTrack, age: int | None = None) -> None:
         """Judge the op that waits for its age, with the age or without."""
         judgement, slot.waiting = slot.waiting, None
         if judgement is None:
@@ -211,24 +217,29 @@ class Replay:
         if age is None:
             self.report.age_unknown += 1
         else:
-            judgement.rows[slot.index][1] = min(age, UNKNOWN_AGE)
+            judgement.age = min(age, UNKNOWN_AGE)
         self._submit(judgement)
 
     def _submit(self, judgement: Judgement) -> None:
         self._batch.append(judgement)
-        self._cells += len(judgement.rows)
+        self._cells += len(judgement.stages)
         if self._cells >= BATCH_CELLS:
             self._judge_batch()
 
     def _judge_batch(self) -> None:
         by_width: dict[int, list[Judgement]] = {}
         for judgement in self._batch:
-            by_width.setdefault(len(judgement.rows), []).append(judgement)
+            width = 1 << (len(judgement.stages) - 1).bit_length()  # few widths, few engines
+            by_width.setdefault(width, []).append(judgement)
         illegal: list[Judgement] = []
         for width, group in by_width.items():
-            words = self._engine(width)(torch.tensor([j.rows for j in group], dtype=torch.int32)).slot_words
-            chosen = words[torch.arange(len(group)), torch.tensor([j.slot for j in group])]
-            legal = (chosen >> torch.tensor([int(j.op.id) for j in group])) & 1
+            engine, each = self._engine(width), torch.arange(len(group))
+            slots = torch.tensor([judgement.slot for judgement in group])
+            states = engine.empty_slots(len(group))  # a slot that is not there is empty, and blocks nothing
+            for i, judgement in enumerate(group):
+                states[i, : len(judgement.stages), 0] = torch.frombuffer(judgement.stages, dtype=torch.int32)
+            states[each, slots, 1] = torch.tensor([judgement.age for judgement in group], dtype=torch.int32)
+            legal = engine(states).slot_words[each, slots] >> torch.tensor([int(j.op.id) for j in group]) & 1
             illegal.extend(judgement for judgement, ok in zip(group, legal.tolist()) if not ok)
         self._batch, self._cells = [], 0  # only now: an interrupt during the work above loses nothing
         for judgement in illegal:
@@ -240,13 +251,15 @@ class Replay:
         return self._engines[width]
 
     def _report_illegal(self, judgement: Judgement) -> None:
-        why = reference.forbids(self.rules, judgement.op, judgement.rows, judgement.slot) or "forbidden"
+        rows = [[stage, judgement.age, *[0] * len(self.rules.features)] for stage in judgement.stages]
+        why = reference.forbids(self.rules, judgement.op, rows, judgement.slot, slot_ids=judgement.slot_ids)
         if judgement.stage not in self._stages:
             why = f"the slot is {judgement.stage}, which is no stage of {self.rules.name}"
         self.report.illegal.add(judgement.op.name)
-        self.report.add_finding(Finding(**{**vars(judgement.finding), "why": why}))
+        self.report.add_finding("op", replace(judgement.finding, why=why or "forbidden"))
 
 
-def _without_features(rules: MaskRules) -> MaskRules:
-    """The rules less the gates on features that logs do not tell; what is not known is not held against an op."""
-    return replace(rules, op_rules=tuple(replace(op, requires={}) for op in rules.op_rules))
+def _not_judged(rules: MaskRules) -> tuple[str, ...]:
+    """The gates that logs tell nothing of; what is not known is not held against an op."""
+    gates = [f"{feature} of {op.name}" for op in rules.op_rules for feature in op.requires]
+    return (*gates, *(f"seed limit of {op.name}" for op in rules.op_rules if op.seed_limit))

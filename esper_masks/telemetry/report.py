@@ -32,13 +32,17 @@ class Finding:
     why: str
 
     def __str__(self) -> str:
-        place = " ".join(str(part) for part in (self.seed, self.slot) if part is not None)
+        place = " ".join(part for part in (self.seed, self.slot) if part is not None)
         return f"{self.file}:{self.line}: {place + ': ' if place else ''}{self.what}: {self.why}"
 
 
 @dataclass
 class Report:
-    """Counts over all files read so far, and up to ``max_findings`` findings."""
+    """Counts over all files read so far, and up to ``max_findings`` findings of each kind.
+
+    ``unknown_stages`` counts stage changes into a stage that the rules do not have. ``not_judged`` names the gates that
+    a log tells nothing of.
+    """
 
     rules: MaskRules
     max_findings: int
@@ -54,13 +58,18 @@ class Report:
     unknown_stages: NameCounter = field(default_factory=NameCounter)
     age_unknown: int = 0
     disagreements: int = 0
+    outcomes_out_of_place: int = 0
+    not_judged: tuple[str, ...] = ()
     other_events: NameCounter = field(default_factory=NameCounter)
     findings: list[Finding] = field(default_factory=list)
     findings_omitted: int = 0
     interrupted: bool = False
+    _kept: Counter[str] = field(default_factory=Counter)
 
-    def add_finding(self, finding: Finding) -> None:
-        if len(self.findings) < self.max_findings:
+    def add_finding(self, kind: str, finding: Finding) -> None:
+        """Keep a finding, unless there are many of its kind: a flood of one must not hide another."""
+        self._kept[kind] += 1
+        if self._kept[kind] <= self.max_findings:
             self.findings.append(finding)
         else:
             self.findings_omitted += 1
@@ -70,7 +79,7 @@ class Report:
         counts = {
             name: dict(value) if isinstance(value, Counter) else value
             for name, value in vars(self).items()
-            if name not in ("rules", "max_findings", "findings")
+            if name not in ("rules", "max_findings", "findings", "_kept")
         }
         return {"rules": self.rules.name, **counts, "findings": [asdict(finding) for finding in self.findings]}
 
@@ -84,7 +93,7 @@ class Report:
             print(file=console.file)
         console.print(f"replay under {self.rules.name}")
         table = Table(show_header=False, box=None)
-        table.add_column()
+        table.add_column(overflow="fold")
         table.add_column(justify="right")
         for name in ("files", "lines", "malformed", "seeds", "episodes", "transitions"):
             table.add_row(name + (" lines" if name == "malformed" else ""), f"{getattr(self, name):,}")
@@ -97,7 +106,7 @@ class Report:
 
     def _verdicts(self) -> Table:
         table = Table()
-        table.add_column("judged")
+        table.add_column("judged", overflow="fold")
         table.add_column("events", justify="right")
         table.add_column("illegal", justify="right")
         for op in self.rules.op_names:
@@ -122,6 +131,12 @@ class Report:
                 remarks.append(f"Another rule set has them: --rules {fitting[0]}")
         if self.age_unknown:
             remarks.append(f"Age unknown for {self.age_unknown:,} ops; they were let through the age gate.")
+        if self.not_judged:
+            remarks.append(f"Not judged, because logs do not tell them: {', '.join(self.not_judged)}.")
+        if self.malformed:
+            remarks.append(f"{self.malformed:,} lines could not be read.")
+        if self.outcomes_out_of_place:
+            remarks.append(f"{self.outcomes_out_of_place:,} outcomes came without the stage change they belong to.")
         if self.disagreements:
             remarks.append(f"The log disagrees with the tracked state on {self.disagreements:,} stage changes.")
         illegal = sum(self.illegal.values()) + sum(self.illegal_transitions.values())
