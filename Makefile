@@ -27,7 +27,8 @@ lint: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-$(READY): pyproject.toml constraints.txt
+# an environment whose Python has gone is made again
+$(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)' 2>/dev/null),,FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 	  f"esper-masks needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	@echo "setting up .venv (once; torch is large, this can take some minutes)"
@@ -35,6 +36,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)
+
+FORCE:
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis

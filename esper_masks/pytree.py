@@ -9,6 +9,8 @@ from torch import Tensor
 from esper_masks.layout import ActionLayout, HeadLayout
 from esper_masks.masks import ActionMasks
 
+__all__ = ["ActionMasks"]
+
 Context = tuple[ActionLayout, tuple[str, ...]]  # static side, and which heads are limited
 
 
