@@ -103,7 +103,7 @@ def test_masks(benchmark: Any, cases: Callable[..., Case], rules: str, batch: in
             assert torch.equal(mask, expected[head]), head
         seconds = batch * slots * 5e-6  # roughly; slow ones are run a few times, quick ones as often as the tool likes
         if seconds > 0.2:
-            benchmark.pedantic(run, rounds=3, iterations=1)
+            benchmark.pedantic(run, rounds=3 if batch * slots > 1_000_000 else 8, iterations=1)
         else:
             benchmark(run)
         return
@@ -117,7 +117,7 @@ def test_masks(benchmark: Any, cases: Callable[..., Case], rules: str, batch: in
             return words(engine(engine.pack_slots(mappings), totals))
 
         if batch * slots > 50_000:
-            benchmark.pedantic(run, rounds=3, iterations=1)
+            benchmark.pedantic(run, rounds=8, iterations=1)
         else:
             benchmark(run)
         return
