@@ -36,21 +36,21 @@ def print_table(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(f"{machine['cpu']}, 1 thread, torch {machine['torch']}, Python {machine['python']}")
     console.print("ns/env: the fastest round; x loop, x best: times faster than small_tensors, one_tensor.")
-    console.print("of limit: the same bytes copied, in the same run, over the time taken.")
+    console.print("limit: the same bytes copied, in the same run, over the time taken; built: compile time.")
     cases = dict.fromkeys((row["rules"], row["slots"], row["batch"]) for row in result["benchmarks"])
     for case in cases:
         rows = [row for row in result["benchmarks"] if (row["rules"], row["slots"], row["batch"]) == case]
         bandwidth = ", ".join(f"copy at {row['gb_per_s']:.3g} GB/s" for row in rows if row["way"] == "copy")
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         table.add_column("way", no_wrap=True)
-        for name in ("ns/env", "median", "x loop", "x best", "of limit", "compile"):
-            table.add_column(name, justify="right")
+        for name in ("ns/env", "median", "x loop", "x best", "limit", "built"):
+            table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(
                 row["way"],
                 *(_figure(row.get(n)) for n in ("ns_per_env", "ns_per_env_median", "x_small_tensors", "x_one_tensor")),
-                f"{row['share_of_limit']:.1%}" if "share_of_limit" in row else "",
-                f"{row['compile_s']:.1f} s" if "compile_s" in row else "",
+                f"{row['share_of_limit']:.0%}" if "share_of_limit" in row else "",
+                f"{row['compile_s']:.1f}s" if "compile_s" in row else "",
             )
         console.print(f"\n{case[0]}, {case[1]} slots, batch {case[2]:,}; {bandwidth}")
         console.print(table)
