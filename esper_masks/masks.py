@@ -176,7 +176,7 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         always be completed.
 
             masks.restrict(op=only_wait)                 # [ops] or [..., ops]
-            masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot are not affected
+            masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot stay legal
 
         Args:
             constraints: head name, or ``slot_by_op`` -> bool mask that broadcasts to the head's.
@@ -189,14 +189,12 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         op_bits, slot_users, carriers = self._table(OP).open_words, self._table(SLOT).users, self._table(SLOT).openers
         slot_words, op_words = self.slot_words, self.op_words
         for name, mask in constraints.items():
-            users = slot_users if name == "slot_by_op" else self._table(name).users
+            users = self.layout.all_ops if name == "slot_by_op" else self._table(name).users
             if name != SLOT and users & carriers:  # from here on the words may not tell which slots are enabled
                 limits.setdefault(SLOT, (slot_words & carriers) != 0)
             if name == "slot_by_op":
                 check_bool(name, mask, (*self.shape, len(self.layout.ops), len(self.layout.slot_ids)), self.device)
-                bits = op_bits.unsqueeze(-1)  # [ops, 1]
-                kept = torch.where(mask | ((bits & slot_users) == 0), bits, 0).sum(-2, dtype=torch.int32)
-                slot_words = slot_words & kept
+                slot_words = slot_words & torch.where(mask, op_bits.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
                 continue
             table = self._table(name)
             check_bool(name, mask, (*self.shape, table.size), self.device)

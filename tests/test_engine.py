@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from torch import Tensor
 
 import esper_masks as em
@@ -38,6 +38,7 @@ def test_engine_equals_the_oracle(case: Case) -> None:
     assert masks.op_words.dtype == masks.slot_words.dtype == torch.int32
 
 
+@settings(max_examples=200)
 @given(case=random_cases())
 def test_engine_equals_the_oracle_under_any_rules(case: Case) -> None:
     expected = reference.masks(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -253,6 +253,7 @@ def test_restrict_is_exact_in_any_order(data: st.DataObject, seed: int) -> None:
     check_restrict(newer(6, seed), data)
 
 
+@settings(max_examples=200)
 @given(random_cases(), st.data())
 def test_restrict_is_exact_under_any_rules(case: Case, data: st.DataObject) -> None:
     check_restrict(case.masks(), data)
@@ -283,12 +284,45 @@ def test_a_dropped_wait_does_not_take_the_enabled_slots_along() -> None:
     assert masks["slot"].tolist() == [[True, True]]
 
 
+def test_an_op_without_a_slot_keeps_where_it_came_from() -> None:
+    """`slot_by_op` of an op that uses no slot says where the state allows it; a round trip once opened every slot."""
+
+    class Act(IntEnum):
+        WAIT = 0
+        FLUSH = 1
+
+    class Stage(IntEnum):
+        EMPTY = 0
+        FULL = 1
+
+    rules = em.MaskRules(
+        name="tanks",
+        stages=Stage,
+        transitions={Stage.EMPTY: [Stage.FULL], Stage.FULL: [Stage.EMPTY]},
+        empty=Stage.EMPTY,
+        op_rules=[em.Op(Act.WAIT, always=True), em.Op(Act.FLUSH, enters=Stage.EMPTY)],
+        heads=[em.Head("slot"), em.Head("op")],
+    )
+    engine = em.MaskEngine(rules, ["a", "b"])
+    masks = engine(engine.pack_slots([{"b": em.SlotState(Stage.FULL)}, {}]))
+    assert masks.slot_by_op[:, 1].tolist() == [[False, True], [False, False]]
+    assert masks["op"][:, 1].tolist() == [True, False]
+    assert_same_masks(em.ActionMasks.from_bools(masks.layout, dict(masks), masks.slot_by_op), as_bools(masks))
+    nowhere = masks.restrict(slot_by_op=torch.zeros(2, 2, dtype=torch.bool))
+    assert torch.equal(nowhere["op"], masks["op"])  # it takes no slot, so no slot can be forbidden to it
+    assert torch.equal(nowhere["slot"], masks["slot"])
+
+
 def test_an_op_that_no_state_allows_stays_illegal() -> None:
     layout = em.MaskEngine(em.ruleset("esper-2026-06"), disable_advance=True).layout
     every = {head.name: torch.ones(1, head.size, dtype=torch.bool) for head in layout.heads}
     masks = em.ActionMasks.from_bools(layout, every)
     assert masks["op"].tolist() == [[True] * 5 + [False]]
     assert masks.count().tolist() == masks.joint().sum(-1).tolist() == [1540]
+    advance = {name: mask & (torch.arange(6) == 5) if name == "op" else mask for name, mask in every.items()}
+    only = em.ActionMasks.from_bools(layout, advance)
+    assert not only["op"].any()
+    assert not only.joint().any()
     words = em.ActionMasks.from_words(layout, torch.full((1, 3), 63), torch.tensor([63]))
     assert words["op"].tolist() == [[True] * 5 + [False]]
 
