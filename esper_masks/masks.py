@@ -213,7 +213,7 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             word = torch.where(permitted, op_bits, 0).sum(-1, dtype=torch.int32)
             slot_words, op_words = slot_words & word.unsqueeze(-1), op_words & word
         op_words = op_words & (or_over_slots(slot_words) | (self.layout.all_ops - slot_users))
-        return ActionMasks(self.layout, slot_words & op_words.unsqueeze(-1), op_words, limits)
+        return ActionMasks(self.layout, slot_words, op_words, limits)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.layout.heads)

@@ -319,11 +319,13 @@ def test_an_op_that_no_state_allows_stays_illegal() -> None:
     masks = em.ActionMasks.from_bools(layout, every)
     assert masks["op"].tolist() == [[True] * 5 + [False]]
     assert masks.count().tolist() == masks.joint().sum(-1).tolist() == [1540]
+    assert not masks.slot_by_op[:, 5].any()
     advance = {name: mask & (torch.arange(6) == 5) if name == "op" else mask for name, mask in every.items()}
     only = em.ActionMasks.from_bools(layout, advance)
     assert not only["op"].any()
     assert not only.joint().any()
     words = em.ActionMasks.from_words(layout, torch.full((1, 3), 63), torch.tensor([63]))
+    assert not words.slot_by_op[:, 5].any()
     assert words["op"].tolist() == [[True] * 5 + [False]]
 
 
