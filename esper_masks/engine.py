@@ -113,7 +113,7 @@ class MaskEngine(nn.Module):
             words = torch.where(states[..., column] != value, words & ~ops, words)
         if enabled is not None:
             words = words * enabled
-        elif len(set(self.enabled_ids)) < len(self.slot_ids):
+        elif len(self.enabled_ids) < len(self.slot_ids):
             words = words * self.default_enabled
         union = or_over_slots(words)  # [...]
         vetoes: list[Tensor] = []
@@ -283,7 +283,7 @@ def _check_slot_ids(slot_ids: Sequence[str]) -> tuple[str, ...]:
 def _check_enabled_ids(enabled: Iterable[str], slot_ids: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(enabled, (str, Tensor)) or not isinstance(enabled, Iterable):
         raise SlotStateError(f"enabled must be a collection of slot ids here, got {enabled!r:.80}")
-    ids = tuple(enabled)
+    ids = tuple(dict.fromkeys(enabled))
     if not ids:
         raise SlotStateError(f"enabled is empty: no slot could ever act; the slots are {', '.join(slot_ids)}")
     if unknown := [slot_id for slot_id in ids if slot_id not in slot_ids]:
