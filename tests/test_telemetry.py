@@ -221,6 +221,8 @@ def test_a_new_episode_leaves_nothing_behind() -> None:
     report = replay(*before, *after)
     assert (report.episodes, report.age_unknown, report.illegal) == (2, 1, {})
     assert (report.disagreements, report.outcomes_out_of_place) == (0, 1)
+    stale = replay(*before, germinate(slot="mid"), move("CULLED", "EMBARGOED"))
+    assert (stale.disagreements, stale.illegal_transitions) == (1, {"DORMANT->EMBARGOED": 1})
 
 
 def test_a_log_that_begins_in_the_middle_of_an_episode() -> None:

@@ -99,7 +99,7 @@ class Replay:
             self.report.episodes += 1
             for other in env.slots.values():
                 self._release(other)
-                other.seed = None
+                other.logged, other.seed = "", None
                 self._set_stage(env, other, self._empty)
         env.last_number = number
         self._release(slot)
