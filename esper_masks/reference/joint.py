@@ -1,0 +1,223 @@
+"""The oracle of the policy: the distribution of whole actions in one environment, by enumeration.
+
+It follows the definition and no derivation: probabilities are products along an action, and what is said of the whole
+is a sum over all whole actions.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from esper_masks.reference.lifecycle import Action, canonical_choice, joint_actions
+from esper_masks.reference.policy import (
+    Floats,
+    Mask,
+    check_row,
+    edge_distance,
+    entropy,
+    log_probability,
+    mode,
+    probabilities,
+    raw_entropy,
+    sample,
+)
+from esper_masks.rule_checks import OP, SLOT
+from esper_masks.rules import Head, MaskRules, Op
+
+Row = tuple[Floats, Mask]  # logits, and which of them count
+
+
+class Joint:
+    """The distribution of whole actions in one environment.
+
+    The op is drawn first, under ``masks["op"]``; then each head that the op uses: the slot from
+    ``masks["slot_by_op"][op]``, any other head from what the rules permit under that op and ``masks[head]`` allows.
+    A head that the op ignores takes its canonical value and adds nothing.
+
+    Args:
+        rules: resolved rules.
+        masks: what ``head_masks`` gives for the environment, restricted further or not.
+        logits: head -> n floats or, for any head but the op, ops × n floats, of which the rows of illegal ops are never
+            looked at.
+        min_prob: the floor of each head, a number or head -> number, 0 for a head that is not in it.
+
+    Attributes:
+        contexts: legal op -> head that it uses, ``op`` among them -> its logits and its mask under that op.
+        faults: the heads without probabilities in some context where they are evaluated: under each legal op that
+            uses them, and for a head other than the slot with one row of logits also under its plain mask. Only
+            ``legal`` works in an environment at fault; the rest raises ValueError.
+
+    Raises:
+        ValueError: heads or sizes that are not those of the rules, or a ``min_prob`` that is not in [0, 1 / width).
+    """
+
+    def __init__(
+        self,
+        rules: MaskRules,
+        masks: Mapping[str, Any],
+        logits: Mapping[str, Sequence[Any]],
+        *,
+        min_prob: float | Mapping[str, float] = 0.0,
+    ):
+        self.rules, self.masks, self.logits = rules, masks, logits
+        names = rules.head_names
+        floors = min_prob if isinstance(min_prob, Mapping) else dict.fromkeys(names, min_prob)
+        if set(logits) != set(names) or not set(floors) <= set(names):
+            raise ValueError(f"logits of {list(logits)} and min_prob of {list(floors)}; the heads are {list(names)}")
+        self.min_prob = {name: floors.get(name, 0.0) for name in names}
+        self.per_op = {name for name in names if any(isinstance(row, Sequence) for row in logits[name])}
+        if OP in self.per_op or any(len(logits[name]) != len(rules.op_rules) for name in self.per_op):
+            raise ValueError(
+                f"heads with a row of logits an op: {sorted(self.per_op)}; wanted {rules.op_names}, not op"
+            )
+        for name in names:
+            for row in logits[name] if name in self.per_op else [logits[name]]:
+                check_row(row, masks[name], self.min_prob[name])
+        self.contexts = {
+            int(op.id): {head.name: self._row(head, op) for head in rules.heads if head.name in (OP, *op.uses)}
+            for op in rules.op_rules
+            if masks[OP][op.id]
+        }
+        self.faults = {name for name in names if any(probabilities(*row) is None for row in self._evaluated(name))}
+
+    def _row(self, head: Head, op: Op) -> Row:
+        """Logits and mask of a head once the op is drawn."""
+        logits, plain = self.logits[head.name], self.masks[head.name]
+        if head.name == OP:
+            return logits, plain
+        if head.name in self.per_op:
+            logits = logits[op.id]
+        if head.name == SLOT:
+            return logits, self.masks["slot_by_op"][op.id]
+        permitted = head.by_op[op.id] if head.by_op else head.open_choices
+        return logits, [on and choice in permitted for choice, on in zip(head.choices, plain)]
+
+    def _given(self, name: str) -> list[Row]:
+        """The rows of a head, one for each legal op that uses it."""
+        return [context[name] for context in self.contexts.values() if name in context]
+
+    def _evaluated(self, name: str) -> list[Row]:
+        """Every row of a head that needs probabilities."""
+        if name == SLOT or name in self.per_op:
+            return self._given(name)
+        return [(self.logits[name], self.masks[name]), *self._given(name)]
+
+    def _check_faults(self) -> None:
+        if self.faults:
+            raise ValueError(f"the environment has no policy: the heads at fault are {', '.join(sorted(self.faults))}")
+
+    @cached_property
+    def conditionals(self) -> dict[int, dict[str, list[float]]]:
+        """Legal op -> head that it uses, ``op`` among them -> its probabilities once that op is drawn."""
+        self._check_faults()
+        return {
+            op: {name: probabilities(*row, min_prob=self.min_prob[name]) or [] for name, row in context.items()}
+            for op, context in self.contexts.items()
+        }
+
+    def legal(self, action: Sequence[int]) -> bool:
+        """Whether the op is legal and, under it, the value of every head it uses; the others may hold anything."""
+        values = dict(zip(self.rules.head_names, action, strict=True))
+        context = self.contexts.get(values[OP], {})
+        return bool(context) and all(
+            0 <= values[name] < len(on) and on[values[name]] for name, (_, on) in context.items()
+        )
+
+    def actions(self) -> dict[Action, float]:
+        """Every legal whole action and its probability, in the order of ``joint_actions``."""
+        names, conditionals = self.rules.head_names, self.conditionals
+        result = {}
+        for action in filter(self.legal, joint_actions(self.rules, len(self.masks[SLOT]))):
+            values = dict(zip(names, action))
+            result[action] = math.prod(p[values[name]] for name, p in conditionals[values[OP]].items())
+        return result
+
+    def head_log_probs(self, action: Sequence[int]) -> list[float]:
+        """Logarithm of each head's share in the probability of an action, 0 for a head that the op ignores.
+
+        An illegal value has -inf. Under an op that is not legal the op has it, and the other heads have 0.
+        """
+        self._check_faults()
+        values = dict(zip(self.rules.head_names, action, strict=True))
+        context = self.contexts.get(values[OP], {OP: (self.logits[OP], self.masks[OP])})
+        shares = {
+            name: log_probability(logits, mask, values[name], min_prob=self.min_prob[name])
+            for name, (logits, mask) in context.items()
+        }
+        return [shares.get(name, 0.0) for name in values]
+
+    def log_prob(self, action: Sequence[int]) -> float:
+        """Logarithm of the probability of an action, whatever the heads hold that the op ignores; -inf if illegal."""
+        return sum(self.head_log_probs(action))
+
+    def raw_entropy(self) -> float:
+        """Entropy in nats of the distribution of whole actions."""
+        return raw_entropy(list(self.actions().values()))
+
+    def entropy(self) -> float:
+        """The same over the logarithm of the number of legal whole actions."""
+        p = list(self.actions().values())
+        return entropy(p, len(p))
+
+    def head_entropies(self) -> list[float]:
+        """Normalized entropy of each head on its own, before the floor, in head order.
+
+        A head with one row of logits is taken under its plain mask, the slot under the slots that any legal op may
+        take. With a row an op: the mean over the legal ops that use the head. 0 where there is nothing to take.
+        """
+        self._check_faults()
+        result = []
+        for name in self.rules.head_names:
+            if name in self.per_op:
+                rows = self._given(name)
+            elif name == SLOT:
+                masks = [mask for _, mask in self._given(SLOT)]
+                rows = [(self.logits[SLOT], [any(column) for column in zip(*masks)])] if masks else []
+            else:
+                rows = [(self.logits[name], self.masks[name])]
+            values = [entropy(probabilities(logits, mask) or [], sum(mask)) for logits, mask in rows]
+            result.append(sum(values) / len(values) if values else 0.0)
+        return result
+
+    def sample(self, noise: Sequence[float]) -> list[int]:
+        """An action from one uniform in [0, 1] a head, in head order: the op's decides first."""
+        uniform = dict(zip(self.rules.head_names, noise, strict=True))
+        return self._choose(lambda name, p: sample(p, uniform[name]))
+
+    def edge_distances(self, noise: Sequence[float]) -> list[float]:
+        """How far each head's noise is from where ``sample`` changes its value; +inf for a head that the op ignores."""
+        names = self.rules.head_names
+        given = self.conditionals[self.sample(noise)[names.index(OP)]]
+        return [edge_distance(given[name], u) if name in given else math.inf for name, u in zip(names, noise)]
+
+    def mode(self) -> list[int]:
+        """The op's most likely value, then that of each head it uses: not always the most likely whole action."""
+        return self._choose(lambda name, p: mode(p))
+
+    def _choose(self, pick: Callable[[str, Floats], int]) -> list[int]:
+        first, *_ = self.conditionals.values()  # the op's own row is the same under every op
+        chosen = {name: pick(name, p) for name, p in self.conditionals[pick(OP, first[OP])].items()}
+        return [chosen[head.name] if head.name in chosen else _canonical_value(head) for head in self.rules.heads]
+
+
+def joint_kl(p: Joint, q: Joint) -> float:
+    """Divergence of q from p in nats, summed over whole actions; +inf where p may take one that q never takes.
+
+    Log-probs are compared, so that what q takes once in exp(1000) times counts 1000 and not infinity.
+
+    Raises:
+        ValueError: either has no policy, or their heads differ.
+    """
+    if p.rules.head_names != q.rules.head_names:
+        raise ValueError(f"heads {p.rules.head_names} and {q.rules.head_names} have no divergence")
+    q_log_probs = {action: q.log_prob(action) for action in q.actions()}
+    return sum(
+        share * (p.log_prob(action) - q_log_probs.get(action, -math.inf))
+        for action, share in p.actions().items()
+        if share > 0
+    )
+
+
+def _canonical_value(head: Head) -> int:
+    return 0 if head.name == SLOT else head.choices.index(canonical_choice(head))
