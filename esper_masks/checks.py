@@ -7,27 +7,45 @@ from torch import Tensor
 
 
 def check_bool(
-    name: str, mask: Tensor, shape: Sequence[int], device: torch.device | None = None, *, broadcast: bool = True
+    name: str,
+    mask: Tensor,
+    shape: Sequence[int],
+    device: torch.device | None = None,
+    *,
+    broadcast: bool = True,
+    fixed: int = 1,
 ) -> None:
     """Raise ``ValueError`` unless a mask is bool, on the device if one is given, and has the shape.
 
-    With ``broadcast`` it may be any shape that broadcasts to it along all but the last axis.
+    With ``broadcast`` it may be any shape that broadcasts to it along all but the last ``fixed`` axes.
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"mask {name!r} must be a bool tensor, got {got}; convert it with `mask > 0.5`")
+        raise ValueError(f"{name} must be a bool tensor, got {got}; convert it with `mask > 0.5`")
     if device is not None and mask.device != device:
-        raise ValueError(f"mask {name!r} is on {mask.device}, the masks are on {device}; move one of them")
+        raise ValueError(f"{name} is on {mask.device}, not on {device}; move one of them")
     have, wanted = tuple(mask.shape), tuple(shape)
     if broadcast:
         padded = (1,) * (len(wanted) - len(have)) + have
-        fits = len(padded) == len(wanted) and have[-1:] == wanted[-1:]
+        fits = len(padded) == len(wanted) and (not fixed or have[-fixed:] == wanted[-fixed:])
         fits = fits and all(size in (1, want) for size, want in zip(padded, wanted))
     else:
         fits = have == wanted
     if not fits:
         how = " or one that broadcasts to it" if broadcast else ""
-        raise ValueError(f"mask {name!r} has shape {have}; wanted {wanted}{how}")
+        raise ValueError(f"{name} has shape {have}; wanted {wanted}{how}")
+
+
+def broadcast_batch(name: str, shape: Sequence[int], batch: torch.Size) -> torch.Size:
+    """The shape that two batch shapes broadcast to; ``ValueError`` if there is none."""
+    if tuple(shape) == tuple(batch):
+        return batch
+    try:
+        return torch.Size(torch.broadcast_shapes(shape, batch))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}, which does not broadcast with the batch {tuple(batch)}"
+        ) from None
 
 
 def check_integer(name: str, values: Tensor) -> None:
@@ -35,3 +53,50 @@ def check_integer(name: str, values: Tensor) -> None:
     got = values.dtype if isinstance(values, Tensor) else type(values).__name__
     if not isinstance(got, torch.dtype) or got.is_floating_point or got.is_complex or got == torch.bool:
         raise ValueError(f"{name} must be an integer tensor, got {got}")
+
+
+def check_logits(name: str, logits: Tensor) -> None:
+    """Raise ``ValueError`` unless logits are floats with at least one action."""
+    got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(got, torch.dtype) or not got.is_floating_point:
+        raise ValueError(f"{name} must be a floating-point tensor, got {got}")
+    if logits.ndim < 1 or logits.shape[-1] < 1:
+        raise ValueError(f"{name} have shape {tuple(logits.shape)}; wanted [..., n] with at least one action")
+
+
+def check_min_prob(name: str, min_prob: float, width: int) -> None:
+    """Raise ``ValueError`` unless a floor leaves a distribution over ``width`` actions some freedom."""
+    if not isinstance(min_prob, (int, float)) or isinstance(min_prob, bool) or not min_prob >= 0:
+        raise ValueError(f"{name} must be a number, 0 or more, got {min_prob!r}")
+    if min_prob * width >= 1:
+        raise ValueError(
+            f"{name}={min_prob} for {width} actions would make the policy uniform; wanted less than 1/{width}"
+        )
+
+
+def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
+    """Uniforms that a caller gives, in the dtype of ``like``; what is below 0 becomes 0.
+
+    Raises:
+        ValueError: noise that is no float, of another shape or on another device.
+    """
+    if not isinstance(noise, Tensor) or not noise.is_floating_point():
+        got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
+        raise ValueError(f"noise must be a floating-point tensor of uniforms in [0, 1], got {got}")
+    if noise.shape != shape or noise.device != like.device:
+        raise ValueError(f"noise is {tuple(noise.shape)} on {noise.device}; wanted {tuple(shape)} on {like.device}")
+    return noise.to(like.dtype).clamp_min(0)
+
+
+def check_actions(actions: Tensor, batch: torch.Size, heads: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless whole actions are integers ``[*sample, *batch, heads]``."""
+    check_integer("actions", actions)
+    if actions.ndim < 1 or actions.shape[-1] != len(heads):
+        raise ValueError(
+            f"actions have shape {tuple(actions.shape)}; wanted [..., {len(heads)}], one value for each of "
+            f"{', '.join(heads)}"
+        )
+    if actions.shape[actions.ndim - 1 - len(batch) : -1] != batch or actions.ndim - 1 < len(batch):
+        raise ValueError(
+            f"actions have shape {tuple(actions.shape)}; wanted [*sample, {', '.join(map(str, (*batch, len(heads))))}]"
+        )

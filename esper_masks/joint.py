@@ -1,8 +1,9 @@
 """Whole actions as one index: exact masks for libraries that know a single discrete action only."""
 
+import torch
 from torch import Tensor
 
-from esper_masks.checks import check_integer
+from esper_masks.checks import check_actions, check_integer
 from esper_masks.layout import ActionLayout
 from esper_masks.layout_tables import actions_per_op, layout_tables
 from esper_masks.rule_checks import OP
@@ -32,12 +33,7 @@ class JointActions:
             ValueError: not integers, or another number of heads.
         """
         heads = self.layout.head_names
-        check_integer("actions", actions)
-        if actions.ndim < 1 or actions.shape[-1] != len(heads):
-            raise ValueError(
-                f"actions have shape {tuple(actions.shape)}; wanted [..., {len(heads)}], one value for each of "
-                f"{', '.join(heads)}"
-            )
+        check_actions(actions, torch.Size(), heads)
         actions = actions.long()
         return layout_tables(self.layout, actions.device).encode(actions, actions[..., heads.index(OP)])
 

@@ -1,0 +1,243 @@
+"""One categorical distribution per row, over its legal actions only."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.kl import register_kl
+
+from esper_masks.checks import (
+    broadcast_batch,
+    check_bool,
+    check_integer,
+    check_logits,
+    check_min_prob,
+    check_noise,
+)
+from esper_masks.faults import Validate, check_mode, raise_faults
+from esper_masks.softmax import MaskedSoftmax, Slabs, arithmetic, divergence, log_of, normalized, unrolls
+
+
+class MaskedCategorical(Distribution):
+    """Categorical distributions over the legal actions of rows.
+
+        for row in rows:
+            probs[row, i]  ==  exp(logits[row, i]) / sum(exp(logits[row, j]) for j in legal)   if i in legal, else 0
+
+    What the logits hold under the mask, NaN and infinities included, reaches no result and no gradient. Arithmetic and
+    results are fp32 for half-precision logits. A faulty row (no legal action, only legal logits of -inf, or a legal one
+    that is NaN or +inf) and a row that is not active have action -1, log-probability 0 and entropy 0, and give no
+    gradient to their logits.
+
+    >>> import torch
+    >>> dist = MaskedCategorical(torch.zeros(1, 3), torch.tensor([[True, False, True]]))
+    >>> dist.probs
+    tensor([[0.5000, 0.0000, 0.5000]])
+    >>> dist.sample(noise=torch.tensor([0.9]))
+    tensor([2])
+
+    Args:
+        logits: fp16, bf16, fp32 or fp64 ``[..., n]``; its leading axes broadcast with those of the mask.
+        mask: bool ``[..., n]``, True where an action is legal.
+        active: bool ``[...]``, broadcasts; False for padding rows and agents that do not act, which are never faulty.
+        min_prob: floor e under every legal action: probabilities become ``(1 - k e) p + e`` over the k legal ones.
+        validate: what becomes of faulty rows. ``"raise"``: an error; an assertion on the device under
+            ``torch.compile``, and as ``"flag"`` under ``vmap``. ``"flag"``: nothing is read from the device, ``faults``
+            tells. ``"off"``: as ``"flag"``; the caller vouches for the rows.
+
+    Raises:
+        ValueError: a mask that is not bool, logits that are no floats, shapes or devices that do not fit, a floor that
+            leaves no freedom, an unknown mode.
+        InvalidStateMachineError: faulty rows under ``validate="raise"``; names them.
+    """
+
+    arg_constraints = {}  # noqa: RUF012  # an attribute of torch's base class; arguments are checked above torch
+    has_enumerate_support = True
+    fault_names: Sequence[str] = ()  # one head needs no name
+
+    faults: Tensor  # bool [...]: active rows that are faulty
+
+    def __init__(
+        self,
+        logits: Tensor,
+        mask: Tensor,
+        *,
+        active: Tensor | None = None,
+        min_prob: float = 0.0,
+        validate: Validate = "raise",
+    ):
+        check_mode(validate)
+        check_logits("logits", logits)
+        check_min_prob("min_prob", min_prob, logits.shape[-1])
+        lead, width = logits.shape[:-1], logits.shape[-1]
+        batch = broadcast_batch("mask", mask.shape[:-1], lead) if isinstance(mask, Tensor) else lead
+        check_bool("mask", mask, (*batch, width), logits.device)
+        if active is not None:
+            check_bool("active", active, batch, logits.device, fixed=0)
+            active = active.expand(batch)
+        self.min_prob, self.validate = min_prob, validate
+        self._set(batch, logits.expand(*batch, width), mask.expand(*batch, width), active)
+        if validate == "raise":
+            raise_faults(self.faults, lambda: self.faults, self.fault_names)
+
+    def _set(self, batch: torch.Size, logits: Tensor, mask: Tensor, active: Tensor | None) -> None:
+        super().__init__(batch, validate_args=False)  # torch's validation fails under compile; ours is in faults
+        self.logits, self.mask, self.active = logits, mask, active
+        stacked = not unrolls(logits.shape[-1])
+        values, illegal = arithmetic(logits).movedim(-1, 0), ~mask.movedim(-1, 0)  # [n, ...]
+        self._rows = MaskedSoftmax(
+            [values] if stacked else values.unbind(), [illegal] if stacked else illegal.unbind(), stacked=stacked
+        )
+        self.faults = self._rows.lost if active is None else self._rows.lost & active
+        self._neutral = self._rows.lost if active is None else self._rows.lost | ~active
+
+    # -- probabilities ------------------------------------------------------------------------------------------------
+
+    @property
+    def probs(self) -> Tensor:
+        """Probabilities ``[..., n]``: exactly 0 where illegal, and in all of a faulty or inactive row."""
+        return self._last([self._settle(p) for p in self._probs()])
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log-probabilities ``[..., n]``: -inf where illegal; 0 in all of a faulty or inactive row."""
+        return self._last([self._settle(x) for x in self._log_probs()])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of actions.
+
+        Args:
+            value: integer ``[*sample, ...]``, broadcasts with the batch.
+
+        Returns: ``[*sample, ...]``; -inf, without a gradient, for an action that is illegal or does not exist.
+        Raises:
+            ValueError: not integers, or a shape that does not broadcast.
+        """
+        check_integer("value", value)
+        shape = broadcast_batch("value", value.shape, self.batch_shape)
+        slabs, value = self._log_probs(), value.long().expand(shape)
+        if self._rows.stacked:
+            [log_probs] = slabs
+            index = value.clamp(0, len(log_probs) - 1)
+            log_probs = log_probs.view(len(log_probs), *[1] * (len(shape) - log_probs.ndim + 1), *log_probs.shape[1:])
+            picked = log_probs.expand(-1, *shape).gather(0, index.unsqueeze(0)).squeeze(0)
+            picked = picked.masked_fill((picked == -math.inf) | (index != value), -math.inf)
+        else:
+            picked = slabs[0].new_full((), -math.inf).expand(shape)
+            for i, x in enumerate(slabs):
+                picked = torch.where((value == i) & (x != -math.inf), x, picked)
+        return self._settle(picked)
+
+    def raw_entropy(self) -> Tensor:
+        """Entropy in nats, ``[...]``, of the distribution that is sampled."""
+        return self._settle(self._rows.entropy_of(self._probs()) if self.min_prob else self._rows.entropy())
+
+    def entropy(self) -> Tensor:
+        """Normalized entropy ``[...]``, ``raw_entropy() / log(number of legal actions)``; 0 where one is legal."""
+        return normalized(self.raw_entropy(), self._rows.legal_actions())
+
+    def perplexity(self) -> Tensor:
+        """``exp(raw_entropy())``, the effective number of actions, ``[...]``."""
+        return self.raw_entropy().exp()
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def sample(self, sample_shape: Any = torch.Size(), *, noise: Tensor | None = None) -> Tensor:  # noqa: B008
+        """Legal actions, by inverse CDF from one uniform each.
+
+        Args:
+            sample_shape: leading shape.
+            noise: uniform in [0, 1], ``[*sample_shape, ...]``, of any float dtype; by default from torch's generator.
+
+        Returns: int64 ``[*sample_shape, ...]``; -1 for faulty and inactive rows.
+        Raises:
+            ValueError: noise that does not fit.
+        """
+        shape, like = self._extended_shape(torch.Size(sample_shape)), self._rows.total
+        if noise is None:
+            noise = torch.rand(shape, dtype=like.dtype, device=like.device)
+        else:
+            noise = check_noise(noise, shape, like)
+        with torch.no_grad():
+            return self._settle(self._rows.draw(noise, self._probs() if self.min_prob else None), -1)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable action, the first of equals: int64 ``[...]``; -1 for faulty and inactive rows."""
+        return self._settle(self._rows.mode(), -1)
+
+    # -- as a torch distribution --------------------------------------------------------------------------------------
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.logits.shape[-1] - 1)  # type: ignore[no-untyped-call]
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All actions, legal or not: int64 ``[n, ...]``, or ``[n, *1]`` unless expanded."""
+        values = torch.arange(self.logits.shape[-1], device=self.logits.device)
+        values = values.view(-1, *[1] * len(self.batch_shape))
+        return values.expand(-1, *self.batch_shape) if expand else values
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """The same distribution for more rows, in a batch shape to which this one's broadcasts."""
+        batch = torch.Size(batch_shape)
+        active = None if self.active is None else self.active.expand(batch)
+        return self._derive(batch, self.logits.expand(*batch, -1), self.mask.expand(*batch, -1), active)
+
+    def __getitem__(self, index: Any) -> Self:
+        """Some of the rows: any index of the batch axes.
+
+        Raises:
+            IndexError: more axes than the batch has, or out of range.
+        """
+        batch, wide = self.faults[index].shape, before_last(index)
+        active = None if self.active is None else self.active[index]
+        return self._derive(batch, self.logits[wide], self.mask[wide], active)
+
+    def _derive(self, *rows: Any) -> Self:
+        """The same settings for other rows, which need no second validation."""
+        new = type(self).__new__(type(self))
+        new.min_prob, new.validate = self.min_prob, self.validate
+        new._set(*rows)
+        return new
+
+    def __repr__(self) -> str:
+        floor = f", min_prob={self.min_prob}" if self.min_prob else ""
+        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, actions={self.logits.shape[-1]}{floor})"
+
+    # -- slabs --------------------------------------------------------------------------------------------------------
+
+    def _probs(self) -> Slabs:
+        rows = self._rows
+        return rows.floored(self.min_prob) if self.min_prob else [w / rows.total for w in rows.weights]
+
+    def _log_probs(self) -> Slabs:
+        return [log_of(p) for p in self._probs()] if self.min_prob else self._rows.log_probs()
+
+    def _settle(self, values: Tensor, neutral: int = 0) -> Tensor:
+        return values.masked_fill(self._neutral, neutral)
+
+    def _last(self, slabs: Slabs) -> Tensor:
+        return slabs[0].movedim(0, -1) if self._rows.stacked else torch.stack(tuple(slabs), -1)
+
+
+def _kl(p: MaskedCategorical, q: MaskedCategorical) -> Tensor:
+    """KL(p || q) in nats, ``[...]``: +inf only where q lacks p's support, gradients finite; 0 for neutral rows."""
+    if p.logits.shape[-1] != q.logits.shape[-1]:
+        raise ValueError(f"p has {p.logits.shape[-1]} actions, q has {q.logits.shape[-1]}")
+    batch = broadcast_batch("q", q.batch_shape, p.batch_shape)
+    p, q = p.expand(batch), q.expand(batch)  # in one form, whichever each was made in
+    divergences = p._rows._sum(divergence(p._log_probs(), q._log_probs()))
+    return divergences.masked_fill(p._neutral | q._neutral, 0)
+
+
+register_kl(MaskedCategorical, MaskedCategorical)(_kl)  # type: ignore[no-untyped-call]  # torch has no types here
+
+
+def before_last(index: Any) -> tuple[Any, ...]:
+    """An index of all axes but the last."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return (*parts, slice(None)) if any(part is Ellipsis for part in parts) else (*parts, ...)

@@ -1,0 +1,134 @@
+"""What happens when a row has no action to take: the three modes of validation, and the check of many flags at once."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from esper_masks.errors import InvalidStateMachineError
+
+Validate = Literal["raise", "flag", "off"]
+MODES = ("raise", "flag", "off")
+SHOWN = 5  # rows that a message names
+
+CAUSE = "such a row has no legal action, only legal logits of -inf, or a legal logit that is NaN or +inf"
+REMEDY = "mark padding rows with active=, or pass validate='flag' and read `faults`"
+
+
+@runtime_checkable
+class Faulty(Protocol):
+    """A distribution: its faults, and the heads that their bits stand for (none for a single head)."""
+
+    @property
+    def faults(self) -> Tensor: ...
+
+    @property
+    def fault_names(self) -> Sequence[str]: ...
+
+
+def check_mode(validate: str) -> None:
+    """Raise ``ValueError`` unless a mode of validation is one of the three."""
+    if validate not in MODES:
+        raise ValueError(f"validate={validate!r} is not one of {', '.join(map(repr, MODES))}")
+
+
+def raise_faults(faulty: Tensor, faults: Callable[[], Tensor], names: Sequence[str]) -> None:
+    """What ``validate="raise"`` does with the faulty rows of a new distribution.
+
+    Args:
+        faulty: bool ``[...]``.
+        faults: gives the words that the message names heads from; called only where a row is faulty.
+        names: heads, one a bit; none for a single head.
+
+    Raises:
+        InvalidStateMachineError: in eager code. Compiled code asserts on the device (RuntimeError); under ``vmap``
+            nothing is read, and the flags are all there is.
+    """
+    if _under_vmap(faulty):
+        return
+    if torch.compiler.is_compiling():
+        torch._assert_async(~faulty.any(), f"a row is faulty; {CAUSE}; {REMEDY}")
+    elif faulty.any():
+        raise InvalidStateMachineError(f"{_describe([('', faults(), names)])}; {CAUSE}; {REMEDY}")
+
+
+def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named: "Tensor | Faulty") -> None:
+    """Raise if any of many flags is set; one read of the device for all of them.
+
+    A training loop calls it before each optimizer step, on the distributions made with ``validate="flag"`` and on the
+    gradient norm: ``0 * NaN`` in the layers behind the logits is NaN, and only the norm tells.
+
+    >>> import torch
+    >>> raise_on_fault(torch.tensor([False, False]), grad_norm=torch.tensor(0.5))
+    >>> raise_on_fault(faults=torch.tensor([0, 2, 3]), heads=("slot", "op"))
+    Traceback (most recent call last):
+    ...
+    esper_masks.errors.InvalidStateMachineError: faults: 2 of 3 rows are faulty: row 1 (op), row 2 (slot, op)
+
+    Args:
+        flags: distributions; or tensors of any shape: bool (True is a fault), integer (each bit a head) or floating
+            point (what is not finite is a fault).
+        heads: names of the bits of integer flags; a distribution knows its own.
+        named: the same, with a name for the message.
+
+    Raises:
+        InvalidStateMachineError: names the rows and, of factored distributions, the heads.
+        ValueError: something that is no flag.
+    """
+    checks = [(name, *_read(flag, heads)) for name, flag in (*(("", f) for f in flags), *named.items())]
+    found = [_is_fault(words).any() for _, words, _ in checks]
+    device = next((f.device for f in found if f.device.type != "cpu"), None)
+    if found and torch.stack([f if device is None else f.to(device, non_blocking=True) for f in found]).any():
+        raise InvalidStateMachineError(_describe(checks))
+
+
+def _read(flag: "Tensor | Faulty", heads: Sequence[str]) -> tuple[Tensor, Sequence[str]]:
+    if isinstance(flag, Tensor):
+        return flag.detach(), heads
+    if not isinstance(flag, Faulty):
+        raise ValueError(f"a flag must be a distribution or a tensor, got {type(flag).__name__}")
+    return flag.faults, flag.fault_names
+
+
+def _is_fault(words: Tensor) -> Tensor:
+    return ~words.isfinite() if words.is_floating_point() else words != 0
+
+
+def _describe(checks: Sequence[tuple[str, Tensor, Sequence[str]]]) -> str:
+    parts = []
+    for name, words, heads in checks:
+        faulty = _is_fault(words)
+        rows = faulty.nonzero().tolist()
+        if not rows:
+            continue
+        if words.ndim == 0:
+            what = f"a fault{_detail(words, heads)}"
+        else:
+            which = ", ".join(f"row {_place(row)}{_detail(words[tuple(row)], heads)}" for row in rows[:SHOWN])
+            more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+            what = f"{len(rows)} of {faulty.numel()} rows are faulty: {which}{more}"
+        parts.append(f"{name}: {what}" if name else what)
+    return "; ".join(parts)
+
+
+def _place(row: Sequence[int]) -> str:
+    return str(row[0] if len(row) == 1 else tuple(row))
+
+
+def _detail(word: Tensor, heads: Sequence[str]) -> str:
+    if word.dtype == torch.bool:
+        return ""
+    if word.is_floating_point():
+        return f" ({word.item()})"
+    bits = [bit for bit in range(63) if int(word) >> bit & 1]
+    return f" ({', '.join(heads[bit] if bit < len(heads) else f'head {bit}' for bit in bits)})"
+
+
+def _under_vmap(tensor: Tensor) -> bool:
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
