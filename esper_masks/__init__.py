@@ -1,8 +1,11 @@
 """Vectorized action masks for controllers that grow networks by a lifecycle."""
 
 from esper_masks import reference
+from esper_masks.categorical import MaskedCategorical
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateError
+from esper_masks.factored import FactoredCategorical
+from esper_masks.faults import raise_on_fault
 from esper_masks.joint import JointActions
 from esper_masks.layout import ActionLayout, HeadLayout
 from esper_masks.pytree import ActionMasks
@@ -15,16 +18,19 @@ __version__ = "0.1.0"
 __all__ = [
     "ActionLayout",
     "ActionMasks",
+    "FactoredCategorical",
     "Head",
     "HeadLayout",
     "InvalidStateMachineError",
     "JointActions",
     "MaskEngine",
     "MaskRules",
+    "MaskedCategorical",
     "Op",
     "RulesError",
     "SlotState",
     "SlotStateError",
+    "raise_on_fault",
     "reference",
     "ruleset",
     "rulesets",

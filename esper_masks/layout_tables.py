@@ -5,12 +5,15 @@ identity, and so never serves the tables of one layout to the masks of another.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from esper_masks.context_tables import ContextTables
+from esper_masks.contexts import Heads
 from esper_masks.layout import ActionLayout, HeadLayout
 from esper_masks.rule_checks import OP, SLOT
 
@@ -51,6 +54,8 @@ class LayoutTables(nn.Module):
         device: where the tables live.
     """
 
+    combinations: Tensor  # int64 [ops]: choices that an op leaves to its heads other than the slot; see numbered
+    slot_users: Tensor  # bool [ops]: the op uses a slot
     starts: Tensor  # int64 [ops]: index of the op's first whole action
     strides: Tensor  # int64 [ops, heads]
     counts: Tensor  # int64 [ops, heads]: choices of the head under the op; 1 where the op ignores it
@@ -63,9 +68,16 @@ class LayoutTables(nn.Module):
     def __init__(self, layout: ActionLayout, device: torch.device):
         super().__init__()
         self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
+        self.contexts = ContextTables(layout, (), (), device)
         self.width = max(head.size for head in layout.heads)
         self.size = sum(actions_per_op(layout))
-        self.numbered = self.size < 2**62
+        self.numbered = self.size < 2**62  # if not, what counts whole actions is float64
+        others = [head for head in layout.heads if head.name != SLOT]
+        combinations = [math.prod(len(head.by_op[op]) for head in others) for op in range(len(layout.ops))]
+        slot_users = [layout.head(SLOT).users >> op & 1 != 0 for op in range(len(layout.ops))]
+        self.register_buffer("slot_users", torch.tensor(slot_users, device=device))
+        dtype = torch.int64 if self.numbered else torch.float64
+        self.register_buffer("combinations", torch.tensor(combinations, dtype=dtype, device=device))
         self.slots, self.op_at, self.slot_at = len(layout.slot_ids), *map(layout.head_names.index, (OP, SLOT))
         for name, table in _numbering(layout, self.width).items() if self.numbered else ():
             self.register_buffer(name, torch.tensor(table, dtype=torch.int64, device=device))
@@ -127,15 +139,34 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
     Raises:
         RuntimeError: first asked for inside ``torch.compile``, where they cannot be made.
     """
-    key = str(device)
+    made = _kept(layout, str(device), lambda: LayoutTables(layout, device))
+    assert isinstance(made, LayoutTables)
+    return made
+
+
+def context_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), limited: Heads = ()) -> ContextTables:
+    """The tables of a layout's contexts, kept in the same way; see ``build_contexts``.
+
+    Raises:
+        RuntimeError: first asked for inside ``torch.compile``, unless no head is ``by_op`` or ``limited``.
+    """
+    if not by_op and not limited:
+        return layout_tables(layout, device).contexts
+    key = f"{device} {by_op} {limited}"
+    made = _kept(layout, key, lambda: ContextTables(layout, by_op, limited, device))
+    assert isinstance(made, ContextTables)
+    return made
+
+
+def _kept(layout: ActionLayout, key: str, make: Callable[[], nn.Module]) -> nn.Module:
     if key in layout._tables:
-        kept: LayoutTables = layout._tables[key]
+        kept: nn.Module = layout._tables[key]
         return kept
     if torch.compiler.is_compiling():
         raise RuntimeError(f"the tables of these masks are not on {key} yet: use the masks there once before compiling")
     with torch.inference_mode(False):  # tables made in a rollout may serve an update
-        made = LayoutTables(layout, device)
-    if not isinstance(made.heads[0].closed, FakeTensor):  # not a fake one, which must not outlive its mode
+        made = make()
+    if not any(isinstance(buffer, FakeTensor) for buffer in made.buffers()):  # which must not outlive their mode
         layout._tables[key] = made
     return made
 

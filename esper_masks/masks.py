@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from esper_masks.checks import check_bool, check_integer
+from esper_masks.checks import check_actions, check_bool, check_integer
 from esper_masks.layout import ActionLayout
 from esper_masks.layout_tables import layout_tables
 from esper_masks.rows import WordRows
@@ -84,15 +84,15 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             if name not in masks:
                 raise ValueError(f"from_bools needs a mask for {name!r}; it was given {', '.join(masks) or 'none'}")
         slots, ops = len(layout.slot_ids), len(layout.ops)
-        check_bool(OP, masks[OP], (*getattr(masks[OP], "shape", (0,))[:-1], ops), broadcast=False)
+        check_bool(f"mask {OP!r}", masks[OP], (*getattr(masks[OP], "shape", (0,))[:-1], ops), broadcast=False)
         shape, device = masks[OP].shape[:-1], masks[OP].device
         every = torch.full((*shape, slots), layout.possible, dtype=torch.int32, device=device)
         whole = cls(layout, every, torch.full(shape, layout.possible, dtype=torch.int32, device=device))
         for name, mask in masks.items():
-            check_bool(name, mask, (*shape, whole._table(name).size), device, broadcast=False)
+            check_bool(f"mask {name!r}", mask, (*shape, whole._table(name).size), device, broadcast=False)
         given = dict(masks)
         if slot_by_op is not None:
-            check_bool("slot_by_op", slot_by_op, (*shape, ops, slots), device, broadcast=False)
+            check_bool("mask 'slot_by_op'", slot_by_op, (*shape, ops, slots), device, broadcast=False)
             given["slot_by_op"] = slot_by_op
         return whole.restrict(**given)
 
@@ -150,19 +150,46 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         return legal
 
     def count(self) -> Tensor:
-        """How many whole actions are legal: int64 ``[...]``."""
-        op_bits, slot_users = self._table(OP).open_words, self._table(SLOT).users
-        count = torch.where((op_bits & slot_users) != 0, self.slot_by_op.sum(-1), self[OP])  # [..., ops]
-        for name in self.layout.head_names:
-            if name in (SLOT, OP):
-                continue
-            table = self._table(name)
-            if name in self._limits:
-                permitted = (self._limits[name].unsqueeze(-2) & table.by_op).sum(-1)
-                count = count * torch.where((op_bits & table.users) != 0, permitted, 1)
-            else:
-                count = count * table.by_op.sum(-1)
+        """How many whole actions are legal: int64 ``[...]``; float64 where an int64 may not hold the number."""
+        tables, op_bits = layout_tables(self.layout, self.device), self._table(OP).open_words
+        count = torch.where(tables.slot_users, self.slot_by_op.sum(-1), self[OP]) * tables.combinations  # [..., ops]
+        for at in self.limited:
+            name = self.layout.head_names[at]
+            table, limit = self._table(name), self._limits[name]
+            permitted = (limit.unsqueeze(-2) & table.by_op).sum(-1)
+            count = count // table.by_op.sum(-1) * torch.where((op_bits & table.users) != 0, permitted, 1)
         return count.sum(-1)
+
+    def permits(self, actions: Tensor) -> Tensor:
+        """Whether whole actions are legal; heads that the op ignores may hold anything.
+
+        Args:
+            actions: integer ``[*sample, ..., heads]``.
+
+        Returns: bool ``[*sample, ...]``.
+        Raises:
+            ValueError: not integers, or a shape that does not fit.
+        """
+        names = self.layout.head_names
+        check_actions(actions, self.shape, names)
+        values = dict(zip(names, actions.long().unbind(-1)))
+        op = values[OP].clamp(0, len(self.layout.ops) - 1)
+        op_bit = self._table(OP).open_words[op]
+        legal = (op == values[OP]) & ((self.op_words & op_bit) != 0)
+        for name, value in values.items():
+            table, choice = self._table(name), value.clamp(0, self._table(name).size - 1)
+            if name == OP:
+                continue
+            if name == SLOT:
+                words = self.slot_words.expand(*value.shape, -1)
+                permitted = (words.gather(-1, choice.unsqueeze(-1)).squeeze(-1) & op_bit) != 0
+            else:
+                permitted = table.by_op[op, choice]
+            if name in self._limits and name != SLOT:
+                limit = self._limits[name].expand(*value.shape, -1)
+                permitted = permitted & limit.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+            legal = legal & ((choice == value) & permitted | ((op_bit & table.users) == 0))
+        return legal
 
     @property
     def forced(self) -> Tensor:
@@ -193,11 +220,13 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             if name != SLOT and users & carriers:  # from here on the words may not tell which slots are enabled
                 limits.setdefault(SLOT, (slot_words & carriers) != 0)
             if name == "slot_by_op":
-                check_bool(name, mask, (*self.shape, len(self.layout.ops), len(self.layout.slot_ids)), self.device)
+                check_bool(
+                    f"mask {name!r}", mask, (*self.shape, len(self.layout.ops), len(self.layout.slot_ids)), self.device
+                )
                 slot_words = slot_words & torch.where(mask, op_bits.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
                 continue
             table = self._table(name)
-            check_bool(name, mask, (*self.shape, table.size), self.device)
+            check_bool(f"mask {name!r}", mask, (*self.shape, table.size), self.device)
             if name == SLOT:
                 slot_words = slot_words * mask
                 if SLOT in limits:
@@ -214,6 +243,11 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             slot_words, op_words = slot_words & word.unsqueeze(-1), op_words & word
         op_words = op_words & (or_over_slots(slot_words) | (self.layout.all_ops - slot_users))
         return ActionMasks(self.layout, slot_words, op_words, limits)
+
+    def limit_columns(self) -> Tensor:
+        """What ``restrict`` has left of the heads ``limited``: bool ``[..., columns]``, see ``build_contexts``."""
+        names = [self.layout.head_names[at] for at in self.limited]
+        return torch.cat([mask for name in names for mask in (self[name], self._limits[name])], -1)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.layout.heads)

@@ -1,7 +1,7 @@
 """Words of one leading shape: selecting, joining and moving their rows, memory layout kept."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from einops import rearrange
@@ -65,6 +65,15 @@ class WordRows:
         rows = index
         return self._map(lambda t: t.index_select(0, rows), batch_last=lambda t: t.index_select(1, rows))
 
+    def expand(self, shape: Sequence[int]) -> Self:
+        """The same masks for more rows, in a leading shape to which this one broadcasts; nothing is copied."""
+        return self._map(lambda t: t.expand(*shape), batch_last=lambda t: t.expand(-1, *shape))
+
+    def at(self, index: Any) -> Self:
+        """Rows by any index of the leading axes, as of a tensor; ``select`` keeps the memory layout."""
+        parts = index if isinstance(index, tuple) else (index,)
+        return self._map(lambda t: t[index], batch_last=lambda t: t[(slice(None), *parts)])
+
     @classmethod
     def cat(cls, masks: Sequence[Self], dim: int = 0) -> Self:
         """Masks joined along a leading axis."""
@@ -114,6 +123,11 @@ class WordRows:
             return (self.slot_words & self._table(SLOT).openers) != 0
         free = torch.ones((), dtype=torch.bool, device=self.device)
         return free.expand(*self.shape, self._table(name).size)
+
+    @property
+    def limited(self) -> tuple[int, ...]:
+        """Positions of the heads that ``restrict`` has limited; the words hold the limits of slot and op."""
+        return tuple(at for at, name in enumerate(self.layout.head_names) if name in self._limits and name != SLOT)
 
     def _map(self, rows: Callable[[Tensor], Tensor], batch_last: Callable[[Tensor], Tensor] | None = None) -> Self:
         """Apply to every tensor; ``batch_last`` sees those with a trailing axis as ``[n, ...]``."""

@@ -108,7 +108,7 @@ def test_from_bools_keeps_the_limits_of_the_layout() -> None:
         (lambda m: m.restrict(op=torch.ones(1, dtype=torch.bool)), r"'op' has shape \(1,\)"),
         (
             lambda m: m.restrict(op=torch.ones(6, dtype=torch.bool, device="meta")),
-            r"'op' is on meta, the masks are on cpu",
+            r"'op' is on meta, not on cpu",
         ),
         (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "op": [True]}), r"'op' must be a bool tensor, got list"),
         (lambda m: m.restrict(op=torch.ones(6)), r"must be a bool tensor, got torch.float32"),

@@ -1,0 +1,219 @@
+"""The distribution of whole actions: the op first, then every head that it uses."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.kl import register_kl
+
+from esper_masks.categorical import before_last
+from esper_masks.checks import check_actions, check_bool, check_noise
+from esper_masks.faults import Validate, check_mode, raise_faults
+from esper_masks.head_logits import HeadLogits, check_floors
+from esper_masks.masks import ActionMasks
+from esper_masks.softmax import normalized, unrolls
+from esper_masks.stacked import StackedHeads
+from esper_masks.unrolled import UnrolledHeads
+
+
+class FactoredCategorical(Distribution):
+    """Distributions of whole actions, exact under the masks: nothing illegal has a probability.
+
+        prob(action)  ==  P(op) * prod(P(action[head] | op) for head in the heads that op uses)
+
+    The op is drawn among the legal ones, the slot among those in which that op is legal, every other head among the
+    choices that the rules leave to that op. A head that the op ignores takes its canonical value and adds exactly 0 to
+    log-probability and entropy; in an action that is scored it may hold anything.
+
+    Arithmetic and results are fp32 for half-precision logits. A faulty row (a head left without a legal choice, with
+    only legal logits of -inf, or with a legal one that is NaN or +inf) and a row that is not active have action -1 in
+    all heads, log-probability 0 and entropy 0, and give no gradient to their logits.
+
+    >>> import esper_masks as em, torch
+    >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    >>> masks = engine(engine.pack_slots([{"mid": em.SlotState(stage=4, age=2)}]))
+    >>> joint = FactoredCategorical(torch.zeros(1, 15), masks)
+    >>> joint.sample(noise=torch.tensor([[0.5, 0.5, 0.5, 0.9]]))  # slot, blueprint, blend, op: CULL in mid
+    tensor([[1, 0, 0, 2]])
+
+    Args:
+        logits: head -> ``[..., n]``, or ``[..., ops, n]`` for a head whose logits depend on the op (any but the op
+            itself); or all heads side by side in head order, ``[..., sum of head sizes]``. fp16, bf16, fp32 or fp64.
+        masks: which actions are legal, with the same leading shape.
+        active: bool ``[...]``; False for padding rows and agents that do not act, which are never faulty.
+        min_prob: floor under every legal choice of a head, given the op, as in ``MaskedCategorical``: one number, or
+            one for each head, by name or in head order.
+        validate: as in ``MaskedCategorical``, but ``"off"`` looks for no faults at all: what a faulty row gives, other
+            than an illegal action, is then not specified.
+
+    Raises:
+        ValueError: logits, a floor or a mode that do not fit; names the head.
+        InvalidStateMachineError: faulty rows under ``validate="raise"``; names rows and heads.
+    """
+
+    arg_constraints = {}  # noqa: RUF012  # torch's own form; arguments are checked here, in every mode
+
+    def __init__(
+        self,
+        logits: Tensor | Mapping[str, Tensor],
+        masks: ActionMasks,
+        *,
+        active: Tensor | None = None,
+        min_prob: float | Sequence[float] | Mapping[str, float] | None = None,
+        validate: Validate = "raise",
+    ):
+        check_mode(validate)
+        if not isinstance(masks, ActionMasks):
+            raise ValueError(
+                f"masks must be ActionMasks, got {type(masks).__name__}; ActionMasks.from_bools makes them"
+            )
+        if active is not None:
+            check_bool("active", active, masks.shape, masks.device, fixed=0)
+            active = active.expand(masks.shape)
+        self.min_prob, self.validate = check_floors(min_prob, masks.layout), validate
+        self._set(HeadLogits.check(logits, masks), masks, active)
+        if validate == "raise":
+            raise_faults(self._faulty, self._form.faults, self.fault_names)
+
+    def _set(self, logits: HeadLogits, masks: ActionMasks, active: Tensor | None) -> None:
+        heads = torch.Size([len(masks.layout.heads)])
+        super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
+        self.masks, self.active, self._logits = masks, active, logits
+        form = UnrolledHeads if unrolls(logits.columns) else StackedHeads
+        self._form = form(logits.arithmetic(), masks, active, self.min_prob, logits.by_op)
+        self._neutral = None if active is None else ~active
+        if self.validate != "off":
+            self._faulty = self._form.faulty()
+            self._neutral = self._faulty if active is None else self._faulty | ~active
+
+    @property
+    def faults(self) -> Tensor:
+        """Heads at fault, bit h for head h, in active rows: int64 ``[...]``."""
+        return self._form.faults()
+
+    @property
+    def fault_names(self) -> Sequence[str]:
+        return self.masks.layout.head_names
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def sample(self, sample_shape: Any = torch.Size(), *, noise: Tensor | None = None) -> Tensor:  # noqa: B008
+        """Legal whole actions, by inverse CDF from one uniform per head.
+
+        Args:
+            sample_shape: leading shape.
+            noise: uniform in [0, 1], ``[*sample_shape, ..., heads]``, of any float dtype; by default from torch's
+                generator.
+
+        Returns: int64 ``[*sample_shape, ..., heads]``; -1 in faulty and inactive rows.
+        Raises:
+            ValueError: noise that does not fit.
+        """
+        shape = self._extended_shape(torch.Size(sample_shape))
+        like = self._form.like
+        if noise is None:  # a head's uniforms side by side
+            noise = torch.rand(shape[-1], *shape[:-1], dtype=like.dtype, device=like.device).movedim(0, -1)
+        else:
+            noise = check_noise(noise, shape, like)
+        with torch.no_grad():
+            return self._settle_heads(self._form.draw(noise), -1)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable op, then the most probable choice of each head it uses: int64 ``[..., heads]``."""
+        return self._settle_heads(self._form.mode(), -1)
+
+    def legal(self, action: Tensor) -> Tensor:
+        """Whether the masks permit whole actions: integer ``[*sample, ..., heads]`` -> bool ``[*sample, ...]``."""
+        return self.masks.permits(action)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of whole actions.
+
+        Args:
+            value: integer ``[*sample, ..., heads]``.
+
+        Returns: ``[*sample, ...]``; -inf for an action that is illegal or does not exist.
+        Raises:
+            ValueError: not integers, or a shape that does not fit.
+        """
+        return self.head_log_probs(value).sum(-1)
+
+    def head_log_probs(self, value: Tensor) -> Tensor:
+        """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
+        check_actions(value, self.batch_shape, self.masks.layout.head_names)
+        return self._settle_heads(self._form.score(value.long()), 0)
+
+    # -- entropy ------------------------------------------------------------------------------------------------------
+
+    def raw_entropy(self) -> Tensor:
+        """Entropy of whole actions in nats, ``[...]``, exact: ``H(op) + sum(P(op) * H(head | op))``."""
+        entropy = self._form.raw_entropy()
+        return entropy if self._neutral is None else entropy.masked_fill(self._neutral, 0)
+
+    def entropy(self) -> Tensor:
+        """``raw_entropy() / log(number of legal whole actions)``, ``[...]``; 0 where one action is legal."""
+        return normalized(self.raw_entropy(), self.masks.count())
+
+    def perplexity(self) -> Tensor:
+        """``exp(raw_entropy())``, the effective number of whole actions, ``[...]``."""
+        return self.raw_entropy().exp()
+
+    def head_entropies(self) -> Tensor:
+        """Normalized entropy of each head under its own mask, ``[..., heads]``: for regularizers.
+
+        Whatever the probability of the ops that use the head, so that a bonus reaches the head of a rare op, and before
+        ``min_prob``. The slot's is over the slots that some op using a slot may take. A head with logits for each op
+        has the mean over the legal ops that use it, 0 if there is none.
+        """
+        return self._settle_heads(self._form.head_entropies(), 0)
+
+    # -- as a torch distribution --------------------------------------------------------------------------------------
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """The same distribution for more rows, in a batch shape to which this one's broadcasts."""
+        batch = torch.Size(batch_shape)
+        active = None if self.active is None else self.active.expand(batch)
+        return self._derive(self._logits.map(lambda t: t.expand(*batch, -1)), self.masks.expand(batch), active)
+
+    def __getitem__(self, index: Any) -> Self:
+        """Some of the rows: any index of the batch axes.
+
+        Raises:
+            IndexError: more axes than the batch has, or out of range.
+        """
+        masks, active = self.masks.at(index), None if self.active is None else self.active[index]
+        return self._derive(self._logits.map(lambda t: t[before_last(index)]), masks, active)
+
+    def _derive(self, logits: HeadLogits, masks: ActionMasks, active: Tensor | None) -> Self:
+        """The same settings for other rows, which need no second validation."""
+        new = type(self).__new__(type(self))
+        new.min_prob, new.validate = self.min_prob, self.validate
+        new._set(logits, masks, active)
+        return new
+
+    def _settle_heads(self, values: Tensor, neutral: int) -> Tensor:
+        return values if self._neutral is None else values.masked_fill(self._neutral.unsqueeze(-1), neutral)
+
+    def __repr__(self) -> str:
+        heads = ", ".join(f"{head.name}: {head.size}" for head in self.masks.layout.heads)
+        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, heads=({heads}))"
+
+
+def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:
+    """KL(p || q) of whole actions in nats, ``[...]``: +inf only where q lacks p's support; 0 for neutral rows."""
+    if p.masks.layout != q.masks.layout:
+        raise ValueError(f"p and q have other heads, ops or slots: {p!r}, {q!r}")
+    if p.batch_shape != q.batch_shape:
+        raise ValueError(f"p has batch {tuple(p.batch_shape)}, q {tuple(q.batch_shape)}; expand one of them")
+    by_op = tuple(sorted({*p._logits.by_op, *q._logits.by_op}))
+    p, q = (dist._derive(dist._logits.given_op(by_op), dist.masks, dist.active) for dist in (p, q))  # the same contexts
+    divergence = p._form.divergence(q._form)  # type: ignore[arg-type]  # made by one choice, so of one form
+    for neutral in (p._neutral, q._neutral):
+        divergence = divergence if neutral is None else divergence.masked_fill(neutral, 0)
+    return divergence
+
+
+register_kl(FactoredCategorical, FactoredCategorical)(_kl)  # type: ignore[no-untyped-call]  # torch has no types here

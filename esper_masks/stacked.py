@@ -1,0 +1,172 @@
+"""All heads of whole actions in one pass, every context padded to the widest: the form for eager code."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from esper_masks.contexts import STATIC, Heads
+from esper_masks.layout_tables import context_tables
+from esper_masks.masks import ActionMasks
+from esper_masks.softmax import MaskedSoftmax, divergence, log_of, normalized
+
+
+class StackedHeads:
+    """Every head in every context, ``[width, contexts, rows]``; leading axes are one axis, ``rows``, in here.
+
+    ``UnrolledHeads`` has the same methods with the same results.
+
+    Args:
+        parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
+        masks: which actions are legal.
+        active: bool ``[...]``; None for all.
+        floors: least probability of a legal choice, one a head; None for none.
+        by_op: heads whose logits are given for each op.
+    """
+
+    def __init__(
+        self,
+        parts: list[Tensor],
+        masks: ActionMasks,
+        active: Tensor | None,
+        floors: tuple[float, ...] | None,
+        by_op: Heads,
+    ):
+        self.shape = masks.shape
+        self.tables = tables = context_tables(masks.layout, masks.device, by_op, masks.limited)
+        self.active = None if active is None else active.reshape(-1)
+        ops = masks.op_words
+        words = [ops | STATIC, *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.shut)]
+        words = [words[0].unsqueeze(-1), masks.slot_words, *(word.unsqueeze(-1) for word in words[1:])]
+        self.words = self._rows(torch.cat(words, -1))  # [words, rows]
+        illegal = (self.words.index_select(0, tables.words) & tables.bits) == 0  # [width * contexts, rows]
+        if tables.limits is not None:
+            illegal = illegal | ~self._rows(pad(masks.limit_columns(), (0, 1), value=True)).index_select(
+                0, tables.limits
+            )
+        logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).index_select(0, tables.columns)
+        shape = (tables.width, tables.count, illegal.shape[-1])
+        self.softmax = MaskedSoftmax([logits.view(shape)], [illegal.view(shape)], stacked=True)
+        self.like = self.softmax.total  # dtype and device of the arithmetic
+        self.probs = None if floors is None else self._floored(floors)
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def context_faults(self) -> Tensor:
+        """Contexts that leave their row without an action, bool ``[contexts, rows]``."""
+        faults = self.softmax.lost & ((self.words[0] & self.tables.needed_by) != 0)
+        return faults if self.active is None else faults & self.active
+
+    def faulty(self) -> Tensor:
+        """Rows without an action, bool ``[...]``."""
+        return self._leading(self.context_faults().any(0))
+
+    def faults(self) -> Tensor:
+        """The same with a bit for each head, int64 ``[...]``."""
+        by_head = (self.context_faults() & self.tables.members).any(1)  # [heads, rows]
+        return self._leading((by_head * self.tables.powers).sum(0))
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice."""
+        uniforms = self._values(noise).index_select(-2, self.tables.heads)  # [*sample, contexts, rows]
+        drawn = self.softmax.draw(uniforms, None if self.probs is None else [self.probs])
+        return self._whole(drawn, noise.shape)
+
+    def mode(self) -> Tensor:
+        """The op's mode, then each head's given that op: ``[..., heads]``."""
+        return self._whole(self.softmax.mode(), torch.Size([*self.shape, len(self.tables.canonical)]))
+
+    def score(self, actions: Tensor) -> Tensor:
+        """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
+        tables, values = self.tables, self._values(actions)  # [*sample, heads, rows]
+        place = self._places(values[..., tables.op_at, :].clamp(-1, len(tables.users)))
+        context, value = place.clamp_max(tables.count - 1), values.clamp(0, tables.width - 1)
+        at = value * tables.count + context
+        if self.probs is None:
+            scores = _gather(self.softmax.shifted[0].flatten(0, 1), at) - _gather(self.softmax.log_total, context)
+        else:
+            scores = log_of(_gather(self.probs.flatten(0, 1), at))
+        scores = scores.masked_fill((scores == -math.inf) | (value != values), -math.inf)  # without a gradient
+        return self._by_head(scores.masked_fill(place >= tables.count, 0), actions.shape)
+
+    def _places(self, op: Tensor) -> Tensor:
+        """Context of every head under an op, contexts + head if the op ignores it: ``[..., heads, rows]``."""
+        return self.tables.places[op + 1].mT
+
+    def _whole(self, drawn: Tensor, shape: torch.Size) -> Tensor:
+        """Whole actions from one choice in every context, ``[*sample, contexts, rows]``."""
+        canonical = self.tables.canonical.expand(*drawn.shape[:-2], -1, drawn.shape[-1])
+        actions = torch.cat([drawn, canonical], -2).gather(-2, self._places(drawn[..., 0, :]))
+        return self._by_head(actions, shape)
+
+    # -- entropy and divergence ---------------------------------------------------------------------------------------
+
+    def raw_entropy(self) -> Tensor:
+        """Entropy of whole actions in nats by the chain rule, ``[...]``."""
+        entropy = self.softmax.entropy() if self.probs is None else self.softmax.entropy_of([self.probs])
+        return self._leading(entropy[0] + (self._usage() * entropy).sum(0))
+
+    def head_entropies(self) -> Tensor:
+        """Normalized entropy of every head's own choices before any floor: ``[..., heads]``."""
+        tables = self.tables
+        entropy = normalized(self.softmax.entropy(), self.softmax.legal_actions())  # [contexts, rows]
+        if not tables.by_op:
+            return self._by_head(entropy.index_select(0, tables.plain))
+        own = tables.plain_members  # [heads, contexts, 1]
+        contexts = (own & (self.softmax.legal_actions() > 0)).sum(1).clamp_min(1)  # [heads, rows]
+        return self._by_head((own * entropy).sum(1) / contexts)
+
+    def divergence(self, other: "StackedHeads") -> Tensor:
+        """KL(self || other) of whole actions in nats, ``[...]``; both have the same contexts."""
+        [terms] = divergence([self._log_probs()], [other._log_probs()])
+        divergences, usage = terms.sum(0), self._usage()  # [contexts, rows]
+        return self._leading(divergences[0] + (usage * divergences.masked_fill(usage == 0, 0)).sum(0))
+
+    def _usage(self) -> Tensor:
+        """Probability that a head other than op is drawn in a context, ``[contexts, rows]``."""
+        ops = len(self.tables.users)
+        if self.probs is None:
+            probs = self.softmax.weights[0][:ops, 0] / self.softmax.total[0]
+        else:
+            probs = self.probs[:ops, 0]
+        return (probs.unsqueeze(1) * self.tables.users).sum(0)
+
+    def _log_probs(self) -> Tensor:
+        return self.softmax.log_probs()[0] if self.probs is None else log_of(self.probs)
+
+    def _floored(self, floors: tuple[float, ...]) -> Tensor:
+        each = [floors[context.head] for context in self.tables.contexts]
+        if len(set(each)) == 1:
+            return self.softmax.floored(each[0])[0]
+        column = torch.stack([self.softmax.total.new_full((1,), floor) for floor in each])
+        return self.softmax.floored(column)[0]
+
+    # -- shapes -------------------------------------------------------------------------------------------------------
+
+    def _rows(self, values: Tensor) -> Tensor:
+        """``[..., n]`` -> ``[n, rows]``"""
+        return values.T if values.ndim == 2 else values.reshape(-1, values.shape[-1]).T
+
+    def _values(self, values: Tensor) -> Tensor:
+        """``[*sample, ..., heads]`` -> ``[*sample, heads, rows]``"""
+        if len(self.shape) != 1:
+            sample = values.shape[: values.ndim - 1 - len(self.shape)]
+            values = values.reshape(*sample, self.shape.numel(), values.shape[-1])
+        return values.mT
+
+    def _leading(self, values: Tensor) -> Tensor:
+        """``[rows]`` -> ``[...]``"""
+        return values if len(self.shape) == 1 else values.reshape(self.shape)
+
+    def _by_head(self, values: Tensor, shape: Sequence[int] = ()) -> Tensor:
+        """``[*sample, heads, rows]`` -> ``[*sample, ..., heads]``; by default without ``*sample``"""
+        return values.mT if len(self.shape) == 1 else values.mT.reshape(tuple(shape) or (*self.shape, len(values)))
+
+
+def _gather(table: Tensor, index: Tensor) -> Tensor:
+    """Entries ``[..., k, rows]`` of a table ``[n, rows]``."""
+    return (table if index.ndim == 2 else table.expand(*index.shape[:-2], -1, -1)).gather(-2, index)

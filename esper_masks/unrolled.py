@@ -1,0 +1,175 @@
+"""All heads of whole actions, every choice a vector over rows: the form that a compiler fuses into one loop."""
+
+import math
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from esper_masks.contexts import STATIC, Context, Heads, build_contexts, shut_heads
+from esper_masks.masks import ActionMasks
+from esper_masks.softmax import MaskedSoftmax, Slabs, divergence, log_of, normalized
+
+
+class UnrolledHeads:
+    """The methods and results of ``StackedHeads``, without padding, tables or gathers.
+
+    Args:
+        parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
+        masks: which actions are legal.
+        active: bool ``[...]``; None for all.
+        floors: least probability of a legal choice, one a head; None for none.
+        by_op: heads whose logits are given for each op.
+    """
+
+    def __init__(
+        self,
+        parts: list[Tensor],
+        masks: ActionMasks,
+        active: Tensor | None,
+        floors: tuple[float, ...] | None,
+        by_op: Heads,
+    ):
+        layout, ops = masks.layout, masks.op_words
+        self.layout, self.active = layout, active
+        self.contexts = build_contexts(layout, by_op, masks.limited)
+        shut = [layout.heads[head].openers for head in shut_heads(layout)]
+        self.words = [
+            ops | STATIC,
+            *masks.slot_words.unbind(-1),
+            *(torch.where((ops & openers) == 0, STATIC, ops) for openers in shut),
+        ]
+        if len(parts) == 1:
+            sizes = [head.size for head in layout.heads]
+            parts = list(torch.split(parts[0], sizes, -1))
+        # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
+        columns = torch.cat([part.movedim(-1, 0) for part in parts]).unbind()
+        limits = masks.limit_columns().unbind(-1) if masks.limited else ()
+        self.softmaxes = [self._softmax(context, columns, limits) for context in self.contexts]
+        self.like = self.softmaxes[0].total  # dtype and device of the arithmetic
+        self.probs: list[Slabs] | None = None
+        if floors is not None:
+            self.probs = [s.floored(floors[c.head]) for s, c in zip(self.softmaxes, self.contexts)]
+
+    def _softmax(self, context: Context, columns: Slabs, limits: Slabs) -> MaskedSoftmax:
+        choices = [k for k, bits in enumerate(context.bits) if bits] or [0]
+        illegal = [
+            None
+            if context.bits[k] & STATIC and not context.words[k]
+            else (self.words[context.words[k]] & context.bits[k]) == 0
+            for k in choices
+        ]
+        if context.limit is not None:
+            limited = [~limits[context.limit + k] for k in choices]
+            illegal = [limit if forbidden is None else forbidden | limit for forbidden, limit in zip(illegal, limited)]
+        return MaskedSoftmax([columns[context.columns[k]] for k in choices], illegal, stacked=False, actions=choices)
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def context_faults(self) -> Slabs:
+        """Contexts that leave their row without an action, bool ``[...]`` each."""
+        needed = [(self.words[0] & context.needed_by) != 0 for context in self.contexts]
+        faults = [softmax.lost & present for softmax, present in zip(self.softmaxes, needed)]
+        return faults if self.active is None else [fault & self.active for fault in faults]
+
+    def faulty(self) -> Tensor:
+        """Rows without an action, bool ``[...]``."""
+        return _any(self.context_faults())
+
+    def faults(self) -> Tensor:
+        """The same with a bit for each head, int64 ``[...]``."""
+        faults = zip(self.contexts, self.context_faults())
+        return reduce(torch.bitwise_or, [fault.long() << context.head for context, fault in faults])
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice."""
+        uniforms = noise.unbind(-1)
+        probs = [None] * len(self.contexts) if self.probs is None else self.probs
+        parts = zip(self.softmaxes, self.contexts, probs)
+        drawn = [softmax.draw(uniforms[context.head], p) for softmax, context, p in parts]
+        return self._whole(drawn)
+
+    def mode(self) -> Tensor:
+        """The op's mode, then each head's given that op: ``[..., heads]``."""
+        return self._whole([softmax.mode() for softmax in self.softmaxes])
+
+    def _whole(self, drawn: Slabs) -> Tensor:
+        """Whole actions from one choice in every context."""
+        actions = [torch.full_like(drawn[0], head.canonical) for head in self.layout.heads]
+        actions[self.contexts[0].head] = drawn[0]
+        for context, choice in zip(self.contexts[1:], drawn[1:]):
+            if context.users:
+                actions[context.head] = torch.where(self._uses(drawn[0], context.users), choice, actions[context.head])
+        return torch.stack(actions).long().movedim(0, -1)
+
+    def score(self, actions: Tensor) -> Tensor:
+        """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
+        values, op_at = actions.to(self.like.dtype).unbind(-1), self.contexts[0].head
+        unused = torch.zeros_like(values[op_at])
+        scores = [unused] * len(values)
+        for at, context in enumerate(self.contexts):
+            if not at or context.users:
+                value, score = values[context.head], torch.full_like(unused, -math.inf)
+                for k, log_prob in zip(self.softmaxes[at].actions, self._log_probs(at)):
+                    score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
+                used = self._uses(values[op_at], context.users)
+                scores[context.head] = torch.where(used, score, scores[context.head]) if at else score
+        return torch.stack(scores).movedim(0, -1)
+
+    def _uses(self, op: Tensor, users: int) -> Tensor:
+        return _any([op == i for i in range(len(self.layout.ops)) if users >> i & 1])
+
+    # -- entropy and divergence ---------------------------------------------------------------------------------------
+
+    def raw_entropy(self) -> Tensor:
+        """Entropy of whole actions in nats by the chain rule, ``[...]``."""
+        if self.probs is None:
+            return self._chain([softmax.entropy() for softmax in self.softmaxes])
+        return self._chain([softmax.entropy_of(probs) for softmax, probs in zip(self.softmaxes, self.probs)])
+
+    def head_entropies(self) -> Tensor:
+        """Normalized entropy of every head's own choices before any floor: ``[..., heads]``."""
+        entropies = []
+        for head in range(len(self.layout.heads)):
+            own = [s for s, context in zip(self.softmaxes, self.contexts) if context.head == head and context.plain]
+            each = [normalized(softmax.entropy(), softmax.legal_actions()) for softmax in own]
+            if len(each) > 1:
+                count = _total([softmax.legal_actions().clamp_max(1) for softmax in own]).clamp_min(1)
+                each = [_total(each) / count]
+            entropies.append(each[0] if each else torch.zeros_like(self.softmaxes[0].total))
+        return torch.stack(entropies).movedim(0, -1)
+
+    def divergence(self, other: "UnrolledHeads") -> Tensor:
+        """KL(self || other) of whole actions in nats, ``[...]``; both have the same contexts."""
+        return self._chain([self._divergence(other, at) for at in range(len(self.contexts))])
+
+    def _divergence(self, other: "UnrolledHeads", at: int) -> Tensor:
+        theirs = dict(zip(other.softmaxes[at].actions, other._log_probs(at)))
+        never = torch.full_like(self.like, -math.inf)  # where masks differ, one may leave out what the other has
+        q = [theirs.get(action, never) for action in self.softmaxes[at].actions]
+        return _total(divergence(self._log_probs(at), q))
+
+    def _chain(self, values: Slabs) -> Tensor:
+        """The op's value, and that of every context times the probability that a head is drawn in it."""
+        probs = (
+            [w / self.softmaxes[0].total for w in self.softmaxes[0].weights] if self.probs is None else self.probs[0]
+        )
+        total = values[0]
+        for context, value in zip(self.contexts[1:], values[1:]):
+            if context.users:
+                usage = _total([p for op, p in enumerate(probs) if context.users >> op & 1])
+                total = total + usage * value.masked_fill(usage == 0, 0)
+        return total
+
+    def _log_probs(self, at: int) -> Slabs:
+        return self.softmaxes[at].log_probs() if self.probs is None else [log_of(p) for p in self.probs[at]]
+
+
+def _total(values: Slabs) -> Tensor:
+    return sum(values[1:], values[0])
+
+
+def _any(values: Slabs) -> Tensor:
+    return reduce(torch.logical_or, values)
