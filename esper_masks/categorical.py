@@ -162,12 +162,12 @@ class MaskedCategorical(Distribution):
         else:
             noise = check_noise(noise, shape, like)
         with torch.no_grad():
-            return self._settle(self._rows.draw(noise, self._probs() if self.min_prob else None), -1)
+            return self._settle(self._rows.draw(noise, self._probs() if self.min_prob else None).long(), -1)
 
     @property
     def mode(self) -> Tensor:
         """The most probable action, the first of equals: int64 ``[...]``; -1 for faulty and inactive rows."""
-        return self._settle(self._rows.mode(), -1)
+        return self._settle(self._rows.mode().long(), -1)
 
     # -- as a torch distribution --------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class MaskedSoftmax:
         return reduce(torch.add, [(~forbidden).to(always.dtype) for forbidden in masks], always)
 
     def mode(self) -> Tensor:
-        """The first action of the largest probability, integers ``[...]``; -1 where the row is lost."""
+        """The first action of the largest probability, ``[...]``; -1 where the row is lost. Whole numbers, as in ``draw``."""
         if self.stacked:
             return self.shifted[0].argmax(0).masked_fill(self.lost, -1)
         best, action = self.shifted[0], torch.full_like(self.total, self.actions[0]).masked_fill(self.lost, -1)
@@ -113,7 +113,7 @@ class MaskedSoftmax:
 
     def floored(self, min_prob: float | Tensor) -> Slabs:
         """Probabilities mixed with the uniform ones: ``(1 - n e) p + e`` over the n legal actions, at least e."""
-        keep = 1 - self.legal_actions() * min_prob
+        keep = 1 - self.legal_actions().to(self.total.dtype) * min_prob  # an integer times a float is fp32
         return [
             (w / self.total * keep + min_prob).masked_fill(self.lost if forbidden is None else forbidden | self.lost, 0)
             for w, forbidden in zip(self.weights, self.illegal)
@@ -122,7 +122,8 @@ class MaskedSoftmax:
     # -- sums along the actions ---------------------------------------------------------------------------------------
 
     def draw(self, noise: Tensor, probs: Slabs | None = None) -> Tensor:
-        """Actions by inverse CDF, integers; -1 where all weights are 0.
+        """Actions by inverse CDF; -1 where all weights are 0. Unrolled, they are whole numbers in the dtype of the
+        weights: mixed widths would halve the lanes of a vectorizing compiler.
 
             max(i for i if weights[i] > 0 and not sum(weights[:i]) > noise * total)
 

@@ -1,9 +1,26 @@
-"""Settings of every test: hypothesis without a deadline, since the first torch call of a kind is slow."""
+"""What every test shares: hypothesis without a deadline, since the first torch call of a kind is slow, and fixtures."""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+from esper_masks import categorical, factored
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(params=["stacked", "unrolled"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both forms of the distributions, in eager code; what a compiler sees is chosen by size."""
+    name: str = request.param
+    for module in (categorical, factored):
+        monkeypatch.setattr(module, "unrolls", lambda actions: name == "unrolled")
+    return name

@@ -84,3 +84,25 @@ class OpRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.ops.append(str(func))
         return func(*args, **(kwargs or {}))
+
+
+def assert_near(ours: Tensor, expected: Any, tolerance: float | None = None) -> None:
+    """Equal up to rounding, infinities where the other has them, or an error that names the worst place."""
+    other = torch.as_tensor(expected, dtype=torch.float64)
+    mine = ours.detach().double()
+    assert mine.shape == other.shape, f"shape {tuple(mine.shape)}, the other {tuple(other.shape)}"
+    rounding = 1e-12 if ours.dtype == torch.float64 else 2e-6
+    allowed = (rounding if tolerance is None else tolerance) * (1 + other.abs())
+    wrong = (mine != other) & ~((mine - other).abs() <= allowed.nan_to_num(posinf=0))
+    if wrong.any():
+        place = tuple(wrong.nonzero()[0].tolist())
+        raise AssertionError(f"{wrong.sum()} differ, the first at {place}: {mine[place]}, the other {other[place]}")
+
+
+def chi_square_is_plausible(counts: Tensor, probs: Tensor) -> bool:
+    """Whether frequencies fit probabilities: chi-square within six deviations of its mean, nothing impossible drawn."""
+    expected = probs.double() * counts.sum()
+    possible = expected > 0
+    statistic = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    freedom = int(possible.sum()) - 1
+    return not counts[~possible].any() and bool(statistic <= freedom + 6 * (2 * freedom) ** 0.5)
