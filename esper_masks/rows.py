@@ -67,7 +67,8 @@ class WordRows:
 
     def expand(self, shape: Sequence[int]) -> Self:
         """The same masks for more rows, in a leading shape to which this one broadcasts; nothing is copied."""
-        return self._map(lambda t: t.expand(*shape), batch_last=lambda t: t.expand(-1, *shape))
+        limits = {name: limit.expand(*shape, -1) for name, limit in self._limits.items()}
+        return type(self)(self.layout, self.slot_words.expand(*shape, -1), self.op_words.expand(*shape), limits)
 
     def at(self, index: Any) -> Self:
         """Rows by any index of the leading axes, as of a tensor; ``select`` keeps the memory layout."""

@@ -1,0 +1,405 @@
+"""The distribution of whole actions: against enumeration and the loop oracle, in both forms."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+import esper_masks as em
+from esper_masks import reference
+from esper_masks.reference.joint import joint_kl
+from tests.helpers import as_bools, assert_near, chi_square_is_plausible, random_states, switch_settings
+from tests.strategies import Case, random_cases
+
+pytestmark = pytest.mark.usefixtures("form")
+NAMES = em.rulesets()
+
+
+def make(name: str, batch: int, slots: int = 3, **switches: object) -> tuple[em.MaskEngine, em.ActionMasks]:
+    engine = em.MaskEngine(em.ruleset(name), [f"s{i}" for i in range(slots)], **switches)
+    states = random_states(engine, batch, stages=range(11))
+    states[: batch // 4] = engine.empty_slots(batch // 4)  # so that GERMINATE is legal somewhere
+    return engine, engine(states)
+
+
+def random_logits(
+    masks: em.ActionMasks, by_op: Sequence[str] = (), dtype: torch.dtype = torch.float64, seed: int = 0
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    layout = masks.layout
+    return {
+        head.name: torch.randn(
+            *masks.shape, *((len(layout.ops),) if head.name in by_op else ()), head.size, generator=generator
+        ).to(dtype)
+        for head in layout.heads
+    }
+
+
+def flat(logits: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat(list(logits.values()), -1)
+
+
+def oracle(
+    engine: em.MaskEngine, masks: em.ActionMasks, logits: Mapping[str, Tensor], env: int, **settings: Any
+) -> Any:
+    one = {name: mask[env].tolist() for name, mask in as_bools(masks).items() if name != "joint"}
+    rows = {name: values[env].double().tolist() for name, values in logits.items()}
+    return reference.Joint(engine.rules, one, rows, **settings)
+
+
+def all_actions(engine: em.MaskEngine) -> Tensor:
+    return engine.joint_actions.decode(torch.arange(engine.joint_actions.size))
+
+
+def assert_equals_oracle(
+    dist: em.FactoredCategorical, joint: Any, env: int, actions: Tensor, noise: Tensor, drawn: Tensor
+) -> None:
+    """Everything that one row gives."""
+    names = dist.masks.layout.head_names
+    row = dist[env]
+    assert {names[h] for h in range(len(names)) if int(row.faults) >> h & 1} == joint.faults
+    assert row.legal(actions).tolist() == [joint.legal(action) for action in actions.tolist()]
+    if joint.faults:
+        assert drawn[env].tolist() == row.mode.tolist() == [-1] * len(names)
+        assert row.log_prob(actions[0]) == row.raw_entropy() == row.entropy() == row.head_entropies().sum() == 0
+        return
+    assert_near(row.log_prob(actions), [joint.log_prob(action) for action in actions.tolist()])
+    assert_near(row.raw_entropy(), joint.raw_entropy())
+    assert_near(row.entropy(), joint.entropy())
+    assert_near(row.head_entropies(), joint.head_entropies())
+    action = joint.mode()
+    assert row.mode.tolist() == action
+    assert_near(row.head_log_probs(torch.tensor(action)), joint.head_log_probs(action))
+    uniforms = noise[env].tolist()
+    if min(joint.edge_distances(uniforms)) > 1e-9:
+        assert drawn[env].tolist() == joint.sample(uniforms)
+
+
+CONDITIONS: list[tuple[tuple[str, ...], Any]] = [((), 0.0), (("slot",), 0.01), (("slot", "every other"), {"op": 0.05})]
+
+
+@pytest.mark.parametrize(("by_op", "floor"), CONDITIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_enumeration(name: str, by_op: tuple[str, ...], floor: float | dict[str, float]) -> None:
+    for setting in switch_settings(em.ruleset(name)):
+        engine, masks = make(name, 12 if not setting else 3, **setting)
+        if len(by_op) > 1:
+            by_op = tuple(name for name in masks if name != "op")
+        logits, other = random_logits(masks, by_op), random_logits(masks, by_op[:1], seed=5)
+        dist = em.FactoredCategorical(logits, masks, min_prob=floor)
+        q = em.FactoredCategorical(other, masks, min_prob=floor)
+        noise = torch.rand(*masks.shape, len(masks), dtype=torch.float64)
+        drawn, divergence, actions = dist.sample(noise=noise), kl_divergence(dist, q), all_actions(engine)
+        actions = actions if len(actions) < 100 else actions[torch.randperm(len(actions))[:200]]
+        for env in range(len(divergence)):
+            joint = oracle(engine, masks, logits, env, min_prob=floor)
+            assert_equals_oracle(dist, joint, env, actions, noise, drawn)
+            assert_near(divergence[env], joint_kl(joint, oracle(engine, masks, other, env, min_prob=floor)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_log_probs_over_every_whole_action_sum_to_one(name: str) -> None:
+    """The brute force in tensors, over every legal whole action of many rows."""
+    engine, masks = make(name, 60)
+    logits, other = random_logits(masks), random_logits(masks, seed=3)
+    p, q = em.FactoredCategorical(flat(logits), masks), em.FactoredCategorical(flat(other), masks)
+    actions, legal = all_actions(engine).unsqueeze(1).expand(-1, 60, -1), masks.joint().T
+    log_p, log_q = p.log_prob(actions), q.log_prob(actions)
+    assert torch.equal(log_p > -math.inf, legal)
+    assert torch.equal(p.legal(actions), legal)
+    probs = log_p.exp()
+    assert_near(probs.sum(0), [1.0] * 60)
+    assert_near(p.raw_entropy(), -(probs * log_p.masked_fill(~legal, 0)).sum(0))
+    assert_near(kl_divergence(p, q), (probs * (log_p - log_q).masked_fill(~legal, 0)).sum(0))
+    assert_near(p.entropy() * masks.count().clamp_min(2).double().log(), p.raw_entropy())
+    assert torch.equal(masks.count(), legal.sum(0))
+    assert (p.entropy() <= 1 + 1e-9).all()
+
+
+value = st.one_of(st.floats(-3, 3), st.sampled_from([-math.inf, -1e4, 50.0, math.nan, math.inf]))
+
+
+@given(random_cases(), st.data())
+def test_random_rules_equal_the_oracle(case: Case, data: st.DataObject) -> None:
+    """Rules of any make, restricted masks, any logits, heads with logits for each op, a floor or none."""
+    engine, masks = case.engine, case.masks()
+    layout = masks.layout
+    extra = [head for head in layout.heads if head.name not in ("slot", "op")]
+    if extra and data.draw(st.booleans()):
+        head = data.draw(st.sampled_from(extra))
+        keep = data.draw(st.lists(st.booleans(), min_size=head.size, max_size=head.size))
+        masks = masks.restrict(**{head.name: torch.tensor(keep)})
+    by_op = data.draw(st.lists(st.sampled_from([n for n in layout.head_names if n != "op"]), unique=True))
+    logits = random_logits(masks, by_op, seed=data.draw(st.integers(0, 99)))
+    for _ in range(data.draw(st.integers(0, 2))):
+        values = logits[data.draw(st.sampled_from(layout.head_names))].view(-1)
+        values[data.draw(st.integers(0, len(values) - 1))] = data.draw(value)
+    floor = data.draw(st.sampled_from([0.0, 0.0, 0.1]))
+    dist = em.FactoredCategorical(logits, masks, min_prob=floor, validate="flag")
+    noise = torch.rand(*masks.shape, len(masks), dtype=torch.float64)
+    drawn, actions = dist.sample(noise=noise), all_actions(engine)
+    for env in range(len(drawn)):
+        joint = oracle(engine, masks, logits, env, min_prob=floor)
+        assert_equals_oracle(dist, joint, env, actions, noise, drawn)
+
+
+# -- what must not matter ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["esper-2025-12", "esper-2026-06"])
+def test_nothing_under_the_masks_reaches_anything(name: str, dtype: torch.dtype) -> None:
+    _engine, masks = make(name, 40)
+    clean, other = random_logits(masks, dtype=dtype), random_logits(masks, dtype=dtype, seed=1)
+    slots = masks.slot_by_op[:, 1:].any(1)  # no other slot can be drawn
+    dead = {head: ~(slots if head == "slot" else masks[head]) for head in masks}
+    action = em.FactoredCategorical(clean, masks).mode
+    noise = torch.rand(40, len(masks))
+
+    def everything(poison: float | None) -> list[Tensor]:
+        results = []
+        for floor in (None, 0.01):
+            leaves = {
+                head: (x if poison is None else x.masked_fill(dead[head], poison)).clone().requires_grad_()
+                for head, x in clean.items()
+            }
+            dist = em.FactoredCategorical(leaves, masks, min_prob=floor)
+            q = em.FactoredCategorical(other, masks, min_prob=floor)
+            outputs = [dist.log_prob(action), dist.raw_entropy(), dist.entropy(), dist.head_entropies()]
+            outputs += [kl_divergence(dist, q), kl_divergence(q, dist)]
+            for output in outputs:
+                gradients = torch.autograd.grad(output.sum(), list(leaves.values()), retain_graph=True)
+                for head, gradient in zip(leaves, gradients):
+                    assert gradient.dtype == dtype
+                    assert (gradient[dead[head]] == 0).all()
+                results += gradients
+            results += [*outputs, dist.sample(noise=noise), dist.mode, dist.faults]
+        return results
+
+    expected = everything(None)
+    assert not any(result.isnan().any() for result in expected)
+    for poison in (math.nan, math.inf, -math.inf, 6e4, -6e4):
+        for ours, result in zip(everything(poison), expected, strict=True):
+            assert torch.equal(ours, result)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_head_that_the_op_ignores_adds_nothing(name: str) -> None:
+    _engine, masks = make(name, 200)
+    leaves = {head: x.requires_grad_() for head, x in random_logits(masks).items()}
+    dist = em.FactoredCategorical(leaves, masks)
+    action = dist.sample()
+    scores = dist.head_log_probs(action)
+    gradients = torch.autograd.grad(dist.log_prob(action).sum(), list(leaves.values()))
+    for at, head in enumerate(masks.layout.heads):
+        ignored = (torch.tensor(head.users) >> action[:, -1] & 1) == 0
+        assert (scores[ignored, at] == 0).all()
+        assert (gradients[at][ignored] == 0).all()
+        assert (action[ignored, at] == head.canonical).all()
+        anything = action.clone()
+        anything[ignored, at] = 99
+        assert torch.equal(dist.log_prob(anything), dist.log_prob(action))
+        assert dist.legal(anything).all()
+
+
+@pytest.mark.parametrize("floor", [None, 0.02])
+def test_gradients(floor: float | None) -> None:
+    _engine, masks = make("esper-2025-12", 4, slots=2)
+    logits = flat(random_logits(masks)).requires_grad_()
+    other = flat(random_logits(masks, seed=2)).requires_grad_()
+
+    def function(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        p = em.FactoredCategorical(x, masks, min_prob=floor)
+        q = em.FactoredCategorical(y, masks, min_prob=floor)
+        return p.log_prob(action), p.raw_entropy(), p.entropy(), p.head_entropies(), kl_divergence(p, q)
+
+    action = em.FactoredCategorical(logits, masks, min_prob=floor).sample()
+    assert torch.autograd.gradcheck(function, (logits, other))
+
+
+def test_divergence_where_supports_differ() -> None:
+    engine, masks = make("esper-2026-06", 30)
+    narrow = masks.restrict(op=torch.arange(6) != 1, alpha_speed=torch.tensor([True, False, True, True]))
+    logits = random_logits(masks)
+    p, q = em.FactoredCategorical(logits, masks), em.FactoredCategorical(logits, narrow)
+    lacking = (masks.joint() & ~narrow.joint()).any(-1)
+    assert lacking.any()
+    assert not lacking.all()
+    assert torch.equal(kl_divergence(p, q) == math.inf, lacking)
+    assert kl_divergence(q, p).isfinite().all()
+    expected = [joint_kl(oracle(engine, narrow, logits, env), oracle(engine, masks, logits, env)) for env in range(30)]
+    assert_near(kl_divergence(q, p), expected)
+    with pytest.raises(ValueError, match="p has batch"):
+        kl_divergence(p, q[:3])
+    with pytest.raises(ValueError, match="other heads, ops or slots"):
+        kl_divergence(p, em.FactoredCategorical(torch.zeros(30, 15), make("esper-2025-12", 30)[1]))
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "draws"), [("esper-2025-11", 16), ("esper-2025-12", 120), ("esper-2026-06", 40)])
+def test_ten_million_draws_are_legal(name: str, draws: int, form: str) -> None:
+    """In both forms together 1.4 times 10^7 whole actions; independent heads would give a third of them illegal."""
+    torch.manual_seed(0)
+    engine, masks = make(name, 40_000)
+    logits = flat(random_logits(masks, dtype=torch.float32)) * 4
+    dist = em.FactoredCategorical(logits, masks)
+    for _ in range(draws // 4):
+        drawn = dist.sample((4,))
+        assert dist.legal(drawn).all()
+    assert engine.joint_actions.encode(drawn).min() >= 0
+    assert (dist.log_prob(drawn) > -math.inf).all()
+
+
+@pytest.mark.parametrize("name", ["esper-2025-12", "esper-2026-06"])
+def test_frequencies_are_those_of_the_probabilities(name: str) -> None:
+    torch.manual_seed(0)
+    engine, masks = make(name, 4)
+    dist = em.FactoredCategorical(flat(random_logits(masks)) * 2, masks, min_prob=0.01)
+    index = engine.joint_actions.encode(dist.sample((200_000,)))
+    probs = dist.log_prob(all_actions(engine).unsqueeze(1).expand(-1, 4, -1)).exp()
+    for env in range(4):
+        counts, expected = torch.bincount(index[:, env], minlength=len(probs)), probs[:, env]
+        assert not counts[expected == 0].any()
+        rare = expected * 200_000 < 10  # pooled, as the test wants counts that are not small
+        pooled = torch.cat([counts[~rare], counts[rare].sum().view(1)])
+        assert chi_square_is_plausible(pooled, torch.cat([expected[~rare], expected[rare].sum().view(1)]))
+
+
+def test_both_ends_of_the_noise() -> None:
+    _engine, masks = make("esper-2026-06", 300)
+    dist = em.FactoredCategorical(flat(random_logits(masks, dtype=torch.float16)), masks)
+    for noise in (0.0, 1.0, 1 - 2**-24, math.nan, -3.0, 3.0):
+        assert dist.legal(dist.sample(noise=torch.full((300, 8), noise))).all()
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_any_leading_shape() -> None:
+    _engine, masks = make("esper-2026-06", 24)
+    logits = flat(random_logits(masks, dtype=torch.float32))
+    noise = torch.rand(5, 24, 8)
+    plain = em.FactoredCategorical(logits, masks)
+    assert isinstance(plain, Distribution)
+    assert (plain.batch_shape, plain.event_shape) == ((24,), (8,))
+    drawn = plain.sample((5,), noise=noise)
+    for shape in ((4, 6), (2, 3, 4), (24, 1)):
+        stacked = em.ActionMasks.from_words(
+            masks.layout, masks.slot_words.reshape(*shape, 3), masks.op_words.reshape(shape)
+        )
+        dist = em.FactoredCategorical(logits.view(*shape, -1), stacked)
+        assert torch.equal(dist.sample((5,), noise=noise.view(5, *shape, 8)), drawn.view(5, *shape, 8))
+        assert torch.equal(dist.log_prob(drawn.reshape(5, *shape, 8)).flatten(1), plain.log_prob(drawn))
+        assert torch.equal(dist.mode.flatten(0, -2), plain.mode)
+        for ours, expected in (
+            (dist.raw_entropy(), plain.raw_entropy()),
+            (dist.head_entropies(), plain.head_entropies()),
+            (dist.entropy(), plain.entropy()),
+        ):
+            assert torch.equal(ours.reshape(expected.shape), expected)
+        assert dist.sample((2, 3)).shape == (2, 3, *shape, 8)
+    one = em.FactoredCategorical(logits[7], masks.select(7))
+    assert one.sample((2,), noise=noise[:2, 7]).tolist() == drawn[:2, 7].tolist()
+    assert one.log_prob(drawn[0, 7]).shape == one.raw_entropy().shape == one.faults.shape == ()
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
+def test_no_rows(shape: tuple[int, ...]) -> None:
+    engine = em.MaskEngine(em.ruleset("esper-2026-06"))
+    masks = engine(torch.ones(*shape, 3, 3, dtype=torch.int32))
+    dist = em.FactoredCategorical(torch.zeros(*shape, 41), masks)
+    assert dist.sample().shape == dist.mode.shape == dist.head_entropies().shape == (*shape, 8)
+    assert dist.sample((2,)).shape == (2, *shape, 8)
+    assert dist.log_prob(dist.sample((2,))).shape == (2, *shape)
+    assert dist.raw_entropy().shape == dist.entropy().shape == dist.faults.shape == shape
+    assert dist.legal(dist.mode).shape == kl_divergence(dist, dist).shape == shape
+
+
+@pytest.mark.parametrize("slots", [1, 64])
+def test_one_slot_and_many(slots: int) -> None:
+    engine, masks = make("esper-2026-06", 50, slots=slots)
+    logits = random_logits(masks)
+    dist = em.FactoredCategorical(logits, masks)
+    noise = torch.rand(50, 8, dtype=torch.float64)
+    drawn = dist.sample(noise=noise)
+    for env in range(0, 50, 10):
+        assert_equals_oracle(dist, oracle(engine, masks, logits, env), env, drawn, noise, drawn)
+
+
+def test_no_enabled_slot_and_forced_rows() -> None:
+    engine, _ = make("esper-2026-06", 1)
+    states = engine.empty_slots(2)
+    masks = engine(states, enabled=torch.tensor([[False] * 3, [True] * 3]))
+    dist = em.FactoredCategorical(torch.zeros(2, 41, requires_grad=True), masks)
+    assert dist.sample()[0].tolist() == dist.mode[0].tolist() == [0, 0, 2, 1, 2, 0, 0, 0]
+    assert masks.forced.tolist() == [True, False]
+    assert dist.entropy()[0] == dist.raw_entropy()[0] == dist.log_prob(dist.mode)[0] == 0
+    half, ways = math.log(2), 3 * 7 * 4 * 3 * 3  # WAIT or GERMINATE, and the ways to germinate
+    assert_near(dist.raw_entropy()[1], half + math.log(ways) / 2)
+    assert not dist.faults.any()
+
+
+def test_expand_and_index() -> None:
+    _engine, masks = make("esper-2026-06", 12)
+    active = torch.arange(12) % 5 != 0
+    dist = em.FactoredCategorical(random_logits(masks, ["slot"]), masks, active=active, min_prob=0.01)
+    action, picked = dist.mode, torch.tensor([3, 0, 11])
+    wide = dist.expand((2, 12))
+    assert wide.batch_shape == (2, 12)
+    assert torch.equal(wide.log_prob(action.expand(2, -1, -1))[1], dist.log_prob(action))
+    for index in (picked, slice(2, 9, 3), 4, active, None, ..., (..., picked), [0, 5]):
+        part = dist[index]
+        assert part.batch_shape == dist.faults[index].shape
+        assert torch.equal(part.mode, dist.mode[index if not isinstance(index, tuple) else picked])
+        assert torch.equal(part.raw_entropy(), dist.raw_entropy()[index])
+    assert torch.equal(wide[1, picked].mode, dist.mode[picked])
+    for index in ((0, 0), 12):
+        with pytest.raises(IndexError):
+            dist[index]
+    assert repr(dist).startswith("FactoredCategorical(batch_shape=(12,), heads=(slot: 3, blueprint: 13,")
+
+
+def test_masks_that_came_from_elsewhere() -> None:
+    engine, masks = make("esper-2025-12", 40)
+    bools = em.ActionMasks.from_bools(engine.layout, dict(masks), masks.slot_by_op)
+    logits, noise = flat(random_logits(masks)), torch.rand(40, 4)
+    dist, other = em.FactoredCategorical(logits, masks), em.FactoredCategorical(logits, bools)
+    assert torch.equal(dist.sample(noise=noise), other.sample(noise=noise))
+    assert torch.equal(dist.log_prob(dist.mode), other.log_prob(dist.mode))
+    stored = em.ActionMasks.from_words(engine.layout, masks.slot_words.to(torch.uint8))
+    assert torch.equal(em.FactoredCategorical(logits, stored).sample(noise=noise), dist.sample(noise=noise))
+
+
+def test_a_head_s_own_entropy_does_not_depend_on_the_op() -> None:
+    """A bonus reaches the blueprint although GERMINATE is almost never drawn."""
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    masks = engine(engine.empty_slots(1))
+    logits = {head: torch.zeros(1, n, requires_grad=True) for head, n in zip(masks, (3, 5, 3, 4))}
+    with torch.no_grad():
+        logits["op"][0, 1] = -30.0
+        logits["blueprint"][0, 2] = 1.0
+    dist = em.FactoredCategorical(logits, masks, min_prob=0.01)
+    assert 0.9 < dist.head_entropies()[0, 1] < 1
+    [bonus] = torch.autograd.grad(dist.head_entropies().sum(), logits["blueprint"], retain_graph=True)
+    assert bonus[0, 2] < -0.01
+    plain = em.FactoredCategorical(logits, masks)
+    assert torch.equal(dist.head_entropies(), plain.head_entropies())  # before the floor
+
+
+@pytest.mark.parametrize(
+    "floors", [0.01, [0.01] * 4, {"op": 0.01, "slot": 0.01, "blueprint": 0.01, "blend": 0.01}, (0.01,) * 4]
+)
+def test_floors_in_every_form(floors: Any) -> None:
+    _engine, masks = make("esper-2025-12", 30)
+    logits = flat(random_logits(masks))
+    ours, expected = (em.FactoredCategorical(logits, masks, min_prob=value) for value in (floors, 0.01))
+    assert torch.equal(ours.log_prob(expected.mode), expected.log_prob(expected.mode))
+    assert em.FactoredCategorical(logits, masks, min_prob=[0.0] * 4).min_prob is None
