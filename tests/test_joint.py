@@ -1,6 +1,7 @@
 """Whole actions as one index."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -123,6 +124,11 @@ def test_more_whole_actions_than_an_int64_can_number() -> None:
     masks = engine(engine.empty_slots(2))
     assert masks["op"].tolist() == [[True, True, False, False]] * 2
     assert engine.joint_actions.size == 1 + 3 * 256**9 + 6
+    assert masks.count().tolist() == [1.0 + 3 * 256.0**9] * 2
+    joint = em.FactoredCategorical(torch.zeros(2, 3 + 9 * 256 + 4, dtype=torch.float64), masks)
+    assert torch.allclose(joint.raw_entropy(), torch.tensor(math.log(2) + math.log(3 * 256.0**9) / 2).double())
+    assert (joint.entropy() < 1).all()
+    assert joint.legal(joint.sample()).all()
     for ask in (masks.joint, lambda: engine.joint_actions.decode(torch.tensor(0))):
         with pytest.raises(ValueError, match="whole actions, more than an int64 can number"):
             ask()
