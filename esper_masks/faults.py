@@ -1,7 +1,7 @@
 """What happens when a row has no action to take: the three modes of validation, and the check of many flags at once."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ CAUSE = "such a row has no legal action, only legal logits of -inf, or a legal l
 REMEDY = "mark padding rows with active=, or pass validate='flag' and read `faults`"
 
 
-@runtime_checkable
 class Faulty(Protocol):
     """A distribution: its faults, and the heads that their bits stand for (none for a single head)."""
 
@@ -86,9 +85,10 @@ def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named
 def _read(flag: "Tensor | Faulty", heads: Sequence[str]) -> tuple[Tensor, Sequence[str]]:
     if isinstance(flag, Tensor):
         return flag.detach(), heads
-    if not isinstance(flag, Faulty):
-        raise ValueError(f"a flag must be a distribution or a tensor, got {type(flag).__name__}")
-    return flag.faults, flag.fault_names
+    try:
+        return flag.faults, flag.fault_names
+    except AttributeError:
+        raise ValueError(f"a flag must be a distribution or a tensor, got {type(flag).__name__}") from None
 
 
 def _is_fault(words: Tensor) -> Tensor:
