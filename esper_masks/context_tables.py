@@ -41,6 +41,8 @@ class ContextTables(nn.Module):
         self.by_op, self.limited = by_op, limited
         self.width, self.count = max(context.size for context in contexts), len(contexts)
         self.op_at = contexts[0].head
+        self.sizes = [head.size for head in layout.heads]
+        self.canonical_choices = [head.canonical for head in layout.heads]
         self.shut = tuple(layout.heads[head].openers for head in shut_heads(layout))
         heads, ops = range(len(layout.heads)), range(len(layout.ops))
         unlimited = 2 * sum(layout.heads[head].size for head in limited)

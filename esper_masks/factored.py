@@ -139,7 +139,7 @@ class FactoredCategorical(Distribution):
         Raises:
             ValueError: not integers, or a shape that does not fit.
         """
-        return self.head_log_probs(value).sum(-1)
+        return self._form.joined(self.head_log_probs(value))
 
     def head_log_probs(self, value: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""

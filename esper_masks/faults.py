@@ -126,9 +126,9 @@ def _detail(word: Tensor, heads: Sequence[str]) -> str:
 
 
 def _under_vmap(tensor: Tensor) -> bool:
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):
-            return True
+    functorch = torch._C._functorch  # torch has no public question for it
+    if torch.compiler.is_compiling():  # of these, a graph knows two: batched here, and transforms around transforms
+        return functorch.is_batchedtensor(tensor) or functorch.get_dynamic_layer_stack_depth() > 1
+    while functorch.is_gradtrackingtensor(tensor):  # vmap of grad
         tensor = functorch.get_unwrapped(tensor)
-    return False
+    return functorch.is_batchedtensor(tensor)

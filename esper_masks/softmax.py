@@ -71,7 +71,7 @@ class MaskedSoftmax:
         self.lost = (peak - peak) != 0  # a difference of infinities or NaN is NaN
         self.shifted = [(x - peak).masked_fill(self.lost, -math.inf) for x in legal]
         self.weights = [x.exp() for x in self.shifted]
-        self.total = self._sum(self.weights).clamp_min(1)  # the largest logit gives 1; a lost row has 0
+        self.total = self._total().clamp_min(1)  # the largest logit gives 1; a lost row has 0
         self.log_total = self.total.log()
         self.empty = [w == 0 for w in self.weights]
         self._entropy: Tensor | None = None
@@ -100,7 +100,7 @@ class MaskedSoftmax:
         return reduce(torch.add, [(~forbidden).to(always.dtype) for forbidden in masks], always)
 
     def mode(self) -> Tensor:
-        """The first action of the largest probability, ``[...]``; -1 where the row is lost. Whole numbers, as in ``draw``."""
+        """The first action of the largest probability, ``[...]``; -1 in a lost row. Whole numbers, as in ``draw``."""
         if self.stacked:
             return self.shifted[0].argmax(0).masked_fill(self.lost, -1)
         best, action = self.shifted[0], torch.full_like(self.total, self.actions[0]).masked_fill(self.lost, -1)
@@ -143,7 +143,7 @@ class MaskedSoftmax:
                 before = before + w
             return action
         [w], [none] = weights, empty  # [n, ...]
-        skipped = w.cumsum(0) - w
+        skipped = (self._running if probs is None else w.cumsum(0)) - w
         if extra := target.ndim + 1 - w.ndim:
             skipped, none = (x.view(len(w), *[1] * extra, *w.shape[1:]) for x in (skipped, none))
         skipped = (skipped > target) | none
@@ -156,6 +156,22 @@ class MaskedSoftmax:
 
     def _largest(self, slabs: Slabs) -> Tensor:
         return slabs[0].amax(0) if self.stacked else reduce(torch.maximum, slabs)
+
+    def _total(self) -> Tensor:
+        """Sum of the weights, the same to the last bit wherever in a batch a row stands.
+
+        torch adds up an outer axis in an order that depends on the position of the row, so that the log-probability of
+        a minibatch would not be that of the rollout. A running sum has one order, and drawing needs it anyway.
+        """
+        if not self.stacked:
+            return self._sum(self.weights)
+        [weights] = self.weights
+        self._running = weights.detach().cumsum(0)
+        total = self._running[-1]
+        if not weights.requires_grad:
+            return total
+        summed = weights.sum(0)  # for its gradient; the difference is exact, since the two are close
+        return summed + (total - summed).detach()
 
     def _sum(self, slabs: Slabs) -> Tensor:
         return slabs[0].sum(0) if self.stacked else sum(slabs[1:], slabs[0])

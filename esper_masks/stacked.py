@@ -93,6 +93,10 @@ class StackedHeads:
         scores = scores.masked_fill((scores == -math.inf) | (value != values), -math.inf)  # without a gradient
         return self._by_head(scores.masked_fill(place >= tables.count, 0), actions.shape)
 
+    def joined(self, scores: Tensor) -> Tensor:
+        """Sum over heads, ``[..., heads]`` -> ``[...]``; in one order, see ``MaskedSoftmax``."""
+        return scores.cumsum(-1)[..., -1]
+
     def _places(self, op: Tensor) -> Tensor:
         """Context of every head under an op, contexts + head if the op ignores it: ``[..., heads, rows]``."""
         return self.tables.places[op + 1].mT

@@ -6,13 +6,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from esper_masks.contexts import STATIC, Context, Heads, build_contexts, shut_heads
+from esper_masks.contexts import STATIC, Context, Heads
+from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
 from esper_masks.softmax import MaskedSoftmax, Slabs, divergence, log_of, normalized
 
 
 class UnrolledHeads:
-    """The methods and results of ``StackedHeads``, without padding, tables or gathers.
+    """The methods and results of ``StackedHeads``, without padding or gathers.
 
     Args:
         parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
@@ -30,18 +31,16 @@ class UnrolledHeads:
         floors: tuple[float, ...] | None,
         by_op: Heads,
     ):
-        layout, ops = masks.layout, masks.op_words
-        self.layout, self.active = layout, active
-        self.contexts = build_contexts(layout, by_op, masks.limited)
-        shut = [layout.heads[head].openers for head in shut_heads(layout)]
+        # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
+        self.tables = tables = context_tables(masks.layout, masks.device, by_op, masks.limited)
+        self.contexts, self.active, ops = tables.contexts, active, masks.op_words
         self.words = [
             ops | STATIC,
             *masks.slot_words.unbind(-1),
-            *(torch.where((ops & openers) == 0, STATIC, ops) for openers in shut),
+            *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.shut),
         ]
         if len(parts) == 1:
-            sizes = [head.size for head in layout.heads]
-            parts = list(torch.split(parts[0], sizes, -1))
+            parts = list(torch.split(parts[0], tables.sizes, -1))
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
         columns = torch.cat([part.movedim(-1, 0) for part in parts]).unbind()
         limits = masks.limit_columns().unbind(-1) if masks.limited else ()
@@ -97,7 +96,7 @@ class UnrolledHeads:
 
     def _whole(self, drawn: Slabs) -> Tensor:
         """Whole actions from one choice in every context."""
-        actions = [torch.full_like(drawn[0], head.canonical) for head in self.layout.heads]
+        actions = [torch.full_like(drawn[0], choice) for choice in self.tables.canonical_choices]
         actions[self.contexts[0].head] = drawn[0]
         for context, choice in zip(self.contexts[1:], drawn[1:]):
             if context.users:
@@ -118,8 +117,12 @@ class UnrolledHeads:
                 scores[context.head] = torch.where(used, score, scores[context.head]) if at else score
         return torch.stack(scores).movedim(0, -1)
 
+    def joined(self, scores: Tensor) -> Tensor:
+        """Sum over heads, ``[..., heads]`` -> ``[...]``."""
+        return _total(scores.unbind(-1))
+
     def _uses(self, op: Tensor, users: int) -> Tensor:
-        return _any([op == i for i in range(len(self.layout.ops)) if users >> i & 1])
+        return _any([op == i for i in range(len(self.tables.users)) if users >> i & 1])
 
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class UnrolledHeads:
     def head_entropies(self) -> Tensor:
         """Normalized entropy of every head's own choices before any floor: ``[..., heads]``."""
         entropies = []
-        for head in range(len(self.layout.heads)):
+        for head in range(len(self.tables.sizes)):
             own = [s for s, context in zip(self.softmaxes, self.contexts) if context.head == head and context.plain]
             each = [normalized(softmax.entropy(), softmax.legal_actions()) for softmax in own]
             if len(each) > 1:
