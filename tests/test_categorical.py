@@ -178,6 +178,12 @@ def test_minus_infinity_on_a_legal_action(dtype: torch.dtype) -> None:
         assert gradient.isfinite().all()
 
 
+def test_the_mode_is_the_first_of_equals() -> None:
+    mask = torch.tensor([[False, True, True, True], [True, True, True, True], [False, False, True, True]])
+    logits = torch.tensor([[9.0, 1.0, 3.0, 3.0], [2.0, 2.0, 2.0, 2.0], [5.0, 5.0, -1.0, -1.0]])
+    assert em.MaskedCategorical(logits, mask).mode.tolist() == [2, 0, 2]
+
+
 def test_uniform_entropy_is_one() -> None:
     for width in (2, 3, 13, 1000):
         assert_near(em.MaskedCategorical(torch.zeros(width), torch.ones(width, dtype=torch.bool)).entropy(), 1.0)

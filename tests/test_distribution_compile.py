@@ -2,6 +2,7 @@
 
 import io
 import math
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.distributions import kl_divergence
 
 import esper_masks as em
 from tests.helpers import OpRecorder, assert_near, random_states
-from tests.test_compile import BATCHES, HOST_READS, backend, fresh_compiler  # noqa: F401  # fixtures
+from tests.test_compile import BATCHES, HOST_READS, fresh_compiler  # noqa: F401  # a fixture for every test
 
 Decision = Callable[..., tuple[Tensor, ...]]
 
@@ -79,9 +80,10 @@ def test_one_graph_with_validation_on(kind: str) -> None:
     assert not isinstance(caught.value, em.InvalidStateMachineError)  # the device's own assertion
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("kind", ["13", "esper-2025-12"])
-def test_one_graph_in_the_default_backend(kind: str, backend: str) -> None:  # noqa: F811
-    counter = CompileCounterWithBackend(backend)
+def test_one_graph_in_the_default_backend(kind: str) -> None:
+    counter = CompileCounterWithBackend("inductor")
     compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend=counter)
     for batch in BATCHES:
         arguments = inputs(kind, batch)
@@ -93,8 +95,9 @@ def test_one_graph_in_the_default_backend(kind: str, backend: str) -> None:  # n
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("validate", ["flag", "off"])
+@pytest.mark.parametrize(
+    ("kind", "validate"), [("13", "flag"), ("1000", "flag"), ("esper-2025-12", "flag"), ("esper-2025-12/64", "off")]
+)
 def test_flags_in_compiled_code(kind: str, validate: str) -> None:
     compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
     logits, masks, noise = inputs(kind, 6)
@@ -114,7 +117,7 @@ def test_flags_in_compiled_code(kind: str, validate: str) -> None:
         assert (gradient[3] == 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["13", "esper-2025-12", "esper-2025-12/64"])
 def test_gradients_are_those_of_eager_code(kind: str) -> None:
     compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
     logits, masks, noise = inputs(kind, 6)
@@ -156,7 +159,7 @@ def test_logits_for_each_op_need_their_tables_before() -> None:
 # -- vmap -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["13", "1000", "esper-2026-06"])
+@pytest.mark.parametrize("kind", ["13", "1000", "esper-2025-12"])
 def test_vmap_over_an_extra_axis(kind: str) -> None:
     """Validation can read nothing there, so that a fault is a flag."""
     parts = [inputs(kind, 5, seed) for seed in range(4)]
@@ -206,7 +209,7 @@ def test_vmap_of_gradients(compiles: bool) -> None:
 class Agent(nn.Module):
     def __init__(self, validate: str):
         super().__init__()
-        self.engine, self.layer, self.validate = em.MaskEngine(em.ruleset("esper-2026-06")), nn.Linear(6, 41), validate
+        self.engine, self.layer, self.validate = em.MaskEngine(em.ruleset("esper-2025-12")), nn.Linear(6, 15), validate
 
     def forward(self, states: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         policy = em.FactoredCategorical(self.layer(observations), self.engine(states), validate=self.validate)
@@ -219,7 +222,7 @@ def test_export_of_engine_and_sampler(validate: str) -> None:
     agent = Agent(validate)
 
     def arguments(batch: int) -> tuple[Tensor, ...]:
-        return random_states(agent.engine, batch), torch.randn(batch, 6), torch.rand(batch, 8)
+        return random_states(agent.engine, batch), torch.randn(batch, 6), torch.rand(batch, 4)
 
     batch = torch.export.Dim("batch", min=2, max=100_000)
     program = torch.export.export(agent, arguments(5), dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))

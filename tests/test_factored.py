@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -147,6 +148,53 @@ def test_random_rules_equal_the_oracle(case: Case, data: st.DataObject) -> None:
     for env in range(len(drawn)):
         joint = oracle(engine, masks, logits, env, min_prob=floor)
         assert_equals_oracle(dist, joint, env, actions, noise, drawn)
+
+
+def test_choices_that_depend_on_the_op() -> None:
+    """Both ops are legal and neither may take the other's choices."""
+    stage, act = IntEnum("Stage", "ON", start=0), IntEnum("Act", "WAIT LEFT RIGHT", start=0)
+    rules = em.MaskRules(
+        name="turns",
+        stages=stage,
+        transitions={stage.ON: ()},
+        empty=stage.ON,
+        op_rules=[em.Op(act.WAIT, always=True), *(em.Op(op, acts_in=[stage.ON], uses=["how"]) for op in list(act)[1:])],
+        heads=[
+            em.Head("slot"),
+            em.Head("how", [*"ABC"], by_op={act.LEFT: ["A"], act.RIGHT: ["B", "C"]}, closed=["C"]),
+            em.Head("op"),
+        ],
+    )
+    engine = em.MaskEngine(rules, ["s"])
+    masks = engine(engine.empty_slots(50))
+    assert masks["how"][0].tolist() == [True, True, True]
+    logits = random_logits(masks)
+    dist = em.FactoredCategorical(logits, masks)
+    noise = torch.rand(50, 3, dtype=torch.float64)
+    drawn = dist.sample(noise=noise)
+    assert dist.legal(drawn).all()
+    crossed = torch.tensor([[0, 1, 1], [0, 0, 2], [0, 2, 1]])
+    assert (dist.log_prob(crossed.unsqueeze(1).expand(-1, 50, -1)) == -math.inf).all()
+    for env in range(50):
+        assert_equals_oracle(dist, oracle(engine, masks, logits, env), env, all_actions(engine), noise, drawn)
+    shut = masks.restrict(op=torch.tensor([True, False, False]))
+    assert shut["how"][0].tolist() == [False, False, True]
+    assert_near(em.FactoredCategorical(logits, shut).head_entropies()[:, 1], [0.0] * 50)
+
+
+def test_an_action_of_probability_zero_gives_no_gradient() -> None:
+    _engine, masks = make("esper-2025-12", 8)
+    logits = random_logits(masks)
+    logits["op"][:, 0] = -math.inf
+    leaves = {name: x.requires_grad_() for name, x in logits.items()}
+    dist = em.FactoredCategorical(leaves, masks, validate="flag")
+    wait = torch.zeros(8, 4, dtype=torch.int64)
+    acts = dist.faults == 0  # where only WAIT is legal nothing is left
+    assert acts.any()
+    score = dist.log_prob(wait)
+    assert (score[acts] == -math.inf).all()
+    [gradient] = torch.autograd.grad(score[acts].sum(), leaves["op"])
+    assert (gradient == 0).all()
 
 
 # -- what must not matter ---------------------------------------------------------------------------------------------
