@@ -415,6 +415,41 @@ def test_expand_and_index() -> None:
     assert repr(dist).startswith("FactoredCategorical(batch_shape=(12,), heads=(slot: 3, blueprint: 13,")
 
 
+@pytest.mark.parametrize("validate", ["raise", "flag", "off"])
+def test_inactive_rows_are_neutral(validate: Any) -> None:
+    """Padding: no legal op, poisoned logits or a state like any other, they add nothing and never fault."""
+    engine, masks = make("esper-2025-12", 8)
+    words = masks.slot_words.clone(), masks.op_words.clone()
+    words[0][2], words[1][2] = 0, 0
+    masks, active = em.ActionMasks.from_words(engine.layout, *words), torch.arange(8) % 3 != 2
+    logits = flat(random_logits(masks, dtype=torch.float32))
+    logits[5] = math.nan
+    leaf, noise = logits.requires_grad_(), torch.rand(8, 4)
+    dist = em.FactoredCategorical(leaf, masks, active=active, min_prob=0.01, validate=validate)
+    alone = em.FactoredCategorical(leaf[active], masks.select(active), min_prob=0.01)
+    action = dist.sample(noise=noise)
+    assert (dist.faults == 0).all()
+    assert torch.equal(action[active], alone.sample(noise=noise[active]))
+    assert (action[~active] == -1).all()
+    assert (dist.mode[~active] == -1).all()
+    outputs = [
+        dist.log_prob(action),
+        dist.raw_entropy(),
+        dist.entropy(),
+        dist.head_entropies(),
+        kl_divergence(dist, dist),
+    ]
+    outputs += [dist.log_prob(torch.full((8, 4), 77))]
+    for output in outputs:
+        assert (output[~active] == 0).all()
+    assert (outputs[-1][active] == -math.inf).all()
+    assert torch.equal(outputs[0][active], alone.log_prob(action[active]))
+    [gradient] = torch.autograd.grad(sum(output.sum() for output in outputs[:-1]), leaf)
+    assert gradient.isfinite().all()
+    assert (gradient[~active] == 0).all()
+    assert not dist.legal(action)[~active].any()
+
+
 def test_masks_that_came_from_elsewhere() -> None:
     engine, masks = make("esper-2025-12", 40)
     bools = em.ActionMasks.from_bools(engine.layout, dict(masks), masks.slot_by_op)
