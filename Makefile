@@ -3,6 +3,7 @@
 #   make run                 replay the sample log      make run LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
 #   make bench               the benchmarks; writes benchmarks/results
+#   make bench BENCH_ARGS=masks      one suite; or distributions -k "decision and not compiled"
 
 PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
@@ -10,6 +11,7 @@ RULES  = esper-2025-12
 
 BIN   := .venv/bin
 READY := .venv/ready
+PEERS := .venv/peers
 
 .PHONY: run test lint bench clean
 
@@ -24,7 +26,7 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(READY)
+bench: $(PEERS)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # an environment whose Python has gone is made again
@@ -36,6 +38,11 @@ $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)
+
+# the libraries that the benchmarks compare with, which tests do not need
+$(PEERS): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,peers]"
+	@touch $(PEERS)
 
 FORCE:
 

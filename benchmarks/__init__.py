@@ -1,1 +1,1 @@
-"""Speed of esper_masks against loop-based masks. ``make bench``, or ``pytest benchmarks``."""
+"""Speed of esper_masks against loops over environments and against other libraries' distributions. ``make bench``."""

@@ -1,66 +1,82 @@
-"""Run the suite and print its tables; a whole run writes ``benchmarks/results/<version>/masks-cpu.json``."""
+"""Run the suites and print their tables: ``python -m benchmarks [masks] [distributions] [pytest options]``.
 
+A whole run of a suite writes ``benchmarks/results/<version>/<suite>-cpu.json``. Each part of a suite has a process of
+its own.
+"""
+
+import importlib.metadata
+import importlib.util
 import json
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 import esper_masks as em
+from benchmarks.libraries import LIBRARIES, PEERS
+from benchmarks.results import merged
+from benchmarks.tables import print_table
 
 HERE = Path(__file__).parent
+SUITES = {"masks": ("",), "distributions": ("", *PEERS)}  # the parts: our own, and one for each peer
+OPTIONS = ("-q", "--benchmark-disable-gc", "--benchmark-warmup=on", "--benchmark-quiet")
 
 
-def main() -> int:
-    target = HERE / "results" / em.__version__ / "masks-cpu.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    options = ["-q", "--benchmark-disable-gc", "--benchmark-warmup=on", "--benchmark-quiet", f"--benchmark-json={part}"]
-    code = int(pytest.main([str(HERE), *options, *sys.argv[1:]]))
-    if code == 0:
-        print_table(json.loads(part.read_text()))
-        if not sys.argv[1:]:  # only a whole run that passed replaces the result
-            part.replace(target)
-            print(f"written to {target.relative_to(HERE.parent)}")
-    part.unlink(missing_ok=True)
-    return code
+def main(arguments: Sequence[str]) -> int:
+    names = list(takewhile(SUITES.__contains__, arguments))
+    options = arguments[len(names) :]
+    return max([run_suite(name, options) for name in names or SUITES])
 
 
-def print_table(result: dict[str, Any]) -> None:
-    """Rows of one result file, one table per rules, slots and batch."""
-    machine = result["machine_info"]
-    console = Console(highlight=False)
-    console.print(f"{machine['cpu']}, 1 thread, torch {machine['torch']}, Python {machine['python']}")
-    console.print("ns/env: the fastest round; x loop, x best: times faster than small_tensors, one_tensor.")
-    console.print("limit: the same bytes copied, in the same run, over the time taken; built: compile time.")
-    cases = dict.fromkeys((row["rules"], row["slots"], row["batch"]) for row in result["benchmarks"])
-    for case in cases:
-        rows = [row for row in result["benchmarks"] if (row["rules"], row["slots"], row["batch"]) == case]
-        bandwidth = ", ".join(f"copy at {row['gb_per_s']:.3g} GB/s" for row in rows if row["way"] == "copy")
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        table.add_column("way", no_wrap=True)
-        for name in ("ns/env", "median", "x loop", "x best", "limit", "built"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(
-                row["way"],
-                *(_figure(row.get(n)) for n in ("ns_per_env", "ns_per_env_median", "x_small_tensors", "x_one_tensor")),
-                f"{row['share_of_limit']:.0%}" if "share_of_limit" in row else "",
-                f"{row['compile_s']:.1f}s" if "compile_s" in row else "",
-            )
-        console.print(f"\n{case[0]}, {case[1]} slots, batch {case[2]:,}; {bandwidth}")
-        console.print(table)
+def run_suite(name: str, options: Sequence[str]) -> int:
+    """All parts of a suite; returns the exit code. Only a whole run that passed replaces the result."""
+    missing = [part for part in SUITES[name] if not is_installed(part)]
+    for part in missing:
+        print(f"{LIBRARIES[part].package} is not installed (it is in the extra `peers`): no rows of it")
+    present = [part for part in SUITES[name] if part not in missing]
+    parts = []
+    for part in present:
+        code, measured = run_part(name, part, options)
+        if code:
+            return code
+        parts += [measured] if measured else []
+    if not parts:
+        print(f"{name}: no benchmark matches {' '.join(options)}")
+        return int(pytest.ExitCode.NO_TESTS_COLLECTED)
+    result = merged(parts)
+    packages = [LIBRARIES[part].package for part in present if part]
+    if packages:
+        result["peers"] = {package: importlib.metadata.version(package) for package in packages}
+    print_table(name, result)
+    target = HERE / "results" / em.__version__ / f"{name}-cpu.json"
+    if missing:
+        print(f"{target.relative_to(HERE.parent)} is left as it was: it would lack {', '.join(missing)}")
+    elif not options:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(result, indent=4), encoding="utf-8")
+        print(f"written to {target.relative_to(HERE.parent)}")
+    return 0
 
 
-def _figure(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def is_installed(part: str) -> bool:
+    return not part or importlib.util.find_spec(LIBRARIES[part].module) is not None
+
+
+def run_part(name: str, peer: str, options: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+    """One process; returns its exit code and what it measured, None where the options leave nothing to do."""
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "part.json"
+        own = [f"benchmarks/bench_{name}.py", *OPTIONS, f"--benchmark-json={part}", f"--peer={peer}"]
+        done = subprocess.run([sys.executable, "-m", "pytest", *own, *options], cwd=HERE.parent, check=False)
+        if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+            return 0, None
+        return done.returncode, json.loads(part.read_text()) if done.returncode == 0 else None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,5 @@
 """Mask building: the engine against two loops, equality asserted before anything is timed."""
 
-import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -11,6 +10,8 @@ from torch import Tensor
 
 import esper_masks as em
 from benchmarks import loops_2025_12, loops_2026_06
+from benchmarks.inputs import LIMIT, random_states
+from benchmarks.timing import compiled
 
 LOOPS: dict[str, ModuleType] = {"esper-2025-12": loops_2025_12, "esper-2026-06": loops_2026_06}
 BATCHES = (1, 4, 256, 4096, 65536)
@@ -28,7 +29,6 @@ WAYS = (
     "words compiled",
     "words compiled, row-major",
 )
-LIMIT = 3  # seeds
 
 
 class Case:
@@ -38,16 +38,8 @@ class Case:
         self.rules = em.ruleset(rules_name)
         self.slot_ids = [f"slot{i}" for i in range(slots)]
         self.engine = em.MaskEngine(self.rules, self.slot_ids, max_seeds=LIMIT)
-        generator = torch.Generator().manual_seed(0)
-        states = self.engine.empty_slots(batch)
-        stages = torch.tensor([int(stage) for stage in self.rules.stages])
-        picks = torch.randint(len(stages), states.shape[:-1], generator=generator)
-        states[..., 0] = stages[picks].int()
-        states[..., 1] = torch.randint(0, 9, states.shape[:-1], generator=generator)
-        for column in range(2, states.shape[-1]):
-            states[..., column] = torch.randint(0, 3, states.shape[:-1], generator=generator)
+        states, self.totals = random_states(self.engine, batch)
         self.states = states
-        self.totals = torch.randint(0, 6, (batch,), generator=generator, dtype=torch.int32)
         empty = int(self.rules.empty)
         self.dicts = [
             {s: None if seed[0] == empty else tuple(seed) for s, seed in zip(self.slot_ids, env)}
@@ -132,11 +124,8 @@ def test_masks(benchmark: Any, cases: Callable[..., Case], rules: str, batch: in
         states = states.contiguous()
     step = eager
     if "compiled" in way:
-        start = time.perf_counter()
-        torch._dynamo.reset()
-        step = torch.compile(eager, fullgraph=True)  # for this batch size, as a rollout with a fixed batch would
-        step(states, totals)
-        benchmark.extra_info["compile_s"] = time.perf_counter() - start
+        # for this batch size, as a rollout with a fixed batch would
+        step, benchmark.extra_info["compile_s"] = compiled(eager, lambda step: step(states, totals))
         _assert_equal(step(states, totals), eager(states, totals))
     benchmark(step, states, totals)
 

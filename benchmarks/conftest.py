@@ -1,8 +1,4 @@
-"""What a result file holds: times per environment, ratios, versions; no name or path of a machine.
-
-Ratios are of the fastest rounds: whatever else a shared machine does can only slow a round. Medians and spreads stand
-beside them.
-"""
+"""What a result file holds: times per environment, ratios, versions; no name or path of a machine."""
 
 import os
 import platform
@@ -11,6 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+
+from benchmarks.results import with_ratios
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption("--peer", default="", help="time this library's distributions instead: torchrl, sb3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_compiled_code_from_before(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile times are those of a first run."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(autouse=True)
@@ -55,17 +63,6 @@ def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict
                 "rounds": stats["rounds"],
             }
         )
-    for row in rows:
-        same = {r["way"]: r for r in rows if all(r[k] == row[k] for k in ("rules", "batch", "slots"))}
-        for baseline, key in (("small_tensors", "x_small_tensors"), ("one_tensor", "x_one_tensor")):
-            if baseline in same and row["way"] != "copy":
-                row[key] = same[baseline]["ns_per_env"] / row["ns_per_env"]
-        if "bytes_per_env" in row:
-            row["gb_per_s"] = row["bytes_per_env"] / row["ns_per_env"]
-        if "bytes_per_env" in row and "copy" in same:
-            copy = same["copy"]
-            floor = row["bytes_per_env"] / copy["bytes_per_env"] * copy["ns_per_env"]
-            row["share_of_limit"] = floor / row["ns_per_env"]
-    output_json["benchmarks"] = rows
+    output_json["benchmarks"] = with_ratios(rows)
     for name in ("datetime", "version"):
         output_json.pop(name, None)

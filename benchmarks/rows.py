@@ -1,0 +1,137 @@
+"""One way of making a decision, as it is timed, and the check of its outputs that comes before."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import esper_masks as em
+from benchmarks.inputs import Decision, Head
+from benchmarks.libraries import LIBRARIES, entropies
+from benchmarks.timing import Step
+
+
+class Row:
+    """One way on one batch: the functions that are timed, and what they take."""
+
+    def __init__(self, inputs: Head | Decision, way: str):
+        self.inputs = inputs
+        self.library = LIBRARIES[way.split()[0]]
+        if isinstance(self.inputs, Decision):
+            self.make, self.masks = self.library.decision, getattr(self.inputs, self.library.takes)
+        else:
+            self.make, self.masks = self.library.head, self.inputs.mask
+        logits = self.inputs.logits
+        logits = logits.T.contiguous().T if "batch-last" in way else logits
+        self.logits = logits.detach().requires_grad_()  # a leaf of its own
+
+    def forward(self) -> Step:
+        make = self.make
+
+        def step(logits: Tensor, masks: Any) -> tuple[Tensor, ...]:
+            dist = make(logits, masks)
+            action = dist.sample()
+            return action, dist.log_prob(action), *entropies(dist)
+
+        return step
+
+    def score(self) -> Step:
+        make = self.make
+
+        def step(logits: Tensor, masks: Any, action: Tensor) -> tuple[Tensor, ...]:
+            dist = make(logits, masks)
+            return dist.log_prob(action), *entropies(dist)
+
+        return step
+
+    def run(self, step: str) -> Callable[[Step], Any]:
+        """What is timed, given the eager or compiled function."""
+        logits, masks, action = self.logits, self.masks, self.inputs.action
+        if step == "forward":
+            return lambda function: function(logits, masks)
+
+        def backward(function: Step) -> tuple[tuple[Tensor, ...], Tensor]:
+            logits.grad = None
+            values = function(logits, masks, action)
+            sum(value.sum() for value in values).backward()
+            return values, logits.grad
+
+        return backward
+
+    def any_batch(self) -> None:
+        """Tell the compiler that these inputs stand for batches of any size."""
+        for tensor in tree_leaves((self.logits, self.masks, self.inputs.action)):
+            torch._dynamo.mark_dynamic(tensor, 0)
+
+
+def check(row: Row, step: str, result: Any) -> None:
+    """Samples are legal; log-probability, entropy and gradient are those of ours, eager."""
+    if step == "forward":
+        action, log_prob, *_ = result
+        legal(row, action)
+        function = row.score()
+        _close(log_prob, function(row.logits, row.masks, action)[0])
+        return
+    values, gradient = result
+    if isinstance(row.inputs, Head):
+        expected = score(LIBRARIES["ours"].head, row.inputs.logits, row.inputs.mask, row.inputs.action)
+    elif row.library is LIBRARIES["ours"]:
+        expected = score(row.make, row.inputs.logits, row.inputs.masks, row.inputs.action)
+        check_oracle(row.inputs, expected[0])
+    else:
+        expected = independent(row)
+    for value, other in zip((*values, gradient), (*expected[0], expected[1])):
+        _close(value, other)
+
+
+def score(make: Callable[..., Any], logits: Tensor, masks: Any, action: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Log-probability and entropies, and the gradient of their sum."""
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        dist = make(leaf, masks)
+        values = dist.log_prob(action), *entropies(dist)
+        sum(value.sum() for value in values).backward()
+    return tuple(value.detach() for value in values), leaf.grad
+
+
+def independent(row: Row) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What one of our distributions a head gives; head by head the library must agree."""
+    case = row.inputs
+    parts = zip(case.logits.split(case.sizes, -1), case.head_masks, case.action.unbind(-1))
+    ours = []
+    for logits, mask, action in parts:
+        ours.append(score(LIBRARIES["ours"].head, logits, mask, action))
+        values, gradient = score(row.library.head, logits, mask, action)
+        for value, other in zip((*values, gradient), (*ours[-1][0], ours[-1][1])):
+            _close(value, other)
+    log_prob, entropy = (torch.stack(values).sum(0) for values in zip(*(values for values, _ in ours)))
+    return (log_prob, entropy), torch.cat([gradient for _, gradient in ours], -1)
+
+
+def legal(row: Row, action: Tensor) -> None:
+    case = row.inputs
+    if isinstance(case, Head):
+        assert case.mask.gather(1, action[:, None]).all()
+        return
+    for one, mask in zip(action.unbind(-1), case.head_masks):
+        if row.library is not LIBRARIES["ours"]:  # ours may give a canonical value that is no choice of its head
+            assert mask.gather(1, one[:, None]).all()
+    if row.library is LIBRARIES["ours"]:
+        assert em.FactoredCategorical(case.logits, case.masks).legal(action).all()
+
+
+def check_oracle(case: Decision, values: tuple[Tensor, ...], rows: int = 4) -> None:
+    """Our decision in the first rows, by enumeration of whole actions."""
+    masks = case.masks
+    for at in range(rows):
+        bools = {name: masks[name][at].tolist() for name in masks} | {"slot_by_op": masks.slot_by_op[at].tolist()}
+        logits = dict(zip(masks, (part.tolist() for part in case.logits[at].split(case.sizes))))
+        joint = em.reference.Joint(case.engine.rules, bools, logits)
+        expected = joint.log_prob(case.action[at].tolist()), joint.raw_entropy()
+        _close(torch.stack([value[at] for value in values[:2]]), torch.tensor(expected))
+
+
+def _close(value: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-4, atol=1e-5, check_stride=False)
