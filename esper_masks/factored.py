@@ -12,6 +12,7 @@ from esper_masks.categorical import before_last
 from esper_masks.checks import check_actions, check_bool, check_noise
 from esper_masks.faults import Validate, check_mode, raise_faults
 from esper_masks.head_logits import HeadLogits, check_floors
+from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
 from esper_masks.softmax import normalized, unrolls
 from esper_masks.stacked import StackedHeads
@@ -81,7 +82,8 @@ class FactoredCategorical(Distribution):
         heads = torch.Size([len(masks.layout.heads)])
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
-        form = UnrolledHeads if unrolls(logits.columns) else StackedHeads
+        choices = context_tables(masks.layout, masks.device, logits.by_op, masks.limited).choices
+        form = UnrolledHeads if unrolls(choices) else StackedHeads
         self._form = form(logits.arithmetic(), masks, active, self.min_prob, logits.by_op)
         self._neutral = None if active is None else ~active
         if self.validate != "off":

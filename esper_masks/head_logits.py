@@ -58,10 +58,6 @@ class HeadLogits:
             parts.append(part)
         return cls(layout, tuple(parts), tuple(by_op))
 
-    @property
-    def columns(self) -> int:
-        return sum(part.shape[-1] for part in self.parts)
-
     def arithmetic(self) -> list[Tensor]:
         """The parts in the dtype of the arithmetic."""
         return [arithmetic(part) for part in self.parts]

@@ -18,11 +18,11 @@ from torch import Tensor
 
 Slabs = Sequence[Tensor]
 
-UNROLLED_ACTIONS = 128  # a compiled row of more actions than this is stacked: unrolled code grows with the actions
+UNROLLED_ACTIONS = 128  # with more than this a compiled row is stacked: unrolled code takes long to build
 
 
 def unrolls(actions: int) -> bool:
-    """The choice of form, for rows of so many actions in all."""
+    """The choice of form, for rows of so many actions in all their contexts."""
     return torch.compiler.is_compiling() and actions <= UNROLLED_ACTIONS
 
 

@@ -1,6 +1,7 @@
 """The same on a GPU, with every synchronization an error."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import esper_masks as em
 from tests.helpers import as_bools, assert_same_masks, random_states
 from tests.test_compile import consume
+from tests.test_distribution_compile import assert_same, inputs, of, use_everything
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 
@@ -73,3 +75,67 @@ def test_wrong_device() -> None:
     engine = em.MaskEngine(em.ruleset("esper-2025-12"), device="cuda")
     with pytest.raises(em.SlotStateError, match="states are on cpu, the engine is on cuda:0"):
         engine(torch.ones(1, 3, 2, dtype=torch.int32))
+
+
+# -- distributions ----------------------------------------------------------------------------------------------------
+
+
+def on_cuda(kind: str, batch: int, seed: int = 0) -> tuple[Any, ...]:
+    return tuple(part.to("cuda") for part in inputs(kind, batch, seed))
+
+
+def to_cpu(results: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(result.cpu() for result in results)
+
+
+@pytest.mark.parametrize("kind", ["13", "1000", "esper-2025-12", "esper-2026-06"])
+def test_distributions_equal_the_cpu(kind: str) -> None:
+    """Samples too, but where the noise falls within rounding of an edge."""
+    ours, expected = to_cpu(of(kind)(*on_cuda(kind, 3000))), of(kind)(*inputs(kind, 3000))
+    same = (ours[0] == expected[0]).reshape(3000, -1).all(-1)
+    assert same.float().mean() > 0.999
+    assert_same(tuple(result[same] for result in ours), tuple(result[same] for result in expected))
+
+
+@pytest.mark.usefixtures("no_sync")
+@pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
+@pytest.mark.parametrize("validate", ["flag", "off"])
+def test_distributions_do_not_synchronize(kind: str, validate: str) -> None:
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+    logits, masks, noise = on_cuda(kind, 500)
+    settings = {"validate": validate, "min_prob": 0.01, "active": torch.arange(500, device="cuda") != 7}
+    for mode in ("default", "error"):  # tables are made once
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode(mode)
+        use_everything(make(logits, masks, **settings), make(logits + 1, masks, **settings), noise)
+
+
+@pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
+def test_a_decision_in_a_cuda_graph(kind: str) -> None:
+    logits, masks, noise = on_cuda(kind, 256)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        of(kind)(logits, masks, noise, "flag")
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = of(kind)(logits, masks, noise, "flag")
+    logits.copy_(on_cuda(kind, 256, seed=4)[0])
+    graph.replay()
+    assert_same(to_cpu(results), to_cpu(of(kind)(logits, masks, noise, "flag")))
+
+
+@pytest.mark.parametrize("kind", ["13", "esper-2025-12"])
+def test_compiled_distributions(kind: str) -> None:
+    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True)
+    for batch in (5, 7, 3000):
+        arguments = on_cuda(kind, batch)
+        assert_same(to_cpu(compiled(*arguments)[1:4]), to_cpu(of(kind)(*arguments)[1:4]))
+
+
+def test_logits_on_another_device() -> None:
+    logits, masks, _ = on_cuda("esper-2025-12", 3)
+    with pytest.raises(ValueError, match="logits are on cpu, the masks are on cuda:0"):
+        em.FactoredCategorical(logits.cpu(), masks)
+    with pytest.raises(ValueError, match="mask is on cpu, not on cuda:0"):
+        em.MaskedCategorical(logits, torch.ones(15, dtype=torch.bool))
