@@ -166,12 +166,13 @@ class MaskedSoftmax:
         if not self.stacked:
             return self._sum(self.weights)
         [weights] = self.weights
-        self._running = weights.detach().cumsum(0)
-        total = self._running[-1]
         if not weights.requires_grad:
-            return total
+            self._running = weights.cumsum(0)
+            return self._running[-1]
+        with torch.no_grad():
+            self._running = weights.cumsum(0)
         summed = weights.sum(0)  # for its gradient; the difference is exact, since the two are close
-        return summed + (total - summed).detach()
+        return summed + (self._running[-1] - summed).detach()
 
     def _sum(self, slabs: Slabs) -> Tensor:
         return slabs[0].sum(0) if self.stacked else sum(slabs[1:], slabs[0])

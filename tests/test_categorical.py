@@ -273,7 +273,9 @@ def test_gradients(output: str, floor: float) -> None:
             em.MaskedCategorical(x, mask, min_prob=floor), em.MaskedCategorical(y, mask, min_prob=floor)
         )
 
-    assert torch.autograd.gradcheck(function, (logits.requires_grad_(), other))
+    inputs = (logits.requires_grad_(), other)
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)
 
 
 def test_divergence() -> None:
