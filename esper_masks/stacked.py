@@ -128,7 +128,10 @@ class StackedHeads:
         """KL(self || other) of whole actions in nats, ``[...]``; both have the same contexts."""
         [terms] = divergence([self._log_probs()], [other._log_probs()])
         divergences, usage = terms.sum(0), self._usage()  # [contexts, rows]
-        return self._leading(divergences[0] + (usage * divergences.masked_fill(usage == 0, 0)).sum(0))
+        lacking = divergences == math.inf
+        finite = divergences.masked_fill(lacking, 0)  # times a usage, infinity would have an infinite gradient
+        total = finite[0] + (usage * finite).sum(0)
+        return self._leading(total.masked_fill(lacking[0] | (lacking & (usage > 0)).any(0), math.inf))
 
     def _usage(self) -> Tensor:
         """Probability that a head other than op is drawn in a context, ``[contexts, rows]``."""

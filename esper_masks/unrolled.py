@@ -146,7 +146,10 @@ class UnrolledHeads:
 
     def divergence(self, other: "UnrolledHeads") -> Tensor:
         """KL(self || other) of whole actions in nats, ``[...]``; both have the same contexts."""
-        return self._chain([self._divergence(other, at) for at in range(len(self.contexts))])
+        values = [self._divergence(other, at) for at in range(len(self.contexts))]
+        lacking = [value == math.inf for value in values]
+        finite = self._chain([value.masked_fill(none, 0) for value, none in zip(values, lacking)])
+        return finite.masked_fill(self._chain([none.to(finite.dtype) for none in lacking]) > 0, math.inf)
 
     def _divergence(self, other: "UnrolledHeads", at: int) -> Tensor:
         theirs = dict(zip(other.softmaxes[at].actions, other._log_probs(at)))
@@ -163,7 +166,7 @@ class UnrolledHeads:
         for context, value in zip(self.contexts[1:], values[1:]):
             if context.users:
                 usage = _total([p for op, p in enumerate(probs) if context.users >> op & 1])
-                total = total + usage * value.masked_fill(usage == 0, 0)
+                total = total + usage * value
         return total
 
     def _log_probs(self, at: int) -> Slabs:

@@ -284,6 +284,9 @@ def test_divergence_where_supports_differ() -> None:
     assert not lacking.all()
     assert torch.equal(kl_divergence(p, q) == math.inf, lacking)
     assert kl_divergence(q, p).isfinite().all()
+    leaf = flat(logits).requires_grad_()
+    [gradient] = torch.autograd.grad(kl_divergence(em.FactoredCategorical(leaf, masks), q).sum(), leaf)
+    assert gradient.isfinite().all()  # rows without support too
     expected = [joint_kl(oracle(engine, narrow, logits, env), oracle(engine, masks, logits, env)) for env in range(30)]
     assert_near(kl_divergence(q, p), expected)
     with pytest.raises(ValueError, match="p has batch"):
