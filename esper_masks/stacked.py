@@ -50,6 +50,7 @@ class StackedHeads:
         shape = (tables.width, tables.count, illegal.shape[-1])
         self.softmax = MaskedSoftmax([logits.view(shape)], [illegal.view(shape)], stacked=True)
         self.like = self.softmax.total  # dtype and device of the arithmetic
+        self.unfloored: Tensor | None = None  # contexts without a floor, where others have one
         self.probs = None if floors is None else self._floored(floors)
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class StackedHeads:
         if self.probs is None:
             scores = _gather(self.softmax.shifted[0].flatten(0, 1), at) - _gather(self.softmax.log_total, context)
         else:
-            scores = log_of(_gather(self.probs.flatten(0, 1), at))
+            scores = _gather(self._log_probs().flatten(0, 1), at)
         scores = scores.masked_fill((scores == -math.inf) | (value != values), -math.inf)  # without a gradient
         return self._by_head(scores.masked_fill(place >= tables.count, 0), actions.shape)
 
@@ -143,13 +144,19 @@ class StackedHeads:
         return (probs.unsqueeze(1) * self.tables.users).sum(0)
 
     def _log_probs(self) -> Tensor:
-        return self.softmax.log_probs()[0] if self.probs is None else log_of(self.probs)
+        if self.probs is None:
+            return self.softmax.log_probs()[0]
+        if self.unfloored is None:
+            return log_of(self.probs)
+        plain = self.softmax.log_probs()[0]  # probabilities without a floor underflow
+        return torch.where(self.unfloored, plain, log_of(self.probs.masked_fill(self.unfloored, 1)))
 
     def _floored(self, floors: tuple[float, ...]) -> Tensor:
         each = [floors[context.head] for context in self.tables.contexts]
         if len(set(each)) == 1:
             return self.softmax.floored(each[0])[0]
         column = torch.stack([self.softmax.total.new_full((1,), floor) for floor in each])
+        self.unfloored = column == 0
         return self.softmax.floored(column)[0]
 
     # -- shapes -------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class UnrolledHeads:
         limits = masks.limit_columns().unbind(-1) if masks.limited else ()
         self.softmaxes = [self._softmax(context, columns, limits) for context in self.contexts]
         self.like = self.softmaxes[0].total  # dtype and device of the arithmetic
+        self.floors = floors
         self.probs: list[Slabs] | None = None
         if floors is not None:
             self.probs = [s.floored(floors[c.head]) for s, c in zip(self.softmaxes, self.contexts)]
@@ -170,7 +171,9 @@ class UnrolledHeads:
         return total
 
     def _log_probs(self, at: int) -> Slabs:
-        return self.softmaxes[at].log_probs() if self.probs is None else [log_of(p) for p in self.probs[at]]
+        if self.probs is None or self.floors is None or not self.floors[self.contexts[at].head]:
+            return self.softmaxes[at].log_probs()  # probabilities without a floor underflow
+        return [log_of(p) for p in self.probs[at]]
 
 
 def _total(values: Slabs) -> Tensor:

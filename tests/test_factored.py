@@ -483,6 +483,25 @@ def test_a_head_s_own_entropy_does_not_depend_on_the_op() -> None:
     assert torch.equal(dist.head_entropies(), plain.head_entropies())  # before the floor
 
 
+@pytest.mark.parametrize("gap", [-95.0, -200.0])
+def test_a_head_without_a_floor_beside_one_with(gap: float) -> None:
+    """Its log-probabilities do not go through probabilities, which underflow."""
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    masks = engine(engine.empty_slots(2))
+    logits = torch.zeros(2, 15)
+    logits[:, 5] = gap
+    action, results = torch.tensor([[0, 2, 0, 1]] * 2), []
+    for floor in (None, {"op": 0.01}):
+        leaf = logits.clone().requires_grad_()
+        dist = em.FactoredCategorical(leaf, masks, min_prob=floor)
+        scores = dist.head_log_probs(action)[:, 1]
+        uniform = em.FactoredCategorical(torch.zeros(2, 15), masks, min_prob=floor)
+        divergence = kl_divergence(uniform, dist)
+        results.append((scores, *torch.autograd.grad(scores.sum() + divergence.sum(), leaf), divergence))
+    for ours, expected in zip(*results):
+        assert_near(ours[..., :11] if ours.ndim > 1 else ours, expected[..., :11] if ours.ndim > 1 else expected, 0.02)
+
+
 @pytest.mark.parametrize(
     "floors", [0.01, [0.01] * 4, {"op": 0.01, "slot": 0.01, "blueprint": 0.01, "blend": 0.01}, (0.01,) * 4]
 )
