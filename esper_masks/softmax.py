@@ -88,7 +88,10 @@ class MaskedSoftmax:
             with torch.enable_grad():  # asked for first by a caller who wants no gradient, it serves one who does
                 finite = [x.masked_fill(none, 0) for x, none in zip(self.shifted, self.empty)]
                 mean = self._sum([w * x for w, x in zip(self.weights, finite)]) / self.total
-                self._entropy = self.log_total - mean
+                entropy = self.log_total - mean
+            if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+                return entropy  # not kept: it could never have a gradient
+            self._entropy = entropy
         return self._entropy
 
     def legal_actions(self) -> Tensor:

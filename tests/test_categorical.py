@@ -421,9 +421,12 @@ def test_layouts_do_not_matter() -> None:
 def test_entropy_asked_for_without_gradients_still_has_them() -> None:
     logits, mask = rows(3, 4)
     dist = em.MaskedCategorical(logits.requires_grad_(), mask)
+    with torch.inference_mode():
+        dist.entropy()
     with torch.no_grad():
         dist.entropy()
     assert dist.entropy().requires_grad
+    dist.entropy().sum().backward()
     assert not dist.sample().requires_grad
 
 
