@@ -206,7 +206,7 @@ class FactoredCategorical(Distribution):
 
 def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:
     """KL(p || q) of whole actions in nats, ``[...]``: +inf only where q lacks p's support; 0 for neutral rows."""
-    if p.masks.layout != q.masks.layout:
+    if p.masks.layout is not q.masks.layout and p.masks.layout != q.masks.layout:
         raise ValueError(f"p and q have other heads, ops or slots: {p!r}, {q!r}")
     if p.batch_shape != q.batch_shape:
         raise ValueError(f"p has batch {tuple(p.batch_shape)}, q {tuple(q.batch_shape)}; expand one of them")
