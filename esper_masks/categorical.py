@@ -10,15 +10,17 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 from esper_masks.checks import (
+    before_last,
     broadcast_batch,
     check_bool,
+    check_expands,
     check_integer,
     check_logits,
     check_min_prob,
     check_noise,
 )
 from esper_masks.faults import Validate, check_mode, raise_faults
-from esper_masks.softmax import MaskedSoftmax, Slabs, arithmetic, divergence, log_of, normalized, unrolls
+from esper_masks.softmax import MaskedSoftmax, Slabs, arithmetic, divergence, normalized, unrolls
 
 
 class MaskedCategorical(Distribution):
@@ -28,7 +30,8 @@ class MaskedCategorical(Distribution):
             probs[row, i]  ==  exp(logits[row, i]) / sum(exp(logits[row, j]) for j in legal)   if i in legal, else 0
 
     What the logits hold under the mask, NaN and infinities included, reaches no result and no gradient. Arithmetic and
-    results are fp32 for half-precision logits. A faulty row (no legal action, only legal logits of -inf, or a legal one
+    results are fp32 for half-precision logits; a legal logit that lies further below the largest than the dtype reaches
+    counts as -inf. A faulty row (no legal action, only legal logits of -inf, or a legal one
     that is NaN or +inf) and a row that is not active have action -1, log-probability 0 and entropy 0, and give no
     gradient to their logits.
 
@@ -72,8 +75,8 @@ class MaskedCategorical(Distribution):
         check_mode(validate)
         check_logits("logits", logits)
         check_min_prob("min_prob", min_prob, logits.shape[-1])
-        lead, width = logits.shape[:-1], logits.shape[-1]
-        batch = broadcast_batch("mask", mask.shape[:-1], lead) if isinstance(mask, Tensor) else lead
+        width, shape = logits.shape[-1], logits.shape
+        batch = (broadcast_batch("mask", mask.shape, shape) if isinstance(mask, Tensor) else shape)[:-1]
         check_bool("mask", mask, (*batch, width), logits.device)
         if active is not None:
             check_bool("active", active, batch, logits.device, fixed=0)
@@ -89,7 +92,10 @@ class MaskedCategorical(Distribution):
         stacked = not unrolls(logits.shape[-1])
         values, illegal = arithmetic(logits).movedim(-1, 0), ~mask.movedim(-1, 0)  # [n, ...]
         self._rows = MaskedSoftmax(
-            [values] if stacked else values.unbind(), [illegal] if stacked else illegal.unbind(), stacked=stacked
+            [values] if stacked else values.unbind(),
+            [illegal] if stacked else illegal.unbind(),
+            stacked=stacked,
+            min_prob=self.min_prob,
         )
         self.faults = self._rows.lost if active is None else self._rows.lost & active
         self._neutral = self._rows.lost if active is None else self._rows.lost | ~active
@@ -99,12 +105,13 @@ class MaskedCategorical(Distribution):
     @property
     def probs(self) -> Tensor:
         """Probabilities ``[..., n]``: exactly 0 where illegal, and in all of a faulty or inactive row."""
-        return self._last([self._settle(p) for p in self._probs()])
+        return self._last([self._settle(p) for p in self._rows.probs()])
 
     @property
     def log_probs(self) -> Tensor:
         """Log-probabilities ``[..., n]``: -inf where illegal; 0 in all of a faulty or inactive row."""
-        return self._last([self._settle(x) for x in self._log_probs()])
+        without = [x.masked_fill(x == -math.inf, -math.inf) for x in self._rows.log_probs()]  # nor a gradient
+        return self._last([self._settle(x) for x in without])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of actions.
@@ -118,7 +125,7 @@ class MaskedCategorical(Distribution):
         """
         check_integer("value", value)
         shape = broadcast_batch("value", value.shape, self.batch_shape)
-        slabs, value = self._log_probs(), value.long().expand(shape)
+        slabs, value = self._rows.log_probs(), value.long().expand(shape)
         if self._rows.stacked:
             [log_probs] = slabs
             index = value.clamp(0, len(log_probs) - 1)
@@ -133,7 +140,7 @@ class MaskedCategorical(Distribution):
 
     def raw_entropy(self) -> Tensor:
         """Entropy in nats, ``[...]``, of the distribution that is sampled."""
-        return self._settle(self._rows.entropy_of(self._probs()) if self.min_prob else self._rows.entropy())
+        return self._settle(self._rows.entropy())
 
     def entropy(self) -> Tensor:
         """Normalized entropy ``[...]``, ``raw_entropy() / log(number of legal actions)``; 0 where one is legal."""
@@ -162,7 +169,7 @@ class MaskedCategorical(Distribution):
         else:
             noise = check_noise(noise, shape, like)
         with torch.no_grad():
-            return self._settle(self._rows.draw(noise, self._probs() if self.min_prob else None).long(), -1)
+            return self._settle(self._rows.draw(noise).long(), -1)
 
     @property
     def mode(self) -> Tensor:
@@ -182,8 +189,13 @@ class MaskedCategorical(Distribution):
         return values.expand(-1, *self.batch_shape) if expand else values
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        """The same distribution for more rows, in a batch shape to which this one's broadcasts."""
+        """The same distribution for more rows, in a batch shape to which this one's broadcasts.
+
+        Raises:
+            ValueError: a shape to which it does not.
+        """
         batch = torch.Size(batch_shape)
+        check_expands(self.batch_shape, batch)
         active = None if self.active is None else self.active.expand(batch)
         return self._derive(batch, self.logits.expand(*batch, -1), self.mask.expand(*batch, -1), active)
 
@@ -210,13 +222,6 @@ class MaskedCategorical(Distribution):
 
     # -- slabs --------------------------------------------------------------------------------------------------------
 
-    def _probs(self) -> Slabs:
-        rows = self._rows
-        return rows.floored(self.min_prob) if self.min_prob else [w / rows.total for w in rows.weights]
-
-    def _log_probs(self) -> Slabs:
-        return [log_of(p) for p in self._probs()] if self.min_prob else self._rows.log_probs()
-
     def _settle(self, values: Tensor, neutral: int = 0) -> Tensor:
         return values.masked_fill(self._neutral, neutral)
 
@@ -230,14 +235,8 @@ def _kl(p: MaskedCategorical, q: MaskedCategorical) -> Tensor:
         raise ValueError(f"p has {p.logits.shape[-1]} actions, q has {q.logits.shape[-1]}")
     batch = broadcast_batch("q", q.batch_shape, p.batch_shape)
     p, q = p.expand(batch), q.expand(batch)  # in one form, whichever each was made in
-    divergences = p._rows._sum(divergence(p._log_probs(), q._log_probs()))
+    divergences = p._rows._sum(divergence(p._rows.log_probs(), q._rows.log_probs()))
     return divergences.masked_fill(p._neutral | q._neutral, 0)
 
 
 register_kl(MaskedCategorical, MaskedCategorical)(_kl)  # type: ignore[no-untyped-call]  # torch has no types here
-
-
-def before_last(index: Any) -> tuple[Any, ...]:
-    """An index of all axes but the last."""
-    parts = index if isinstance(index, tuple) else (index,)
-    return (*parts, slice(None)) if any(part is Ellipsis for part in parts) else (*parts, ...)

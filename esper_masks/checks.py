@@ -1,9 +1,12 @@
 """Checks of shape and dtype that read nothing from the device."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_bool(
@@ -21,14 +24,16 @@ def check_bool(
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"{name} must be a bool tensor, got {got}; convert it with `mask > 0.5`")
+        how = f"convert it with `{name.split()[0]} > 0.5`"
+        how = how if isinstance(mask, Tensor) else "make it one with torch.as_tensor"
+        raise ValueError(f"{name} must be a bool tensor, got {got}; {how}")
     if device is not None and mask.device != device:
         raise ValueError(f"{name} is on {mask.device}, not on {device}; move one of them")
     have, wanted = tuple(mask.shape), tuple(shape)
     if broadcast:
         padded = (1,) * (len(wanted) - len(have)) + have
         fits = len(padded) == len(wanted) and (not fixed or have[-fixed:] == wanted[-fixed:])
-        fits = fits and all(size in (1, want) for size, want in zip(padded, wanted))
+        fits = fits and all(size == 1 or size == want for size, want in zip(padded, wanted))
     else:
         fits = have == wanted
     if not fits:
@@ -37,15 +42,20 @@ def check_bool(
 
 
 def broadcast_batch(name: str, shape: Sequence[int], batch: torch.Size) -> torch.Size:
-    """The shape that two batch shapes broadcast to; ``ValueError`` if there is none."""
+    """The shape that two shapes broadcast to; ``ValueError`` if there is none."""
     if tuple(shape) == tuple(batch):
         return batch
     try:
         return torch.Size(torch.broadcast_shapes(shape, batch))  # type: ignore[no-untyped-call]
     except RuntimeError:
-        raise ValueError(
-            f"{name} has shape {tuple(shape)}, which does not broadcast with the batch {tuple(batch)}"
-        ) from None
+        raise ValueError(f"{name} has shape {tuple(shape)}, which does not broadcast with {tuple(batch)}") from None
+
+
+def check_expands(shape: Sequence[int], wanted: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless a batch shape broadcasts to the wanted one."""
+    padded = (*[1] * (len(wanted) - len(shape)), *shape)
+    if len(padded) != len(wanted) or not all(have == 1 or have == want for have, want in zip(padded, wanted)):
+        raise ValueError(f"batch {tuple(shape)} does not expand to {tuple(wanted)}")
 
 
 def check_integer(name: str, values: Tensor) -> None:
@@ -58,8 +68,8 @@ def check_integer(name: str, values: Tensor) -> None:
 def check_logits(name: str, logits: Tensor) -> None:
     """Raise ``ValueError`` unless logits are floats with at least one action."""
     got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(got, torch.dtype) or not got.is_floating_point:
-        raise ValueError(f"{name} must be a floating-point tensor, got {got}")
+    if got not in FLOATS:
+        raise ValueError(f"{name} must be a tensor of float16, bfloat16, float32 or float64, got {got}")
     if logits.ndim < 1 or logits.shape[-1] < 1:
         raise ValueError(f"{name} have shape {tuple(logits.shape)}; wanted [..., n] with at least one action")
 
@@ -88,15 +98,21 @@ def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
     return noise.to(like.dtype).clamp_min(0)
 
 
-def check_actions(actions: Tensor, batch: torch.Size, heads: Sequence[str]) -> None:
+def check_actions(name: str, actions: Tensor, batch: torch.Size, heads: Sequence[str]) -> None:
     """Raise ``ValueError`` unless whole actions are integers ``[*sample, *batch, heads]``."""
-    check_integer("actions", actions)
+    check_integer(name, actions)
     if actions.ndim < 1 or actions.shape[-1] != len(heads):
         raise ValueError(
-            f"actions have shape {tuple(actions.shape)}; wanted [..., {len(heads)}], one value for each of "
+            f"{name} has shape {tuple(actions.shape)}; wanted [..., {len(heads)}], one value for each of "
             f"{', '.join(heads)}"
         )
     if actions.shape[actions.ndim - 1 - len(batch) : -1] != batch or actions.ndim - 1 < len(batch):
         raise ValueError(
-            f"actions have shape {tuple(actions.shape)}; wanted [*sample, {', '.join(map(str, (*batch, len(heads))))}]"
+            f"{name} has shape {tuple(actions.shape)}; wanted [*sample, {', '.join(map(str, (*batch, len(heads))))}]"
         )
+
+
+def before_last(index: Any) -> tuple[Any, ...]:
+    """An index of all axes but the last."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return (*parts, slice(None)) if any(part is Ellipsis for part in parts) else (*parts, ...)

@@ -5,16 +5,15 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
-from esper_masks.categorical import before_last
-from esper_masks.checks import check_actions, check_bool, check_noise
+from esper_masks.checks import before_last, check_actions, check_bool, check_expands, check_noise
 from esper_masks.faults import Validate, check_mode, raise_faults
 from esper_masks.head_logits import HeadLogits, check_floors
-from esper_masks.layout_tables import context_tables
+from esper_masks.layout_tables import context_tables, layout_tables
 from esper_masks.masks import ActionMasks
-from esper_masks.softmax import normalized, unrolls
+from esper_masks.softmax import UNROLLED_DECISION, normalized, unrolls
 from esper_masks.stacked import StackedHeads
 from esper_masks.unrolled import UnrolledHeads
 
@@ -31,6 +30,9 @@ class FactoredCategorical(Distribution):
     Arithmetic and results are fp32 for half-precision logits. A faulty row (a head left without a legal choice, with
     only legal logits of -inf, or with a legal one that is NaN or +inf) and a row that is not active have action -1 in
     all heads, log-probability 0 and entropy 0, and give no gradient to their logits.
+
+    Inside ``torch.compile``, logits ``[..., ops, n]`` and heads that ``restrict`` has limited need lookup tables that
+    only eager code makes: make one such distribution before, for a divergence one with the conditioned heads of both.
 
     >>> import esper_masks as em, torch
     >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
@@ -55,6 +57,7 @@ class FactoredCategorical(Distribution):
     """
 
     arg_constraints = {}  # noqa: RUF012  # torch's own form; arguments are checked here, in every mode
+    has_enumerate_support = True
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class FactoredCategorical(Distribution):
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
         choices = context_tables(masks.layout, masks.device, logits.by_op, masks.limited).choices
-        form = UnrolledHeads if unrolls(choices) else StackedHeads
+        form = UnrolledHeads if unrolls(choices, UNROLLED_DECISION) else StackedHeads
         self._form = form(logits.arithmetic(), masks, active, self.min_prob, logits.by_op)
         self._neutral = None if active is None else ~active
         if self.validate != "off":
@@ -145,7 +148,7 @@ class FactoredCategorical(Distribution):
 
     def head_log_probs(self, value: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
-        check_actions(value, self.batch_shape, self.masks.layout.head_names)
+        check_actions("value", value, self.batch_shape, self.masks.layout.head_names)
         return self._settle_heads(self._form.score(value.long()), 0)
 
     # -- entropy ------------------------------------------------------------------------------------------------------
@@ -174,9 +177,34 @@ class FactoredCategorical(Distribution):
 
     # -- as a torch distribution --------------------------------------------------------------------------------------
 
+    @property
+    def support(self) -> constraints.Constraint:
+        """Each head's values, legal or not."""
+        sizes = layout_tables(self.masks.layout, self.masks.device).sizes
+        each = constraints.integer_interval(0, sizes - 1)  # type: ignore[no-untyped-call]
+        return constraints.independent(each, 1)  # type: ignore[no-untyped-call]
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All whole actions in the order of ``engine.joint_actions``, legal or not in a row.
+
+        Returns: int64 ``[size, ..., heads]``, or ``[size, *1, heads]`` unless expanded.
+        Raises:
+            ValueError: more of them than an int64 can number.
+        """
+        tables = layout_tables(self.masks.layout, self.masks.device)
+        tables.check_numbered()
+        actions = tables.decode(torch.arange(tables.size, device=self.masks.device))
+        actions = actions.view(tables.size, *[1] * len(self.batch_shape), -1)
+        return actions.expand(-1, *self.batch_shape, -1) if expand else actions
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        """The same distribution for more rows, in a batch shape to which this one's broadcasts."""
+        """The same distribution for more rows, in a batch shape to which this one's broadcasts.
+
+        Raises:
+            ValueError: a shape to which it does not.
+        """
         batch = torch.Size(batch_shape)
+        check_expands(self.batch_shape, batch)
         active = None if self.active is None else self.active.expand(batch)
         return self._derive(self._logits.map(lambda t: t.expand(*batch, -1)), self.masks.expand(batch), active)
 

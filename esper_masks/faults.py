@@ -73,8 +73,10 @@ def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named
 
     Raises:
         InvalidStateMachineError: names the rows and, of factored distributions, the heads.
-        ValueError: something that is no flag.
+        ValueError: something that is no flag, or ``heads`` that are no names.
     """
+    if isinstance(heads, (Tensor, str)) or not all(isinstance(head, str) for head in heads):
+        raise ValueError("heads are the names of the bits of integer flags; give a flag another name")
     checks = [(name, *_read(flag, heads)) for name, flag in (*(("", f) for f in flags), *named.items())]
     found = [_is_fault(words).any() for _, words, _ in checks]
     device = next((f.device for f in found if f.device.type != "cpu"), None)
@@ -83,12 +85,11 @@ def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named
 
 
 def _read(flag: "Tensor | Faulty", heads: Sequence[str]) -> tuple[Tensor, Sequence[str]]:
-    if isinstance(flag, Tensor):
-        return flag.detach(), heads
-    try:
-        return flag.faults, flag.fault_names
-    except AttributeError:
-        raise ValueError(f"a flag must be a distribution or a tensor, got {type(flag).__name__}") from None
+    words = flag if isinstance(flag, Tensor) else getattr(flag, "faults", None)
+    if not isinstance(words, Tensor) or words.dtype.is_complex:
+        got = words.dtype if isinstance(words, Tensor) else type(flag).__name__
+        raise ValueError(f"a flag must be a distribution, or a tensor of bools, integers or floats; got {got}")
+    return words.detach(), heads if isinstance(flag, Tensor) else flag.fault_names
 
 
 def _is_fault(words: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def _detail(word: Tensor, heads: Sequence[str]) -> str:
         return ""
     if word.is_floating_point():
         return f" ({word.item()})"
-    bits = [bit for bit in range(63) if int(word) >> bit & 1]
+    bits = [bit for bit in range(torch.iinfo(word.dtype).bits) if int(word) >> bit & 1]
     return f" ({', '.join(heads[bit] if bit < len(heads) else f'head {bit}' for bit in bits)})"
 
 

@@ -95,7 +95,7 @@ def check_floors(
         if unknown := [name for name in min_prob if name not in names]:
             raise ValueError(f"min_prob names no head: {unknown}; the heads are {', '.join(names)}")
         floors = [min_prob.get(name, 0.0) for name in names]
-    elif isinstance(min_prob, Sequence):
+    elif isinstance(min_prob, Sequence) and not isinstance(min_prob, str):
         floors = list(min_prob)
     else:
         floors = [min_prob] * len(names)

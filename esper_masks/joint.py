@@ -33,7 +33,7 @@ class JointActions:
             ValueError: not integers, or another number of heads.
         """
         heads = self.layout.head_names
-        check_actions(actions, torch.Size(), heads)
+        check_actions("actions", actions, torch.Size(), heads)
         actions = actions.long()
         return layout_tables(self.layout, actions.device).encode(actions, actions[..., heads.index(OP)])
 

@@ -79,6 +79,8 @@ class LayoutTables(nn.Module):
         dtype = torch.int64 if self.numbered else torch.float64
         self.register_buffer("combinations", torch.tensor(combinations, dtype=dtype, device=device))
         self.slots, self.op_at, self.slot_at = len(layout.slot_ids), *map(layout.head_names.index, (OP, SLOT))
+        self.register_buffer("users", torch.tensor([head.users for head in layout.heads], device=device))
+        self.register_buffer("sizes", torch.tensor([head.size for head in layout.heads], device=device))
         for name, table in _numbering(layout, self.width).items() if self.numbered else ():
             self.register_buffer(name, torch.tensor(table, dtype=torch.int64, device=device))
         self.register_buffer("whole", self._whole_actions() if self.size <= KEPT_ACTIONS else None)
@@ -139,7 +141,7 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
     Raises:
         RuntimeError: first asked for inside ``torch.compile``, where they cannot be made.
     """
-    made = _kept(layout, str(device), lambda: LayoutTables(layout, device))
+    made = _kept(layout, str(device), f"use these masks on {device}", lambda: LayoutTables(layout, device))
     assert isinstance(made, LayoutTables)
     return made
 
@@ -152,18 +154,20 @@ def context_tables(layout: ActionLayout, device: torch.device, by_op: Heads = ()
     """
     if not by_op and not limited:
         return layout_tables(layout, device).contexts
-    key = f"{device} {by_op} {limited}"
-    made = _kept(layout, key, lambda: ContextTables(layout, by_op, limited, device))
+    kinds = (("logits for each op", by_op), ("restricted choices", limited))
+    heads = " and ".join(f"{kind} for {', '.join(layout.head_names[h] for h in of)}" for kind, of in kinds if of)
+    use = f"make a FactoredCategorical with {heads} on {device}"
+    made = _kept(layout, f"{device} {by_op} {limited}", use, lambda: ContextTables(layout, by_op, limited, device))
     assert isinstance(made, ContextTables)
     return made
 
 
-def _kept(layout: ActionLayout, key: str, make: Callable[[], nn.Module]) -> nn.Module:
+def _kept(layout: ActionLayout, key: str, use: str, make: Callable[[], nn.Module]) -> nn.Module:
     if key in layout._tables:
         kept: nn.Module = layout._tables[key]
         return kept
     if torch.compiler.is_compiling():
-        raise RuntimeError(f"the tables of these masks are not on {key} yet: use the masks there once before compiling")
+        raise RuntimeError(f"lookup tables cannot be made inside torch.compile: {use} once before, in eager code")
     with torch.inference_mode(False):  # tables made in a rollout may serve an update
         made = make()
     if not any(isinstance(buffer, FakeTensor) for buffer in made.buffers()):  # which must not outlive their mode
@@ -188,11 +192,7 @@ def _numbering(layout: ActionLayout, width: int) -> dict[str, Any]:
                 _terms(head, op, strides[op][h], starts[op] if head.name == OP else 0, width)
                 for h, head in enumerate(layout.heads)
             ]
-    users, widths = [head.users for head in layout.heads], [head.size for head in layout.heads]
-    return {
-        **{"starts": starts, "strides": strides, "counts": counts, "choices": choices, "terms": terms},
-        **{"users": users, "sizes": widths},
-    }
+    return {"starts": starts, "strides": strides, "counts": counts, "choices": choices, "terms": terms}
 
 
 def _terms(head: HeadLayout, op: int, stride: int, start: int, width: int) -> list[int]:

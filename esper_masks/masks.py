@@ -36,12 +36,14 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
     def from_words(cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor | None = None) -> "ActionMasks":
         """Masks from stored words.
 
+        An action is legal where the words permit its op and, if it uses a slot, the word of that slot permits it too.
         Words hold all there is of an engine's masks. Of restricted masks they hold which op is legal where, not what
         ``restrict`` has taken from the other heads: apply it again, or store the masks themselves.
 
         Args:
             layout: heads and ops (``engine.layout``).
-            slot_words: integers of any width, ``[..., slots]``; bits of no op that could be legal are ignored.
+            slot_words: integers of any width, ``[..., slots]``; bits of no op that could be legal are ignored. A slot
+                is enabled where it has one of the bits that are set in every enabled slot (the ops always legal).
             op_words: integers ``[...]``. By default an op is legal where some slot allows it, and the ops that are
                 always legal are.
 
@@ -61,7 +63,9 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
                 f"op_words are {tuple(op_words.shape)} on {op_words.device}; slot_words {tuple(slot_words.shape)} "
                 f"need {tuple(slot_words.shape[:-1])} on {slot_words.device}"
             )
-        return cls(layout, slot_words, op_words.to(torch.int32) & layout.possible)
+        slot_users = layout.head(SLOT).users
+        op_words = op_words.to(torch.int32) & layout.possible & (or_over_slots(slot_words) | ~slot_users)
+        return cls(layout, slot_words & (op_words.unsqueeze(-1) | ~slot_users), op_words)
 
     @classmethod
     def from_bools(
@@ -171,10 +175,10 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             ValueError: not integers, or a shape that does not fit.
         """
         names = self.layout.head_names
-        check_actions(actions, self.shape, names)
+        check_actions("actions", actions, self.shape, names)
         values = dict(zip(names, actions.long().unbind(-1)))
         op = values[OP].clamp(0, len(self.layout.ops) - 1)
-        op_bit = self._table(OP).open_words[op]
+        op_bit = self._table(OP).open_words[op.unsqueeze(-1)].squeeze(-1)  # torch would read an index of no axes
         legal = (op == values[OP]) & ((self.op_words & op_bit) != 0)
         for name, value in values.items():
             table, choice = self._table(name), value.clamp(0, self._table(name).size - 1)
@@ -184,7 +188,7 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
                 words = self.slot_words.expand(*value.shape, -1)
                 permitted = (words.gather(-1, choice.unsqueeze(-1)).squeeze(-1) & op_bit) != 0
             else:
-                permitted = table.by_op[op, choice]
+                permitted = table.by_op[op.unsqueeze(-1), choice.unsqueeze(-1)].squeeze(-1)
             if name in self._limits and name != SLOT:
                 limit = self._limits[name].expand(*value.shape, -1)
                 permitted = permitted & limit.gather(-1, choice.unsqueeze(-1)).squeeze(-1)

@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from esper_masks.checks import before_last, check_expands
 from esper_masks.layout import ActionLayout
 from esper_masks.layout_tables import HeadTables, layout_tables
 from esper_masks.rule_checks import SLOT
@@ -66,14 +67,24 @@ class WordRows:
         return self._map(lambda t: t.index_select(0, rows), batch_last=lambda t: t.index_select(1, rows))
 
     def expand(self, shape: Sequence[int]) -> Self:
-        """The same masks for more rows, in a leading shape to which this one broadcasts; nothing is copied."""
+        """The same masks for more rows, in a leading shape to which this one broadcasts; nothing is copied.
+
+        Raises:
+            ValueError: a shape to which this one does not broadcast.
+        """
+        check_expands(self.shape, shape)
         limits = {name: limit.expand(*shape, -1) for name, limit in self._limits.items()}
         return type(self)(self.layout, self.slot_words.expand(*shape, -1), self.op_words.expand(*shape), limits)
 
     def at(self, index: Any) -> Self:
-        """Rows by any index of the leading axes, as of a tensor; ``select`` keeps the memory layout."""
-        parts = index if isinstance(index, tuple) else (index,)
-        return self._map(lambda t: t[index], batch_last=lambda t: t[(slice(None), *parts)])
+        """Rows by any index of the leading axes, as of a tensor; ``select`` keeps the memory layout.
+
+        Raises:
+            IndexError: more axes than the leading ones, or out of range (torch's own).
+        """
+        op_words, wide = self.op_words[index], before_last(index)  # the first refuses what is no index of its axes
+        limits = {name: limit[wide] for name, limit in self._limits.items()}
+        return type(self)(self.layout, self.slot_words[wide], op_words, limits)
 
     @classmethod
     def cat(cls, masks: Sequence[Self], dim: int = 0) -> Self:

@@ -10,20 +10,24 @@ The actions of a row lie in *slabs*, in one of two forms of the same arithmetic:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Slabs = Sequence[Tensor]
 
-UNROLLED_ACTIONS = 128  # with more than this a compiled row is stacked: unrolled code takes long to build
+# with more actions than this compiled code is stacked, because unrolled code takes about a second an action to build
+UNROLLED_ROW = 16  # in one row: a stacked one is nearly as fast
+UNROLLED_DECISION = 128  # in all heads and contexts: stacked ones are padded to the widest
 
 
-def unrolls(actions: int) -> bool:
-    """The choice of form, for rows of so many actions in all their contexts."""
-    return torch.compiler.is_compiling() and actions <= UNROLLED_ACTIONS
+def unrolls(actions: int, most: int = UNROLLED_ROW) -> bool:
+    """The choice of form."""
+    return torch.compiler.is_compiling() and actions <= most
 
 
 def arithmetic(logits: Tensor) -> Tensor:
@@ -39,11 +43,15 @@ class MaskedSoftmax:
     A row is *lost* when no probabilities exist: no legal action, all legal logits -inf, or a legal one NaN or +inf.
     Its weights are 0, its log-probabilities -inf, its entropy 0, its action -1, and no gradient reaches its logits.
 
+    What is sampled and scored are the weights, or, above a floor e, their mixture with the uniform distribution:
+    ``(1 - n e) p + e`` over the n legal actions.
+
     Args:
         logits: slabs of float32 or float64.
         illegal: slabs of bool, True where the mask forbids an action; None where it never does.
         stacked: the form.
         actions: the number of each slab's action, where some are left out because they are never legal.
+        min_prob: the floor; a tensor ``[...]`` for one that differs between rows, some of which may be 0.
     """
 
     shifted: Slabs  # log of the weights: logits less the largest legal one, -inf where the weight is 0 by rule
@@ -52,6 +60,7 @@ class MaskedSoftmax:
     total: Tensor  # [...]: their sum, at least 1
     log_total: Tensor  # [...]
     lost: Tensor  # bool [...]: rows without probabilities
+    mixed: Slabs | None  # probabilities above the floor; None without one
 
     def __init__(
         self,
@@ -60,6 +69,7 @@ class MaskedSoftmax:
         *,
         stacked: bool,
         actions: Sequence[int] | None = None,
+        min_prob: float | Tensor = 0.0,
     ):
         self.stacked, self.illegal = stacked, illegal
         self.actions = range(len(logits)) if actions is None else actions
@@ -71,36 +81,67 @@ class MaskedSoftmax:
         self.lost = (peak - peak) != 0  # a difference of infinities or NaN is NaN
         self.shifted = [(x - peak).masked_fill(self.lost, -math.inf) for x in legal]
         self.weights = [x.exp() for x in self.shifted]
+        self._running: Tensor | None = None
         self.total = self._total().clamp_min(1)  # the largest logit gives 1; a lost row has 0
         self.log_total = self.total.log()
         self.empty = [w == 0 for w in self.weights]
-        self._entropy: Tensor | None = None
+        self._made: dict[str, Any] = {}
+        self.mixed, self._unmixed = None, None  # the second: bool [...], rows whose floor is 0
+        if isinstance(min_prob, Tensor) or min_prob:
+            self.mixed = self._above(min_prob)
+            self.empty_mixed = [p == 0 for p in self.mixed]
+            self._unmixed = min_prob == 0 if isinstance(min_prob, Tensor) else None
+
+    def _above(self, min_prob: float | Tensor) -> Slabs:
+        keep = 1 - self.legal_actions() * min_prob
+        return [
+            (w / self.total * keep + min_prob).masked_fill(self.lost if forbidden is None else forbidden | self.lost, 0)
+            for w, forbidden in zip(self.weights, self.illegal)
+        ]
 
     # -- results over all actions -------------------------------------------------------------------------------------
 
+    def probs(self) -> Slabs:
+        """Probabilities, 0 where there is none."""
+        return [w / self.total for w in self.weights] if self.mixed is None else self.mixed
+
     def log_probs(self) -> Slabs:
-        """Log-probabilities, -inf where there is none; not through ``weights``, which underflow."""
-        return [x - self.log_total for x in self.shifted]
+        """Log-probabilities, -inf where there is none; where there is no floor not from weights, which underflow."""
+        if self.mixed is None:
+            return [x - self.log_total for x in self.shifted]
+        logs = [x.masked_fill(none, -math.inf) for x, none in zip(self._logs(self.mixed), self.empty_mixed)]
+        if self._unmixed is None:
+            return logs
+        return [torch.where(self._unmixed, x - self.log_total, log) for x, log in zip(self.shifted, logs)]
 
     def entropy(self) -> Tensor:
         """Entropy in nats, ``[...]``: exactly 0 with exactly zero gradient where one action is legal."""
-        if self._entropy is None:
-            with torch.enable_grad():  # asked for first by a caller who wants no gradient, it serves one who does
-                finite = [x.masked_fill(none, 0) for x, none in zip(self.shifted, self.empty)]
-                mean = self._sum([w * x for w, x in zip(self.weights, finite)]) / self.total
-                entropy = self.log_total - mean
-            if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-                return entropy  # not kept: it could never have a gradient
-            self._entropy = entropy
-        return self._entropy
+        if self.mixed is None:
+            return self.entropy_without_floor()
+        return -self._sum([p * log for p, log in zip(self.mixed, self._logs(self.mixed))])
+
+    def entropy_without_floor(self) -> Tensor:
+        """The same, of the weights."""
+
+        def make() -> Tensor:
+            finite = [x.masked_fill(none, 0) for x, none in zip(self.shifted, self.empty)]
+            return self.log_total - self._sum([w * x for w, x in zip(self.weights, finite)]) / self.total
+
+        entropy: Tensor = self._once("entropy", make)
+        return entropy
 
     def legal_actions(self) -> Tensor:
-        """Number of legal actions, ``[...]``."""
-        masks = [forbidden for forbidden in self.illegal if forbidden is not None]
-        if self.stacked:
-            return (~masks[0]).sum(0)
-        always = torch.full_like(self.total, len(self.illegal) - len(masks))
-        return reduce(torch.add, [(~forbidden).to(always.dtype) for forbidden in masks], always)
+        """Number of legal actions, ``[...]``, in the dtype of the arithmetic."""
+
+        def make() -> Tensor:
+            masks = [forbidden for forbidden in self.illegal if forbidden is not None]
+            if self.stacked:
+                return (~masks[0]).sum(0, dtype=self.total.dtype)
+            always = torch.full_like(self.total, len(self.illegal) - len(masks))
+            return reduce(torch.add, [(~forbidden).to(always.dtype) for forbidden in masks], always)
+
+        number: Tensor = self._once("legal_actions", make)
+        return number
 
     def mode(self) -> Tensor:
         """The first action of the largest probability, ``[...]``; -1 in a lost row. Whole numbers, as in ``draw``."""
@@ -112,21 +153,11 @@ class MaskedSoftmax:
             best, action = torch.where(better, x, best), action.masked_fill(better, i)
         return action
 
-    # -- a floor under every legal action -----------------------------------------------------------------------------
+    # -- drawing ------------------------------------------------------------------------------------------------------
 
-    def floored(self, min_prob: float | Tensor) -> Slabs:
-        """Probabilities mixed with the uniform ones: ``(1 - n e) p + e`` over the n legal actions, at least e."""
-        keep = 1 - self.legal_actions().to(self.total.dtype) * min_prob  # an integer times a float is fp32
-        return [
-            (w / self.total * keep + min_prob).masked_fill(self.lost if forbidden is None else forbidden | self.lost, 0)
-            for w, forbidden in zip(self.weights, self.illegal)
-        ]
-
-    # -- sums along the actions ---------------------------------------------------------------------------------------
-
-    def draw(self, noise: Tensor, probs: Slabs | None = None) -> Tensor:
-        """Actions by inverse CDF; -1 where all weights are 0. Unrolled, they are whole numbers in the dtype of the
-        weights: mixed widths would halve the lanes of a vectorizing compiler.
+    def draw(self, noise: Tensor) -> Tensor:
+        """Actions by inverse CDF; -1 in a lost row. Unrolled, they are whole numbers in the dtype of the weights: mixed
+        widths would halve the lanes of a vectorizing compiler.
 
             max(i for i if weights[i] > 0 and not sum(weights[:i]) > noise * total)
 
@@ -134,11 +165,11 @@ class MaskedSoftmax:
 
         Args:
             noise: uniform in [0, 1], ``[*sample, ...]``.
-            probs: normalized probabilities to draw from; by default the weights.
         """
-        weights = self.weights if probs is None else probs
-        empty = self.empty if probs is None else [p == 0 for p in probs]
-        target = noise * self.total if probs is None else noise
+        if self.mixed is None:
+            weights, empty, target = self.weights, self.empty, noise * self.total
+        else:
+            weights, empty, target = self.mixed, self.empty_mixed, noise
         if not self.stacked:
             action, before = torch.full_like(target, -1), torch.zeros_like(target)
             for i, w, none in zip(self.actions, weights, empty):
@@ -146,16 +177,15 @@ class MaskedSoftmax:
                 before = before + w
             return action
         [w], [none] = weights, empty  # [n, ...]
-        skipped = (self._running if probs is None else w.cumsum(0)) - w
-        if extra := target.ndim + 1 - w.ndim:
-            skipped, none = (x.view(len(w), *[1] * extra, *w.shape[1:]) for x in (skipped, none))
-        skipped = (skipped > target) | none
-        index = torch.arange(len(w), device=w.device).view(-1, *[1] * target.ndim)
-        return index.expand(skipped.shape).masked_fill(skipped, -1).amax(0)
+        running = self._running if self.mixed is None else None
+        running = w.cumsum(0) if running is None else running
+        before = pad(running[:-1], (*[0, 0] * (w.ndim - 1), 1, 0))
+        index = torch.arange(len(w), device=w.device).view(-1, *[1] * (w.ndim - 1)).expand(w.shape)
+        if target.ndim + 1 > w.ndim:
+            return _search(before, none, index, target)
+        return index.masked_fill((before > target) | none, -1).amax(0)
 
-    def entropy_of(self, probs: Slabs) -> Tensor:
-        """Entropy in nats of normalized probabilities, ``[...]``."""
-        return -self._sum([p * p.masked_fill(p == 0, 1).log() for p in probs])
+    # -- sums along the actions ---------------------------------------------------------------------------------------
 
     def _largest(self, slabs: Slabs) -> Tensor:
         return slabs[0].amax(0) if self.stacked else reduce(torch.maximum, slabs)
@@ -163,28 +193,57 @@ class MaskedSoftmax:
     def _total(self) -> Tensor:
         """Sum of the weights, the same to the last bit wherever in a batch a row stands.
 
-        torch adds up an outer axis in an order that depends on the position of the row, so that the log-probability of
-        a minibatch would not be that of the rollout. A running sum has one order, and drawing needs it anyway.
+        Eager torch adds up an outer axis in an order that depends on the position of the row, so that the
+        log-probability of a minibatch would not be that of the rollout. A running sum has one order, and drawing needs
+        it anyway. Compiled sums have one order, and fuse with what is around them.
         """
-        if not self.stacked:
+        if not self.stacked or torch.compiler.is_compiling():
             return self._sum(self.weights)
         [weights] = self.weights
-        if not weights.requires_grad:
-            self._running = weights.cumsum(0)
-            return self._running[-1]
         with torch.no_grad():
             self._running = weights.cumsum(0)
+        if not weights.requires_grad:
+            return self._running[-1]
         summed = weights.sum(0)  # for its gradient; the difference is exact, since the two are close
         return summed + (self._running[-1] - summed).detach()
 
     def _sum(self, slabs: Slabs) -> Tensor:
         return slabs[0].sum(0) if self.stacked else sum(slabs[1:], slabs[0])
 
+    # -- results that are made once -----------------------------------------------------------------------------------
 
-def log_of(probs: Tensor) -> Tensor:
-    """Log-probabilities of probabilities: -inf with zero gradient where there is none."""
-    none = probs == 0
-    return probs.masked_fill(none, 1).log().masked_fill(none, -math.inf)
+    def _logs(self, mixed: Slabs) -> Slabs:
+        """Logarithms of the mixture, 0 with zero gradient where there is none."""
+        parts = zip(mixed, self.empty_mixed)
+        logs: Slabs = self._once("logs", lambda: [p.masked_fill(none, 1).log() for p, none in parts])
+        return logs
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name in self._made:
+            return self._made[name]
+        with torch.enable_grad():  # asked for first by a caller who wants no gradient, it serves one who does
+            made = make()
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():  # which would take its gradient away
+            self._made[name] = made
+        return made
+
+
+def _search(before: Tensor, none: Tensor, index: Tensor, target: Tensor) -> Tensor:
+    """What ``draw`` does, by a binary search for each of many samples of a row.
+
+    Args:
+        before: weights before each action, ``[n, ...]``.
+        none: bool ``[n, ...]``, actions without a weight.
+        index: number of each action, ``[n, ...]``.
+        target: ``[*sample, ...]``.
+    """
+    sample = target.ndim + 1 - before.ndim
+    last = index.masked_fill(none, -1).cummax(0).values.movedim(0, -1)  # action with a weight up to each place
+    first = index.masked_fill(none, len(index)).amin(0).unsqueeze(-1)
+    samples = target.flatten(0, sample - 1).movedim(0, -1).contiguous()  # [..., samples]
+    place = torch.searchsorted(before.movedim(0, -1).contiguous(), samples, right=True) - 1
+    place = torch.maximum(place, first).clamp_max(len(index) - 1)
+    return last.gather(-1, place).movedim(-1, 0).reshape(target.shape)
 
 
 def normalized(entropy: Tensor, choices: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.functional import pad
 from esper_masks.contexts import STATIC, Heads
 from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
-from esper_masks.softmax import MaskedSoftmax, divergence, log_of, normalized
+from esper_masks.softmax import MaskedSoftmax, divergence, normalized
 
 
 class StackedHeads:
@@ -48,10 +49,9 @@ class StackedHeads:
             )
         logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).index_select(0, tables.columns)
         shape = (tables.width, tables.count, illegal.shape[-1])
-        self.softmax = MaskedSoftmax([logits.view(shape)], [illegal.view(shape)], stacked=True)
+        min_prob = 0.0 if floors is None else self._floors(floors, logits)
+        self.softmax = MaskedSoftmax([logits.view(shape)], [illegal.view(shape)], stacked=True, min_prob=min_prob)
         self.like = self.softmax.total  # dtype and device of the arithmetic
-        self.unfloored: Tensor | None = None  # contexts without a floor, where others have one
-        self.probs = None if floors is None else self._floored(floors)
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -74,8 +74,7 @@ class StackedHeads:
     def draw(self, noise: Tensor) -> Tensor:
         """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice."""
         uniforms = self._values(noise).index_select(-2, self.tables.heads)  # [*sample, contexts, rows]
-        drawn = self.softmax.draw(uniforms, None if self.probs is None else [self.probs])
-        return self._whole(drawn, noise.shape)
+        return self._whole(self.softmax.draw(uniforms), noise.shape)
 
     def mode(self) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
@@ -87,10 +86,10 @@ class StackedHeads:
         place = self._places(values[..., tables.op_at, :].clamp(-1, len(tables.users)))
         context, value = place.clamp_max(tables.count - 1), values.clamp(0, tables.width - 1)
         at = value * tables.count + context
-        if self.probs is None:
+        if self.softmax.mixed is None:
             scores = _gather(self.softmax.shifted[0].flatten(0, 1), at) - _gather(self.softmax.log_total, context)
         else:
-            scores = _gather(self._log_probs().flatten(0, 1), at)
+            scores = _gather(self.softmax.log_probs()[0].flatten(0, 1), at)
         scores = scores.masked_fill((scores == -math.inf) | (value != values), -math.inf)  # without a gradient
         return self._by_head(scores.masked_fill(place >= tables.count, 0), actions.shape)
 
@@ -112,13 +111,13 @@ class StackedHeads:
 
     def raw_entropy(self) -> Tensor:
         """Entropy of whole actions in nats by the chain rule, ``[...]``."""
-        entropy = self.softmax.entropy() if self.probs is None else self.softmax.entropy_of([self.probs])
+        entropy = self.softmax.entropy()  # [contexts, rows]
         return self._leading(entropy[0] + (self._usage() * entropy).sum(0))
 
     def head_entropies(self) -> Tensor:
         """Normalized entropy of every head's own choices before any floor: ``[..., heads]``."""
         tables = self.tables
-        entropy = normalized(self.softmax.entropy(), self.softmax.legal_actions())  # [contexts, rows]
+        entropy = normalized(self.softmax.entropy_without_floor(), self.softmax.legal_actions())  # [contexts, rows]
         if not tables.by_op:
             return self._by_head(entropy.index_select(0, tables.plain))
         own = tables.plain_members  # [heads, contexts, 1]
@@ -127,37 +126,27 @@ class StackedHeads:
 
     def divergence(self, other: "StackedHeads") -> Tensor:
         """KL(self || other) of whole actions in nats, ``[...]``; both have the same contexts."""
-        [terms] = divergence([self._log_probs()], [other._log_probs()])
-        divergences, usage = terms.sum(0), self._usage()  # [contexts, rows]
+        [log_probs] = self.softmax.log_probs()
+        [terms] = divergence([log_probs], other.softmax.log_probs())
+        divergences, users = terms.sum(0), self.tables.users  # [contexts, rows], [ops, contexts, 1]
         lacking = divergences == math.inf
         finite = divergences.masked_fill(lacking, 0)  # times a usage, infinity would have an infinite gradient
-        total = finite[0] + (usage * finite).sum(0)
-        return self._leading(total.masked_fill(lacking[0] | (lacking & (usage > 0)).any(0), math.inf))
+        total = finite[0] + (self._usage() * finite).sum(0)
+        drawn = ((log_probs[: len(users), 0] != -math.inf).unsqueeze(1) & users).any(0)  # a usage may underflow
+        return self._leading(total.masked_fill(lacking[0] | (lacking & drawn).any(0), math.inf))
 
     def _usage(self) -> Tensor:
         """Probability that a head other than op is drawn in a context, ``[contexts, rows]``."""
-        ops = len(self.tables.users)
-        if self.probs is None:
-            probs = self.softmax.weights[0][:ops, 0] / self.softmax.total[0]
-        else:
-            probs = self.probs[:ops, 0]
+        softmax, ops = self.softmax, len(self.tables.users)
+        probs = softmax.weights[0][:ops, 0] / softmax.total[0] if softmax.mixed is None else softmax.mixed[0][:ops, 0]
         return (probs.unsqueeze(1) * self.tables.users).sum(0)
 
-    def _log_probs(self) -> Tensor:
-        if self.probs is None:
-            return self.softmax.log_probs()[0]
-        if self.unfloored is None:
-            return log_of(self.probs)
-        plain = self.softmax.log_probs()[0]  # probabilities without a floor underflow
-        return torch.where(self.unfloored, plain, log_of(self.probs.masked_fill(self.unfloored, 1)))
-
-    def _floored(self, floors: tuple[float, ...]) -> Tensor:
-        each = [floors[context.head] for context in self.tables.contexts]
-        if len(set(each)) == 1:
-            return self.softmax.floored(each[0])[0]
-        column = torch.stack([self.softmax.total.new_full((1,), floor) for floor in each])
-        self.unfloored = column == 0
-        return self.softmax.floored(column)[0]
+    def _floors(self, floors: tuple[float, ...], logits: Tensor) -> float | Tensor:
+        """One floor for all contexts, or one for each: ``[contexts, 1]``."""
+        runs = [(floor, len(list(run))) for floor, run in groupby(floors[c.head] for c in self.tables.contexts)]
+        if len(runs) == 1:
+            return runs[0][0]
+        return torch.cat([logits.new_full((length, 1), floor) for floor, length in runs])
 
     # -- shapes -------------------------------------------------------------------------------------------------------
 

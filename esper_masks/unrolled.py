@@ -9,7 +9,7 @@ from torch import Tensor
 from esper_masks.contexts import STATIC, Context, Heads
 from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
-from esper_masks.softmax import MaskedSoftmax, Slabs, divergence, log_of, normalized
+from esper_masks.softmax import MaskedSoftmax, Slabs, divergence, normalized
 
 
 class UnrolledHeads:
@@ -44,14 +44,11 @@ class UnrolledHeads:
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
         columns = torch.cat([part.movedim(-1, 0) for part in parts]).unbind()
         limits = masks.limit_columns().unbind(-1) if masks.limited else ()
-        self.softmaxes = [self._softmax(context, columns, limits) for context in self.contexts]
+        floors = (0.0,) * len(tables.sizes) if floors is None else floors
+        self.softmaxes = [self._softmax(context, columns, limits, floors[context.head]) for context in self.contexts]
         self.like = self.softmaxes[0].total  # dtype and device of the arithmetic
-        self.floors = floors
-        self.probs: list[Slabs] | None = None
-        if floors is not None:
-            self.probs = [s.floored(floors[c.head]) for s, c in zip(self.softmaxes, self.contexts)]
 
-    def _softmax(self, context: Context, columns: Slabs, limits: Slabs) -> MaskedSoftmax:
+    def _softmax(self, context: Context, columns: Slabs, limits: Slabs, floor: float) -> MaskedSoftmax:
         choices = [k for k, bits in enumerate(context.bits) if bits] or [0]
         illegal = [
             None
@@ -62,7 +59,8 @@ class UnrolledHeads:
         if context.limit is not None:
             limited = [~limits[context.limit + k] for k in choices]
             illegal = [limit if forbidden is None else forbidden | limit for forbidden, limit in zip(illegal, limited)]
-        return MaskedSoftmax([columns[context.columns[k]] for k in choices], illegal, stacked=False, actions=choices)
+        own = [columns[context.columns[k]] for k in choices]
+        return MaskedSoftmax(own, illegal, stacked=False, actions=choices, min_prob=floor)
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -86,10 +84,7 @@ class UnrolledHeads:
     def draw(self, noise: Tensor) -> Tensor:
         """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice."""
         uniforms = noise.unbind(-1)
-        probs = [None] * len(self.contexts) if self.probs is None else self.probs
-        parts = zip(self.softmaxes, self.contexts, probs)
-        drawn = [softmax.draw(uniforms[context.head], p) for softmax, context, p in parts]
-        return self._whole(drawn)
+        return self._whole([s.draw(uniforms[context.head]) for s, context in zip(self.softmaxes, self.contexts)])
 
     def mode(self) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
@@ -112,7 +107,7 @@ class UnrolledHeads:
         for at, context in enumerate(self.contexts):
             if not at or context.users:
                 value, score = values[context.head], torch.full_like(unused, -math.inf)
-                for k, log_prob in zip(self.softmaxes[at].actions, self._log_probs(at)):
+                for k, log_prob in zip(self.softmaxes[at].actions, self.softmaxes[at].log_probs()):
                     score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
                 used = self._uses(values[op_at], context.users)
                 scores[context.head] = torch.where(used, score, scores[context.head]) if at else score
@@ -129,16 +124,14 @@ class UnrolledHeads:
 
     def raw_entropy(self) -> Tensor:
         """Entropy of whole actions in nats by the chain rule, ``[...]``."""
-        if self.probs is None:
-            return self._chain([softmax.entropy() for softmax in self.softmaxes])
-        return self._chain([softmax.entropy_of(probs) for softmax, probs in zip(self.softmaxes, self.probs)])
+        return self._chain([softmax.entropy() for softmax in self.softmaxes])
 
     def head_entropies(self) -> Tensor:
         """Normalized entropy of every head's own choices before any floor: ``[..., heads]``."""
         entropies = []
         for head in range(len(self.tables.sizes)):
             own = [s for s, context in zip(self.softmaxes, self.contexts) if context.head == head and context.plain]
-            each = [normalized(softmax.entropy(), softmax.legal_actions()) for softmax in own]
+            each = [normalized(softmax.entropy_without_floor(), softmax.legal_actions()) for softmax in own]
             if len(each) > 1:
                 count = _total([softmax.legal_actions().clamp_max(1) for softmax in own]).clamp_min(1)
                 each = [_total(each) / count]
@@ -150,30 +143,26 @@ class UnrolledHeads:
         values = [self._divergence(other, at) for at in range(len(self.contexts))]
         lacking = [value == math.inf for value in values]
         finite = self._chain([value.masked_fill(none, 0) for value, none in zip(values, lacking)])
-        return finite.masked_fill(self._chain([none.to(finite.dtype) for none in lacking]) > 0, math.inf)
+        drawn = [log_prob != -math.inf for log_prob in self.softmaxes[0].log_probs()]  # a probability may underflow
+        beyond = [lacking[0]]
+        for context, none in zip(self.contexts[1:], lacking[1:]):
+            beyond += [none & by for op, by in enumerate(drawn) if context.users >> op & 1]
+        return finite.masked_fill(_any(beyond), math.inf)
 
     def _divergence(self, other: "UnrolledHeads", at: int) -> Tensor:
-        theirs = dict(zip(other.softmaxes[at].actions, other._log_probs(at)))
+        theirs = dict(zip(other.softmaxes[at].actions, other.softmaxes[at].log_probs()))
         never = torch.full_like(self.like, -math.inf)  # where masks differ, one may leave out what the other has
         q = [theirs.get(action, never) for action in self.softmaxes[at].actions]
-        return _total(divergence(self._log_probs(at), q))
+        return _total(divergence(self.softmaxes[at].log_probs(), q))
 
     def _chain(self, values: Slabs) -> Tensor:
         """The op's value, and that of every context times the probability that a head is drawn in it."""
-        probs = (
-            [w / self.softmaxes[0].total for w in self.softmaxes[0].weights] if self.probs is None else self.probs[0]
-        )
-        total = values[0]
+        probs, total = self.softmaxes[0].probs(), values[0]
         for context, value in zip(self.contexts[1:], values[1:]):
             if context.users:
                 usage = _total([p for op, p in enumerate(probs) if context.users >> op & 1])
                 total = total + usage * value
         return total
-
-    def _log_probs(self, at: int) -> Slabs:
-        if self.probs is None or self.floors is None or not self.floors[self.contexts[at].head]:
-            return self.softmaxes[at].log_probs()  # probabilities without a floor underflow
-        return [log_of(p) for p in self.probs[at]]
 
 
 def _total(values: Slabs) -> Tensor:

@@ -22,5 +22,5 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Both forms of the distributions, in eager code; what a compiler sees is chosen by size."""
     name: str = request.param
     for module in (categorical, factored):
-        monkeypatch.setattr(module, "unrolls", lambda actions: name == "unrolled")
+        monkeypatch.setattr(module, "unrolls", lambda *actions: name == "unrolled")
     return name

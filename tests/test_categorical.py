@@ -392,9 +392,45 @@ def test_expand_and_index() -> None:
         assert torch.equal(part.mode, dist.mode[index])
     assert torch.equal(wide[1, picked].probs, dist.probs[picked])
     assert torch.equal(wide[..., 1].probs, dist.probs[1].expand(3, 4))
+    deep, rows_of, columns_of = dist.expand((2, 3, 6)), torch.tensor([0, 1]), torch.tensor([5, 2])
+    for index in ((rows_of, slice(None), columns_of), (rows_of, ..., columns_of), (0, slice(None), picked)):
+        assert deep[index].batch_shape == deep.faults[index].shape
+        assert torch.equal(deep[index].mode, deep.mode[index])
     for index in ((0, 0), 6, (slice(None), 1)):
         with pytest.raises(IndexError):
             dist[index]
+    for shape in ((5,), (6, 2), ()):
+        with pytest.raises(ValueError, match=r"batch \(6,\) does not expand to"):
+            dist.expand(shape)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.0005])
+@pytest.mark.parametrize("width", [1, 13, 1000])
+def test_many_samples_of_a_row_are_what_one_at_a_time_gives(width: int, floor: float) -> None:
+    logits, mask = rows(20, width)
+    mask[3] = False
+    noise = torch.rand(2, 300, 20)
+    noise[:, 0], noise[:, 1], noise[:, 2] = 0.0, 1.0, math.nan
+    dist = em.MaskedCategorical(logits * 3, mask, min_prob=floor, validate="flag")
+    drawn = dist.sample((2, 300), noise=noise)
+    assert drawn.dtype == torch.int64
+    alone = torch.stack([torch.stack([dist.sample(noise=row) for row in half]) for half in noise])
+    assert (drawn[..., 3] == -1).all()
+    assert mask.expand(2, 300, -1, -1).gather(-1, drawn.clamp_min(0).unsqueeze(-1)).squeeze(-1)[drawn >= 0].all()
+    assert torch.equal(drawn[:, :3], alone[:, :3])
+    assert (drawn != alone).float().mean() < 1e-3  # neighbours, where the noise lies on an edge
+    assert dist.sample((0, 2)).shape == (0, 2, 20)
+
+
+def test_log_probs_of_what_has_no_probability_have_no_gradient() -> None:
+    leaf = torch.tensor([1.0, -math.inf, 2.0, 3.0], requires_grad=True)
+    log_probs = em.MaskedCategorical(leaf, torch.tensor([True, True, True, False])).log_probs
+    assert log_probs.isinf().tolist() == [False, True, False, True]
+    for i in (1, 3):
+        [gradient] = torch.autograd.grad(log_probs[i], leaf, retain_graph=True)
+        assert (gradient == 0).all()
+    [gradient] = torch.autograd.grad(log_probs[2], leaf)
+    assert (gradient != 0).tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0, 3), (0, 1000)])
@@ -454,17 +490,24 @@ FULL = torch.ones(2, 3, dtype=torch.bool)
             r"mask must be a bool tensor, got torch.float32; convert it with `mask > 0.5`",
         ),
         (torch.zeros(2, 3), FULL.int(), {}, r"mask must be a bool tensor, got torch.int32"),
-        (torch.zeros(2, 3), [True] * 3, {}, r"mask must be a bool tensor, got list"),
-        (torch.zeros(2, 3), FULL[:, :2], {}, r"mask has shape \(2, 2\); wanted \(2, 3\)"),
+        (torch.zeros(2, 3), [True] * 3, {}, r"mask must be a bool tensor, got list; make it one with torch.as_tensor"),
+        (torch.zeros(2, 3), FULL[:, :2], {}, r"mask has shape \(2, 2\), which does not broadcast with \(2, 3\)"),
         (torch.zeros(2, 3), FULL[:, :1], {}, r"mask has shape \(2, 1\); wanted \(2, 3\)"),
-        (torch.zeros(4, 3), FULL, {}, r"mask has shape \(2,\), which does not broadcast with the batch \(4,\)"),
+        (torch.zeros(4, 3), FULL, {}, r"mask has shape \(2, 3\), which does not broadcast with \(4, 3\)"),
         (torch.zeros(2, 3), FULL.to("meta"), {}, r"mask is on meta, not on cpu"),
-        (torch.zeros(2, 3).int(), FULL, {}, r"logits must be a floating-point tensor, got torch.int32"),
-        ([0.0] * 3, FULL, {}, r"logits must be a floating-point tensor, got list"),
+        (
+            torch.zeros(2, 3).int(),
+            FULL,
+            {},
+            r"logits must be a tensor of float16, bfloat16, float32 or float64, got torch.int32",
+        ),
+        ([0.0] * 3, FULL, {}, r"logits must be a tensor of float16, bfloat16, float32 or float64, got list"),
+        (torch.zeros(2, 3).to(torch.float8_e5m2), FULL, {}, r"got torch.float8_e5m2"),
+        (torch.zeros(2, 1), FULL, {}, r"mask has shape \(2, 3\); wanted \(2, 1\)"),
         (torch.zeros(()), FULL, {}, r"logits have shape \(\); wanted \[..., n\] with at least one action"),
         (torch.zeros(2, 0), FULL[:, :0], {}, r"logits have shape \(2, 0\); wanted"),
         (torch.zeros(2, 3), FULL, {"validate": "warn"}, r"validate='warn' is not one of 'raise', 'flag', 'off'"),
-        (torch.zeros(2, 3), FULL, {"active": torch.ones(2)}, r"active must be a bool tensor, got torch.float32"),
+        (torch.zeros(2, 3), FULL, {"active": torch.ones(2)}, r"active must be a bool .* with `active > 0.5`"),
         (torch.zeros(2, 3), FULL, {"active": FULL[:, 0].repeat(2)}, r"active has shape \(4,\); wanted \(2,\)"),
         (torch.zeros(2, 3), FULL, {"min_prob": 0.4}, r"min_prob=0.4 for 3 actions would make the policy uniform"),
     ],
@@ -478,7 +521,7 @@ def test_bad_values_and_noise() -> None:
     dist = em.MaskedCategorical(torch.zeros(2, 3), FULL)
     with pytest.raises(ValueError, match=r"value must be an integer tensor, got torch.float32"):
         dist.log_prob(torch.zeros(2))
-    with pytest.raises(ValueError, match=r"value has shape \(3,\), which does not broadcast with the batch \(2,\)"):
+    with pytest.raises(ValueError, match=r"value has shape \(3,\), which does not broadcast with \(2,\)"):
         dist.log_prob(torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"noise is \(3,\) on cpu; wanted \(2,\) on cpu"):
         dist.sample(noise=torch.rand(3))

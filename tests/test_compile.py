@@ -143,7 +143,7 @@ def test_masks_whose_tables_are_missing_say_so() -> None:
     engine = em.MaskEngine(em.ruleset("esper-2026-06"))
     masks = pickle.loads(pickle.dumps(engine(engine.empty_slots(5))))
     joint = torch.compile(lambda m: m.joint(), fullgraph=True, backend="aot_eager")
-    with pytest.raises(Exception, match="use the masks there once before compiling"):
+    with pytest.raises(Exception, match="use these masks on cpu once before"):
         joint(masks)
 
 

@@ -148,7 +148,7 @@ def test_logits_for_each_op_need_their_tables_before() -> None:
     logits = {head.name: torch.randn(6, head.size) for head in engine.layout.heads}
     logits["blend"] = torch.randn(6, 4, 3)
     compiled = torch.compile(whole, fullgraph=True, backend="aot_eager")
-    with pytest.raises(Exception, match=r"are not on cpu .* yet: use the masks there once before compiling"):
+    with pytest.raises(Exception, match="a FactoredCategorical with logits for each op for blend on cpu once before"):
         compiled(logits, masks, torch.rand(6, 4))
     noise = torch.rand(6, 4)
     expected = whole(logits, masks, noise)
@@ -238,15 +238,53 @@ def test_export_of_engine_and_sampler(validate: str) -> None:
 # -- reads and ops ----------------------------------------------------------------------------------------------------
 
 
-def use_everything(dist: Any, other: Any, noise: Tensor) -> None:
+def use_everything(dist: Any, other: Any, noise: Tensor) -> list[Tensor]:
     action = dist.sample(noise=noise)
     dist.sample((2,))
+    together = dist.expand((2, *dist.batch_shape)).sample(noise=torch.stack([noise, 1 - noise]))
     results = [dist.mode, dist.log_prob(action), dist.entropy(), dist.raw_entropy(), dist.perplexity(), dist.faults]
     results += [dist.expand((2, *dist.batch_shape)).mode, dist[1:3].mode, kl_divergence(dist, other)]
     if isinstance(dist, em.FactoredCategorical):
         results += [dist.head_log_probs(action), dist.head_entropies(), dist.legal(action)]
     else:
         results += [dist.probs, dist.log_probs]
+    return [action, together, *results]
+
+
+@pytest.mark.parametrize("kind", ["3", "1000", "esper-2025-12"])
+def test_every_method_in_one_graph_for_all_batches(kind: str) -> None:
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+
+    def everything(logits: Tensor, masks: Any, noise: Tensor, active: Tensor) -> list[Tensor]:
+        settings: dict[str, Any] = {"active": active, "min_prob": 1e-4, "validate": "flag"}
+        return use_everything(make(logits, masks, **settings), make(logits + 1, masks, **settings), noise)
+
+    everything(*inputs(kind, 4), torch.ones(4, dtype=torch.bool))  # torch notes the function of a divergence
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(everything, fullgraph=True, dynamic=True, backend=counter)
+    for batch in (7, 9, 30):
+        logits, masks, noise = inputs(kind, batch)
+        logits[1], active = math.nan, torch.arange(batch) % 3 != 1  # a row that would be faulty, were it active
+        assert_same(tuple(compiled(logits, masks, noise, active)), tuple(everything(logits, masks, noise, active)))
+    assert counter.frame_count == 1
+
+
+def test_divergence_of_policies_with_other_conditioned_heads() -> None:
+    """Its contexts are those of both, whose tables eager code makes."""
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"))  # a layout of its own
+    masks = engine(random_states(engine, 6))
+    logits = {head.name: torch.randn(6, head.size) for head in engine.layout.heads}
+    blend, slot = logits | {"blend": torch.randn(6, 4, 3)}, logits | {"slot": torch.randn(6, 4, 3)}
+
+    def divergence(p: Any, q: Any) -> Tensor:
+        dists = (em.FactoredCategorical(x, masks, validate="flag") for x in (p, q))
+        return kl_divergence(*dists)
+
+    expected = divergence(blend, slot)
+    assert_near(torch.compile(divergence, fullgraph=True, backend="aot_eager")(blend, slot), expected, tolerance=1e-5)
+    both = {name: x if x.ndim == 3 else x.unsqueeze(1).expand(-1, 4, -1) for name, x in blend.items() if name != "op"}
+    p = em.FactoredCategorical(both | {"op": blend["op"]}, masks)
+    assert_near(kl_divergence(p, em.FactoredCategorical(slot, masks)), expected, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
@@ -262,23 +300,73 @@ def test_nothing_reads_the_device(kind: str, floor: float) -> None:
         assert any(name in op for op in recorder.ops for name in HOST_READS) == reads
 
 
+@pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
+def test_a_row_without_batch_axes_reads_nothing_either(kind: str) -> None:
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+    logits, masks, noise = inputs(kind, 3)
+    logits, masks = logits[0], masks[0] if kind.isdecimal() else masks.select(0)
+    with OpRecorder() as recorder:
+        dist = make(logits, masks, validate="flag", min_prob=0.01)
+        action = dist.sample(noise=noise[0])
+        results = [dist.mode, dist.log_prob(action), dist.entropy(), dist.raw_entropy(), kl_divergence(dist, dist)]
+        results += [dist.legal(action), dist.head_entropies()] if len(action.shape) else []
+    assert not any(name in op for op in recorder.ops for name in HOST_READS)
+    assert all(result.isfinite().all() for result in results)
+
+
 def test_op_count_of_a_whole_decision() -> None:
     """Eight heads: construction, sample, log-probability, all entropies; heads one by one take about 1,000 ops."""
 
-    def ops(batch: int, entropy: str = "raw_entropy") -> list[str]:
+    def ops(batch: int, entropy: str = "raw_entropy", min_prob: Any = None, by_op: bool = False) -> list[str]:
         logits, masks, _ = inputs("esper-2026-06", batch)
+        sizes = {head.name: head.size for head in masks.layout.heads}
+        if by_op:
+            logits = {name: torch.zeros(batch, *[6] * (name != "op"), size) for name, size in sizes.items()}
+            em.FactoredCategorical(logits, masks)  # makes its tables
         with OpRecorder() as recorder:
-            dist = em.FactoredCategorical(logits, masks, validate="flag")
+            dist = em.FactoredCategorical(logits, masks, min_prob=min_prob, validate="flag")
             action = dist.sample()
             dist.log_prob(action), getattr(dist, entropy)(), dist.head_entropies()
         return recorder.ops
 
     assert len(ops(2)) <= 120
     assert len(ops(2, "entropy")) <= 120
+    assert len(ops(2, by_op=True)) <= 120
+    assert len(ops(2, min_prob=0.01)) <= 120
+    assert len(ops(2, min_prob={"op": 0.01})) <= 120
     assert ops(2) == ops(1000) == ops(0)
 
 
 # -- the ratio --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("kind", ["4", "1000", "esper-2025-12"])
+def test_the_ratio_in_compiled_code_is_one(kind: str) -> None:
+    """Rollout and update are two graphs. By default inductor may leave one of them, or the last rows of a batch, to the
+    scalar exp, which rounds unlike the vectorized one; the option keeps all rows vectorized.
+    """
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+
+    def rollout(logits: Tensor, masks: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+        dist = make(logits, masks, validate="flag")
+        action = dist.sample(noise=noise)
+        return action, dist.log_prob(action)
+
+    def update(logits: Tensor, masks: Any, action: Tensor) -> tuple[Tensor, Tensor]:
+        dist = make(logits, masks, validate="flag")
+        return dist.log_prob(action), dist.raw_entropy()
+
+    options = {"cpp.enable_tiling_heuristics": False}
+    rollout, update = (torch.compile(f, fullgraph=True, dynamic=True, options=options) for f in (rollout, update))
+    for batch in (7, 64, 1001):
+        logits, masks, noise = inputs(kind, batch)
+        with torch.no_grad():
+            action, old = rollout(logits, masks, noise)
+        assert torch.equal(update(logits.clone().requires_grad_(), masks, action)[0], old)
+        rows = torch.randperm(batch)[: batch // 3]
+        part = masks[rows] if kind.isdecimal() else masks.select(rows)
+        assert torch.equal(update(logits[rows].requires_grad_(), part, action[rows])[0], old[rows])
 
 
 @pytest.mark.usefixtures("form")

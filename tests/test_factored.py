@@ -295,6 +295,35 @@ def test_divergence_where_supports_differ() -> None:
         kl_divergence(p, em.FactoredCategorical(torch.zeros(30, 15), make("esper-2025-12", 30)[1]))
 
 
+@pytest.mark.parametrize("floor", [0.0, {"slot": 0.01}])
+def test_divergence_behind_an_op_whose_probability_underflows(floor: Any) -> None:
+    """Its log-probability is finite, so that q lacks support, however little weighs on it."""
+    _engine, masks = make("esper-2025-12", 8)
+    logits = random_logits(masks, dtype=torch.float32)
+    logits["op"][:, 1] = -200.0  # GERMINATE
+    narrow = masks.restrict(blueprint=torch.tensor([True, True, False, True, True]))
+    p, q = (em.FactoredCategorical(logits, legal, min_prob=floor) for legal in (masks, narrow))
+    lacking = (masks.joint() & ~narrow.joint()).any(-1)
+    assert lacking.any()
+    assert torch.equal(kl_divergence(p, q) == math.inf, lacking)
+    logits["op"][:, 1] = -math.inf
+    p, q = (em.FactoredCategorical(logits, legal, min_prob=floor) for legal in (masks, narrow))
+    assert (kl_divergence(p, q) == 0).all()
+
+
+def test_support() -> None:
+    engine, masks = make("esper-2025-12", 6)
+    dist = em.FactoredCategorical(torch.zeros(6, 15), masks)
+    assert dist.support.check(dist.sample()).all()
+    assert not dist.support.check(torch.tensor([[3, 0, 0, 0], [0, 0, -1, 0]])).any()
+    every = dist.enumerate_support()
+    assert every.shape == (engine.joint_actions.size, 6, 4)
+    assert torch.equal(every[:, 2], all_actions(engine))
+    assert torch.equal(dist.legal(every).T, masks.joint())
+    assert_near(dist.log_prob(every).exp().sum(0), torch.ones(6))
+    assert torch.equal(dist.enumerate_support(expand=False).expand(-1, 6, -1), every)
+
+
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
 
@@ -415,9 +444,18 @@ def test_expand_and_index() -> None:
         assert torch.equal(part.mode, dist.mode[index if not isinstance(index, tuple) else picked])
         assert torch.equal(part.raw_entropy(), dist.raw_entropy()[index])
     assert torch.equal(wide[1, picked].mode, dist.mode[picked])
+    deep, first, last = dist.expand((2, 3, 12)), torch.tensor([0, 1]), torch.tensor([7, 2])
+    for index in ((first, slice(None), last), (first, ..., last), (0, slice(None), picked), (slice(None), [2, 0])):
+        assert deep[index].batch_shape == deep.faults[index].shape
+        assert torch.equal(deep[index].mode, deep.mode[(*index, slice(None))])
+        assert torch.equal(deep[index].masks.joint(), deep.masks.joint()[(*index, slice(None))])
     for index in ((0, 0), 12):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=r"dimension 1|dimension 0 with size 12"):
             dist[index]
+    with pytest.raises(ValueError, match=r"batch \(12,\) does not expand to \(5,\)"):
+        dist.expand((5,))
+    with pytest.raises(ValueError, match=r"batch \(12,\) does not expand to \(5,\)"):
+        masks.expand((5,))
     assert repr(dist).startswith("FactoredCategorical(batch_shape=(12,), heads=(slot: 3, blueprint: 13,")
 
 

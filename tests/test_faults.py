@@ -102,7 +102,7 @@ def test_what_is_under_the_masks_is_no_fault() -> None:
 def test_words_that_contradict_themselves_are_a_fault() -> None:
     """CULL is said to be legal, and no slot allows it."""
     layout = em.MaskEngine(em.ruleset("esper-2025-12")).layout
-    masks = em.ActionMasks.from_words(layout, torch.ones(2, 3, dtype=torch.int32), torch.tensor([1, 0b101]))
+    masks = em.ActionMasks(layout, torch.ones(2, 3, dtype=torch.int32), torch.tensor([1, 0b101], dtype=torch.int32))
     dist = em.FactoredCategorical(torch.zeros(2, 14 + 1), masks, validate="flag")
     assert dist.faults.tolist() == [0, 1]
 
@@ -147,8 +147,19 @@ def test_raise_on_fault() -> None:
     for flags, named, message in cases:
         with pytest.raises(em.InvalidStateMachineError, match=message):
             em.raise_on_fault(*flags, **named)
-    with pytest.raises(ValueError, match="a flag must be a distribution or a tensor, got list"):
-        em.raise_on_fault([True])
+    named = torch.tensor([-1, 1 << 62]), {"heads": ["a"]}
+    with pytest.raises(em.InvalidStateMachineError, match=r"row 0 \(a, head 1, .*, head 63\), row 1 \(head 62\)$"):
+        em.raise_on_fault(named[0], **named[1])
+    for flag, got in (([True], "list"), (torch.zeros(2) * 1j, "torch.complex64"), (NoTensor(), "NoTensor")):
+        with pytest.raises(ValueError, match=rf"a flag must be a distribution, or a tensor of .*; got {got}"):
+            em.raise_on_fault(flag)
+    for heads in (torch.tensor([True]), "slot", [1]):
+        with pytest.raises(ValueError, match="heads are the names of the bits of integer flags"):
+            em.raise_on_fault(heads=heads)
+
+
+class NoTensor:
+    faults, fault_names = 3, ()
 
 
 def test_one_poisoned_row_leaves_the_weights_untouched() -> None:
@@ -195,14 +206,18 @@ def changed(name: str, value: Any) -> dict[str, Tensor]:
     [
         (torch.zeros(5, 14), {}, r"logits have shape \(5, 14\); wanted \(5, 15\), leading axes as in the masks"),
         (torch.zeros(15), {}, r"logits have shape \(15,\); wanted \(5, 15\)"),
-        (torch.zeros(5, 15).int(), {}, r"logits must be a floating-point tensor, got torch.int32"),
+        (
+            torch.zeros(5, 15).int(),
+            {},
+            r"logits must be a tensor of float16, bfloat16, float32 or float64, got torch.int32",
+        ),
         (torch.zeros(5, 15, device="meta"), {}, r"logits are on meta, the masks are on cpu; move one of them"),
         ([0.0], {}, r"logits must be a tensor \[..., 15\] or one for each of the heads slot, .*; got list"),
         (changed("op", None), {}, r"for each of the heads slot, blueprint, blend, op; got slot, blueprint, blend$"),
         (changed("tempo", torch.zeros(5, 3)), {}, r"got slot, blueprint, blend, op, tempo"),
         (changed("slot", torch.zeros(5, 2)), {}, r"head 'slot' have shape \(5, 2\); wanted \(5, 3\) or \(5, 4, 3\)"),
         (changed("op", torch.zeros(5, 4, 4)), {}, r"head 'op' have shape \(5, 4, 4\); wanted \(5, 4\), leading"),
-        (changed("slot", [0.0] * 3), {}, r"logits of head 'slot' must be a floating-point tensor, got list"),
+        (changed("slot", [0.0] * 3), {}, r"logits of head 'slot' must be a tensor of .*, got list"),
         (
             torch.zeros(5, 15),
             {"min_prob": 0.2},
@@ -210,7 +225,8 @@ def changed(name: str, value: Any) -> dict[str, Tensor]:
         ),
         (torch.zeros(5, 15), {"min_prob": {"tempo": 0.1}}, r"min_prob names no head: \['tempo'\]; the heads are slot"),
         (torch.zeros(5, 15), {"min_prob": [0.1]}, r"min_prob has 1 floors; wanted 4, one for each of slot, blueprint"),
-        (torch.zeros(5, 15), {"min_prob": "much"}, r"min_prob"),
+        (torch.zeros(5, 15), {"min_prob": "much"}, r"min_prob of head 'slot' must be a number, 0 or more, got 'much'"),
+        (torch.zeros(5, 15), {"min_prob": torch.tensor(0.1)}, r"must be a number, 0 or more, got tensor\(0.1000\)"),
         (torch.zeros(5, 15), {"validate": True}, r"validate=True is not one of 'raise', 'flag', 'off'"),
         (torch.zeros(5, 15), {"active": torch.ones(5)}, r"active must be a bool tensor, got torch.float32"),
         (torch.zeros(5, 15), {"active": torch.ones(4, dtype=torch.bool)}, r"active has shape \(4,\); wanted \(5,\)"),
@@ -227,13 +243,13 @@ def test_bad_masks_actions_and_noise() -> None:
         em.FactoredCategorical(logits, dict(masks))
     dist = em.FactoredCategorical(logits, masks)
     for call in (dist.log_prob, dist.head_log_probs, dist.legal):
-        with pytest.raises(ValueError, match=r"actions must be an integer tensor, got torch.float32"):
+        with pytest.raises(ValueError, match=r"(value|actions) must be an integer tensor, got torch.float32"):
             call(torch.zeros(5, 4))
         with pytest.raises(
-            ValueError, match=r"actions have shape \(5, 3\); wanted \[..., 4\], one value for each of slot"
+            ValueError, match=r"(value|actions) has shape \(5, 3\); wanted \[..., 4\], one value for each of slot"
         ):
             call(torch.zeros(5, 3, dtype=torch.int64))
-        with pytest.raises(ValueError, match=r"actions have shape \(6, 4\); wanted \[\*sample, 5, 4\]"):
+        with pytest.raises(ValueError, match=r"(value|actions) has shape \(6, 4\); wanted \[\*sample, 5, 4\]"):
             call(torch.zeros(6, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"noise is \(5,\) on cpu; wanted \(5, 4\) on cpu"):
         dist.sample(noise=torch.rand(5))

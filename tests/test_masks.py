@@ -70,6 +70,28 @@ def test_from_words_and_from_bools_give_the_same_masks(case: Case) -> None:
     assert_same_masks(given_bools, as_bools(masks))
 
 
+@pytest.mark.parametrize("name", em.rulesets())
+@pytest.mark.parametrize("slots", [1, 3])
+def test_any_words_mean_one_set_of_actions(name: str, slots: int) -> None:
+    """Words from elsewhere may contradict each other: an action is legal where all of them permit it."""
+    engine = em.MaskEngine(em.ruleset(name), [f"s{i}" for i in range(slots)])
+    generator = torch.Generator().manual_seed(slots)
+    words = torch.randint(2 ** len(engine.layout.ops), (300, slots + 1), generator=generator)
+    every = engine.joint_actions.decode(torch.arange(engine.joint_actions.size))  # [actions, heads]
+    op = every[:, engine.layout.head_names.index("op")]
+    for op_words in (None, words[:, -1]):
+        masks = em.ActionMasks.from_words(engine.layout, words[:, :-1], op_words)
+        joint = masks.joint()
+        assert torch.equal(masks.permits(every.unsqueeze(1).expand(-1, 300, -1)).T, joint)
+        assert torch.equal(masks.count(), joint.sum(-1))
+        legal = torch.stack([joint[:, op == i].any(-1) for i in range(len(engine.layout.ops))], -1)
+        assert torch.equal(masks["op"], legal)
+        if op_words is not None:
+            assert not (masks.op_words & ~op_words).any()
+        dist = em.FactoredCategorical(torch.zeros(300, masks.flat().shape[-1]), masks, validate="flag")
+        assert torch.equal(dist.faults != 0, ~joint.any(-1))  # nothing else is at fault
+
+
 def test_from_bools_without_pairs_takes_every_legal_op_in_every_legal_slot() -> None:
     layout = em.MaskEngine(em.ruleset("esper-2025-12")).layout
     op = torch.tensor([[True, False, True, False], [False, False, False, True], [False] * 4])
