@@ -10,11 +10,13 @@ import torch
 Step = Callable[..., Any]
 
 
-def compiled(function: Step, first_run: Callable[[Step], Any]) -> tuple[Step, float]:
+def compiled(
+    function: Step, first_run: Callable[[Step], Any], options: dict[str, Any] | None = None
+) -> tuple[Step, float]:
     """A function compiled to one graph, and the seconds that its first run took, which a program waits for once."""
     _start_compiler()
     torch._dynamo.reset()
-    step = torch.compile(function, fullgraph=True)
+    step = torch.compile(function, fullgraph=True, options=options)
     start = time.perf_counter()
     first_run(step)
     return step, time.perf_counter() - start
