@@ -80,4 +80,6 @@ def _figure(name: str, value: float | None) -> str:
         return f"{value:.0%}"
     if name == "compile_s":
         return f"{value:.1f}s"
+    if value >= 1e6:
+        return f"{value / 1e6:.2f}M"  # so that a row of a small batch fits the line
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
