@@ -1,22 +1,28 @@
 """The engine: slot states in, masks out, one gather and a few word operations for the whole batch."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from esper_masks import slots as slot_states
+from esper_masks.engine_checks import (
+    check_counts,
+    check_enabled,
+    check_enabled_ids,
+    check_limit,
+    check_slot_ids,
+    check_states,
+)
 from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.explain import Explanation, explain
 from esper_masks.joint import JointActions
 from esper_masks.layout import build_layout
 from esper_masks.layout_tables import layout_tables
 from esper_masks.masks import ActionMasks
 from esper_masks.rules import MaskRules
 from esper_masks.tables import ABOVE, BELOW, build_gates, build_stage_words, or_over_slots
-
-STATE_DTYPES = (torch.int32, torch.int16, torch.int64)
-INT32 = torch.iinfo(torch.int32)
 
 
 class MaskEngine(nn.Module):
@@ -60,7 +66,7 @@ class MaskEngine(nn.Module):
         super().__init__()
         if not isinstance(rules, MaskRules):
             raise RulesError(f"wanted MaskRules, got {type(rules).__name__}; ruleset(name) gives one")
-        ids = _check_slot_ids(rules.slot_ids if slot_ids is None else slot_ids)
+        ids = check_slot_ids(rules.slot_ids if slot_ids is None else slot_ids)
         self.rules = rules.resolve(**switches)
         self.fingerprint = self.rules.fingerprint
         self.layout = build_layout(self.rules, ids)
@@ -68,9 +74,9 @@ class MaskEngine(nn.Module):
         self.gates = build_gates(self.rules)
         if isinstance(max_seeds, Tensor):
             raise SlotStateError("max_seeds must be an int here; one limit for each environment goes to the call")
-        self._check_limit(max_seeds)
+        check_limit(self.rules, self.gates.seed_limited, max_seeds)
         self.max_seeds = max_seeds
-        self.enabled_ids = ids if enabled is None else _check_enabled_ids(enabled, ids)
+        self.enabled_ids = ids if enabled is None else check_enabled_ids(enabled, ids)
         stage_words, default_enabled = self._build_tables()
         self.register_buffer("stage_words", stage_words.to(device), persistent=False)
         self.register_buffer("default_enabled", default_enabled.to(device), persistent=False)
@@ -174,6 +180,55 @@ class MaskEngine(nn.Module):
         self._check_inputs(states, None, 0, None)
         slot_states.check_slots(self.rules, self.slot_ids, states)
 
+    def explain(
+        self,
+        states: Tensor,
+        env: int | tuple[int, ...] = 0,
+        total_seeds: Tensor | None = None,
+        *,
+        max_seeds: int | Tensor | None = None,
+        enabled: Tensor | None = None,
+    ) -> Explanation:
+        """Why each op is legal or not in each slot of one environment, by the rules themselves. Reads the device.
+
+        >>> import esper_masks as em
+        >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+        >>> print(engine.explain(engine.pack_slots([{"mid": em.SlotState(stage=4, age=0)}])))
+        WAIT: legal
+        GERMINATE early, late: legal
+        GERMINATE mid: stage BLENDING, needs DORMANT
+        CULL early, late: stage DORMANT, needs GERMINATED or TRAINING or BLENDING or PROBATIONARY
+        CULL mid: age 0 < 1
+        FOSSILIZE early, late: stage DORMANT, needs PROBATIONARY
+        FOSSILIZE mid: stage BLENDING, needs PROBATIONARY
+
+        Args:
+            states: as of ``forward``.
+            env: index of the environment in the leading axes.
+            total_seeds: as of ``forward``.
+            max_seeds: as of ``forward``.
+            enabled: as of ``forward``.
+
+        Raises:
+            SlotStateError: what ``forward`` raises for, or no such environment.
+        """
+        limit = self.max_seeds if max_seeds is None else max_seeds
+        self._check_inputs(states, total_seeds, limit, enabled)
+        index, batch = env if isinstance(env, tuple) else (env,), states.shape[:-2]
+        if len(index) != len(batch) or not all(-size <= i < size for i, size in zip(index, batch)):
+            raise SlotStateError(
+                f"there is no environment {env}: states of shape {tuple(states.shape)} have {tuple(batch)}"
+            )
+        on = self.default_enabled if enabled is None else enabled
+        return explain(
+            self.rules,
+            states[index].tolist(),
+            self.slot_ids,
+            enabled=(on if on.ndim == 1 else on[index]).tolist(),
+            total_seeds=None if total_seeds is None else int(total_seeds[index]),
+            max_seeds=int(limit[index]) if isinstance(limit, Tensor) else limit,
+        )
+
     def _apply(self, fn: Any, recurse: bool = True) -> "MaskEngine":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types here
         stage_words, default_enabled = self._build_tables()
@@ -186,37 +241,19 @@ class MaskEngine(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no types here
         layout_tables(self.layout, self.device)
 
-    # -- checks of shape, dtype and device ----------------------------------------------------------------------------
-
     def _check_inputs(
         self, states: Tensor, total_seeds: Tensor | None, limit: int | Tensor, enabled: Tensor | None
     ) -> bool:
         """Raise for metadata that does not fit; return whether a seed limit applies."""
-        slots, features = len(self.slot_ids), len(self.rules.feature_names)
-        if not isinstance(states, Tensor) or states.dtype not in STATE_DTYPES:
-            got = states.dtype if isinstance(states, Tensor) else type(states).__name__
-            raise SlotStateError(f"states must be an int32, int16 or int64 tensor, got {got}; see pack_slots")
-        if states.ndim < 2 or states.shape[-2] != slots or states.shape[-1] != features:
-            raise SlotStateError(
-                f"states have shape {tuple(states.shape)}; wanted [..., {slots}, {features}]: "
-                f"slots {', '.join(self.slot_ids)}, features {', '.join(self.rules.feature_names)}"
-            )
-        self._check_device("states", states)
+        check_states(self.rules, self.slot_ids, states, self.device)
         batch = states.shape[:-2]
         if enabled is not None:
-            if not isinstance(enabled, Tensor) or enabled.dtype != torch.bool:
-                got = enabled.dtype if isinstance(enabled, Tensor) else type(enabled).__name__
-                raise SlotStateError(f"enabled must be a bool tensor, got {got}; slot ids go to the constructor")
-            if enabled.shape != states.shape[:-1] and enabled.shape != (slots,):
-                raise SlotStateError(
-                    f"enabled has shape {tuple(enabled.shape)}; wanted ({slots},) or {tuple(states.shape[:-1])}"
-                )
-            self._check_device("enabled", enabled)
+            check_enabled(enabled, states.shape[:-1], self.device)
         if isinstance(limit, Tensor):
-            self._check_counts("max_seeds", limit, batch)
+            check_counts("max_seeds", limit, batch, self.device)
         if total_seeds is not None:
-            self._check_counts("total_seeds", total_seeds, batch)
-        self._check_limit(limit)
+            check_counts("total_seeds", total_seeds, batch, self.device)
+        check_limit(self.rules, self.gates.seed_limited, limit)
         if not isinstance(limit, Tensor) and limit <= 0:
             return False
         if total_seeds is None:
@@ -224,26 +261,6 @@ class MaskEngine(nn.Module):
                 "there is a seed limit, so the engine needs total_seeds: seeds germinated so far, [...]"
             )
         return True
-
-    def _check_counts(self, name: str, counts: Tensor, batch: torch.Size) -> None:
-        if not isinstance(counts, Tensor) or counts.dtype not in STATE_DTYPES:
-            got = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
-            raise SlotStateError(f"{name} must be an int32, int16 or int64 tensor, got {got}")
-        if counts.shape != batch:
-            raise SlotStateError(f"{name} has shape {tuple(counts.shape)}; states of this batch need {tuple(batch)}")
-        self._check_device(name, counts)
-
-    def _check_device(self, name: str, tensor: Tensor) -> None:
-        if tensor.device != self.device:
-            raise SlotStateError(f"{name} are on {tensor.device}, the engine is on {self.device}; move one of them")
-
-    def _check_limit(self, limit: int | Tensor) -> None:
-        if not isinstance(limit, (int, torch.SymInt, Tensor)) or isinstance(limit, bool):
-            raise SlotStateError(f"max_seeds must be an int or an integer tensor, got {limit!r}")
-        if not isinstance(limit, Tensor) and limit > INT32.max:
-            raise SlotStateError(f"max_seeds {limit} is no 32-bit integer; 0 means no limit")
-        if (isinstance(limit, Tensor) or limit > 0) and not self.gates.seed_limited:
-            raise RulesError(f"{self.rules.name} has no op under a seed limit, so max_seeds would have no effect")
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -266,26 +283,3 @@ class MaskEngine(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.rules.name}, slots=({', '.join(self.slot_ids)}), max_seeds={self.max_seeds}"
-
-
-def _check_slot_ids(slot_ids: Sequence[str]) -> tuple[str, ...]:
-    ordered = isinstance(slot_ids, Iterable) and not isinstance(slot_ids, (str, Set))
-    ids = tuple(slot_ids) if ordered else ()
-    if not ordered or not all(isinstance(slot_id, str) for slot_id in ids):
-        raise SlotStateError(f"slot_ids must be a sequence of names, got {slot_ids!r:.80}")
-    if not ids:
-        raise SlotStateError("an engine needs at least one slot id, and these rules have no default")
-    if len(set(ids)) != len(ids):
-        raise SlotStateError(f"slot ids repeat: {', '.join(ids)}")
-    return ids
-
-
-def _check_enabled_ids(enabled: Iterable[str], slot_ids: tuple[str, ...]) -> tuple[str, ...]:
-    if isinstance(enabled, (str, Tensor)) or not isinstance(enabled, Iterable):
-        raise SlotStateError(f"enabled must be a collection of slot ids here, got {enabled!r:.80}")
-    ids = tuple(dict.fromkeys(enabled))
-    if not ids:
-        raise SlotStateError(f"enabled is empty: no slot could ever act; the slots are {', '.join(slot_ids)}")
-    if unknown := [slot_id for slot_id in ids if slot_id not in slot_ids]:
-        raise SlotStateError(f"enabled names no slot of the engine: {unknown}; the slots are {', '.join(slot_ids)}")
-    return ids

@@ -147,10 +147,10 @@ def test_an_outcome_may_follow_later_if_the_slot_is_quiet() -> None:
 
 def test_illegal_ops_and_their_reasons() -> None:
     assert reasons(replay(germinate(), germinate(seed=1))) == [
-        (2, "illegal GERMINATE", "stage is GERMINATED, needs DORMANT")
+        (2, "illegal GERMINATE", "stage GERMINATED, needs DORMANT")
     ]
     assert reasons(replay(germinate(), move("GERMINATED", "FOSSILIZED"), outcome("FOSSILIZED"))) == [
-        (2, "illegal FOSSILIZE", "stage is GERMINATED, needs PROBATIONARY")
+        (2, "illegal FOSSILIZE", "stage GERMINATED, needs PROBATIONARY")
     ]
     assert reasons(replay(germinate(), move("GERMINATED", "BLENDING"))) == [
         (
@@ -238,7 +238,7 @@ def test_a_log_that_records_the_clearing_is_taken_at_its_word() -> None:
     report = replay(germinate(), move("GERMINATED", "CULLED"), outcome("CULLED"), *clearing, germinate(seed=1))
     assert reasons(report) == []
     early = replay(germinate(), move("GERMINATED", "CULLED"), outcome("CULLED"), clearing[0], germinate(seed=1))
-    assert reasons(early) == [(5, "illegal GERMINATE", "stage is EMBARGOED, needs DORMANT")]
+    assert reasons(early) == [(5, "illegal GERMINATE", "stage EMBARGOED, needs DORMANT")]
 
 
 def test_too_many_slots_are_no_log_of_this_kind() -> None:

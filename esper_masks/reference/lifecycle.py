@@ -50,18 +50,18 @@ def forbids(
     stages = rules.legal_stages(op.id)
     if stage not in stages:
         needed = " or ".join(s.name for s in sorted(stages))
-        return f"stage is {stage_name(rules, stage)}, needs {needed}"
+        return f"stage {stage_name(rules, stage)}, needs {needed}"
     if op.min_age is not None and age < op.min_age:
         return f"age {age} < {op.min_age}"
     for feature, needed_value in op.requires.items():
         value = slots[slot][rules.feature_names.index(feature)]
         if value != needed_value:
-            return f"{feature} is {_value_name(rules, feature, value)}, needs {needed_value.name}"
+            return f"{feature} {_value_name(rules, feature, value)}, needs {needed_value.name}"
     if op.seed_limit and max_seeds > 0:
         if total_seeds is None:
             raise ValueError("a seed limit needs total_seeds")
         if total_seeds >= max_seeds:
-            return f"seed limit: {total_seeds} of {max_seeds}"
+            return f"seed limit {total_seeds} of {max_seeds}"
     for other, row in enumerate(slots):
         if enabled[other] and row[0] in op.blocked_by:
             where = other if slot_ids is None else slot_ids[other]
