@@ -10,14 +10,11 @@ from contextlib import nullcontext
 from importlib.resources import as_file, files
 from io import TextIOWrapper
 
-from rich.console import Console
-
-from esper_masks.errors import RulesError
-from esper_masks.rulesets import ruleset, rulesets
+from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, find_rules
 from esper_masks.telemetry import Replay
 from esper_masks.telemetry.events import clean
 
-DEFAULT_RULES = "esper-2025-12"
 SAMPLE = "esper_masks/data/sample.jsonl"
 
 
@@ -26,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="esper-masks", description="Action masks for lifecycle controllers.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))
+    add_commands(commands)
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader went away, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (RulesError, OSError) as error:
+    except (RulesError, SlotStateError, OSError) as error:
         print(f"esper-masks {options.command}: {_reason(error)}", file=sys.stderr)
         return 2
 
@@ -57,9 +55,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "file, line and reason, then a summary. Without a FILE it replays the sample that ships with the package."
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="a log, one JSON object a line; - for standard input")
-    parser.add_argument(
-        "--rules", default=DEFAULT_RULES, metavar="NAME", help=f"{', '.join(rulesets())} (default: {DEFAULT_RULES})"
-    )
+    parser.add_argument("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument(
         "--max-findings",
@@ -72,7 +68,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    replay = Replay(ruleset(options.rules), options.max_findings)
+    replay = Replay(find_rules(options.rules), options.max_findings)
     with as_file(files("esper_masks") / "data" / "sample.jsonl") as sample:
         paths = options.files or [str(sample)]
         for path in paths:  # a wrong path must not cost the work on the files before it
@@ -83,7 +79,7 @@ def _replay(options: argparse.Namespace) -> int:
         return code
     if not options.files:
         print(f"no file given, so this replays the sample that ships with the package: {SAMPLE}\n")
-    replay.report.print(Console(file=sys.stdout, highlight=False, markup=False, emoji=False))
+    replay.report.print(console())
     return code
 
 

@@ -1,0 +1,249 @@
+"""The commands about rule sets: ``esper-masks explain``, ``show`` and ``verify``."""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from esper_masks.engine import MaskEngine
+from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.explain import Explanation
+from esper_masks.rules import MaskRules
+from esper_masks.rulesets import ruleset, rulesets
+from esper_masks.show import describe, difference, mermaid, show, show_difference
+from esper_masks.slots import SlotState
+from esper_masks.verify import Verification, verify
+
+DEFAULT_RULES = "esper-2025-12"
+RULES_HELP = f"{', '.join(rulesets())}, or module:NAME for rules of your own (default: {DEFAULT_RULES})"
+
+
+def find_rules(name: str) -> MaskRules:
+    """Rules that ship with the package, or ``module:NAME``; the module may lie in the working directory.
+
+    Raises:
+        RulesError: an unknown name, a module that does not import, or one that has no such rules.
+    """
+    if ":" not in name:
+        return ruleset(name)
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except AttributeError:
+        raise RulesError(f"module {module} has no {attribute}") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise RulesError(f"module {module} does not import: {type(error).__name__}: {reason}") from None
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(found, MaskRules):
+        raise RulesError(f"{name} is a {type(found).__name__}, wanted MaskRules")
+    return found
+
+
+def add_commands(commands: Any) -> None:
+    """Add the three commands to a parser's."""
+    _add_explain(commands.add_parser("explain", help="say why each op is legal or masked in a state"))
+    _add_show(commands.add_parser("show", help="print a rule set, or the difference of two"))
+    _add_verify(commands.add_parser("verify", help="lint a rule set and prove that all masks of it agree"))
+
+
+# -- explain ----------------------------------------------------------------------------------------------------------
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Say for each slot and op whether it is legal, or the first rule that forbids it. Slots that are not given are "
+        "empty. Example: esper-masks explain mid=BLENDING:0 late=TRAINING:4 --total-seeds 2 --max-seeds 2"
+    )
+    parser.add_argument(
+        "slots", nargs="*", metavar="SLOT=STAGE[:AGE[:FEATURE...]]", help="what a slot holds, by names or integers"
+    )
+    parser.add_argument("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
+    parser.add_argument("--slot-ids", metavar="A,B,...", help="names of the slots (default: those of the rules)")
+    parser.add_argument("--enabled", metavar="A,B,...", help="slots that count (default: all)")
+    parser.add_argument("--total-seeds", type=int, default=0, metavar="N", help="seeds germinated so far (default: 0)")
+    parser.add_argument("--max-seeds", type=int, default=0, metavar="N", help="seed limit (default: none)")
+    parser.add_argument("--switch", action="append", default=[], metavar="NAME=VALUE", help="set a rule switch")
+    parser.add_argument(
+        "--states", metavar="FILE", help='a JSON list of environments, each {slot: null | {"stage": ..., "age": ...}}'
+    )
+    parser.add_argument("--env", type=int, default=0, metavar="I", help="which of them (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    rules = find_rules(options.rules)
+    names = None if options.slot_ids is None else options.slot_ids.split(",")
+    enabled = None if options.enabled is None else options.enabled.split(",")
+    engine = MaskEngine(rules, names, enabled=enabled, max_seeds=options.max_seeds, **_switches(rules, options.switch))
+    if options.states is not None and options.slots:
+        raise RulesError("give the slots either as arguments or in a file of states")
+    batch = [dict(_slot(rules, text) for text in options.slots)]
+    if options.states is not None:
+        batch = _read_states(rules, options.states)
+    totals = engine.empty_slots(len(batch))[:, 0, 0] * 0 + options.total_seeds
+    explanation = engine.explain(engine.pack_slots(batch), options.env, totals)
+    if options.json:
+        print(json.dumps(explanation.to_json(), indent=2))
+    else:
+        _print_explanation(explanation)
+    return 0
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    print(f"under {explanation.rules}")
+    for slot, holds in zip(explanation.slot_ids, explanation.holds):
+        print(f"  {slot}: {holds}")
+    print()
+    print(explanation)
+
+
+def _switches(rules: MaskRules, settings: list[str]) -> dict[str, Any]:
+    """``name=value`` with values as they are printed: the engine refuses those that it does not know."""
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    known = {name: {str(value): value for value in values} for name, values in rules.switches.items()}
+    return {name: known.get(name, {}).get(value, value) for name, value in given.items()}
+
+
+def _slot(rules: MaskRules, text: str) -> tuple[str, SlotState | None]:
+    slot, equals, held = text.partition("=")
+    if not equals or not held:
+        raise SlotStateError(f"{text!r} is not of the form SLOT=STAGE[:AGE[:FEATURE...]]")
+    values = held.split(":")
+    if len(values) > len(rules.feature_names):
+        raise SlotStateError(f"{text!r} has {len(values)} values; {rules.name} has {', '.join(rules.feature_names)}")
+    return slot, _state(rules, dict(zip(rules.feature_names, values)))
+
+
+def _state(rules: MaskRules, values: Mapping[str, Any]) -> SlotState | None:
+    """A slot from names or integers by feature."""
+    if "stage" not in values:
+        raise SlotStateError(f"a slot has no stage: {dict(values)}")
+    enums: dict[str, Any] = {"stage": rules.stages, **rules.features}
+    numbers = {}
+    for name, value in values.items():
+        if name not in rules.feature_names:
+            raise SlotStateError(f"no feature {name!r}; {rules.name} has {', '.join(rules.feature_names)}")
+        members = enums[name].__members__ if name in enums else {}
+        if value in members:
+            numbers[name] = int(members[value])
+        elif str(value).lstrip("-").isdecimal():
+            numbers[name] = int(value)
+        else:
+            raise SlotStateError(
+                f"{name} {value!r} is no integer" + (f" and none of {', '.join(members)}" * bool(members))
+            )
+    return (
+        None if numbers["stage"] == rules.empty else SlotState(numbers.pop("stage"), numbers.pop("age", 0), **numbers)
+    )
+
+
+def _read_states(rules: MaskRules, path: str) -> list[dict[str, SlotState | None]]:
+    with open(path, encoding="utf-8") as file:
+        try:
+            environments = json.load(file)
+        except ValueError as error:
+            raise SlotStateError(f"{path} is no JSON: {error}") from None
+    if not isinstance(environments, list) or not all(isinstance(env, dict) for env in environments):
+        raise SlotStateError(f"{path} does not hold a list of environments, each an object of slots")
+    for env in environments:
+        for slot, held in env.items():
+            if held is not None and not isinstance(held, dict):
+                raise SlotStateError(f"{path}: slot {slot!r} holds {held!r}; wanted null or an object of features")
+    return [{slot: None if held is None else _state(rules, held) for slot, held in env.items()} for env in environments]
+
+
+# -- show -------------------------------------------------------------------------------------------------------------
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Print the table of stages and ops of a rule set, its gates, heads and size, or what differs in two."
+    )
+    parser.add_argument("name", nargs="?", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
+    parser.add_argument("--mermaid", action="store_true", help="print the lifecycle as a Mermaid state diagram")
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="print what differs between two rule sets")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=_show)
+
+
+def _show(options: argparse.Namespace) -> int:
+    if options.diff:
+        first, second = map(find_rules, options.diff)
+        if options.json:
+            changes = {path: [a, b] for path, a, b in difference(first, second)}
+            print(json.dumps(changes, indent=2))
+        else:
+            show_difference(first, second, console())
+        return 0
+    rules = find_rules(options.name)
+    if options.mermaid:
+        print(json.dumps({"mermaid": mermaid(rules)}) if options.json else mermaid(rules))
+    elif options.json:
+        print(json.dumps(describe(rules), indent=2))
+    else:
+        show(rules, console())
+    return 0
+
+
+# -- verify -----------------------------------------------------------------------------------------------------------
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Lint a rule set, and compare engine, whole actions, explanations and the loop oracle over everything that two "
+        "slots can be. Without a NAME, all rule sets of the package. Exit code 1 where something disagrees."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=RULES_HELP.replace(DEFAULT_RULES, "all three"))
+    parser.add_argument("--json", action="store_true", help="print one JSON list instead")
+    parser.set_defaults(run=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    found = [find_rules(name) for name in options.names or rulesets()]  # a wrong name must not cost the work before it
+    results: list[Verification] = []
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        for rules in found:
+            task = bar.add_task(rules.name)
+            results.append(verify(rules, partial(_advance, bar, task)))
+            if not options.json:
+                bar.stop()
+                _print_verification(results[-1])
+                bar.start()
+            if results[-1].interrupted:
+                break
+    if options.json:
+        print(json.dumps([result.to_json() for result in results], indent=2))
+    if any(result.interrupted for result in results):
+        return 130
+    return 0 if all(result.agrees for result in results) else 1
+
+
+def _advance(bar: Progress, task: TaskID, done: int, of: int) -> None:
+    bar.update(task, completed=done, total=of)
+
+
+def _print_verification(result: Verification) -> None:
+    state = "interrupted" if result.interrupted else "all agree" if result.agrees else "DISAGREE"
+    settings = f" under {result.settings} settings of its switches" if result.settings > 1 else ""
+    print(f"{result.rules}: {state}: {result.environments:,} environments{settings},")
+    print(f"  {result.verdicts:,} verdicts of the oracle")
+    for line in result.disagreements:
+        print(f"  {line}")
+    for note in result.notes:
+        print(f"  note: {note}")
+
+
+def console() -> Console:
+    """Standard output, without markup in names; 80 columns where it is no terminal."""
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
