@@ -1,4 +1,4 @@
-"""Run the suites and print their tables: ``python -m benchmarks [masks] [distributions] [pytest options]``.
+"""Run the suites and print their tables: ``python -m benchmarks [masks] [distributions] [dropin] [pytest options]``.
 
 A whole run of a suite writes ``benchmarks/results/<version>/<suite>-cpu.json``. Each part of a suite has a process of
 its own.
@@ -23,7 +23,7 @@ from benchmarks.results import merged
 from benchmarks.tables import print_table
 
 HERE = Path(__file__).parent
-SUITES = {"masks": ("",), "distributions": ("", *PEERS)}  # the parts: our own, and one for each peer
+SUITES = {"masks": ("",), "distributions": ("", *PEERS), "dropin": ("",)}  # the parts: our own, and one for each peer
 OPTIONS = ("-q", "--benchmark-disable-gc", "--benchmark-warmup=on", "--benchmark-quiet")
 
 

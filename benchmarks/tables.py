@@ -15,7 +15,9 @@ def print_table(suite: str, result: dict[str, Any]) -> None:
     peers = "".join(f", {name} {version}" for name, version in result.get("peers", {}).items())
     console = Console(highlight=False)
     console.print(f"{machine['cpu']}, 1 thread, torch {machine['torch']}, Python {machine['python']}{peers}")
-    {"masks": _print_masks, "distributions": _print_distributions}[suite](console, result["benchmarks"])
+    {"masks": _print_masks, "distributions": _print_distributions, "dropin": _print_dropin}[suite](
+        console, result["benchmarks"]
+    )
 
 
 def _print_masks(console: Console, rows: list[Row]) -> None:
@@ -57,6 +59,14 @@ def _print_distributions(console: Console, rows: list[Row]) -> None:
         same = [row for row in rows if (row["case"], row["step"], row["batch"]) == (case, step, batch)]
         console.print(f"\n{case}, batch {batch:,}, {step}")
         console.print(_table(columns, same))
+
+
+def _print_dropin(console: Console, rows: list[Row]) -> None:
+    console.print("ns/env: the fastest round; x loop: times faster than the loop of small tensors that it replaces.")
+    columns = {"ns/env": "ns_per_env", "median": "ns_per_env_median", "x loop": "x_small_tensors"}
+    for rules, batch in _distinct(rows, "rules", "batch"):
+        console.print(f"\n{rules}, batch {batch:,}")
+        console.print(_table(columns, [row for row in rows if (row["rules"], row["batch"]) == (rules, batch)]))
 
 
 def _distinct(rows: Iterable[Row], *names: str) -> Iterable[tuple[Any, ...]]:

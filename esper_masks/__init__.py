@@ -1,6 +1,6 @@
 """Vectorized action masks for controllers that grow networks by a lifecycle."""
 
-from esper_masks import reference
+from esper_masks import compat, reference
 from esper_masks.categorical import MaskedCategorical
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateError
@@ -30,6 +30,7 @@ __all__ = [
     "RulesError",
     "SlotState",
     "SlotStateError",
+    "compat",
     "raise_on_fault",
     "reference",
     "ruleset",

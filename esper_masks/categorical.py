@@ -81,7 +81,7 @@ class MaskedCategorical(Distribution):
         if active is not None:
             check_bool("active", active, batch, logits.device, fixed=0)
             active = active.expand(batch)
-        self.min_prob, self.validate = min_prob, validate
+        self.min_prob, self._validate = min_prob, validate
         self._set(batch, logits.expand(*batch, width), mask.expand(*batch, width), active)
         if validate == "raise":
             raise_faults(self.faults, lambda: self.faults, self.fault_names)
@@ -212,7 +212,7 @@ class MaskedCategorical(Distribution):
     def _derive(self, *rows: Any) -> Self:
         """The same settings for other rows, which need no second validation."""
         new = type(self).__new__(type(self))
-        new.min_prob, new.validate = self.min_prob, self.validate
+        new.min_prob, new._validate = self.min_prob, self._validate
         new._set(*rows)
         return new
 

@@ -76,7 +76,7 @@ class FactoredCategorical(Distribution):
         if active is not None:
             check_bool("active", active, masks.shape, masks.device, fixed=0)
             active = active.expand(masks.shape)
-        self.min_prob, self.validate = check_floors(min_prob, masks.layout), validate
+        self.min_prob, self._validate = check_floors(min_prob, masks.layout), validate
         self._set(HeadLogits.check(logits, masks), masks, active)
         if validate == "raise":
             raise_faults(self._faulty, self._form.faults, self.fault_names)
@@ -89,7 +89,7 @@ class FactoredCategorical(Distribution):
         form = UnrolledHeads if unrolls(choices, UNROLLED_DECISION) else StackedHeads
         self._form = form(logits.arithmetic(), masks, active, self.min_prob, logits.by_op)
         self._neutral = None if active is None else ~active
-        if self.validate != "off":
+        if self._validate != "off":
             self._faulty = self._form.faulty()
             self._neutral = self._faulty if active is None else self._faulty | ~active
 
@@ -220,7 +220,7 @@ class FactoredCategorical(Distribution):
     def _derive(self, logits: HeadLogits, masks: ActionMasks, active: Tensor | None) -> Self:
         """The same settings for other rows, which need no second validation."""
         new = type(self).__new__(type(self))
-        new.min_prob, new.validate = self.min_prob, self.validate
+        new.min_prob, new._validate = self.min_prob, self._validate
         new._set(logits, masks, active)
         return new
 

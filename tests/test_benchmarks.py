@@ -4,13 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import bench_distributions, bench_masks
+from benchmarks import bench_distributions, bench_dropin, bench_masks
 from benchmarks.__main__ import SUITES, is_installed, main
 from benchmarks.bench_masks import LIMIT, Case, bools
 from benchmarks.inputs import Decision, Head
@@ -32,6 +33,10 @@ ROWS = {
     "distributions": (
         bench_distributions.Key._fields,
         [key for peer in SUITES["distributions"] for key in bench_distributions.grid(peer)],
+    ),
+    "dropin": (
+        ("rules", "batch", "way"),
+        list(product(bench_dropin.GENERATIONS, bench_dropin.BATCHES, bench_dropin.WAYS)),
     ),
 }
 

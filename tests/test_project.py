@@ -16,14 +16,24 @@ PACKAGE = ROOT / "esper_masks"
 LAYERS = (
     {"errors"},
     {"rule_checks", "rules", "rulesets", "checks", "faults", "softmax", "categorical"},
-    {"layout", "contexts", "context_tables", "layout_tables", "tables", "slots", "reference"},
+    {
+        "layout",
+        "contexts",
+        "context_tables",
+        "layout_tables",
+        "tables",
+        "slots",
+        "engine_checks",
+        "reference",
+        "explain",
+    },
     {"joint", "rows", "masks", "pytree", "engine"},
-    {"head_logits", "stacked", "unrolled", "factored"},
+    {"head_logits", "stacked", "unrolled", "factored", "compat", "show", "verify"},
     {"telemetry"},
-    {"cli"},
+    {"rules_cli", "cli"},
     {"__main__", "__init__"},
 )
-STDLIB_ONLY = {"errors", "rule_checks", "rules", "rulesets", "reference"}
+STDLIB_ONLY = {"errors", "rule_checks", "rules", "rulesets", "reference", "explain"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,263 @@
+"""The drop-in: what the originals gave, by their own interface, single and batch."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import esper_masks as em
+from esper_masks.compat import esper_2025_12 as older
+from esper_masks.compat import esper_2026_06 as newer
+from tests.helpers import shared
+
+OLDER, NEWER = ["early", "mid", "late"], ["r0c0", "r0c1", "r0c2"]
+GENERATIONS = [(older, OLDER), (newer, NEWER)]
+both = pytest.mark.parametrize(("dropin", "slots"), GENERATIONS, ids=["2025-12", "2026-06"])
+
+
+@dataclass
+class Metrics:
+    epochs_total: int
+
+
+@dataclass
+class SlotReport:
+    stage: int
+    metrics: Metrics
+
+
+def either_way(dropin: Any, states: dict[str, Any], enabled: list[str], *counts: int, **settings: Any) -> Any:
+    """One environment, by itself and as a batch of two of it; both must give the same."""
+    one = dropin.compute_action_masks(states, enabled, *counts, **settings)
+    totals = [counts[0]] * 2 if counts else None
+    two = dropin.compute_batch_masks([states, states], enabled, totals, *counts[1:], **settings)
+    assert list(one) == list(two)
+    for name, mask in one.items():
+        assert mask.dtype == torch.bool
+        assert torch.equal(two[name], torch.stack([mask, mask])), name
+    return one
+
+
+def names(rules: em.MaskRules, mask: Tensor) -> list[str]:
+    return [op for op, legal in zip(rules.op_names, mask.tolist()) if legal]
+
+
+# -- golden rows ------------------------------------------------------------------------------------------------------
+
+
+def golden(name: str) -> dict[str, Any]:
+    with np.load(shared(f"golden/{name}.npz")) as file:
+        return {key: file[key].tolist() for key in file.files}
+
+
+def check_golden(dropin: Any, slots: list[str], rows: dict[str, Any], settings: list[dict[str, Any]]) -> None:
+    """Every row by itself, and in batches of the rows that share their switches, limit and enabled slots."""
+    heads = [name for name in rows if name in (*dropin.RULES.head_names, "slot_by_op")]
+    features = ["stage", "age", *[name for name in rows if name == "alpha_mode"]]
+    batches: dict[Any, list[int]] = defaultdict(list)
+    states = []
+    for env in range(len(rows["stage"])):
+        seeds = zip(slots, *(rows[name][env] for name in features))
+        states.append({s: None if stage == 1 else dropin.MaskSeedInfo(stage, *rest) for s, stage, *rest in seeds})
+        enabled = [slot for slot, on in zip(slots, rows["enabled"][env]) if on]
+        total, limit = rows["total"][env], rows["limit"][env]
+        if not enabled and dropin is newer:
+            continue  # the original raised
+        masks = dropin.compute_action_masks(states[env], enabled, total, limit, **settings[env])
+        assert sorted(masks) == sorted(heads)
+        for name in heads:
+            assert masks[name].tolist() == rows[name][env], (env, name)
+        batches[tuple(enabled), limit, tuple(settings[env].items())].append(env)
+    for (enabled, limit, setting), envs in batches.items():
+        totals = [rows["total"][env] for env in envs]
+        batch = [states[env] for env in envs]
+        masks = dropin.compute_batch_masks(batch, list(enabled), totals, limit, **dict(setting))
+        for name in heads:
+            assert masks[name].tolist() == [rows[name][env] for env in envs], (envs[0], name)
+    assert sum(map(len, batches.values())) > 19_000
+
+
+def test_golden_rows_of_december_2025() -> None:
+    rows = golden("rules_2025_12")
+    check_golden(older, OLDER, rows, [{}] * len(rows["stage"]))
+
+
+def test_golden_rows_of_june_2026() -> None:
+    rows = golden("rules_2026_06")
+    settings = [
+        {"topology": ("cnn", "transformer")[topology], "allow_governor_override": override, "disable_advance": advance}
+        for topology, override, advance in zip(
+            rows["topology"], map(bool, rows["override"]), map(bool, rows["no_advance"])
+        )
+    ]
+    check_golden(newer, NEWER, rows, settings)
+
+
+# -- edge cases -------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_missing_and_none_are_empty_but_dormant_and_no_stage_are_inert(dropin: Any, slots: list[str]) -> None:
+    empty = dict.fromkeys(slots)
+    assert names(dropin.RULES, either_way(dropin, empty, slots)["op"]) == ["WAIT", "GERMINATE"]
+    for stage in (1, 0, 5, 11, -1, 99):  # DORMANT, UNKNOWN, and no stage
+        inert = dict.fromkeys(slots, dropin.MaskSeedInfo(stage, 50))
+        assert names(dropin.RULES, either_way(dropin, inert, slots)["op"]) == ["WAIT"]
+    one = empty | {slots[1]: dropin.MaskSeedInfo(1, 50)}
+    masks = either_way(dropin, one, slots)
+    assert names(dropin.RULES, masks["op"]) == ["WAIT", "GERMINATE"]
+    if "slot_by_op" in masks:
+        assert masks["slot_by_op"][1].tolist() == [True, False, True]
+
+
+@both
+def test_the_age_gate_and_the_seed_limit(dropin: Any, slots: list[str]) -> None:
+    age = {older: 1, newer: 5}[dropin]
+    op = {older: "CULL", newer: "PRUNE"}[dropin]
+    for given, legal in ((age - 1, False), (age, True)):
+        states = dict.fromkeys(slots) | {slots[0]: dropin.MaskSeedInfo(4, given)}  # BLENDING
+        assert (op in names(dropin.RULES, either_way(dropin, states, slots)["op"])) == legal
+    for total, limit, legal in ((1, 2, True), (2, 2, False), (3, 2, False), (9, 0, True), (9, -1, True)):
+        masks = either_way(dropin, dict.fromkeys(slots), slots, total, limit)
+        assert ("GERMINATE" in names(dropin.RULES, masks["op"])) == legal
+
+
+@both
+def test_only_enabled_slots_count(dropin: Any, slots: list[str]) -> None:
+    states = dict.fromkeys(slots) | {slots[2]: dropin.MaskSeedInfo(6, 9)}
+    masks = either_way(dropin, states, slots[:2])
+    assert "FOSSILIZE" not in names(dropin.RULES, masks["op"])
+    assert masks["slot"].tolist() == [True, True, False]
+    assert "FOSSILIZE" in names(dropin.RULES, either_way(dropin, states, [slots[2]])["op"])
+
+
+def test_december_takes_missing_slots_and_unknown_ids() -> None:
+    masks = either_way(older, {"nowhere": older.MaskSeedInfo(6, 9)}, ["early", "nowhere"])
+    assert masks["slot"].tolist() == [True, False, False]
+    assert names(older.RULES, masks["op"]) == ["WAIT", "GERMINATE"]
+    nobody = either_way(older, {}, [])
+    assert names(older.RULES, nobody["op"]) == ["WAIT"]
+    assert not nobody["slot"].any()
+    assert list(masks) == ["slot", "blueprint", "blend", "op"]
+    assert masks["blueprint"].tolist() == [False, True, True, True, True]
+    assert older.compute_batch_masks([], OLDER)["op"].shape == (0, 4)
+    assert older.slot_id_to_index("late") == 2
+    with pytest.raises(KeyError, match="nowhere"):
+        older.slot_id_to_index("nowhere")
+    with pytest.raises(ValueError, match="total_seeds_list has 1 entries for 2 environments"):
+        older.compute_batch_masks([{}, {}], OLDER, [1])
+
+
+def test_june_refuses_what_the_original_refused() -> None:
+    empty = dict.fromkeys(NEWER)
+    cases: list[tuple[dict[str, Any], list[str], dict[str, Any], str]] = [
+        (empty, NEWER, {"topology": "mlp"}, "unknown topology 'mlp'; the topologies are cnn, transformer"),
+        (empty, [], {}, "no slot is enabled; the slots are r0c0, r0c1, r0c2"),
+        (empty, ["r9c9"], {}, "unknown slot id 'r9c9'; the slots are r0c0"),
+        ({"r0c0": None}, ["r0c0", "r0c1"], {}, "enabled slot 'r0c1' is missing from slot_states"),
+    ]
+    for states, enabled, settings, message in cases:
+        with pytest.raises(ValueError, match=message):
+            newer.compute_action_masks(states, enabled, **settings)
+        with pytest.raises(ValueError, match=message):
+            newer.compute_batch_masks([empty, states], enabled, **settings)
+    with pytest.raises(ValueError, match="batch_slot_states is empty"):
+        newer.compute_batch_masks([], NEWER)
+    with pytest.raises(ValueError, match="total_seeds_list has 3 entries for 2 environments"):
+        newer.compute_batch_masks([empty, empty], NEWER, [1, 2, 3])
+    with pytest.raises(ValueError, match="unknown slot id 'r9c9'"):
+        newer.slot_id_to_index("r9c9")
+
+
+def test_june_slots_and_switches() -> None:
+    config = newer.SlotConfig(("r0c0", "r0c1", "r1c0", "r1c1"))
+    assert newer.SlotConfig.default().slot_ids == tuple(NEWER)
+    assert newer.slot_id_to_index("r1c0", config) == 2
+    assert newer.slot_id_to_index("r0c2") == 2
+    states = dict.fromkeys(config.slot_ids) | {"r1c1": newer.MaskSeedInfo(6, 9, alpha_mode=1)}
+    masks = either_way(newer, states, list(config.slot_ids), slot_config=config)
+    assert masks["slot_by_op"].shape == (6, 4)
+    assert not masks["op"][3]  # PRUNE: alpha_mode UP
+    assert either_way(newer, states, ["r1c1"], slot_config=config, allow_governor_override=True)["op"][3]
+    blending = {"r0c0": newer.MaskSeedInfo(4, 9)}
+    assert either_way(newer, blending, ["r0c0"])["op"][5]
+    assert not either_way(newer, blending, ["r0c0"], disable_advance=True)["op"][5]
+    cnn, transformer = (either_way(newer, blending, ["r0c0"], topology=t)["blueprint"] for t in ("cnn", "transformer"))
+    assert cnn.nonzero().flatten().tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert transformer.nonzero().flatten().tolist() == [2, 3, 8, 9, 10, 11, 12]
+
+
+@both
+def test_states_from_reports(dropin: Any, slots: list[str]) -> None:
+    class Stage(IntEnum):
+        DORMANT = 1
+        BLENDING = 4
+
+    reports = {slots[0]: SlotReport(Stage.BLENDING, Metrics(7)), slots[1]: SlotReport(Stage.DORMANT, Metrics(0))}
+    assert dropin.build_slot_states(reports, slots) == {
+        slots[0]: dropin.MaskSeedInfo(4, 7),
+        slots[1]: None,
+        slots[2]: None,
+    }
+
+
+def test_alpha_mode_of_a_report() -> None:
+    report = SlotReport(4, Metrics(7))
+    report.alpha_mode = 2  # type: ignore[attr-defined]
+    assert newer.build_slot_states({"r0c0": report}, ["r0c0"]) == {"r0c0": newer.MaskSeedInfo(4, 7, 2)}
+    assert replace(newer.MaskSeedInfo(4, 7), alpha_mode=1) == newer.MaskSeedInfo(4, 7, 1)
+
+
+@both
+def test_masks_are_the_caller_s_to_change(dropin: Any, slots: list[str]) -> None:
+    for _ in range(2):
+        masks = either_way(dropin, dict.fromkeys(slots), slots)
+        assert masks["op"][1]
+        for mask in (*masks.values(), *dropin.compute_batch_masks([dict.fromkeys(slots)], slots).values()):
+            mask[...] = False
+    assert all(
+        mask.device.type == "meta"
+        for mask in dropin.compute_action_masks(masks_of(slots), slots, device="meta").values()
+    )
+
+
+def masks_of(slots: list[str]) -> dict[str, None]:
+    return dict.fromkeys(slots)
+
+
+# -- distributions ----------------------------------------------------------------------------------------------------
+
+
+def test_december_s_distribution_takes_any_mask() -> None:
+    logits, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, False, True]])
+    expected = em.MaskedCategorical(logits, mask)
+    for given in (mask, mask.int(), mask.float(), mask.float() * 0.9):
+        dist = older.MaskedCategorical(logits, given)
+        assert torch.equal(dist.probs, expected.probs)
+        assert torch.equal(dist[0].entropy(), expected[0].entropy())
+    assert older.MaskedCategorical(logits, mask.float() * 0.5, validate="flag").faults.all()
+    with pytest.raises(older.InvalidStateMachineError):
+        older.MaskedCategorical(logits, torch.zeros(1, 3))
+
+
+def test_june_s_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, False, True]])
+    assert newer.MaskedCategorical.validate is True
+    assert_floor = newer.MaskedCategorical(logits, mask, min_prob=0.1).probs
+    assert torch.equal(assert_floor, em.MaskedCategorical(logits, mask, min_prob=0.1).probs)
+    with pytest.raises(ValueError, match="must be a bool tensor"):
+        newer.MaskedCategorical(logits, mask.float())
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="inf/nan"):
+            newer.MaskedCategorical(torch.tensor([[1.0, bad, 3.0]]), mask)
+    with pytest.raises(newer.InvalidStateMachineError):
+        newer.MaskedCategorical(logits, mask & False)
+    monkeypatch.setattr(newer.MaskedCategorical, "validate", False)
+    assert newer.MaskedCategorical(torch.tensor([[1.0, math.nan, 3.0]]), mask).sample().item() in (0, 2)
+    assert newer.MaskedCategorical(logits, mask & False).sample().item() == -1
