@@ -44,7 +44,7 @@ def raise_faults(faulty: Tensor, faults: Callable[[], Tensor], names: Sequence[s
         InvalidStateMachineError: in eager code. Compiled code asserts on the device (RuntimeError); under ``vmap``
             nothing is read, and the flags are all there is.
     """
-    if _under_vmap(faulty):
+    if under_vmap(faulty):
         return
     if torch.compiler.is_compiling():
         torch._assert_async(~faulty.any(), f"a row is faulty; {CAUSE}; {REMEDY}")
@@ -126,7 +126,8 @@ def _detail(word: Tensor, heads: Sequence[str]) -> str:
     return f" ({', '.join(heads[bit] if bit < len(heads) else f'head {bit}' for bit in bits)})"
 
 
-def _under_vmap(tensor: Tensor) -> bool:
+def under_vmap(tensor: Tensor) -> bool:
+    """Whether a tensor is batched by ``vmap``, so that nothing can be read of it."""
     functorch = torch._C._functorch  # torch has no public question for it
     if torch.compiler.is_compiling():  # of these, a graph knows two: batched here, and transforms around transforms
         return functorch.is_batchedtensor(tensor) or functorch.get_dynamic_layer_stack_depth() > 1

@@ -14,7 +14,7 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.compat import esper_2025_12 as older
 from esper_masks.compat import esper_2026_06 as newer
-from tests.helpers import shared
+from tests.helpers import random_states, shared
 
 OLDER, NEWER = ["early", "mid", "late"], ["r0c0", "r0c1", "r0c2"]
 GENERATIONS = [(older, OLDER), (newer, NEWER)]
@@ -67,8 +67,6 @@ def check_golden(dropin: Any, slots: list[str], rows: dict[str, Any], settings: 
         states.append({s: None if stage == 1 else dropin.MaskSeedInfo(stage, *rest) for s, stage, *rest in seeds})
         enabled = [slot for slot, on in zip(slots, rows["enabled"][env]) if on]
         total, limit = rows["total"][env], rows["limit"][env]
-        if not enabled and dropin is newer:
-            continue  # the original raised
         masks = dropin.compute_action_masks(states[env], enabled, total, limit, **settings[env])
         assert sorted(masks) == sorted(heads)
         for name in heads:
@@ -80,7 +78,7 @@ def check_golden(dropin: Any, slots: list[str], rows: dict[str, Any], settings: 
         masks = dropin.compute_batch_masks(batch, list(enabled), totals, limit, **dict(setting))
         for name in heads:
             assert masks[name].tolist() == [rows[name][env] for env in envs], (envs[0], name)
-    assert sum(map(len, batches.values())) > 19_000
+    assert sum(map(len, batches.values())) == 20_000
 
 
 def test_golden_rows_of_december_2025() -> None:
@@ -231,6 +229,66 @@ def masks_of(slots: list[str]) -> dict[str, None]:
     return dict.fromkeys(slots)
 
 
+def test_many_slots_one_by_one() -> None:
+    """More slots than kept rows could cover."""
+    slots = tuple(f"r{i}c{j}" for i in range(4) for j in range(4))
+    engine = em.MaskEngine(em.ruleset("esper-2026-06"), slots)
+    states, config = random_states(engine, 200), newer.SlotConfig(list(slots))  # type: ignore[arg-type]
+    expected = engine(states)
+    for env, rows in enumerate(states.tolist()):
+        seeds = {s: None if row[0] == 1 else newer.MaskSeedInfo(*row) for s, row in zip(slots, rows)}
+        masks = newer.compute_action_masks(seeds, slots, slot_config=config)
+        assert torch.equal(masks.pop("slot_by_op"), expected.slot_by_op[env])
+        for name, mask in masks.items():
+            assert torch.equal(mask, expected[name][env]), name
+
+
+@both
+def test_odd_numbers_mean_the_same_single_and_batch(dropin: Any, slots: list[str]) -> None:
+    empty = dict.fromkeys(slots)
+    for age in (2**40, -(2**40), math.inf, np.int64(7), torch.tensor(7)):
+        either_way(dropin, empty | {slots[0]: dropin.MaskSeedInfo(4, age)}, slots)
+    for stage in (2**40, None, "4", 4.5, np.int64(4), IntEnum("S", "BLENDING", start=4).BLENDING):
+        masks = either_way(dropin, empty | {slots[0]: dropin.MaskSeedInfo(stage, 9)}, slots)
+        assert masks["op"][{older: 2, newer: 3}[dropin]] == (stage == 4)
+    either_way(dropin, empty | {slots[0]: dropin.MaskSeedInfo(None, None)}, slots[1:])  # it does not count
+    for total, limit, legal in ((2, np.int64(2), False), (2**70, 2, False), (1, 2**40, True), (1, math.inf, True)):
+        assert either_way(dropin, empty, slots, total, limit)["op"][1] == legal
+    batch = np.array([empty, empty])
+    masks = dropin.compute_batch_masks(batch, slots, torch.tensor([2, 1]), 2)
+    assert masks["op"][:, 1].tolist() == [False, True]
+
+
+def test_alpha_mode_that_is_none_of_the_three() -> None:
+    for mode in (0.5, None, 9):
+        states = dict.fromkeys(NEWER) | {"r0c0": newer.MaskSeedInfo(4, 9, mode)}
+        assert not either_way(newer, states, NEWER)["op"][3]
+
+
+@both
+def test_enabled_slots_in_any_collection(dropin: Any, slots: list[str]) -> None:
+    expected = dropin.compute_action_masks(dict.fromkeys(slots), slots[:2])
+    for make in (tuple, set, dict.fromkeys, np.array, iter):
+        one = dropin.compute_action_masks(dict.fromkeys(slots), make(slots[:2]))
+        two = dropin.compute_batch_masks([dict.fromkeys(slots)], make(slots[:2]))
+        for name, mask in expected.items():
+            assert torch.equal(one[name], mask)
+            assert torch.equal(two[name][0], mask)
+    with pytest.raises(ValueError, match="must be a collection of slot ids, got the text 'mid'"):
+        dropin.compute_action_masks(dict.fromkeys(slots), "mid")
+
+
+@both
+def test_an_ambient_device_changes_nothing(dropin: Any, slots: list[str]) -> None:
+    states = dict.fromkeys(slots) | {slots[1]: dropin.MaskSeedInfo(4, 3)}
+    with torch.device("meta"):
+        inside = dropin.compute_action_masks(states, slots), dropin.compute_batch_masks([states], slots)
+    assert {mask.device.type for masks in inside for mask in masks.values()} == {"cpu"}
+    assert all(mask.device.type == "cpu" for mask in dropin.compute_action_masks(states, slots).values())
+    on_device = dropin.compute_batch_masks([states], slots, device=torch.device("meta"))
+    assert {mask.device.type for mask in on_device.values()} == {"meta"}
+
+
 # -- distributions ----------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +316,8 @@ def test_june_s_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
             newer.MaskedCategorical(torch.tensor([[1.0, bad, 3.0]]), mask)
     with pytest.raises(newer.InvalidStateMachineError):
         newer.MaskedCategorical(logits, mask & False)
+    mapped = torch.vmap(lambda x, m: newer.MaskedCategorical(x, m).probs)(logits, mask)
+    assert torch.equal(mapped, newer.MaskedCategorical(logits, mask).probs)
     monkeypatch.setattr(newer.MaskedCategorical, "validate", False)
     assert newer.MaskedCategorical(torch.tensor([[1.0, math.nan, 3.0]]), mask).sample().item() in (0, 2)
     assert newer.MaskedCategorical(logits, mask & False).sample().item() == -1

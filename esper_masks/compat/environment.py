@@ -1,10 +1,10 @@
-"""One environment at a time: Python integers for the words, cached rows for the masks.
+"""One environment at a time: Python integers for the words, kept rows for the masks.
 
 A batch of one through tensors pays for two dozen kernel launches. Here an environment costs a few integer operations a
 slot, then copies of masks that were unpacked once. Words and masks come from the engine's own tables.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from esper_masks.engine import MaskEngine
 from esper_masks.masks import ActionMasks
+from esper_masks.rule_checks import INT32, OP, SLOT
 from esper_masks.tables import BELOW
 
 S = TypeVar("S")
 
-KEPT_ROWS = 4096  # masks of so many different environments are kept, about 1 kB each
+KEPT_ROWS = 1024  # masks of so many different words are kept, each well below 1 kB
+NO_STAGE = -1  # occupied and inert
 
 
 class Seed(Protocol):
@@ -37,32 +39,35 @@ class OneEnvironment:
     inert.
 
     Args:
-        engine: any engine on the CPU.
+        engine: an engine on the CPU.
     """
 
     def __init__(self, engine: MaskEngine):
         rules, words = engine.rules, engine.stage_words.tolist()
-        self.engine, self.slot_ids = engine, engine.slot_ids
+        self.layout, self.slot_ids = engine.layout, engine.slot_ids
         self.empty, self.inert = words[BELOW + rules.empty], words[0]
         self.by_stage = {int(stage): words[BELOW + stage] for stage in rules.stages if stage != rules.empty}
         self.ages, self.blocks = engine.gates.ages, engine.gates.blocks
         self.features = [(rules.feature_names[column], value, ops) for column, value, ops in engine.gates.features]
         self.seed_limited, self.all_ops = engine.gates.seed_limited, engine.layout.all_ops
         self.unconditional = engine.layout.unconditional
-        self._rows = lru_cache(KEPT_ROWS)(self._unpack)
+        self._heads = lru_cache(KEPT_ROWS)(self._make_heads)
+        self._slots = lru_cache(KEPT_ROWS)(self._make_slots)
+        self._pairs = lru_cache(KEPT_ROWS)(self._make_pairs)
 
     def masks(
-        self, seeds: Mapping[str, Seed | None], enabled: Collection[str], total: int, limit: int
+        self, seeds: Mapping[str, Seed | None], enabled: Sequence[str], total: int, limit: int, pairs: bool
     ) -> dict[str, Tensor]:
-        """Head -> bool ``[n]``, and ``"slot_by_op"`` -> bool ``[ops, slots]``; the caller's to change.
+        """Head -> bool ``[n]`` and, with ``pairs``, ``"slot_by_op"`` -> bool ``[ops, slots]``; the caller's to change.
 
         Args:
             seeds: slot id -> its seed, None for an empty slot; a slot that is missing is empty.
             enabled: ids of the slots that count; those that do not exist are ignored.
             total: seeds germinated so far.
             limit: seed limit; 0 or less for none.
+            pairs: whether to give ``slot_by_op``.
         """
-        words, union = [], 0
+        words, union, on = [], 0, []
         for slot_id in self.slot_ids:
             word = 0
             if slot_id in enabled:
@@ -70,14 +75,19 @@ class OneEnvironment:
                 word = self.empty if seed is None else self._word(seed)
                 union |= word
             words.append(word)
+            on.append(word != 0)
         kept = self.all_ops
         if 0 < limit <= total:
             kept &= ~self.seed_limited
         for bit, ops in self.blocks:
             if union & bit:
                 kept &= ~ops
-        rows = self._rows(union & kept | self.unconditional, *[word & kept for word in words])
-        return {name: mask.clone() for name, mask in rows.items()}
+        result = {SLOT: self._slots(*on).clone()}
+        for name, mask in self._heads(union & kept | self.unconditional).items():
+            result[name] = mask.clone()
+        if pairs:
+            result["slot_by_op"] = torch.stack([self._pairs(word & kept) for word in words], -1)
+        return result
 
     def _word(self, seed: Seed) -> int:
         word: int = self.by_stage.get(seed.stage, self.inert)
@@ -90,34 +100,71 @@ class OneEnvironment:
                 word &= ~ops
         return word
 
-    def _unpack(self, op_word: int, *slot_words: int) -> dict[str, Tensor]:
-        words = torch.tensor(slot_words, dtype=torch.int32)
-        return unpacked(ActionMasks(self.engine.layout, words, torch.tensor(op_word, dtype=torch.int32)))
+    # every word has the ops that are always legal, so one that is not 0 tells an enabled slot; an ambient default
+    # device must not find its way into what is kept
+
+    def _make_heads(self, op_word: int) -> dict[str, Tensor]:
+        with torch.device("cpu"):
+            words = torch.zeros(len(self.slot_ids), dtype=torch.int32)
+            masks = ActionMasks(self.layout, words, torch.tensor(op_word, dtype=torch.int32))
+            return {name: masks[name].clone() for name in masks if name != SLOT}
+
+    def _make_slots(self, *on: bool) -> Tensor:
+        return torch.tensor(on, device="cpu")
+
+    def _make_pairs(self, word: int) -> Tensor:
+        return self._make_heads(word)[OP]
 
 
 def batch_masks(
     engine: MaskEngine,
     batch: Sequence[Mapping[str, Seed | None]],
-    enabled: Collection[str],
+    enabled: Sequence[str],
     totals: Sequence[int],
     limit: int,
 ) -> dict[str, Tensor]:
-    """The same of many environments, ``[batch, ...]`` on the engine's device."""
+    """The same of many environments, ``[batch, ...]`` on the engine's device, with ``slot_by_op``."""
     rules, slot_ids = engine.rules, engine.slot_ids
-    empty = (int(rules.empty), 0, *[0] * len(rules.features))
+    stages = {int(stage) for stage in rules.stages if stage != rules.empty}
+    features = [(name, {int(value) for value in values}) for name, values in rules.features.items()]
+
+    def row(seed: Seed | None) -> tuple[int, ...]:
+        """What is none of the rules' values becomes one that passes no gate, as it does for one environment."""
+        if seed is None:
+            return empty
+        stage, others = seed.stage, [(getattr(seed, name), known) for name, known in features]
+        return (
+            int(stage) if stage in stages else NO_STAGE,
+            within_int32(seed.seed_age_epochs),
+            *(int(value) if value in known else -1 for value, known in others),
+        )
+
+    empty = (int(rules.empty), 0, *[0] * len(features))
     rows = [
-        [empty if (seed := seeds.get(slot_id)) is None else _row(seed, rules.empty, rules.features) for seeds in batch]
-        for slot_id in slot_ids
+        [row(seeds.get(slot_id)) if slot_id in enabled else empty for seeds in batch] for slot_id in slot_ids
     ]  # by slot, so that the states are batch-last in memory
-    states = torch.tensor(rows, dtype=torch.int32).view(len(slot_ids), len(batch), len(empty)).permute(1, 0, 2)
-    states = states.to(engine.device, non_blocking=True)
-    on = torch.tensor([slot_id in enabled for slot_id in slot_ids]).to(engine.device)
-    counts = torch.tensor(totals, dtype=torch.int64).to(engine.device)
-    return unpacked(engine(states, counts, max_seeds=limit, enabled=on))
+    states = torch.tensor(rows, dtype=torch.int32, device="cpu").view(len(slot_ids), len(batch), len(empty))
+    on = torch.tensor([slot_id in enabled for slot_id in slot_ids], device=engine.device)
+    counts = torch.tensor([within_int32(total) for total in totals], dtype=torch.int32, device=engine.device)
+    masks = engine(states.permute(1, 0, 2).to(engine.device), counts, max_seeds=within_int32(limit), enabled=on)
+    every = {**masks, "slot_by_op": masks.slot_by_op}
+    return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
+
+
+def within_int32(value: float) -> int:
+    """The nearest 32-bit integer: ages, totals and limits are only compared."""
+    return int(min(max(value, INT32[0]), INT32[-1]))
+
+
+def enabled_ids(enabled: Iterable[str]) -> tuple[str, ...]:
+    """Ids of the enabled slots; ``ValueError`` for one name where a collection is wanted."""
+    if isinstance(enabled, str):
+        raise ValueError(f"enabled_slots must be a collection of slot ids, got the text {enabled!r}")
+    return tuple(enabled)
 
 
 def from_reports(
-    reports: Mapping[str, Any], slots: Sequence[str], empty: int, make: Callable[[Any], S]
+    reports: Mapping[str, Any], slots: Iterable[str], empty: int, make: Callable[[Any], S]
 ) -> dict[str, S | None]:
     """Slot id -> seed, from reports that have a ``.stage``; None without a report, or for one of the empty stage."""
     found = {slot_id: reports.get(slot_id) for slot_id in slots}
@@ -127,19 +174,9 @@ def from_reports(
     }
 
 
-def check_totals(totals: Sequence[int] | None, batch: int) -> Sequence[int]:
+def check_totals(totals: Any, batch: int) -> Sequence[int]:
     """Seeds germinated in each environment, 0 by default; ``ValueError`` for another number of environments."""
-    if totals is not None and len(totals) != batch:
-        raise ValueError(f"total_seeds_list has {len(totals)} entries for {batch} environments")
-    return [0] * batch if totals is None else totals
-
-
-def unpacked(masks: ActionMasks) -> dict[str, Tensor]:
-    """All masks as tensors of their own."""
-    every = {**masks, "slot_by_op": masks.slot_by_op}
-    return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
-
-
-def _row(seed: Seed, empty: int, features: Mapping[str, Any]) -> tuple[int, ...]:
-    stage = -1 if seed.stage == empty else seed.stage  # -1: occupied and inert
-    return (int(stage), int(seed.seed_age_epochs), *(int(getattr(seed, name)) for name in features))
+    given: Sequence[int] = [0] * batch if totals is None else totals.tolist() if hasattr(totals, "tolist") else totals
+    if len(given) != batch:
+        raise ValueError(f"total_seeds_list has {len(given)} entries for {batch} environments")
+    return given

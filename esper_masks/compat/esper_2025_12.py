@@ -4,7 +4,7 @@ What differs from the original is the distribution: illegal actions have a proba
 computed in fp32.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from esper_masks import categorical
-from esper_masks.compat.environment import OneEnvironment, batch_masks, check_totals, from_reports
+from esper_masks.compat.environment import OneEnvironment, batch_masks, check_totals, enabled_ids, from_reports
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
 from esper_masks.rulesets import ruleset
@@ -62,7 +62,7 @@ def build_slot_states(slot_reports: Mapping[str, Any], slots: Sequence[str]) -> 
 
 def compute_action_masks(
     slot_states: Mapping[str, MaskSeedInfo | None],
-    enabled_slots: Collection[str],
+    enabled_slots: Iterable[str],
     total_seeds: int = 0,
     max_seeds: int = 0,
     device: torch.device | str | None = None,
@@ -79,13 +79,13 @@ def compute_action_masks(
 
     Returns: bool tensors ``slot`` [3], ``blueprint`` [5], ``blend`` [3], ``op`` [4].
     """
-    masks = _one().masks(slot_states, enabled_slots, total_seeds, max_seeds)
+    masks = _one().masks(slot_states, enabled_ids(enabled_slots), total_seeds, max_seeds, pairs=False)
     return {name: masks[name] if device is None else masks[name].to(device) for name in HEADS}
 
 
 def compute_batch_masks(
     batch_slot_states: Sequence[Mapping[str, MaskSeedInfo | None]],
-    enabled_slots: Collection[str],
+    enabled_slots: Iterable[str],
     total_seeds_list: Sequence[int] | None = None,
     max_seeds: int = 0,
     device: torch.device | str | None = None,
@@ -103,7 +103,8 @@ def compute_batch_masks(
         ValueError: totals for another number of environments.
     """
     totals = check_totals(total_seeds_list, len(batch_slot_states))
-    masks = batch_masks(_engine(str(device or "cpu")), batch_slot_states, enabled_slots, totals, max_seeds)
+    engine = _engine("cpu" if device is None else str(torch.device(device)))
+    masks = batch_masks(engine, batch_slot_states, enabled_ids(enabled_slots), totals, max_seeds)
     return {name: masks[name] for name in HEADS}
 
 
@@ -124,7 +125,8 @@ class MaskedCategorical(categorical.MaskedCategorical):
 
 @cache
 def _engine(device: str) -> MaskEngine:
-    return MaskEngine(RULES, device=device)
+    with torch.device("cpu"):  # not on an ambient default device
+        return MaskEngine(RULES, device=device)
 
 
 @cache

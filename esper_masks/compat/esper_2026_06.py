@@ -4,7 +4,7 @@ What differs from the original is the distribution: illegal actions have a proba
 and fp16 logits are computed in fp32.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from esper_masks import categorical
-from esper_masks.compat.environment import OneEnvironment, batch_masks, check_totals, from_reports
+from esper_masks.compat.environment import OneEnvironment, batch_masks, check_totals, enabled_ids, from_reports
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
+from esper_masks.faults import under_vmap
 from esper_masks.rulesets import ruleset
 
 __all__ = [
@@ -58,6 +59,9 @@ class SlotConfig:
 
     slot_ids: tuple[str, ...] = RULES.slot_ids  # type: ignore[assignment]  # rules freeze it into a tuple
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slot_ids", tuple(self.slot_ids))
+
     @classmethod
     def default(cls) -> "SlotConfig":
         return cls()
@@ -81,14 +85,14 @@ def build_slot_states(slot_reports: Mapping[str, Any], slots: Sequence[str]) -> 
         slots,
         RULES.empty,
         lambda report: MaskSeedInfo(
-            int(report.stage), report.metrics.epochs_total, int(getattr(report, "alpha_mode", 0))
+            int(report.stage), report.metrics.epochs_total, int(getattr(report, "alpha_mode", None) or 0)
         ),
     )
 
 
 def compute_action_masks(
     slot_states: Mapping[str, MaskSeedInfo | None],
-    enabled_slots: Collection[str],
+    enabled_slots: Iterable[str],
     total_seeds: int = 0,
     max_seeds: int = 0,
     device: torch.device | str | None = None,
@@ -116,16 +120,16 @@ def compute_action_masks(
     Raises:
         ValueError: an unknown topology, no enabled slot, an unknown slot id, or an enabled slot without a state.
     """
-    one = _setting(slot_config, topology, allow_governor_override, disable_advance)
-    _check_enabled(enabled_slots, one.slot_ids)
-    _check_states(slot_states, enabled_slots)
-    masks = one.masks(slot_states, enabled_slots, total_seeds, max_seeds)
+    one = _one(*_setting(slot_config, topology, allow_governor_override, disable_advance))
+    enabled = _check_enabled(enabled_slots, one.slot_ids)
+    _check_states(slot_states, enabled)
+    masks = one.masks(slot_states, enabled, total_seeds, max_seeds, pairs=True)
     return masks if device is None else {name: mask.to(device) for name, mask in masks.items()}
 
 
 def compute_batch_masks(
     batch_slot_states: Sequence[Mapping[str, MaskSeedInfo | None]],
-    enabled_slots: Collection[str],
+    enabled_slots: Iterable[str],
     total_seeds_list: Sequence[int] | None = None,
     max_seeds: int = 0,
     device: torch.device | str | None = None,
@@ -151,15 +155,15 @@ def compute_batch_masks(
     Raises:
         ValueError: as ``compute_action_masks``; an empty batch; totals for another number of environments.
     """
-    setting = (topology, allow_governor_override, disable_advance)
-    engine = _setting(slot_config, *setting, str(device or "cpu")).engine
-    _check_enabled(enabled_slots, engine.slot_ids)
-    if not batch_slot_states:
+    setting = _setting(slot_config, topology, allow_governor_override, disable_advance)
+    engine = _engine(*setting, "cpu" if device is None else str(torch.device(device)))
+    enabled = _check_enabled(enabled_slots, engine.slot_ids)
+    if not len(batch_slot_states):
         raise ValueError("batch_slot_states is empty: there is no environment to mask")
     totals = check_totals(total_seeds_list, len(batch_slot_states))
     for slot_states in batch_slot_states:
-        _check_states(slot_states, enabled_slots)
-    return batch_masks(engine, batch_slot_states, enabled_slots, totals, max_seeds)
+        _check_states(slot_states, enabled)
+    return batch_masks(engine, batch_slot_states, enabled, totals, max_seeds)
 
 
 class MaskedCategorical(categorical.MaskedCategorical):
@@ -179,7 +183,8 @@ class MaskedCategorical(categorical.MaskedCategorical):
 
     def __init__(self, logits: Tensor, mask: Tensor, min_prob: float = 0.0):
         checks = type(self).validate
-        if checks and not torch.compiler.is_compiling() and isinstance(logits, Tensor) and not logits.isfinite().all():
+        reads = checks and isinstance(logits, Tensor) and not torch.compiler.is_compiling() and not under_vmap(logits)
+        if reads and not logits.isfinite().all():
             raise ValueError(
                 "logits hold inf/nan; find where they come from, or set MaskedCategorical.validate = False"
             )
@@ -187,35 +192,41 @@ class MaskedCategorical(categorical.MaskedCategorical):
 
 
 def _setting(
-    slot_config: SlotConfig | None, topology: str, override: bool, no_advance: bool, device: str = "cpu"
-) -> OneEnvironment:
-    config = slot_config or SlotConfig()
-    return _make(tuple(config.slot_ids), topology, bool(override), bool(no_advance), device)
+    slot_config: SlotConfig | None, topology: str, override: bool, no_advance: bool
+) -> tuple[tuple[str, ...], str, bool, bool]:
+    if topology not in RULES.switches["topology"]:
+        known = ", ".join(map(str, RULES.switches["topology"]))
+        raise ValueError(f"unknown topology {topology!r}; the topologies are {known}")
+    return (slot_config or SlotConfig()).slot_ids, topology, bool(override), bool(no_advance)
 
 
 @lru_cache(KEPT_ENGINES)
-def _make(slot_ids: tuple[str, ...], topology: str, override: bool, no_advance: bool, device: str) -> OneEnvironment:
-    if topology not in RULES.switches["topology"]:
-        raise ValueError(
-            f"unknown topology {topology!r}; the topologies are {', '.join(map(str, RULES.switches['topology']))}"
-        )
+def _engine(slot_ids: tuple[str, ...], topology: str, override: bool, no_advance: bool, device: str) -> MaskEngine:
     switches: dict[str, Any] = {
         "topology": topology,
         "allow_governor_override": override,
         "disable_advance": no_advance,
     }
-    return OneEnvironment(MaskEngine(RULES, slot_ids, device=device, **switches))
+    with torch.device("cpu"):  # not on an ambient default device
+        return MaskEngine(RULES, slot_ids, device=device, **switches)
 
 
-def _check_enabled(enabled: Collection[str], slot_ids: Sequence[str]) -> None:
-    if not enabled:
+@lru_cache(KEPT_ENGINES)
+def _one(*setting: Any) -> OneEnvironment:
+    return OneEnvironment(_engine(*setting, "cpu"))
+
+
+def _check_enabled(enabled: Iterable[str], slot_ids: Sequence[str]) -> tuple[str, ...]:
+    ids = enabled_ids(enabled)
+    if not ids:
         raise ValueError(f"no slot is enabled; the slots are {', '.join(slot_ids)}")
-    for slot_id in enabled:
+    for slot_id in ids:
         if slot_id not in slot_ids:
             raise ValueError(f"unknown slot id {slot_id!r}; the slots are {', '.join(slot_ids)}")
+    return ids
 
 
-def _check_states(slot_states: Mapping[str, Any], enabled: Collection[str]) -> None:
+def _check_states(slot_states: Mapping[str, Any], enabled: Sequence[str]) -> None:
     for slot_id in enabled:
         if slot_id not in slot_states:
             raise ValueError(f"enabled slot {slot_id!r} is missing from slot_states; None means that it is empty")
