@@ -19,7 +19,7 @@ run: $(READY)
 	@$(BIN)/python -m esper_masks replay "$(LOG)" --rules "$(RULES)"
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

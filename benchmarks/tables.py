@@ -64,9 +64,10 @@ def _print_distributions(console: Console, rows: list[Row]) -> None:
 def _print_dropin(console: Console, rows: list[Row]) -> None:
     console.print("ns/env: the fastest round; x loop: times faster than the loop of small tensors that it replaces.")
     columns = {"ns/env": "ns_per_env", "median": "ns_per_env_median", "x loop": "x_small_tensors"}
-    for rules, batch in _distinct(rows, "rules", "batch"):
-        console.print(f"\n{rules}, batch {batch:,}")
-        console.print(_table(columns, [row for row in rows if (row["rules"], row["batch"]) == (rules, batch)]))
+    for rules, slots, batch in _distinct(rows, "rules", "slots", "batch"):
+        case = [row for row in rows if (row["rules"], row["slots"], row["batch"]) == (rules, slots, batch)]
+        console.print(f"\n{rules}, {slots} slots, batch {batch:,}")
+        console.print(_table(columns, case))
 
 
 def _distinct(rows: Iterable[Row], *names: str) -> Iterable[tuple[Any, ...]]:

@@ -197,7 +197,7 @@ class MaskEngine(nn.Module):
         WAIT: legal
         GERMINATE early, late: legal
         GERMINATE mid: stage BLENDING, needs DORMANT
-        CULL early, late: stage DORMANT, needs GERMINATED or TRAINING or BLENDING or PROBATIONARY
+        CULL early, late: stage DORMANT, needs GERMINATED, TRAINING, BLENDING or PROBATIONARY
         CULL mid: age 0 < 1
         FOSSILIZE early, late: stage DORMANT, needs PROBATIONARY
         FOSSILIZE mid: stage BLENDING, needs PROBATIONARY
@@ -215,7 +215,8 @@ class MaskEngine(nn.Module):
         limit = self.max_seeds if max_seeds is None else max_seeds
         self._check_inputs(states, total_seeds, limit, enabled)
         index, batch = env if isinstance(env, tuple) else (env,), states.shape[:-2]
-        if len(index) != len(batch) or not all(-size <= i < size for i, size in zip(index, batch)):
+        fits = len(index) == len(batch) and all(type(i) is int and 0 <= i < size for i, size in zip(index, batch))
+        if not fits:
             raise SlotStateError(
                 f"there is no environment {env}: states of shape {tuple(states.shape)} have {tuple(batch)}"
             )

@@ -61,7 +61,7 @@ def check_slot_ids(slot_ids: Sequence[str]) -> tuple[str, ...]:
     """Names of slots, in order; ``SlotStateError`` where they are missing or repeat."""
     ordered = isinstance(slot_ids, Iterable) and not isinstance(slot_ids, (str, Set))
     ids = tuple(slot_ids) if ordered else ()
-    if not ordered or not all(isinstance(slot_id, str) for slot_id in ids):
+    if not ordered or not all(isinstance(slot_id, str) and slot_id for slot_id in ids):
         raise SlotStateError(f"slot_ids must be a sequence of names, got {slot_ids!r:.80}")
     if not ids:
         raise SlotStateError("an engine needs at least one slot id, and these rules have no default")

@@ -4,17 +4,23 @@ import argparse
 import importlib
 import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.explain import Explanation
+from esper_masks.rule_checks import INT32
 from esper_masks.rules import MaskRules
 from esper_masks.rulesets import ruleset, rulesets
 from esper_masks.show import describe, difference, mermaid, show, show_difference
@@ -34,16 +40,19 @@ def find_rules(name: str) -> MaskRules:
     if ":" not in name:
         return ruleset(name)
     module, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except AttributeError:
-        raise RulesError(f"module {module} has no {attribute}") from None
-    except Exception as error:
+        with redirect_stdout(sys.stderr):  # what it prints is no part of our output
+            imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise RulesError(f"module {module} does not import: {type(error).__name__}: {reason}") from None
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
+    if not hasattr(imported, attribute):
+        raise RulesError(f"module {module} has no {attribute}")
+    found = getattr(imported, attribute)
     if not isinstance(found, MaskRules):
         raise RulesError(f"{name} is a {type(found).__name__}, wanted MaskRules")
     return found
@@ -88,10 +97,12 @@ def _explain(options: argparse.Namespace) -> int:
     engine = MaskEngine(rules, names, enabled=enabled, max_seeds=options.max_seeds, **_switches(rules, options.switch))
     if options.states is not None and options.slots:
         raise RulesError("give the slots either as arguments or in a file of states")
-    batch = [dict(_slot(rules, text) for text in options.slots)]
+    batch = [_without_repeats(_slot(rules, text) for text in options.slots)]
     if options.states is not None:
         batch = _read_states(rules, options.states)
-    totals = engine.empty_slots(len(batch))[:, 0, 0] * 0 + options.total_seeds
+    if options.total_seeds not in INT32:
+        raise SlotStateError(f"total seeds {options.total_seeds} is no 32-bit integer")
+    totals = torch.full((len(batch),), options.total_seeds, dtype=torch.int32)
     explanation = engine.explain(engine.pack_slots(batch), options.env, totals)
     if options.json:
         print(json.dumps(explanation.to_json(), indent=2))
@@ -105,14 +116,28 @@ def _print_explanation(explanation: Explanation) -> None:
     for slot, holds in zip(explanation.slot_ids, explanation.holds):
         print(f"  {slot}: {holds}")
     print()
-    print(explanation)
+    for line in explanation.lines():
+        print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
 
 
 def _switches(rules: MaskRules, settings: list[str]) -> dict[str, Any]:
     """``name=value`` with values as they are printed: the engine refuses those that it does not know."""
-    given = dict(setting.partition("=")[::2] for setting in settings)
-    known = {name: {str(value): value for value in values} for name, values in rules.switches.items()}
-    return {name: known.get(name, {}).get(value, value) for name, value in given.items()}
+    given = _without_repeats((setting.partition("=")[0], setting.partition("=")[2]) for setting in settings)
+    for name in given:
+        if name not in rules.switches:
+            known = ", ".join(rules.switches) or "none"
+            raise RulesError(f"{rules.name} has no rule switch {name!r}; it has: {known}")
+    known_values = {name: {str(value): value for value in values} for name, values in rules.switches.items()}
+    return {name: known_values[name].get(value, value) for name, value in given.items()}
+
+
+def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise SlotStateError(f"{name!r} is given twice")
+        found[name] = value
+    return found
 
 
 def _slot(rules: MaskRules, text: str) -> tuple[str, SlotState | None]:
@@ -135,9 +160,9 @@ def _state(rules: MaskRules, values: Mapping[str, Any]) -> SlotState | None:
         if name not in rules.feature_names:
             raise SlotStateError(f"no feature {name!r}; {rules.name} has {', '.join(rules.feature_names)}")
         members = enums[name].__members__ if name in enums else {}
-        if value in members:
+        if isinstance(value, str) and value in members:
             numbers[name] = int(members[value])
-        elif str(value).lstrip("-").isdecimal():
+        elif re.fullmatch("-?[0-9]{1,12}", str(value)):
             numbers[name] = int(value)
         else:
             raise SlotStateError(
@@ -151,8 +176,10 @@ def _state(rules: MaskRules, values: Mapping[str, Any]) -> SlotState | None:
 def _read_states(rules: MaskRules, path: str) -> list[dict[str, SlotState | None]]:
     with open(path, encoding="utf-8") as file:
         try:
-            environments = json.load(file)
-        except ValueError as error:
+            environments = json.load(file, object_pairs_hook=_without_repeats)
+        except SlotStateError as error:
+            raise SlotStateError(f"{path}: {error}") from None
+        except (ValueError, RecursionError) as error:
             raise SlotStateError(f"{path} is no JSON: {error}") from None
     if not isinstance(environments, list) or not all(isinstance(env, dict) for env in environments):
         raise SlotStateError(f"{path} does not hold a list of environments, each an object of slots")
@@ -182,7 +209,7 @@ def _show(options: argparse.Namespace) -> int:
         first, second = map(find_rules, options.diff)
         if options.json:
             changes = {path: [a, b] for path, a, b in difference(first, second)}
-            print(json.dumps(changes, indent=2))
+            print(json.dumps(changes, indent=2, default=str))
         else:
             show_difference(first, second, console())
         return 0
@@ -190,7 +217,7 @@ def _show(options: argparse.Namespace) -> int:
     if options.mermaid:
         print(json.dumps({"mermaid": mermaid(rules)}) if options.json else mermaid(rules))
     elif options.json:
-        print(json.dumps(describe(rules), indent=2))
+        print(json.dumps(describe(rules), indent=2, default=str))
     else:
         show(rules, console())
     return 0
@@ -229,17 +256,17 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if all(result.agrees for result in results) else 1
 
 
-def _advance(bar: Progress, task: TaskID, done: int, of: int) -> None:
+def _advance(bar: Progress, task: TaskID, done: float, of: int) -> None:
     bar.update(task, completed=done, total=of)
 
 
 def _print_verification(result: Verification) -> None:
-    state = "interrupted" if result.interrupted else "all agree" if result.agrees else "DISAGREE"
+    state = "DISAGREE" if result.disagreements else "interrupted" if result.interrupted else "all agree"
     settings = f" under {result.settings} settings of its switches" if result.settings > 1 else ""
     print(f"{result.rules}: {state}: {result.environments:,} environments{settings},")
     print(f"  {result.verdicts:,} verdicts of the oracle")
     for line in result.disagreements:
-        print(f"  {line}")
+        print(textwrap.fill(f"  {line}", shutil.get_terminal_size().columns, subsequent_indent="    "))
     for note in result.notes:
         print(f"  note: {note}")
 

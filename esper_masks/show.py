@@ -37,6 +37,9 @@ def _op(rules: MaskRules, op: Op) -> dict[str, Any]:
     return {
         "index": int(op.id),
         "stages": [] if op.always else [stage.name for stage in rules.stages if stage in rules.legal_stages(op.id)],
+        "enters": None if op.enters is None else op.enters.name,
+        "moves": {source.name: to.name for source, to in op.moves.items()},
+        "acts_in": [stage.name for stage in op.acts_in],
         "gates": list(gates(op)),
         "uses": list(op.uses),
     }
@@ -82,7 +85,13 @@ def show(rules: MaskRules, console: Console) -> None:
     switches = f", {', '.join(f'{name}={values[0]}' for name, values in rules.switches.items())}" * bool(rules.switches)
     console.print(f"{facts['whole_actions']:,} whole actions with slots {', '.join(facts['slots'])}{switches}\n")
     console.print("Which op is legal in which stage; 'gated': where its gates pass too")
-    console.print(_stage_table(rules))
+    widths = [max(map(len, (ALWAYS, *op.name.split("_")))) for op in rules.op_rules]
+    if sum(widths) + 2 * len(widths) + 6 + max(len(stage.name) for stage in rules.stages) <= console.width:
+        console.print(_stage_table(rules))
+    else:  # too many ops for columns
+        for name, op in facts["ops"].items():
+            console.print(f"  {name}: {', '.join(op['stages']) or ', '.join(op['gates'])}")
+        console.print()
     for name, op in facts["ops"].items():
         if op["gates"]:
             console.print(f"{name}: {'; '.join(op['gates'])}", soft_wrap=False)
@@ -96,7 +105,7 @@ def _stage_table(rules: MaskRules) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("stage", no_wrap=True)
     for op in rules.op_rules:
-        table.add_column(op.name.replace("_", "\n"), justify="center")
+        table.add_column(op.name.replace("_", "\n"), justify="center", no_wrap=True)
     for stage in rules.stages:
         cells = [_cell(op, stage in rules.legal_stages(op.id)) for op in rules.op_rules]
         table.add_row(f"{int(stage):>2} {stage.name}", *cells)
@@ -136,16 +145,27 @@ def _head_table(rules: MaskRules, facts: Mapping[str, Any]) -> Table:
 
 def mermaid(rules: MaskRules) -> str:
     """The lifecycle as a Mermaid state diagram: edges bear the ops that take them, the others happen by themselves."""
-    lines = ["stateDiagram-v2", f"    [*] --> {rules.empty.name}"]
+    names = {stage: stage.name if _is_plain(stage.name) else f"stage{int(stage)}" for stage in rules.stages}
+    lines = ["stateDiagram-v2"]
+    lines += [f'    state "{stage.name}" as {name}' for stage, name in names.items() if name != stage.name]
+    lines.append(f"    [*] --> {names[rules.empty]}")
+    ops = [op for op in rules.op_rules if not op.disabled]
+    met = {to for targets in rules.transitions.values() for to in targets}
     for stage in rules.stages:
+        if not rules.transitions[stage] and stage not in met and stage != rules.empty:
+            lines.append(f"    {names[stage]}")
         for to in rules.transitions[stage]:
-            takers = [op.name for op in rules.op_rules if op.enters == to or op.moves.get(stage) == to]
-            lines.append(f"    {stage.name} --> {to.name}{': ' + ', '.join(takers) if takers else ''}")
+            takers = [op.name for op in ops if op.enters == to or op.moves.get(stage) == to]
+            lines.append(f"    {names[stage]} --> {names[to]}{': ' + ', '.join(takers) if takers else ''}")
     for stage in rules.stages:
-        staying = [op.name for op in rules.op_rules if stage in op.acts_in]
+        staying = [op.name for op in ops if stage in op.acts_in]
         if staying:
-            lines.append(f"    note right of {stage.name}: {', '.join(staying)} without moving")
+            lines.append(f"    note right of {names[stage]}: {', '.join(staying)} without moving")
     return "\n".join(lines)
+
+
+def _is_plain(name: str) -> bool:
+    return name.isidentifier() and name.lower() not in ("note", "state", "end", "direction", "default", "class")
 
 
 def difference(first: MaskRules, second: MaskRules) -> list[tuple[str, Any, Any]]:
@@ -163,6 +183,9 @@ def _differences(path: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def show_difference(first: MaskRules, second: MaskRules, console: Console) -> None:
     """Print what differs, side by side."""
+    if first.fingerprint == second.fingerprint:
+        console.print(f"{first.name} and {second.name} are the same")
+        return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for title in ("", first.name, second.name):
         table.add_column(title, overflow="fold", ratio=1)

@@ -5,7 +5,7 @@ the other slots only through "some enabled slot is in a blocking stage": one oth
 number of others can. The op mask is an OR over slots, and OR does not care how many or in which order.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
@@ -22,9 +22,12 @@ from esper_masks.rules import MaskRules
 
 SEEDS = ((1, 2), (2, 2), (3, 2), (3, 0))
 SLOTS = ("a", "b")
+FAR_SLOTS = tuple(f"far{i}" for i in range(5))
+FAR = (INT32[0], -7, 77, INT32[-1])  # what no rule speaks of
+FAR_ENVIRONMENTS = 300
 CHUNK = 1 << 18  # environments at a time
 
-Progress = Callable[[int, int], None]  # settings done, settings in all
+Progress = Callable[[float, int], None]  # settings of the switches done, and in all
 
 
 @dataclass
@@ -34,10 +37,10 @@ class Verification:
     Args:
         rules: name of the rules.
         notes: what the author may not have meant; no error.
-        settings: combinations of rule switches.
+        settings: combinations of rule switches that are done.
         environments: environments compared, over all settings.
         verdicts: times the oracle judged an op in a slot.
-        disagreements: the first difference of each kind.
+        disagreements: the first difference of each kind under each setting.
         interrupted: stopped before the end.
     """
 
@@ -51,7 +54,8 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
-        return not self.disagreements
+        """Everything was compared, and nothing differs."""
+        return not self.disagreements and not self.interrupted
 
     def to_json(self) -> dict[str, Any]:
         """What ``esper-masks verify --json`` prints."""
@@ -84,10 +88,9 @@ def lint(rules: MaskRules) -> list[str]:
 def slot_space(rules: MaskRules) -> Tensor:
     """Everything that one slot can be: int32 ``[rows, features]``.
 
-    Every stage and every integer between and beside them × every age threshold and its neighbours × every value of
-    every feature and its neighbours.
+    Every stage, every age threshold and every value of a feature, each with its neighbours.
     """
-    stages = range(-1, max(rules.stages) + 2)
+    stages = _neighbours(map(int, rules.stages))
     ages = _neighbours(op.min_age for op in rules.op_rules if op.min_age is not None)
     features = [_neighbours(map(int, values)) for values in rules.features.values()]
     return torch.tensor(list(product(stages, ages or [0], *features)), dtype=torch.int32)
@@ -103,14 +106,15 @@ def seed_space(rules: MaskRules) -> Sequence[tuple[int, int]]:
 
 
 def verify(rules: MaskRules, progress: Progress = lambda done, of: None) -> Verification:
-    """Lint a rule set, and compare engine, whole actions, explanations and oracle over all that two slots can be.
+    """Lint a rule set, and compare engine, whole actions, explanations and oracle.
 
-    The oracle judges every state of a slot beside every stage of the other (it looks at nothing else of another slot,
-    see ``reference.forbids``); the engine computes every pair in full.
+    Over all that two slots can be the oracle judges every state of a slot beside every stage of the other (it looks at
+    nothing else of another slot, see ``reference.forbids``); the engine computes every pair in full. Other numbers of
+    slots, and values far beyond the rules', are drawn at random.
 
     Args:
         rules: a rule set, switches and all.
-        progress: called after each setting of the switches.
+        progress: called as the work goes on.
     """
     result = Verification(rules.name, lint(rules))
     settings = list(product(*rules.switches.values()))
@@ -118,88 +122,129 @@ def verify(rules: MaskRules, progress: Progress = lambda done, of: None) -> Veri
     try:
         for values in settings:
             switches: dict[str, Any] = dict(zip(rules.switches, values))
-            engine = MaskEngine(rules, SLOTS, **switches)
-            key = repr(engine.rules.op_rules)
+            where = ", ".join(f"{name}={value!r}" for name, value in switches.items())
+            comparison = _Comparison(MaskEngine(rules, SLOTS, **switches), result, where)
+
+            def advance(part: float) -> None:
+                progress(result.settings + part, len(settings))
+
+            key = repr(comparison.rules.op_rules)
             if key not in judged:
-                judged[key] = _judge(engine.rules, result)
-            found = _compare(engine, judged[key], result)
-            where = ", ".join(f"{name}={value!r}" for name, value in zip(rules.switches, values))
-            result.disagreements += [f"{where + ': ' if where else ''}{line}" for line in found]
+                judged[key] = comparison.judge(lambda part: advance(part / 2))
+            comparison.every_pair(judged[key], lambda part: advance(0.5 + part / 2))
+            comparison.far_beyond(MaskEngine(rules, FAR_SLOTS, **switches))
             result.settings += 1
-            progress(result.settings, len(settings))
+            advance(0)
     except KeyboardInterrupt:
         result.interrupted = True
     return result
 
 
-def _judge(rules: MaskRules, result: Verification) -> Tensor:
-    """The oracle's verdicts: bool ``[seeds, rows, others, enabled, other enabled, ops]``; explanations must agree.
+class _Comparison:
+    """One setting of the switches; differences go into the result as they are found."""
 
-    The other slot holds each stage in turn, with age and features 0.
-    """
-    rows, seeds = slot_space(rules), seed_space(rules)
-    stages = sorted({row[0] for row in rows.tolist()})
-    others = [[stage, *[0] * (rows.shape[1] - 1)] for stage in stages]
-    verdicts = []
-    for (total, limit), row, other in product(seeds, rows.tolist(), others):
-        for enabled in product((False, True), repeat=2):
-            slots = [row, other]
-            reasons = explain(rules, slots, SLOTS, enabled=enabled, total_seeds=total, max_seeds=limit).reasons
-            verdicts.append([own is None for own, _ in reasons])
-    result.verdicts += len(verdicts) * len(rules.op_rules)
-    return torch.tensor(verdicts).view(len(seeds), len(rows), len(others), 2, 2, len(rules.op_rules))
+    def __init__(self, engine: MaskEngine, result: Verification, where: str):
+        self.engine, self.rules, self.result = engine, engine.rules, result
+        self.where, self.kinds = f"{where}: " if where else "", set[str]()
+        self.rows, self.seeds = slot_space(engine.rules), seed_space(engine.rules)
+
+    def found(self, kind: str, place: str) -> None:
+        if kind not in self.kinds:
+            self.kinds.add(kind)
+            self.result.disagreements.append(f"{self.where}{kind}: disagreement at {place}")
+
+    def judge(self, progress: Callable[[float], None]) -> Tensor:
+        """The oracle's verdicts, bool ``[seeds, rows, others, enabled, other enabled, ops]``; explanations must agree.
+
+        The other slot holds each stage in turn, with age and features 0.
+        """
+        rules, rows, verdicts = self.rules, self.rows.tolist(), []
+        others = [[stage, *[0] * (len(rows[0]) - 1)] for stage in sorted({row[0] for row in rows})]
+        for at, ((total, limit), row) in enumerate(product(self.seeds, rows)):
+            for other, enabled in product(others, product((False, True), repeat=2)):
+                slots = [row, other]
+                settings: dict[str, Any] = {"enabled": enabled, "total_seeds": total, "max_seeds": limit}
+                by_op = reference.slot_by_op(rules, slots, **settings)
+                verdicts.append([own for own, _ in by_op])
+                told = explain(rules, slots, SLOTS, **settings)
+                legal = reference.head_masks(rules, by_op, enabled)[OP]
+                same = [[reason is None for reason in reasons] for reasons in told.reasons] == by_op
+                if not same or [told.legal(op) for op in told.ops] != legal:
+                    self.found("explain", f"{slots}, enabled {enabled}, {total} seeds of {limit}")
+            progress(at / (len(self.seeds) * len(rows)))
+        self.result.verdicts += 2 * len(verdicts) * len(rules.op_rules)
+        return torch.tensor(verdicts).view(len(self.seeds), len(rows), len(others), 2, 2, len(rules.op_rules))
+
+    def every_pair(self, verdicts: Tensor, progress: Callable[[float], None]) -> None:
+        """Words of every pair of slots; heads, whole actions and explanations follow from them, once for each word."""
+        rows, both = self.rows, torch.arange(2)
+        stage_at = torch.unique(rows[:, 0], return_inverse=True)[1]  # place of a row's stage among the others
+        heads: dict[tuple[int, ...], dict[str, list[Any]]] = {}
+        for first_rows in torch.split(torch.arange(len(rows)), max(1, CHUNK // (4 * len(rows)))):
+            pairs = torch.cartesian_prod(first_rows, torch.arange(len(rows)), both, both)
+            first, second, on_first, on_second = pairs.unbind(-1)
+            states, enabled = rows[pairs[:, :2]], pairs[:, 2:].bool()
+            for at, (total, limit) in enumerate(self.seeds):
+                totals = torch.full((len(pairs),), total, dtype=torch.int32)
+                masks = self.engine(states, totals, max_seeds=limit, enabled=enabled)
+                own = verdicts[at, first, stage_at[second], on_first, on_second]
+                other = verdicts[at, second, stage_at[first], on_second, on_first]
+                for env, op, slot in (masks.slot_by_op != torch.stack([own, other], -1)).nonzero()[:1].tolist():
+                    place = f"{states[env].tolist()}, enabled {enabled[env].tolist()}, {total} seeds of {limit}"
+                    self.found(f"{self.rules.op_rules[op].name} in slot {SLOTS[slot]}", place)
+                self.result.environments += len(pairs)
+                words = torch.cat([masks.slot_words, masks.op_words.unsqueeze(-1), enabled.int()], -1)
+                distinct, place_of, firsts = _distinct(words)
+                for key, env in zip(distinct, firsts.tolist()):
+                    if key not in heads:
+                        by_op, on = masks.slot_by_op[env].tolist(), enabled[env].tolist()
+                        one = heads[key] = reference.head_masks(self.rules, by_op, on)
+                        one["joint"] = reference.joint_mask(self.rules, one, len(SLOTS))
+                        told = self.engine.explain(states, env, totals, max_seeds=limit, enabled=enabled)
+                        if [told.legal(op) for op in told.ops] != one[OP]:
+                            self.found("engine.explain", f"{states[env].tolist()}, {total} seeds of {limit}")
+                self._heads(masks, masks.select(firsts), [heads[key] for key in distinct], place_of)
+            progress((int(first_rows[-1]) + 1) / len(rows))
+
+    def _heads(self, masks: ActionMasks, distinct: ActionMasks, expected: list[dict[str, Any]], place: Tensor) -> None:
+        """Heads of all environments, whole actions of those with distinct words."""
+        for name in self.rules.head_names:
+            wanted = torch.tensor([one[name] for one in expected])
+            if not torch.equal(masks[name], wanted[place]):
+                self.found(f"head {name}", "the states of two slots")
+        joint = torch.tensor([one["joint"] for one in expected])
+        if not torch.equal(distinct.joint(), joint):
+            self.found("whole actions", "the states of two slots")
+        if not torch.equal(distinct.count().long(), joint.sum(-1)):
+            self.found("number of whole actions", "the states of two slots")
+
+    def far_beyond(self, engine: MaskEngine) -> None:
+        """More slots, a limit and enabled slots of each environment, and values far from those of the rules."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (FAR_ENVIRONMENTS, len(FAR_SLOTS))
+
+        def drawn(values: Sequence[int], size: tuple[int, ...] = shape) -> Tensor:
+            index = torch.randint(len(values), size, generator=generator)
+            return torch.tensor(values, dtype=torch.int32)[index]
+
+        columns = [[*column.unique().tolist(), *FAR] for column in self.rows.T]
+        states = torch.stack([drawn(column) for column in columns], -1)
+        limited = len(self.seeds) > 1
+        totals, limits = (drawn(values, shape[:1]) for values in ((0, 1, 2, 5, FAR[-1]), (-1, 0, 1, 3, 70_000)))
+        enabled = drawn((0, 1, 1)).bool()
+        limit = limits if limited else 0
+        for on in (None, enabled):
+            masks = engine(states, totals, max_seeds=limit, enabled=on)
+            expected = reference.masks(self.rules, states, totals, max_seeds=limit, enabled=on)
+            for name, wanted in expected.items():
+                ours = masks.slot_by_op if name == "slot_by_op" else masks[name]
+                for env in (ours != torch.tensor(wanted)).flatten(1).any(-1).nonzero()[:1].flatten().tolist():
+                    self.found(f"{name} of {len(FAR_SLOTS)} slots", f"{states[env].tolist()}")
+            self.result.environments += len(states)
 
 
-def _compare(engine: MaskEngine, verdicts: Tensor, result: Verification) -> list[str]:
-    """The first difference of each kind under one setting of the switches."""
-    rules = engine.rules
-    rows, both = slot_space(rules), torch.arange(2)
-    stage_at = rows[:, 0].long() - int(rows[:, 0].min())  # place of a row's stage among the others
-    found: dict[str, str] = {}
-    seen: set[tuple[int, ...]] = set()
-    for first_rows in torch.split(torch.arange(len(rows)), max(1, CHUNK // (4 * len(rows)))):
-        pairs = torch.cartesian_prod(first_rows, torch.arange(len(rows)), both, both)
-        first, second, on_first, on_second = pairs.unbind(-1)
-        states, enabled = rows[pairs[:, :2]], pairs[:, 2:].bool()
-        for at, (total, limit) in enumerate(seed_space(rules)):
-            totals = torch.full((len(pairs),), total, dtype=torch.int32)
-            masks = engine(states, totals, max_seeds=limit, enabled=enabled)
-            own = verdicts[at, first, stage_at[second], on_first, on_second]
-            other = verdicts[at, second, stage_at[first], on_second, on_first]
-            wrong = (masks.slot_by_op != torch.stack([own, other], -1)).nonzero()
-            if len(wrong):
-                env, op, slot = wrong[0].tolist()
-                name = rules.op_rules[op].name
-                found.setdefault(
-                    name,
-                    f"{name} in slot {SLOTS[slot]} of {states[env].tolist()}, enabled {enabled[env].tolist()}, "
-                    f"{total} seeds of {limit}: engine and oracle disagree",
-                )
-            result.environments += len(pairs)
-            words = torch.cat([masks.slot_words, masks.op_words.unsqueeze(-1), enabled.int()], -1)
-            for key, env in zip(*_first_of_each(words)):
-                if tuple(key) not in seen:  # heads and whole actions follow from the words: once for each
-                    seen.add(tuple(key))
-                    for kind, line in _compare_heads(rules, masks.select(env), enabled[env].tolist()):
-                        found.setdefault(kind, line)
-    return list(found.values())
-
-
-def _first_of_each(words: Tensor) -> tuple[list[list[int]], list[int]]:
-    """Distinct rows, and where each occurs first."""
+def _distinct(words: Tensor) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
+    """Distinct rows, which of them each row is, and where each occurs first."""
     distinct, place = torch.unique(words, dim=0, return_inverse=True)
-    index = torch.arange(len(words))
-    first = torch.full((len(distinct),), len(words)).scatter_reduce(0, place, index, "amin")
-    return distinct.tolist(), first.tolist()
-
-
-def _compare_heads(rules: MaskRules, masks: ActionMasks, enabled: Sequence[bool]) -> Iterator[tuple[str, str]]:
-    """What differs, and where."""
-    expected = reference.head_masks(rules, masks.slot_by_op.tolist(), enabled)
-    joint = reference.joint_mask(rules, expected, len(SLOTS))
-    same = {f"head {name}": masks[name].tolist() == expected[name] for name in rules.head_names}
-    same["whole actions"] = masks.joint().tolist() == joint
-    same["number of whole actions"] = int(masks.count()) == sum(joint)
-    for kind, equal in same.items():
-        if not equal:
-            yield kind, f"{kind}: engine and oracle disagree where slots have words {masks.slot_words.tolist()}"
+    first = torch.full((len(distinct),), len(words)).scatter_reduce(0, place, torch.arange(len(words)), "amin")
+    return [tuple(row) for row in distinct.tolist()], place, first

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ ROWS = {
         [key for peer in SUITES["distributions"] for key in bench_distributions.grid(peer)],
     ),
     "dropin": (
-        ("rules", "batch", "way"),
-        list(product(bench_dropin.GENERATIONS, bench_dropin.BATCHES, bench_dropin.WAYS)),
+        ("rules", "slots", "batch", "way"),
+        [(*key, way) for key in bench_dropin.GRID for way in bench_dropin.WAYS],
     ),
 }
 

@@ -85,7 +85,8 @@ def test_equals_the_oracle(dtype: torch.dtype, row: tuple[list[float], list[bool
 
 @pytest.mark.parametrize("width", [1, 2, 13, 1000])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_under_the_mask_reaches_anything(dtype: torch.dtype, width: int) -> None:
+def test_nothing_under_the_mask_reaches_anything(dtype: torch.dtype, width: int, form: str) -> None:
+    width = min(width, 100) if form == "unrolled" else width  # wider rows never take that form
     logits, mask = rows(64, width, dtype)
     other, action, noise = rows(64, width, dtype, seed=1)[0], mask.int().argmax(-1), torch.rand(64)
 

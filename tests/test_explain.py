@@ -20,7 +20,7 @@ def test_reasons_by_hand() -> None:
         "GERMINATE early: seed limit 2 of 2",
         "GERMINATE mid: stage BLENDING, needs DORMANT",
         "GERMINATE late: stage PROBATIONARY, needs DORMANT",
-        "CULL early: stage DORMANT, needs GERMINATED or TRAINING or BLENDING or PROBATIONARY",
+        "CULL early: stage DORMANT, needs GERMINATED, TRAINING, BLENDING or PROBATIONARY",
         "CULL mid: age 0 < 1",
         "CULL late: legal",
         "FOSSILIZE early: stage DORMANT, needs PROBATIONARY",
@@ -72,7 +72,7 @@ def test_any_leading_shape_and_limits_of_each() -> None:
     masks = OLDER(states, totals, max_seeds=limits, enabled=on)
     explained = OLDER.explain(states, (1, 2), totals, max_seeds=limits, enabled=on)
     assert [[r is None for r in row] for row in explained.reasons] == masks.slot_by_op[1, 2].tolist()
-    for env in (2, (2, 0), (0, 3), (0, 0, 0)):
+    for env in (2, (2, 0), (0, 3), (0, -1), (0, 0, 0), "0", None, 1.5, True):
         with pytest.raises(em.SlotStateError, match="there is no environment"):
             OLDER.explain(states, env, totals)
     with pytest.raises(em.SlotStateError, match="needs total_seeds"):

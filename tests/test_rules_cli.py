@@ -2,6 +2,7 @@
 
 import json
 import re
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
 
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     seeds = ("--total-seeds", "2", "--max-seeds", "2")
-    assert main(["explain", "mid=BLENDING:0", "late=6:3", *seeds]) == 0
-    printed = capsys.readouterr().out
+    printed = run(capsys, "explain", "mid=BLENDING:0", "late=6:3", *seeds)
     assert "  mid: BLENDING, age 0" in printed
     assert "CULL mid: age 0 < 1" in printed
     assert "GERMINATE early: seed limit 2 of 2" in printed
@@ -87,12 +87,32 @@ def test_explain_an_environment_of_a_file(own: Path, capsys: pytest.CaptureFixtu
     Path("bad.json").write_text("{}")
     Path("worse.json").write_text("{")
     Path("odd.json").write_text('[{"mid": 3}]')
+    Path("list.json").write_text('[{"mid": {"stage": [4]}}]')
+    Path("twice.json").write_text('[{"mid": null, "mid": null}]')
+    Path("deep.json").write_text("[" * 200_000)
+    Path("latin.json").write_bytes(b"[\xff]")
+    Path("exits.py").write_text("raise SystemExit(0)")
+    Path("moves.py").write_text("import os; os.chdir('/')")
+    Path("attribute.py").write_text("import os; os.nothing")
     for arguments, message in (
         (("--states", "states.json", "--env", "2"), "there is no environment 2"),
         (("--states", "bad.json"), "does not hold a list of environments"),
         (("--states", "worse.json"), "worse.json is no JSON"),
         (("--states", "odd.json"), "slot 'mid' holds 3; wanted null or an object"),
         (("--states", "nowhere.json"), "No such file"),
+        (("--states", "list.json"), "stage [4] is no integer"),
+        (("--states", "twice.json"), "'mid' is given twice"),
+        (("--states", "deep.json"), "deep.json is no JSON"),
+        (("--states", "latin.json"), "latin.json is no JSON"),
+        (("--states", "states.json", "--env", "-1"), "there is no environment -1"),
+        (("mid=--3",), "stage '--3' is no integer"),
+        (("mid=4", "mid=3"), "'mid' is given twice"),
+        (("--slot-ids", "a,,b"), "slot_ids must be a sequence of names"),
+        (("--total-seeds", "4294967296", "--max-seeds", "2"), "total seeds 4294967296 is no 32-bit integer"),
+        (("--switch", "rules=x"), "has no rule switch 'rules'"),
+        (("--switch", "device=meta"), "has no rule switch 'device'"),
+        (("--rules", "exits:X"), "module exits does not import: SystemExit"),
+        (("--rules", "attribute:X"), "module attribute does not import: AttributeError"),
         (("mid=BLENDING", "--states", "states.json"), "either as arguments or in a file"),
         (("mid",), "not of the form SLOT=STAGE"),
         (("mid=BLOOMING",), "stage 'BLOOMING' is no integer and none of UNKNOWN, DORMANT"),
@@ -106,6 +126,7 @@ def test_explain_an_environment_of_a_file(own: Path, capsys: pytest.CaptureFixtu
         (("--rules", "own_rules:NUMBER"), "own_rules:NUMBER is a int, wanted MaskRules"),
         (("--switch", "topology=cnn"), "has no rule switch 'topology'"),
         (("--enabled", "nowhere"), "enabled names no slot"),
+        (("--rules", "moves:X"), "module moves has no X"),  # the last, since it leaves the folder
     ):
         error = run(capsys, "explain", *arguments, code=2)
         assert message in error
@@ -133,6 +154,39 @@ def test_show_says_what_gates_an_op(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PRUNE: age >= 5; alpha_mode HOLD, unless allow_governor_override" in newer
     assert "ADVANCE: never with disable_advance" in newer
     assert "GERMINATE: below the seed limit; no enabled slot in GERMINATED, TRAINING, PRUNED" in newer
+
+
+def odd_rules(moves: bool) -> em.MaskRules:
+    stages = IntEnum("Stage", {"in use": 0, "note": 1, "alone": 2, "C": 3})
+    ops = IntEnum("Act", [f"A_RATHER_LONG_NAME_{i}" for i in range(12)], start=0)
+    where = {"moves": {stages["in use"]: stages["note"]}} if moves else {"acts_in": [stages["in use"]]}
+    return em.MaskRules(
+        name="odd",
+        stages=stages,
+        transitions={stages["in use"]: [stages["note"]], stages["note"]: [], stages["alone"]: [], stages["C"]: []},
+        empty=stages["in use"],
+        op_rules=[em.Op(op, always=True) if op == 0 else em.Op(op, uses=["slot"], **where) for op in ops],
+        heads=[em.Head("slot"), em.Head("op")],
+    )
+
+
+def test_rules_of_odd_names_and_many_ops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = mermaid(odd_rules(moves=True)).splitlines()
+    assert lines[1:5] == [
+        '    state "in use" as stage0',
+        '    state "note" as stage1',
+        "    [*] --> stage0",
+        lines[4],
+    ]
+    assert lines[4].startswith("    stage0 --> stage1: A_RATHER")
+    assert "    alone" in lines
+    assert "    C" in lines
+    monkeypatch.setattr("esper_masks.rules_cli.find_rules", lambda name: odd_rules(moves=name == "a"))
+    printed = run(capsys, "show", "a")
+    assert "…" not in printed
+    assert "A_RATHER_LONG_NAME_11: in use" in printed
+    assert difference(odd_rules(moves=True), odd_rules(moves=False))[1][0].startswith("ops.A_RATHER_LONG_NAME_1.")
+    assert "are the same" in run(capsys, "show", "--diff", "a", "a")
 
 
 def test_mermaid(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,8 @@ def forbids(
     stage, age = slots[slot][:2]
     stages = rules.legal_stages(op.id)
     if stage not in stages:
-        needed = " or ".join(s.name for s in sorted(stages))
+        *most, last = [s.name for s in sorted(stages)] or ["none"]
+        needed = f"{', '.join(most)} or {last}" if most else last
         return f"stage {stage_name(rules, stage)}, needs {needed}"
     if op.min_age is not None and age < op.min_age:
         return f"age {age} < {op.min_age}"
