@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esper_masks.reference.lifecycle import SlotRow, forbids, stage_name
+from esper_masks.reference.lifecycle import SlotRow, forbids, stage_name, value_name
 from esper_masks.rule_checks import SLOT
 from esper_masks.rules import MaskRules
 
@@ -94,7 +94,5 @@ def _describe(rules: MaskRules, row: SlotRow) -> str:
     if row[0] == rules.empty:
         return f"{stage_name(rules, row[0])} (empty)"
     names = [stage_name(rules, row[0]), f"age {row[1]}"]
-    for (feature, values), value in zip(rules.features.items(), row[2:]):
-        known = [member.name for member in values if member == value]
-        names.append(f"{feature} {known[0] if known else value}")
+    names += [f"{feature} {value_name(rules, feature, value)}" for feature, value in zip(rules.features, row[2:])]
     return ", ".join(names)

@@ -209,7 +209,7 @@ class MaskRules:
         entering = (stage for stage in self.stages if op.enters in self.transitions[stage])
         return frozenset((*entering, *op.moves, *op.acts_in))
 
-    def resolve(self, **switches: object) -> "MaskRules":
+    def resolve(self, /, **switches: object) -> "MaskRules":
         """The same rules with every switch set, so that nothing downstream knows of switches.
 
         Raises:

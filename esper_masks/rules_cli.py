@@ -117,18 +117,20 @@ def _print_explanation(explanation: Explanation) -> None:
         print(f"  {slot}: {holds}")
     print()
     for line in explanation.lines():
-        print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
+        _print_wrapped(line)
+
+
+def _print_wrapped(line: str) -> None:
+    print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
 
 
 def _switches(rules: MaskRules, settings: list[str]) -> dict[str, Any]:
-    """``name=value`` with values as they are printed: the engine refuses those that it does not know."""
+    """``name=value`` with values as they are printed; names and values are those of the rules."""
     given = _without_repeats((setting.partition("=")[0], setting.partition("=")[2]) for setting in settings)
-    for name in given:
-        if name not in rules.switches:
-            known = ", ".join(rules.switches) or "none"
-            raise RulesError(f"{rules.name} has no rule switch {name!r}; it has: {known}")
-    known_values = {name: {str(value): value for value in values} for name, values in rules.switches.items()}
-    return {name: known_values[name].get(value, value) for name, value in given.items()}
+    known = {name: {str(value): value for value in values} for name, values in rules.switches.items()}
+    switches = {name: known.get(name, {}).get(value, value) for name, value in given.items()}
+    rules.resolve(**switches)  # refuses others, an engine's own arguments among them
+    return switches
 
 
 def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -266,7 +268,7 @@ def _print_verification(result: Verification) -> None:
     print(f"{result.rules}: {state}: {result.environments:,} environments{settings},")
     print(f"  {result.verdicts:,} verdicts of the oracle")
     for line in result.disagreements:
-        print(textwrap.fill(f"  {line}", shutil.get_terminal_size().columns, subsequent_indent="    "))
+        _print_wrapped(f"  {line}")
     for note in result.notes:
         print(f"  note: {note}")
 

@@ -101,8 +101,12 @@ def show(rules: MaskRules, console: Console) -> None:
         console.print(f"switch {name}: {', '.join(map(str, values))} (default {values[0]})")
 
 
+def _table() -> Table:
+    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
 def _stage_table(rules: MaskRules) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = _table()
     table.add_column("stage", no_wrap=True)
     for op in rules.op_rules:
         table.add_column(op.name.replace("_", "\n"), justify="center", no_wrap=True)
@@ -119,7 +123,7 @@ def _cell(op: Op, legal: bool) -> str:
 
 
 def _head_table(rules: MaskRules, facts: Mapping[str, Any]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = _table()
     table.add_column("head", no_wrap=True)
     table.add_column("choices", overflow="fold", ratio=3)
     table.add_column("used by", overflow="fold", ratio=2)
@@ -186,7 +190,7 @@ def show_difference(first: MaskRules, second: MaskRules, console: Console) -> No
     if first.fingerprint == second.fingerprint:
         console.print(f"{first.name} and {second.name} are the same")
         return
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = _table()
     for title in ("", first.name, second.name):
         table.add_column(title, overflow="fold", ratio=1)
     for path, a, b in difference(first, second):

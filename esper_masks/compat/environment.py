@@ -14,6 +14,7 @@ from torch import Tensor
 from esper_masks.engine import MaskEngine
 from esper_masks.masks import ActionMasks
 from esper_masks.rule_checks import INT32, OP, SLOT
+from esper_masks.rules import MaskRules
 from esper_masks.tables import BELOW
 
 S = TypeVar("S")
@@ -122,8 +123,9 @@ def batch_masks(
     enabled: Sequence[str],
     totals: Sequence[int],
     limit: int,
+    pairs: bool,
 ) -> dict[str, Tensor]:
-    """The same of many environments, ``[batch, ...]`` on the engine's device, with ``slot_by_op``."""
+    """The same of many environments, ``[batch, ...]`` on the engine's device."""
     rules, slot_ids = engine.rules, engine.slot_ids
     stages = {int(stage) for stage in rules.stages if stage != rules.empty}
     features = [(name, {int(value) for value in values}) for name, values in rules.features.items()]
@@ -140,15 +142,28 @@ def batch_masks(
         )
 
     empty = (int(rules.empty), 0, *[0] * len(features))
+    is_enabled = [slot_id in enabled for slot_id in slot_ids]
     rows = [
-        [row(seeds.get(slot_id)) if slot_id in enabled else empty for seeds in batch] for slot_id in slot_ids
+        [row(seeds.get(slot_id)) for seeds in batch] if used else [empty] * len(batch)
+        for slot_id, used in zip(slot_ids, is_enabled)
     ]  # by slot, so that the states are batch-last in memory
     states = torch.tensor(rows, dtype=torch.int32, device="cpu").view(len(slot_ids), len(batch), len(empty))
-    on = torch.tensor([slot_id in enabled for slot_id in slot_ids], device=engine.device)
+    on = torch.tensor(is_enabled, device=engine.device)
     counts = torch.tensor([within_int32(total) for total in totals], dtype=torch.int32, device=engine.device)
     masks = engine(states.permute(1, 0, 2).to(engine.device), counts, max_seeds=within_int32(limit), enabled=on)
-    every = {**masks, "slot_by_op": masks.slot_by_op}
+    every = {**masks, "slot_by_op": masks.slot_by_op} if pairs else masks
     return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
+
+
+def make_engine(rules: MaskRules, slot_ids: Sequence[str], device: str, **switches: Any) -> MaskEngine:
+    """An engine on the device, whatever the ambient default device is."""
+    with torch.device("cpu"):
+        return MaskEngine(rules, slot_ids, device=device, **switches)
+
+
+def device_name(device: torch.device | str | int | None) -> str:
+    """What engines are kept by; the CPU where none is given."""
+    return "cpu" if device is None else str(torch.device(device))
 
 
 def within_int32(value: float) -> int:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from esper_masks import categorical
-from esper_masks.compat.environment import OneEnvironment, batch_masks, check_totals, enabled_ids, from_reports
+from esper_masks.compat.environment import (
+    OneEnvironment,
+    batch_masks,
+    check_totals,
+    device_name,
+    enabled_ids,
+    from_reports,
+    make_engine,
+)
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
 from esper_masks.rulesets import ruleset
@@ -29,7 +37,6 @@ __all__ = [
 ]
 
 RULES = ruleset("esper-2025-12")
-HEADS = RULES.head_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def compute_action_masks(
     Returns: bool tensors ``slot`` [3], ``blueprint`` [5], ``blend`` [3], ``op`` [4].
     """
     masks = _one().masks(slot_states, enabled_ids(enabled_slots), total_seeds, max_seeds, pairs=False)
-    return {name: masks[name] if device is None else masks[name].to(device) for name in HEADS}
+    return masks if device is None else {name: mask.to(device) for name, mask in masks.items()}
 
 
 def compute_batch_masks(
@@ -103,9 +110,8 @@ def compute_batch_masks(
         ValueError: totals for another number of environments.
     """
     totals = check_totals(total_seeds_list, len(batch_slot_states))
-    engine = _engine("cpu" if device is None else str(torch.device(device)))
-    masks = batch_masks(engine, batch_slot_states, enabled_ids(enabled_slots), totals, max_seeds)
-    return {name: masks[name] for name in HEADS}
+    engine = _engine(device_name(device))
+    return batch_masks(engine, batch_slot_states, enabled_ids(enabled_slots), totals, max_seeds, pairs=False)
 
 
 class MaskedCategorical(categorical.MaskedCategorical):
@@ -125,8 +131,7 @@ class MaskedCategorical(categorical.MaskedCategorical):
 
 @cache
 def _engine(device: str) -> MaskEngine:
-    with torch.device("cpu"):  # not on an ambient default device
-        return MaskEngine(RULES, device=device)
+    return make_engine(RULES, RULES.slot_ids, device)
 
 
 @cache

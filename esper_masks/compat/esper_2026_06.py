@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from esper_masks import categorical
-from esper_masks.compat.environment import OneEnvironment, batch_masks, check_totals, enabled_ids, from_reports
+from esper_masks.compat.environment import (
+    OneEnvironment,
+    batch_masks,
+    check_totals,
+    device_name,
+    enabled_ids,
+    from_reports,
+    make_engine,
+)
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
 from esper_masks.faults import under_vmap
@@ -156,14 +164,14 @@ def compute_batch_masks(
         ValueError: as ``compute_action_masks``; an empty batch; totals for another number of environments.
     """
     setting = _setting(slot_config, topology, allow_governor_override, disable_advance)
-    engine = _engine(*setting, "cpu" if device is None else str(torch.device(device)))
+    engine = _engine(*setting, device_name(device))
     enabled = _check_enabled(enabled_slots, engine.slot_ids)
     if not len(batch_slot_states):
         raise ValueError("batch_slot_states is empty: there is no environment to mask")
     totals = check_totals(total_seeds_list, len(batch_slot_states))
     for slot_states in batch_slot_states:
         _check_states(slot_states, enabled)
-    return batch_masks(engine, batch_slot_states, enabled, totals, max_seeds)
+    return batch_masks(engine, batch_slot_states, enabled, totals, max_seeds, pairs=True)
 
 
 class MaskedCategorical(categorical.MaskedCategorical):
@@ -202,13 +210,8 @@ def _setting(
 
 @lru_cache(KEPT_ENGINES)
 def _engine(slot_ids: tuple[str, ...], topology: str, override: bool, no_advance: bool, device: str) -> MaskEngine:
-    switches: dict[str, Any] = {
-        "topology": topology,
-        "allow_governor_override": override,
-        "disable_advance": no_advance,
-    }
-    with torch.device("cpu"):  # not on an ambient default device
-        return MaskEngine(RULES, slot_ids, device=device, **switches)
+    switches = {"topology": topology, "allow_governor_override": override, "disable_advance": no_advance}
+    return make_engine(RULES, slot_ids, device, **switches)
 
 
 @lru_cache(KEPT_ENGINES)

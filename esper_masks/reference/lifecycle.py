@@ -57,7 +57,7 @@ def forbids(
     for feature, needed_value in op.requires.items():
         value = slots[slot][rules.feature_names.index(feature)]
         if value != needed_value:
-            return f"{feature} {_value_name(rules, feature, value)}, needs {needed_value.name}"
+            return f"{feature} {value_name(rules, feature, value)}, needs {needed_value.name}"
     if op.seed_limit and max_seeds > 0:
         if total_seeds is None:
             raise ValueError("a seed limit needs total_seeds")
@@ -198,7 +198,8 @@ def stage_name(rules: MaskRules, stage: int) -> str:
         return f"{stage} (no stage of {rules.name})"
 
 
-def _value_name(rules: MaskRules, feature: str, value: int) -> str:
+def value_name(rules: MaskRules, feature: str, value: int) -> str:
+    """The name of a feature's value, or the integer if it is none."""
     try:
         return rules.features[feature](value).name
     except ValueError:
