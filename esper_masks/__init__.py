@@ -2,6 +2,8 @@
 
 from esper_masks import compat, reference
 from esper_masks.categorical import MaskedCategorical
+from esper_masks.decision import DecisionStep, Evaluation
+from esper_masks.decision_rows import Decision
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateError
 from esper_masks.factored import FactoredCategorical
@@ -18,6 +20,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ActionLayout",
     "ActionMasks",
+    "Decision",
+    "DecisionStep",
+    "Evaluation",
     "FactoredCategorical",
     "Head",
     "HeadLayout",

@@ -22,7 +22,7 @@ from esper_masks.layout import build_layout
 from esper_masks.layout_tables import layout_tables
 from esper_masks.masks import ActionMasks
 from esper_masks.rules import MaskRules
-from esper_masks.tables import ABOVE, BELOW, build_gates, build_stage_words, or_over_slots
+from esper_masks.tables import build_gates, build_stage_words, or_over_slots, words_of_stages
 
 
 class MaskEngine(nn.Module):
@@ -111,8 +111,7 @@ class MaskEngine(nn.Module):
         limited = self._check_inputs(states, total_seeds, limit, enabled)
         if states.dtype == torch.int16:
             states = states.int()  # a threshold of the rules may be beyond int16
-        highest = self.stage_words.shape[0] - BELOW - ABOVE
-        words = self.stage_words[states[..., 0].clamp(-BELOW, highest).int() + BELOW]  # [..., slots]
+        words = words_of_stages(states[..., 0], self.stage_words, self.gates)  # [..., slots]
         for min_age, ops in self.gates.ages:
             words = torch.where(states[..., 1] < min_age, words & ~ops, words)
         for column, value, ops in self.gates.features:

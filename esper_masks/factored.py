@@ -116,14 +116,34 @@ class FactoredCategorical(Distribution):
         Raises:
             ValueError: noise that does not fit.
         """
-        shape = self._extended_shape(torch.Size(sample_shape))
-        like = self._form.like
-        if noise is None:  # a head's uniforms side by side
-            noise = torch.rand(shape[-1], *shape[:-1], dtype=like.dtype, device=like.device).movedim(0, -1)
-        else:
-            noise = check_noise(noise, shape, like)
         with torch.no_grad():
-            return self._settle_heads(self._form.draw(noise), -1)
+            return self._settle_heads(self._form.draw(self._uniforms(sample_shape, noise)), -1)
+
+    def sample_and_log_prob(
+        self,
+        sample_shape: Any = torch.Size(),  # noqa: B008
+        *,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """``sample`` and ``log_prob`` of what was drawn, to the last bit; compiled, at half the time of the two.
+
+        Args:
+            sample_shape: as of ``sample``.
+            noise: as of ``sample``.
+
+        Returns: int64 ``[*sample_shape, ..., heads]``, and ``[*sample_shape, ...]``, through which gradients flow.
+        Raises:
+            ValueError: noise that does not fit.
+        """
+        action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise))
+        return self._settle_heads(action, -1), self._settle(log_prob)
+
+    def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Tensor:
+        shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
+        if noise is not None:
+            return check_noise(noise, shape, like)
+        # a head's uniforms side by side
+        return torch.rand(shape[-1], *shape[:-1], dtype=like.dtype, device=like.device).movedim(0, -1)
 
     @property
     def mode(self) -> Tensor:
@@ -155,8 +175,7 @@ class FactoredCategorical(Distribution):
 
     def raw_entropy(self) -> Tensor:
         """Entropy of whole actions in nats, ``[...]``, exact: ``H(op) + sum(P(op) * H(head | op))``."""
-        entropy = self._form.raw_entropy()
-        return entropy if self._neutral is None else entropy.masked_fill(self._neutral, 0)
+        return self._settle(self._form.raw_entropy())
 
     def entropy(self) -> Tensor:
         """``raw_entropy() / log(number of legal whole actions)``, ``[...]``; 0 where one action is legal."""
@@ -223,6 +242,9 @@ class FactoredCategorical(Distribution):
         new.min_prob, new._validate = self.min_prob, self._validate
         new._set(logits, masks, active)
         return new
+
+    def _settle(self, values: Tensor) -> Tensor:
+        return values if self._neutral is None else values.masked_fill(self._neutral, 0)
 
     def _settle_heads(self, values: Tensor, neutral: int) -> Tensor:
         return values if self._neutral is None else values.masked_fill(self._neutral.unsqueeze(-1), neutral)

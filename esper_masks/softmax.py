@@ -156,8 +156,7 @@ class MaskedSoftmax:
     # -- drawing ------------------------------------------------------------------------------------------------------
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Actions by inverse CDF; -1 in a lost row. Unrolled, they are whole numbers in the dtype of the weights: mixed
-        widths would halve the lanes of a vectorizing compiler.
+        """Actions by inverse CDF; -1 in a lost row.
 
             max(i for i if weights[i] > 0 and not sum(weights[:i]) > noise * total)
 
@@ -166,17 +165,9 @@ class MaskedSoftmax:
         Args:
             noise: uniform in [0, 1], ``[*sample, ...]``.
         """
-        if self.mixed is None:
-            weights, empty, target = self.weights, self.empty, noise * self.total
-        else:
-            weights, empty, target = self.mixed, self.empty_mixed, noise
         if not self.stacked:
-            action, before = torch.full_like(target, -1), torch.zeros_like(target)
-            for i, w, none in zip(self.actions, weights, empty):
-                action = torch.where(none | (before > target), action, i)
-                before = before + w
-            return action
-        [w], [none] = weights, empty  # [n, ...]
+            return self.draw_and_score(noise)[0]
+        ([w], [none]), target = self._sampled(), self._target(noise)  # [n, ...]
         running = self._running if self.mixed is None else None
         running = w.cumsum(0) if running is None else running
         before = pad(running[:-1], (*[0, 0] * (w.ndim - 1), 1, 0))
@@ -184,6 +175,27 @@ class MaskedSoftmax:
         if target.ndim + 1 > w.ndim:
             return _search(before, none, index, target)
         return index.masked_fill((before > target) | none, -1).amax(0)
+
+    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The same unrolled, with the log-probabilities of the actions, -inf in a lost row.
+
+        The actions are whole numbers in the dtype of the weights: mixed widths would halve the lanes of a vectorizing
+        compiler. What is scored is known when it is drawn, so that a compiler need not look it up again.
+        """
+        (weights, empty), target = self._sampled(), self._target(noise)
+        action, before = torch.full_like(target, -1), torch.zeros_like(target)
+        score = torch.full_like(target, -math.inf)
+        for i, w, none, log_prob in zip(self.actions, weights, empty, self.log_probs()):
+            passed = none | (before > target)
+            action, score = torch.where(passed, action, i), torch.where(passed, score, log_prob)
+            before = before + w
+        return action, score
+
+    def _sampled(self) -> tuple[Slabs, Slabs]:
+        return (self.weights, self.empty) if self.mixed is None else (self.mixed, self.empty_mixed)
+
+    def _target(self, noise: Tensor) -> Tensor:
+        return noise * self.total if self.mixed is None else noise
 
     # -- sums along the actions ---------------------------------------------------------------------------------------
 

@@ -76,6 +76,12 @@ class StackedHeads:
         uniforms = self._values(noise).index_select(-2, self.tables.heads)  # [*sample, contexts, rows]
         return self._whole(self.softmax.draw(uniforms), noise.shape)
 
+    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with the log-probabilities of the actions, ``[*sample, ...]``."""
+        with torch.no_grad():
+            actions = self.draw(noise)
+        return actions, self.joined(self.score(actions))
+
     def mode(self) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
         return self._whole(self.softmax.mode(), torch.Size([*self.shape, len(self.tables.canonical)]))

@@ -10,6 +10,7 @@ For ``esper-2026-06`` (6 ops, one blocking set) the row of TRAINING is
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -17,13 +18,19 @@ from torch import Tensor
 from esper_masks.rule_checks import blocking_sets
 from esper_masks.rules import MaskRules
 
+UNROLLED_STAGES, UNROLLED_SLOTS = 16, 8  # what compiled code compares and ORs one by one
 BELOW, ABOVE = 1, 1  # rows of the stage table before the first stage and after the last, for integers that are no stage
 
 
 @dataclass(frozen=True)
 class Gates:
-    """All that is not in the stage table. Every field is plain Python, so a compiler sees constants."""
+    """The rules in plain Python, so that a compiler sees constants.
 
+    ``stages`` is the stage table without the rows that are like those of no stage.
+    """
+
+    otherwise: int  # word of a stage that is not in ``stages``, or of an integer that is no stage
+    stages: tuple[tuple[int, int], ...]  # (stage, word)
     ages: tuple[tuple[int, int], ...]  # (lowest age, word of the ops that need it)
     features: tuple[tuple[int, int, int], ...]  # (column, value, word of the ops that need it)
     blocks: tuple[tuple[int, int], ...]  # (bit of the stage table, word of the ops it forbids)
@@ -60,7 +67,10 @@ def build_gates(rules: MaskRules) -> Gates:
         for name, value in op.requires.items():
             gate = (rules.feature_names.index(name), int(value))
             features[gate] = features.get(gate, 0) | 1 << op.id
+    *rows, otherwise = build_stage_words(rules).tolist()[BELOW:]
     return Gates(
+        otherwise=otherwise,
+        stages=tuple((stage, word) for stage, word in enumerate(rows) if word != otherwise),
         ages=tuple(ages.items()),
         features=tuple((column, value, ops) for (column, value), ops in features.items()),
         blocks=tuple(
@@ -71,11 +81,35 @@ def build_gates(rules: MaskRules) -> Gates:
     )
 
 
+def words_of_stages(stages: Tensor, stage_words: Tensor, gates: Gates) -> Tensor:
+    """Words before gates, of any integers.
+
+    A gather is one op, which is what eager code wants. A compiler makes of it loads one by one, with conversions to
+    int64 and checks of the range around them, so that it is given comparisons instead.
+
+    Args:
+        stages: integer ``[...]``.
+        stage_words: see ``build_stage_words``.
+        gates: of the same rules.
+
+    Returns: int32 ``[...]``.
+    """
+    if not torch.compiler.is_compiling() or len(gates.stages) > UNROLLED_STAGES:
+        return stage_words[stages.clamp(-BELOW, stage_words.shape[0] - BELOW - ABOVE).int() + BELOW]
+    words = torch.full_like(stages, gates.otherwise, dtype=torch.int32)
+    for stage, word in gates.stages:
+        words = torch.where(stages == stage, word, words)
+    return words
+
+
 def or_over_slots(words: Tensor) -> Tensor:
     """Bitwise OR over the last axis: ``[..., slots]`` -> ``[...]``, in ceil(log2(slots)) steps.
 
-    torch has no OR-reduction. Halves may overlap, because a word ORed twice is unchanged.
+    torch has no OR-reduction. Halves may overlap, because a word ORed twice is unchanged. A compiler fuses a few slots
+    taken one by one with what they come from; halves it keeps in memory.
     """
+    if torch.compiler.is_compiling() and words.shape[-1] <= UNROLLED_SLOTS:
+        return reduce(torch.bitwise_or, words.unbind(-1))
     while (width := words.shape[-1]) > 1:
         half = (width + 1) // 2
         words = words[..., :half] | words[..., width - half :]

@@ -46,6 +46,7 @@ class UnrolledHeads:
         limits = masks.limit_columns().unbind(-1) if masks.limited else ()
         floors = (0.0,) * len(tables.sizes) if floors is None else floors
         self.softmaxes = [self._softmax(context, columns, limits, floors[context.head]) for context in self.contexts]
+        self.drawing = [at for at, context in enumerate(self.contexts) if not at or context.users]  # the op's first
         self.like = self.softmaxes[0].total  # dtype and device of the arithmetic
 
     def _softmax(self, context: Context, columns: Slabs, limits: Slabs, floor: float) -> MaskedSoftmax:
@@ -83,35 +84,46 @@ class UnrolledHeads:
 
     def draw(self, noise: Tensor) -> Tensor:
         """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice."""
+        return self.draw_and_score(noise)[0]
+
+    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with the log-probabilities of the actions, ``[*sample, ...]``."""
         uniforms = noise.unbind(-1)
-        return self._whole([s.draw(uniforms[context.head]) for s, context in zip(self.softmaxes, self.contexts)])
+        drawn = [self.softmaxes[at].draw_and_score(uniforms[self.contexts[at].head]) for at in self.drawing]
+        choices, scores = zip(*drawn)
+        unused = [torch.zeros_like(scores[0])] * len(self.tables.sizes)
+        return self._whole(choices), _total(self._by_head(choices[0], scores, unused))
 
     def mode(self) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
-        return self._whole([softmax.mode() for softmax in self.softmaxes])
+        return self._whole([self.softmaxes[at].mode() for at in self.drawing])
 
     def _whole(self, drawn: Slabs) -> Tensor:
-        """Whole actions from one choice in every context."""
-        actions = [torch.full_like(drawn[0], choice) for choice in self.tables.canonical_choices]
-        actions[self.contexts[0].head] = drawn[0]
-        for context, choice in zip(self.contexts[1:], drawn[1:]):
-            if context.users:
-                actions[context.head] = torch.where(self._uses(drawn[0], context.users), choice, actions[context.head])
-        return torch.stack(actions).long().movedim(0, -1)
+        """Whole actions from one choice in every context that draws."""
+        canonical = [torch.full_like(drawn[0], choice) for choice in self.tables.canonical_choices]
+        return torch.stack(self._by_head(drawn[0], drawn, canonical)).long().movedim(0, -1)
 
     def score(self, actions: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
         values, op_at = actions.to(self.like.dtype).unbind(-1), self.contexts[0].head
-        unused = torch.zeros_like(values[op_at])
-        scores = [unused] * len(values)
-        for at, context in enumerate(self.contexts):
-            if not at or context.users:
-                value, score = values[context.head], torch.full_like(unused, -math.inf)
-                for k, log_prob in zip(self.softmaxes[at].actions, self.softmaxes[at].log_probs()):
-                    score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
-                used = self._uses(values[op_at], context.users)
-                scores[context.head] = torch.where(used, score, scores[context.head]) if at else score
-        return torch.stack(scores).movedim(0, -1)
+        scores = [self._score(self.softmaxes[at], values[self.contexts[at].head]) for at in self.drawing]
+        unused = [torch.zeros_like(values[op_at])] * len(values)
+        return torch.stack(self._by_head(values[op_at], scores, unused)).movedim(0, -1)
+
+    def _score(self, softmax: MaskedSoftmax, value: Tensor) -> Tensor:
+        score = torch.full_like(value, -math.inf)
+        for k, log_prob in zip(softmax.actions, softmax.log_probs()):
+            score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
+        return score
+
+    def _by_head(self, op: Tensor, drawn: Slabs, unused: Slabs) -> list[Tensor]:
+        """A value for each head: of the context in which the op draws it, or the one for a head that it ignores."""
+        values = list(unused)
+        values[self.contexts[0].head] = drawn[0]
+        for at, value in zip(self.drawing[1:], drawn[1:]):
+            context = self.contexts[at]
+            values[context.head] = torch.where(self._uses(op, context.users), value, values[context.head])
+        return values
 
     def joined(self, scores: Tensor) -> Tensor:
         """Sum over heads, ``[..., heads]`` -> ``[...]``."""

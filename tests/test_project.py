@@ -15,9 +15,10 @@ PACKAGE = ROOT / "esper_masks"
 # imports point down only; what shares a layer may not form a circle
 LAYERS = (
     {"errors"},
-    {"rule_checks", "rules", "rulesets", "checks", "faults", "softmax", "categorical"},
+    {"rule_checks", "rules", "rulesets", "checks", "faults", "softmax", "categorical", "calls"},
     {
         "layout",
+        "decision_rows",
         "contexts",
         "context_tables",
         "layout_tables",
@@ -28,7 +29,7 @@ LAYERS = (
         "explain",
     },
     {"joint", "rows", "masks", "pytree", "engine"},
-    {"head_logits", "stacked", "unrolled", "factored", "compat", "show", "verify"},
+    {"head_logits", "stacked", "unrolled", "factored", "decision", "compat", "show", "verify"},
     {"telemetry"},
     {"rules_cli", "cli"},
     {"__main__", "__init__"},

@@ -1,0 +1,264 @@
+"""One decision step as one unit: slot states and logits in, whole actions and their log-probabilities out.
+
+Nothing is computed here that is not computed elsewhere: this is the one place where the library compiles itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from esper_masks.calls import Compiled, Graphed
+from esper_masks.decision_rows import Decision, allocate_decision, batch_last
+from esper_masks.engine import MaskEngine
+from esper_masks.factored import FactoredCategorical
+from esper_masks.faults import Validate, check_mode
+from esper_masks.head_logits import check_floors
+from esper_masks.masks import ActionMasks
+
+TILE = 1 << 15  # rows that compiled code takes at a time on a CPU, so that what it keeps in memory stays in cache
+
+Mode = Literal["eager", "compiled", "cuda-graph"]
+MODES = ("eager", "compiled", "cuda-graph")
+Logits = Tensor | Mapping[str, Tensor]
+
+
+class Evaluation(NamedTuple):
+    """What an update needs to know of given actions."""
+
+    log_prob: Tensor  # [...]
+    raw_entropy: Tensor  # [...], nats
+    head_entropies: Tensor  # [..., heads], in [0, 1]
+    faults: Tensor  # int64 [...], a bit for each head; raise_on_fault reads it
+
+
+class DecisionStep(nn.Module):
+    """From the states of a batch to its actions, and from stored actions to what an update needs, by the same code.
+
+    A step is the engine and ``FactoredCategorical``, in one of three modes:
+
+        "eager"       op by op
+        "compiled"    one graph each for ``step``, ``step.masks`` and ``step.evaluate``, made when first called
+        "cuda-graph"  the compiled step captured in a CUDA graph for every batch size, so that a call launches nothing
+                      else; ``evaluate`` is compiled. What a call gives is overwritten by the next one of that size
+
+    No mode reads the device back (``validate="raise"`` does in eager code). Compiled for a CPU, the log-probability of
+    a rollout and of the update behind it are the same to the last bit.
+
+    >>> import esper_masks as em, torch
+    >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    >>> step = DecisionStep(engine, mode="eager")
+    >>> noise = torch.tensor([[0.5, 0.5, 0.5, 0.9]])  # slot, blueprint, blend, op
+    >>> decision = step(engine.pack_slots([{"mid": em.SlotState(stage=4, age=2)}]), torch.zeros(1, 15), noise=noise)
+    >>> decision.actions  # CULL in mid
+    tensor([[1, 0, 0, 2]])
+
+    Args:
+        engine: whose states come in. It may be shared.
+        mode: how to run.
+        min_prob: as of ``FactoredCategorical``.
+        validate: as of ``FactoredCategorical``. A row at fault has action -1.
+
+    Raises:
+        ValueError: an unknown mode, or a floor that does not fit.
+        RuntimeError: ``"cuda-graph"`` for an engine that is on no CUDA device.
+    """
+
+    def __init__(
+        self,
+        engine: MaskEngine,
+        *,
+        mode: Mode = "compiled",
+        min_prob: Any = None,
+        validate: Validate = "flag",
+    ):
+        super().__init__()
+        if not isinstance(engine, MaskEngine):
+            raise ValueError(f"engine must be a MaskEngine, got {type(engine).__name__}")
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
+        check_mode(validate)
+        check_floors(min_prob, engine.layout)
+        if mode == "cuda-graph" and engine.device.type != "cuda":
+            raise RuntimeError(f"mode='cuda-graph' needs an engine on a CUDA device; this one is on {engine.device}")
+        self.engine, self.mode, self.min_prob, self.validate = engine, mode, min_prob, validate
+        self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
+
+    def forward(
+        self,
+        states: Tensor,
+        logits: Logits,
+        total_seeds: Tensor | None = None,
+        *,
+        max_seeds: int | Tensor | None = None,
+        enabled: Tensor | None = None,
+        active: Tensor | None = None,
+        noise: Tensor | None = None,
+        out: Decision | None = None,
+    ) -> Decision:
+        """Decide. Without gradients.
+
+        Args:
+            states: as of the engine.
+            logits: as of ``FactoredCategorical``.
+            total_seeds: as of the engine.
+            max_seeds: as of the engine.
+            enabled: as of the engine.
+            active: as of ``FactoredCategorical``.
+            noise: uniforms ``[..., heads]``; by default from torch's generator.
+            out: where to write, of any dtypes that hold the values: ``allocate``, or the rows of a buffer. Entropy is
+                computed only if it has a place for it.
+
+        Returns: ``out``; by default a new decision with int64 actions, int32 words and entropy.
+        Raises:
+            SlotStateError, ValueError, InvalidStateMachineError: as of the engine and the distribution.
+        """
+        limit = self.engine.max_seeds if max_seeds is None else max_seeds
+        on_cpu = self.engine.device.type == "cpu"
+        if noise is None and on_cpu:  # compiled code draws them one by one
+            noise = torch.rand(len(self.engine.layout.heads), *states.shape[:-2], dtype=_dtype(logits)).movedim(0, -1)
+        arguments = states, logits, total_seeds, limit, enabled, active, noise
+        with torch.no_grad():
+            if on_cpu and self.mode == "compiled" and _is_tiled(len(states) if states.ndim == 3 else 0, arguments):
+                return self._decide_in_tiles(arguments, out)
+            made = self._run("_decide", *arguments, out=out)
+        return made if out is None else out
+
+    def _decide_in_tiles(self, arguments: Sequence[Any], out: Decision | None) -> Decision:
+        """The same in equal tiles, of which the last may begin in the one before it."""
+        states, logits, *_ = arguments
+        batch, layout = len(states), self.engine.layout
+        made = out or Decision(
+            actions=batch_last((batch,), len(layout.heads), torch.int64, self.engine.device),
+            log_prob=torch.empty(batch, dtype=_dtype(logits)),
+            slot_words=batch_last((batch,), len(layout.slot_ids), torch.int32, self.engine.device),
+            raw_entropy=torch.empty(batch, dtype=_dtype(logits)),
+        )
+        for start in (*range(0, batch - TILE, TILE), batch - TILE):
+            own, place = tree_map(partial(_rows, batch=batch, start=start), (arguments, made))
+            self._run("_decide", *own, out=place)
+        return made
+
+    def masks(
+        self,
+        states: Tensor,
+        total_seeds: Tensor | None = None,
+        *,
+        max_seeds: int | Tensor | None = None,
+        enabled: Tensor | None = None,
+    ) -> ActionMasks:
+        """The masks alone: ``engine(states, ...)`` in this step's mode."""
+        limit = self.engine.max_seeds if max_seeds is None else max_seeds
+        with torch.no_grad():
+            words = self._run("_words", states, total_seeds, limit, enabled)
+        return ActionMasks(self.engine.layout, *words)
+
+    def evaluate(
+        self, logits: Logits, masks: ActionMasks, actions: Tensor, *, active: Tensor | None = None
+    ) -> Evaluation:
+        """Score actions that were decided before, with gradients to the logits.
+
+        Args:
+            logits: as of ``FactoredCategorical``.
+            masks: under which the actions were decided: from a buffer, or ``ActionMasks.from_words`` of a decision.
+            actions: integer ``[..., heads]``.
+            active: bool ``[...]``; False for padding rows.
+
+        Raises:
+            ValueError, InvalidStateMachineError: as of ``FactoredCategorical``.
+        """
+        if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
+            raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
+        made = self._run("_evaluate", logits, masks.slot_words, masks.op_words, masks._limits, actions, active)
+        return Evaluation(*made)
+
+    def allocate(self, *shape: int, entropy: bool = True) -> Decision:
+        """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``."""
+        return allocate_decision(self.engine.layout, shape, self.engine.device, entropy=entropy)
+
+    # -- what is compiled ---------------------------------------------------------------------------------------------
+
+    def _words(
+        self, states: Tensor, total_seeds: Tensor | None, limit: int | Tensor, enabled: Tensor | None, out: None
+    ) -> tuple[Tensor, Tensor]:
+        masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
+        return masks.slot_words, masks.op_words
+
+    def _decide(
+        self,
+        states: Tensor,
+        logits: Logits,
+        total_seeds: Tensor | None,
+        limit: int | Tensor,
+        enabled: Tensor | None,
+        active: Tensor | None,
+        noise: Tensor | None,
+        out: Decision | None,
+    ) -> Decision | None:
+        masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
+        joint = FactoredCategorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+        actions, log_prob = joint.sample_and_log_prob(noise=noise)
+        entropy = joint.raw_entropy() if out is None or out.raw_entropy is not None else None
+        made = Decision(actions, log_prob, masks.slot_words, entropy)
+        if out is None:
+            return made
+        for place, value in zip(out, made):
+            if place is not None and value is not None:
+                place.copy_(value)
+        return None
+
+    def _evaluate(
+        self,
+        logits: Logits,
+        slot_words: Tensor,
+        op_words: Tensor,
+        limits: dict[str, Tensor],
+        actions: Tensor,
+        active: Tensor | None,
+        out: None,
+    ) -> tuple[Tensor, ...]:
+        masks = ActionMasks(self.engine.layout, slot_words, op_words, limits)
+        joint = FactoredCategorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+        return joint.log_prob(actions), joint.raw_entropy(), joint.head_entropies(), joint.faults
+
+    def _run(self, name: str, *arguments: Any, out: Decision | None = None) -> Any:
+        if self.mode == "eager" or torch.compiler.is_compiling():
+            return getattr(self, name)(*arguments, out)
+        key = name, self.engine.device
+        if key not in self._runs:
+            graphed = self.mode == "cuda-graph" and name != "_evaluate"
+            self._runs[key] = (Graphed if graphed else Compiled)(self, name)
+        return self._runs[key](*arguments, out=out)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_runs": {}}  # compiled code is made again
+
+    def extra_repr(self) -> str:
+        return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"
+
+
+def _dtype(logits: Logits) -> torch.dtype:
+    """Of the arithmetic."""
+    parts = (logits,) if isinstance(logits, Tensor) else logits.values()
+    double = any(isinstance(part, Tensor) and part.dtype == torch.float64 for part in parts)
+    return torch.float64 if double else torch.float32
+
+
+def _has_rows(argument: Any, batch: int) -> bool:
+    return isinstance(argument, Tensor) and argument.ndim > 0 and len(argument) == batch
+
+
+def _rows(argument: Any, *, batch: int, start: int) -> Any:
+    return argument[start : start + TILE] if _has_rows(argument, batch) else argument
+
+
+def _is_tiled(batch: int, arguments: Sequence[Any]) -> bool:
+    """Whether a batch is large, and all arguments are of it; ``enabled`` may be the same for all rows."""
+    if batch <= TILE:
+        return False
+    *_, enabled, _active, _noise = arguments
+    tensors = [t for t in tree_leaves(arguments) if isinstance(t, Tensor)]
+    return all(_has_rows(t, batch) or (t is enabled and t.ndim == 1 and len(t) < batch) for t in tensors)

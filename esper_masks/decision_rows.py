@@ -1,0 +1,46 @@
+"""What a decision gives for each row, and its narrowest form in memory."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from esper_masks.layout import ActionLayout
+
+
+class Decision(NamedTuple):
+    """Whole actions of a batch, what they were drawn with and what was legal. A pytree."""
+
+    actions: Tensor  # integer [..., heads]; -1 in all heads of a row that did not act: inactive, or faulty
+    log_prob: Tensor  # [...]
+    slot_words: Tensor  # integer [..., slots]; ActionMasks.from_words makes the masks of them
+    raw_entropy: Tensor | None = None  # [...], nats; None where nobody asks for it
+
+
+def action_dtype(layout: ActionLayout) -> torch.dtype:
+    """The narrowest signed integers that hold -1 and every choice."""
+    most = max(head.size for head in layout.heads)
+    return torch.int8 if most <= 1 << 7 else torch.int16 if most <= 1 << 15 else torch.int32
+
+
+def word_dtype(layout: ActionLayout) -> torch.dtype:
+    """The narrowest integers with a bit for every op."""
+    return torch.uint8 if len(layout.ops) <= 8 else torch.int16 if len(layout.ops) <= 16 else torch.int32
+
+
+def batch_last(shape: Sequence[int], width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialized ``[*shape, width]``, in memory ``[width, *shape]``."""
+    return torch.empty((width, *shape), dtype=dtype, device=device).movedim(0, -1)
+
+
+def allocate_decision(
+    layout: ActionLayout, shape: Sequence[int], device: torch.device, *, entropy: bool = True
+) -> Decision:
+    """Uninitialized memory for the decisions of ``shape`` rows, the narrowest there is."""
+    return Decision(
+        actions=batch_last(shape, len(layout.heads), action_dtype(layout), device),
+        log_prob=torch.empty(tuple(shape), device=device),
+        slot_words=batch_last(shape, len(layout.slot_ids), word_dtype(layout), device),
+        raw_entropy=torch.empty(tuple(shape), device=device) if entropy else None,
+    )
