@@ -1,6 +1,7 @@
 """Vectorized action masks for controllers that grow networks by a lifecycle."""
 
 from esper_masks import compat, reference
+from esper_masks.buffer import Minibatch, RolloutBuffer
 from esper_masks.categorical import MaskedCategorical
 from esper_masks.decision import DecisionStep, Evaluation
 from esper_masks.decision_rows import Decision
@@ -31,7 +32,9 @@ __all__ = [
     "MaskEngine",
     "MaskRules",
     "MaskedCategorical",
+    "Minibatch",
     "Op",
+    "RolloutBuffer",
     "RulesError",
     "SlotState",
     "SlotStateError",

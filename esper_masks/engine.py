@@ -17,6 +17,7 @@ from esper_masks.engine_checks import (
 )
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.explain import Explanation, explain
+from esper_masks.fingerprint import UnderRules
 from esper_masks.joint import JointActions
 from esper_masks.layout import build_layout
 from esper_masks.layout_tables import layout_tables
@@ -25,7 +26,7 @@ from esper_masks.rules import MaskRules
 from esper_masks.tables import build_gates, build_stage_words, or_over_slots, words_of_stages
 
 
-class MaskEngine(nn.Module):
+class MaskEngine(UnderRules, nn.Module):
     """Masks of every environment of a batch, from the states of its slots.
 
         for env, op, slot in product(range(batch), ops, range(slots)):
@@ -261,25 +262,6 @@ class MaskEngine(nn.Module):
                 "there is a seed limit, so the engine needs total_seeds: seeds germinated so far, [...]"
             )
         return True
-
-    # -- checkpoints --------------------------------------------------------------------------------------------------
-
-    def get_extra_state(self) -> Tensor:
-        """The rules' fingerprint, uint8 ``[32]``: all that a ``state_dict`` holds of an engine."""
-        return torch.tensor(list(bytes.fromhex(self.fingerprint)), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Refuse the fingerprint of other rules.
-
-        Raises:
-            RulesError: the checkpoint was made under other rules.
-        """
-        found = bytes(state.to(torch.uint8).tolist()).hex() if isinstance(state, Tensor) else repr(state)
-        if found != self.fingerprint:
-            raise RulesError(
-                f"this checkpoint was made under other rules or rule switches (fingerprint {found[:12]}); the engine "
-                f"has {self.rules.name} ({self.fingerprint[:12]})"
-            )
 
     def extra_repr(self) -> str:
         return f"{self.rules.name}, slots=({', '.join(self.slot_ids)}), max_seeds={self.max_seeds}"

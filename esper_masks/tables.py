@@ -46,6 +46,10 @@ def build_stage_words(rules: MaskRules) -> Tensor:
     Returns: int32 ``[BELOW + stages + ABOVE]``, ``stages`` being the highest stage value + 1. The first row, the last
         row and the rows of values that are no stage allow only the ops that are always legal, and block nothing.
     """
+    return torch.tensor(_stage_words(rules), dtype=torch.int32)
+
+
+def _stage_words(rules: MaskRules) -> list[int]:
     always = sum(1 << op.id for op in rules.op_rules if op.always)
     words = [always] * (BELOW + max(rules.stages) + 1 + ABOVE)
     for op in rules.op_rules:
@@ -54,7 +58,7 @@ def build_stage_words(rules: MaskRules) -> Tensor:
     for bit, stages in enumerate(blocking_sets(rules), start=len(rules.op_rules)):
         for stage in stages:
             words[BELOW + stage] |= 1 << bit
-    return torch.tensor(words, dtype=torch.int32)
+    return words
 
 
 def build_gates(rules: MaskRules) -> Gates:
@@ -67,7 +71,7 @@ def build_gates(rules: MaskRules) -> Gates:
         for name, value in op.requires.items():
             gate = (rules.feature_names.index(name), int(value))
             features[gate] = features.get(gate, 0) | 1 << op.id
-    *rows, otherwise = build_stage_words(rules).tolist()[BELOW:]
+    *rows, otherwise = _stage_words(rules)[BELOW:]
     return Gates(
         otherwise=otherwise,
         stages=tuple((stage, word) for stage, word in enumerate(rows) if word != otherwise),

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "esper_masks"
 # imports point down only; what shares a layer may not form a circle
 LAYERS = (
     {"errors"},
-    {"rule_checks", "rules", "rulesets", "checks", "faults", "softmax", "categorical", "calls"},
+    {"rule_checks", "rules", "rulesets", "checks", "faults", "softmax", "categorical", "calls", "fingerprint"},
     {
         "layout",
         "decision_rows",
@@ -29,7 +29,7 @@ LAYERS = (
         "explain",
     },
     {"joint", "rows", "masks", "pytree", "engine"},
-    {"head_logits", "stacked", "unrolled", "factored", "decision", "compat", "show", "verify"},
+    {"head_logits", "stacked", "unrolled", "factored", "decision", "buffer", "compat", "show", "verify"},
     {"telemetry"},
     {"rules_cli", "cli"},
     {"__main__", "__init__"},

@@ -1,0 +1,354 @@
+"""The decision step: what it composes, in every mode, written where it is told to, with errors in the pieces' words."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import esper_masks as em
+from esper_masks import calls, decision
+from tests.helpers import OpRecorder, assert_near, assert_same_words, random_states
+from tests.test_compile import HOST_READS
+
+BATCH = 50
+
+
+def engine_of(rules: str = "esper-2025-12", **settings: Any) -> em.MaskEngine:
+    return em.MaskEngine(em.ruleset(rules), **settings)
+
+
+def inputs(engine: em.MaskEngine, batch: int = BATCH, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """States, logits and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = sum(head.size for head in engine.layout.heads)
+    logits = torch.randn(batch, columns, generator=generator)
+    return random_states(engine, batch, seed), logits, torch.rand(batch, len(engine.layout.heads), generator=generator)
+
+
+def composed(engine: em.MaskEngine, states: Tensor, logits: Tensor, noise: Tensor, **settings: Any) -> em.Decision:
+    masks = engine(states)
+    joint = em.FactoredCategorical(logits, masks, validate="flag", **settings)
+    actions = joint.sample(noise=noise)
+    return em.Decision(actions, joint.log_prob(actions), masks.slot_words, joint.raw_entropy())
+
+
+def assert_equal(ours: em.Decision, expected: em.Decision) -> None:
+    for mine, other in zip(ours, expected, strict=True):
+        assert mine is other is None or torch.equal(mine.to(other.dtype), other)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> em.DecisionStep:
+    """One step for many tests: to compile it takes long."""
+    return em.DecisionStep(engine_of())
+
+
+@pytest.mark.parametrize("rules", em.rulesets())
+@pytest.mark.parametrize("settings", [{}, {"min_prob": 0.02}, {"active": torch.arange(BATCH) % 3 != 0}])
+def test_an_eager_step_is_its_pieces(rules: str, settings: dict[str, Any]) -> None:
+    engine = engine_of(rules)
+    states, logits, noise = inputs(engine)
+    logits[7] = torch.nan
+    active = {"active": settings["active"]} if "active" in settings else {}
+    step = em.DecisionStep(engine, mode="eager", min_prob=settings.get("min_prob"))
+    made = step(states, logits, noise=noise, **active)
+    assert_equal(made, composed(engine, states, logits, noise, **settings))
+    assert_same_words(step.masks(states), engine(states))
+    assert_same_words(em.ActionMasks.from_words(engine.layout, made.slot_words), engine(states))
+    masks, scored = engine(states), step.evaluate(logits, engine(states), made.actions, **active)
+    joint = em.FactoredCategorical(logits, masks, validate="flag", **settings)
+    expected = joint.log_prob(made.actions), joint.raw_entropy(), joint.head_entropies(), joint.faults
+    assert all(torch.equal(mine, other) for mine, other in zip(scored, expected, strict=True))
+    assert made.actions[7].tolist() == [-1] * len(engine.layout.heads)
+
+
+@pytest.mark.parametrize("layout", ["row-major", "batch-last"])
+def test_compiled_equals_eager(compiled: em.DecisionStep, layout: str) -> None:
+    engine = compiled.engine
+    for batch in (BATCH, 333):
+        states, logits, noise = inputs(engine, batch)
+        if layout == "batch-last":
+            logits = logits.T.contiguous().T
+        made, expected = compiled(states, logits, noise=noise), composed(engine, states, logits, noise)
+        same = (made.actions == expected.actions).all(-1)  # but where the noise falls on an edge
+        assert same.float().mean() > 0.99
+        assert engine(states).permits(made.actions).all()
+        assert torch.equal(made.slot_words, expected.slot_words)
+        assert_near(made.raw_entropy, expected.raw_entropy, tolerance=1e-5)
+        scored = em.FactoredCategorical(logits, engine(states)).log_prob(made.actions)
+        assert_near(made.log_prob, scored, tolerance=1e-5)
+
+
+def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> None:
+    engine = compiled.engine
+    states, logits, noise = inputs(engine, 333)
+    made = compiled(states, logits, noise=noise)
+    masks = em.ActionMasks.from_words(engine.layout, made.slot_words)
+    leaf = logits.clone().requires_grad_()
+    scored = compiled.evaluate(leaf, masks, made.actions)
+    assert torch.equal(scored.log_prob, made.log_prob)
+    (scored.log_prob + scored.raw_entropy).sum().backward()
+    eager = logits.clone().requires_grad_()
+    joint = em.FactoredCategorical(eager, masks)
+    (joint.log_prob(made.actions) + joint.raw_entropy()).sum().backward()
+    assert_near(leaf.grad, eager.grad, tolerance=1e-5)
+    rows = torch.randperm(333)
+    moved = compiled.evaluate(logits[rows].requires_grad_(), masks.select(rows), made.actions[rows])
+    assert torch.equal(moved.log_prob, made.log_prob[rows])
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+def test_out_is_written_in_its_own_dtypes(compiled: em.DecisionStep, entropy: bool) -> None:
+    states, logits, noise = inputs(compiled.engine)
+    out = compiled.allocate(BATCH, entropy=entropy)
+    assert [out.actions.dtype, out.slot_words.dtype] == [torch.int8, torch.uint8]
+    assert out.actions.stride(0) == out.slot_words.stride(0) == 1
+    assert compiled(states, logits, noise=noise, out=out) is out
+    expected = compiled(states, logits, noise=noise)
+    assert_equal(out, expected if entropy else expected._replace(raw_entropy=None))
+    assert (out.raw_entropy is None) == (not entropy)
+    eager = em.DecisionStep(compiled.engine, mode="eager")
+    expected = eager(states, logits, noise=noise)
+    assert_equal(
+        eager(states, logits, noise=noise, out=out), expected if entropy else expected._replace(raw_entropy=None)
+    )
+
+
+def test_a_large_batch_is_decided_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls.Compiled, "__call__", lambda self, *arguments, out=None: self.method(*arguments, out))
+    compiled = em.DecisionStep(engine_of())
+    states, logits, noise = inputs(compiled.engine, 333)
+    active, totals = torch.arange(333) % 5 != 0, torch.arange(333, dtype=torch.int32) % 4
+    enabled = torch.tensor([True, False, True])
+    settings = {"max_seeds": totals.flip(0), "enabled": enabled, "active": active, "noise": noise}
+    whole = compiled(states, logits, totals, **settings)
+    ran: list[int] = []
+    run = em.DecisionStep._run
+
+    def counted(self: em.DecisionStep, name: str, *arguments: Any, out: Any = None) -> Any:
+        ran.append(len(arguments[0]))
+        return run(self, name, *arguments, out=out)
+
+    monkeypatch.setattr(em.DecisionStep, "_run", counted)
+    monkeypatch.setattr(decision, "TILE", 100)
+    assert_equal(compiled(states, logits, totals, **settings), whole)
+    assert ran == [100] * 4
+    out = compiled.allocate(333, entropy=False)
+    assert_equal(compiled(states, logits, totals, **settings, out=out), whole._replace(raw_entropy=None))
+    with pytest.raises(em.SlotStateError, match=r"total_seeds has shape \(334,\)"):
+        compiled(states, logits, torch.zeros(334, dtype=torch.int32), max_seeds=2)
+    with pytest.raises(ValueError, match="noise is"):
+        compiled(states, logits, noise=noise[:100])
+
+
+def test_compiled_code_follows_its_arguments(compiled: em.DecisionStep) -> None:
+    """Guards on the module are dropped, those on arguments must not be."""
+    engine = compiled.engine
+    states = inputs(engine)[0]
+    totals = torch.arange(BATCH, dtype=torch.int32) % 4
+    limits = torch.arange(BATCH) % 3
+    enabled = torch.rand(BATCH, 3) < 0.5
+    calls: list[dict[str, Any]] = [
+        {},
+        {"total_seeds": totals},
+        {"total_seeds": totals, "max_seeds": 1},
+        {"total_seeds": totals, "max_seeds": 3},
+        {"total_seeds": totals, "max_seeds": 2},
+        {"total_seeds": totals, "max_seeds": limits},
+        {"enabled": enabled[0]},
+        {"enabled": enabled},
+        {"total_seeds": totals.long(), "max_seeds": 1},
+        {},
+    ]
+    for call in calls:
+        assert_same_words(compiled.masks(states, **call), engine(states, **call))
+    assert_same_words(compiled.masks(states.long()), engine(states))
+    assert_same_words(compiled.masks(states[:1]), engine(states[:1]))
+    assert_same_words(compiled.masks(states[:0]), engine(states[:0]))
+    assert_same_words(compiled.masks(states.contiguous()), engine(states))
+
+
+def test_the_limit_is_the_engines_of_the_moment() -> None:
+    engine = engine_of(max_seeds=2)
+    step = em.DecisionStep(engine)
+    states, totals = engine.empty_slots(4), torch.tensor([0, 1, 2, 3], dtype=torch.int32)
+    assert step.masks(states, totals)["op"][:, 1].tolist() == [True, True, False, False]
+    engine.max_seeds = 1
+    assert step.masks(states, totals)["op"][:, 1].tolist() == [True, False, False, False]
+
+
+def test_any_batch_has_one_of_two_graphs() -> None:
+    step = em.DecisionStep(engine_of())
+    for batch in range(2, 30):  # more sizes than the compiler has graphs for
+        assert step.masks(step.engine.empty_slots(batch)).shape == (batch,)
+
+
+def test_eager_and_compiled_draw_the_same_stream(compiled: em.DecisionStep) -> None:
+    states, logits, _ = inputs(compiled.engine)
+    eager = em.DecisionStep(compiled.engine, mode="eager")
+    drawn = []
+    for step in (eager, compiled, compiled):
+        torch.manual_seed(3)
+        drawn.append(step(states, logits).actions)
+    assert torch.equal(drawn[1], drawn[2])
+    assert (drawn[0] == drawn[1]).all(-1).float().mean() > 0.95
+    assert not torch.equal(compiled(states, logits).actions, drawn[1])
+
+
+WRONG: list[tuple[type[Exception], str, Callable[[em.DecisionStep, Tensor, Tensor], Any]]] = [
+    (em.SlotStateError, "states must be an int32", lambda step, s, x: step(s.float(), x)),
+    (em.SlotStateError, "states have shape", lambda step, s, x: step(s[:, :2], x)),
+    (em.SlotStateError, "needs total_seeds", lambda step, s, x: step(s, x, max_seeds=3)),
+    (em.SlotStateError, "enabled must be a bool", lambda step, s, x: step(s, x, enabled=torch.ones(3))),
+    (ValueError, "logits must be a tensor of float16", lambda step, s, x: step(s, x.int())),
+    (ValueError, r"logits have shape \(50, 14\)", lambda step, s, x: step(s, x[:, 1:])),
+    (ValueError, "active must be a bool tensor", lambda step, s, x: step(s, x, active=torch.ones(BATCH))),
+    (ValueError, "noise is", lambda step, s, x: step(s, x, noise=torch.rand(BATCH, 3))),
+    (ValueError, "value must be an integer", lambda step, s, x: step.evaluate(x, step.engine(s), x[:, :4])),
+    (ValueError, "another layout", lambda step, s, x: step.evaluate(x, OTHER, torch.zeros(1, 8).long())),
+]
+OTHER = em.MaskEngine(em.ruleset("esper-2026-06"))(em.MaskEngine(em.ruleset("esper-2026-06")).empty_slots(1))
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize(("error", "words", "call"), WRONG, ids=[words for _, words, _ in WRONG])
+def test_wrong_arguments_are_named(
+    compiled: em.DecisionStep, mode: str, error: type[Exception], words: str, call: Callable[..., Any]
+) -> None:
+    step = compiled if mode == "compiled" else em.DecisionStep(compiled.engine, mode="eager")
+    with pytest.raises(error, match=words):
+        call(step, *inputs(compiled.engine)[:2])
+
+
+def test_wrong_settings_are_named() -> None:
+    engine = engine_of()
+    with pytest.raises(ValueError, match="mode='fast' is not one of 'eager', 'compiled', 'cuda-graph'"):
+        em.DecisionStep(engine, mode="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="engine must be a MaskEngine, got MaskRules"):
+        em.DecisionStep(engine.rules)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="validate='loud'"):
+        em.DecisionStep(engine, validate="loud")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="min_prob of head 'blueprint'"):
+        em.DecisionStep(engine, min_prob=0.3)
+    with pytest.raises(RuntimeError, match="needs an engine on a CUDA device; this one is on cpu"):
+        em.DecisionStep(engine, mode="cuda-graph")
+
+
+def test_validation_raises_in_eager_code() -> None:
+    engine = engine_of()
+    states, logits, _ = inputs(engine)
+    logits[3] = torch.nan
+    with pytest.raises(em.InvalidStateMachineError, match="row 3"):
+        em.DecisionStep(engine, mode="eager", validate="raise")(states, logits)
+
+
+def test_nothing_is_read_from_the_device() -> None:
+    engine = engine_of("esper-2026-06")
+    states, logits, noise = inputs(engine)
+    step = em.DecisionStep(engine, mode="eager")
+    with OpRecorder() as recorder:
+        made = step(states, logits, noise=noise)
+        step.evaluate(logits, engine(states), made.actions)
+    assert not [op for op in recorder.ops if any(read in op for read in HOST_READS)]
+
+
+def test_a_step_is_copied_without_its_code(compiled: em.DecisionStep) -> None:
+    states, logits, noise = inputs(compiled.engine)
+    for step in (copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))):
+        assert step._runs == {}
+        step.mode = "eager"
+        assert_near(
+            step(states, logits, noise=noise).raw_entropy, compiled(states, logits, noise=noise).raw_entropy, 1e-5
+        )
+    assert set(compiled.state_dict()) == {"engine._extra_state"}
+
+
+def test_logits_by_head_and_in_double_precision() -> None:
+    engine = engine_of()
+    states, logits, noise = inputs(engine, 40)
+    step = em.DecisionStep(engine)
+    parts = dict(zip(engine.layout.head_names, logits.double().split([h.size for h in engine.layout.heads], -1)))
+    made, expected = step(states, parts, noise=noise), composed(engine, states, parts, noise.double())
+    assert made.log_prob.dtype == torch.float64
+    assert torch.equal(made.actions, expected.actions)
+    assert_near(made.log_prob, expected.log_prob, 1e-12)
+
+
+# -- drawn and scored at once -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rules", ["esper-2025-12", "esper-2026-06"])
+@pytest.mark.parametrize("kind", ["plain", "floor", "logits by op", "restricted"])
+def test_sample_and_log_prob_is_both(rules: str, kind: str) -> None:
+    engine = engine_of(rules)
+    states, logits, noise = inputs(engine)
+    masks, given, floor = engine(states), logits, 0.01 if kind == "floor" else None
+    if kind == "restricted":
+        masks = masks.restrict(blueprint=torch.arange(masks["blueprint"].shape[-1]) != 2)
+    if kind == "logits by op":
+        given = dict(zip(masks, logits.split([head.size for head in engine.layout.heads], -1)))
+        given["blueprint"] = torch.randn(BATCH, len(engine.layout.ops), given["blueprint"].shape[-1])
+    leaves = [t.requires_grad_() for t in (given.values() if isinstance(given, dict) else [given])]
+
+    def both(noise: Tensor) -> tuple[Tensor, ...]:
+        joint = em.FactoredCategorical(given, masks, min_prob=floor, validate="flag")
+        action, log_prob = joint.sample_and_log_prob(noise=noise)
+        return action, log_prob, joint.sample(noise=noise), joint.log_prob(action)
+
+    graph = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for run in (both, graph) if rules == "esper-2025-12" else (both,):
+        action, log_prob, again, scored = run(noise)
+        assert torch.equal(action, again)
+        assert torch.equal(log_prob, scored)
+        if run is both:
+            ours = torch.autograd.grad(log_prob.sum(), leaves, retain_graph=True, allow_unused=True)
+            theirs = torch.autograd.grad(scored.sum(), leaves, allow_unused=True)
+            for mine, other in zip(ours, theirs, strict=True):
+                assert mine is other is None or torch.equal(mine, other)
+    action, log_prob = em.FactoredCategorical(logits, engine(states)).sample_and_log_prob((4,))
+    assert (action.shape[:2], log_prob.shape) == ((4, BATCH), (4, BATCH))
+
+
+# -- graphs of calls --------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_is_replayed_on_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph does, without one: it reads and writes the memory of its capture."""
+    captured: list[int] = []
+
+    def make_graphed(call: Any, static: tuple[Tensor, ...], num_warmup_iters: int) -> Any:
+        captured.append(len(static))
+        outputs = call(*static)
+
+        def replay(*tensors: Tensor) -> Any:
+            for place, tensor in zip(static, tensors, strict=True):
+                assert place.data_ptr() != tensor.data_ptr()
+                place.copy_(tensor)
+            for place, value in zip(outputs, call(*static), strict=True):
+                place.copy_(value)
+            return outputs
+
+        return replay
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed)
+    monkeypatch.setattr(calls.Compiled, "__call__", lambda self, *arguments, out=None: self.method(*arguments, out))
+    step = em.DecisionStep(engine_of(), mode="eager")
+    graphed = calls.Graphed(step, "_decide")
+    for batch, seed in ((5, 0), (5, 1), (9, 2), (5, 3)):
+        states, logits, noise = inputs(step.engine, batch, seed)
+        arguments = states, logits, None, 0, None, None, noise
+        assert_equal(graphed(*arguments), composed(step.engine, states, logits, noise))
+    assert captured == [3, 3]
+    totals = torch.full((5,), 2)
+    limited = graphed(states, logits, totals, 2, None, None, noise)
+    assert_same_words(
+        em.ActionMasks.from_words(step.engine.layout, limited.slot_words), step.engine(states, totals, max_seeds=2)
+    )
+    out = step.allocate(5, entropy=False)
+    graphed(*arguments, out=out)
+    assert_equal(out, composed(step.engine, states, logits, noise)._replace(raw_entropy=None))
+    assert captured == [3, 3, 4]
