@@ -2,12 +2,13 @@
 #
 #   make run                 replay the sample log      make run LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
-#   make bench               the benchmarks; writes benchmarks/results
-#   make bench BENCH_ARGS=masks      one suite; or distributions -k "decision and not compiled"
+#   make bench               esper-masks bench, the whole suite; writes benchmarks/results
+#   make bench BENCH_ARGS=masks      one of the older suites in detail; or distributions -k "decision and not compiled"
 
 PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
+DEVICE = cpu
 
 BIN   := .venv/bin
 READY := .venv/ready
@@ -27,7 +28,12 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 bench: $(PEERS)
+ifdef BENCH_ARGS
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+else
+	@version=$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); mkdir -p benchmarks/results/$$version; \
+	  $(BIN)/python -m esper_masks bench --device $(DEVICE) -o benchmarks/results/$$version/scaling-$(DEVICE).json
+endif
 
 # an environment whose Python has gone is made again
 $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)' 2>/dev/null),,FORCE)

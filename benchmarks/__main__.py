@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import esper_masks as em
-from benchmarks.libraries import LIBRARIES, PEERS
 from benchmarks.results import merged
 from benchmarks.tables import print_table
+from esper_masks.bench.libraries import LIBRARIES, PEERS
 
 HERE = Path(__file__).parent
 SUITES = {"masks": ("",), "distributions": ("", *PEERS), "dropin": ("",)}  # the parts: our own, and one for each peer

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from benchmarks.inputs import Decision, Head
-from benchmarks.libraries import PEERS
-from benchmarks.rows import Row, check
 from benchmarks.timing import compiled, measure
+from esper_masks.bench.inputs import Decision, Head
+from esper_masks.bench.libraries import PEERS
+from esper_masks.bench.rows import Row, check
 
 BATCHES = (4, 4096, 65536)
 CASES = {f"one head, width {width}": width for width in (4, 13, 128, 1000)} | {

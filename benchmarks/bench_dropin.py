@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from benchmarks import loops_2025_12, loops_2026_06
-from benchmarks.inputs import LIMIT, random_states
+from esper_masks.bench import loops_2025_12, loops_2026_06
+from esper_masks.bench.inputs import LIMIT, random_states
 
 BATCHES = (1, 4, 16, 64, 256, 4096)
 GENERATIONS: dict[str, tuple[Any, ModuleType]] = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from benchmarks import loops_2025_12, loops_2026_06
-from benchmarks.inputs import LIMIT, random_states
 from benchmarks.timing import compiled
+from esper_masks.bench import loops_2025_12, loops_2026_06
+from esper_masks.bench.inputs import LIMIT, random_states
 
 LOOPS: dict[str, ModuleType] = {"esper-2025-12": loops_2025_12, "esper-2026-06": loops_2026_06}
 BATCHES = (1, 4, 256, 4096, 65536)

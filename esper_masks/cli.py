@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from importlib.resources import as_file, files
 from io import TextIOWrapper
 
+from esper_masks.bench.suite import BenchError, CheckError
+from esper_masks.bench_cli import add_command as add_bench
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, find_rules
 from esper_masks.telemetry import Replay
@@ -19,11 +21,12 @@ SAMPLE = "esper_masks/data/sample.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the return value is the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Run a command; the return value is the exit code: 0 done, 1 wrong results, 2 bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="esper-masks", description="Action masks for lifecycle controllers.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))
     add_commands(commands)
+    add_bench(commands.add_parser("bench", help="measure masks and decisions against loops and other libraries"))
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -38,9 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader went away, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (RulesError, SlotStateError, OSError) as error:
+    except (RulesError, SlotStateError, BenchError, OSError) as error:
         print(f"esper-masks {options.command}: {_reason(error)}", file=sys.stderr)
         return 2
+    except CheckError as error:
+        print(f"esper-masks {options.command}: outputs are wrong: {error}", file=sys.stderr)
+        return 1
 
 
 def _reason(error: Exception) -> str:

@@ -13,11 +13,11 @@ import torch
 from benchmarks import bench_distributions, bench_dropin, bench_masks
 from benchmarks.__main__ import SUITES, is_installed, main
 from benchmarks.bench_masks import LIMIT, Case, bools
-from benchmarks.inputs import Decision, Head
-from benchmarks.libraries import LIBRARIES, PEERS
 from benchmarks.results import merged, with_ratios
-from benchmarks.rows import Row, check
 from benchmarks.tables import print_table
+from esper_masks.bench.inputs import Decision, Head
+from esper_masks.bench.libraries import LIBRARIES, PEERS
+from esper_masks.bench.rows import Row, check
 from tests.helpers import assert_same_masks
 
 ROOT = Path(__file__).parents[1]

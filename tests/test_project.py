@@ -30,8 +30,8 @@ LAYERS = (
     },
     {"joint", "rows", "masks", "pytree", "engine"},
     {"head_logits", "stacked", "unrolled", "factored", "decision", "buffer", "compat", "show", "verify"},
-    {"telemetry"},
-    {"rules_cli", "cli"},
+    {"telemetry", "bench"},
+    {"rules_cli", "bench_cli", "cli"},
     {"__main__", "__init__"},
 )
 STDLIB_ONLY = {"errors", "rule_checks", "rules", "rulesets", "reference", "explain"}

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import esper_masks as em
-from benchmarks.inputs import Decision, Head
-from benchmarks.libraries import LIBRARIES, entropies
 from benchmarks.timing import Step
+from esper_masks.bench.inputs import Decision, Head
+from esper_masks.bench.libraries import LIBRARIES, entropies
 
 
 class Row:
@@ -56,6 +56,7 @@ class Row:
             logits.grad = None
             values = function(logits, masks, action)
             sum(value.sum() for value in values).backward()
+            assert logits.grad is not None
             return values, logits.grad
 
         return backward
@@ -93,12 +94,14 @@ def score(make: Callable[..., Any], logits: Tensor, masks: Any, action: Tensor) 
         dist = make(leaf, masks)
         values = dist.log_prob(action), *entropies(dist)
         sum(value.sum() for value in values).backward()
+    assert leaf.grad is not None
     return tuple(value.detach() for value in values), leaf.grad
 
 
 def independent(row: Row) -> tuple[tuple[Tensor, ...], Tensor]:
     """What one of our distributions a head gives; head by head the library must agree."""
     case = row.inputs
+    assert isinstance(case, Decision)
     parts = zip(case.logits.split(case.sizes, -1), case.head_masks, case.action.unbind(-1))
     ours = []
     for logits, mask, action in parts:

@@ -91,7 +91,10 @@ def _seed_word(stage: int, old: bool, hold: bool) -> int:
 
 
 SEED_WORDS = {
-    (int(s), old, hold): _seed_word(int(s), old, hold) for s in SeedStage for old in (0, 1) for hold in (0, 1)
+    (int(s), old, hold): _seed_word(int(s), old, hold)
+    for s in SeedStage
+    for old in (False, True)
+    for hold in (False, True)
 }
 OP_ROWS = [[bool(word >> op & 1) for op in range(OPS)] for word in range(1 << OPS)]
 

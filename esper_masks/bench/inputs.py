@@ -14,11 +14,11 @@ def random_states(engine: em.MaskEngine, batch: int) -> tuple[Tensor, Tensor]:
     states = engine.empty_slots(batch)
     stages = torch.tensor([int(stage) for stage in engine.rules.stages])
     picks = torch.randint(len(stages), states.shape[:-1], generator=generator)
-    states[..., 0] = stages[picks].int()
-    states[..., 1] = torch.randint(0, 9, states.shape[:-1], generator=generator)
+    states[..., 0] = stages[picks].to(states)
+    states[..., 1] = torch.randint(0, 9, states.shape[:-1], generator=generator).to(states)
     for column in range(2, states.shape[-1]):
-        states[..., column] = torch.randint(0, 3, states.shape[:-1], generator=generator)
-    return states, torch.randint(0, 6, (batch,), generator=generator, dtype=torch.int32)
+        states[..., column] = torch.randint(0, 3, states.shape[:-1], generator=generator).to(states)
+    return states, torch.randint(0, 6, (batch,), generator=generator, dtype=torch.int32).to(engine.device)
 
 
 class Head:
@@ -43,15 +43,16 @@ class Decision:
         action: legal as a whole; a head that its op ignores holds a value that is legal by itself.
     """
 
-    def __init__(self, rules: str, batch: int):
-        self.engine = em.MaskEngine(em.ruleset(rules), [f"slot{i}" for i in range(3)], max_seeds=LIMIT)
+    def __init__(self, rules: str, batch: int, device: str = "cpu"):
+        ids = [f"slot{i}" for i in range(3)]
+        self.engine = em.MaskEngine(em.ruleset(rules), ids, max_seeds=LIMIT, device=device)
         self.masks = self.engine(*random_states(self.engine, batch))
         self.head_masks = tuple(self.masks[head] for head in self.masks)
         self.sizes = [mask.shape[-1] for mask in self.head_masks]
         self.flat = (self.sizes, torch.cat(self.head_masks, -1))
         generator = torch.Generator().manual_seed(0)
-        self.logits = torch.randn(batch, sum(self.sizes), generator=generator)
-        noise = torch.rand(batch, len(self.sizes), generator=generator)
+        self.logits = torch.randn(batch, sum(self.sizes), generator=generator).to(device)
+        noise = torch.rand(batch, len(self.sizes), generator=generator).to(device)
         drawn = em.FactoredCategorical(self.logits, self.masks).sample(noise=noise)
         self.action = torch.stack([_legal(a, m) for a, m in zip(drawn.unbind(-1), self.head_masks)], -1)
 

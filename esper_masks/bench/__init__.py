@@ -1,0 +1,1 @@
+"""The benchmark suite behind ``esper-masks bench``: a star of rows, each measured in a process of its own."""
