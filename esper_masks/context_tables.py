@@ -40,7 +40,7 @@ class ContextTables(nn.Module):
         self.contexts = contexts = build_contexts(layout, by_op, limited)
         self.by_op, self.limited = by_op, limited
         self.width, self.count = max(context.size for context in contexts), len(contexts)
-        self.op_at, self.choices = contexts[0].head, sum(context.size for context in contexts)
+        self.op_at = contexts[0].head
         self.sizes = [head.size for head in layout.heads]
         self.canonical_choices = [head.canonical for head in layout.heads]
         self.shut = tuple(layout.heads[head].openers for head in shut_heads(layout))

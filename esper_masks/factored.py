@@ -15,7 +15,7 @@ from esper_masks.layout_tables import context_tables, layout_tables
 from esper_masks.masks import ActionMasks
 from esper_masks.softmax import UNROLLED_DECISION, normalized, unrolls
 from esper_masks.stacked import StackedHeads
-from esper_masks.unrolled import UnrolledHeads
+from esper_masks.unrolled import UnrolledHeads, unrolled_choices
 
 
 class FactoredCategorical(Distribution):
@@ -85,8 +85,8 @@ class FactoredCategorical(Distribution):
         heads = torch.Size([len(masks.layout.heads)])
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
-        choices = context_tables(masks.layout, masks.device, logits.by_op, masks.limited).choices
-        form = UnrolledHeads if unrolls(choices, UNROLLED_DECISION) else StackedHeads
+        contexts = context_tables(masks.layout, masks.device, logits.by_op, masks.limited).contexts
+        form = UnrolledHeads if unrolls(unrolled_choices(contexts), UNROLLED_DECISION) else StackedHeads
         self._form = form(logits.arithmetic(), masks, active, self.min_prob, logits.by_op)
         self._neutral = None if active is None else ~active
         if self._validate != "off":

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from esper_masks.drawing import draw_in_blocks, search
+
 Slabs = Sequence[Tensor]
 
 # with more actions than this compiled code is stacked, because unrolled code takes about a second an action to build
@@ -168,20 +170,25 @@ class MaskedSoftmax:
         if not self.stacked:
             return self.draw_and_score(noise)[0]
         ([w], [none]), target = self._sampled(), self._target(noise)  # [n, ...]
+        if torch.compiler.is_compiling() and target.ndim + 1 == w.ndim:
+            return draw_in_blocks(w, target).long()
         running = self._running if self.mixed is None else None
         running = w.cumsum(0) if running is None else running
         before = pad(running[:-1], (*[0, 0] * (w.ndim - 1), 1, 0))
         index = torch.arange(len(w), device=w.device).view(-1, *[1] * (w.ndim - 1)).expand(w.shape)
         if target.ndim + 1 > w.ndim:
-            return _search(before, none, index, target)
+            return search(before, none, index, target)
         return index.masked_fill((before > target) | none, -1).amax(0)
 
     def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The same unrolled, with the log-probabilities of the actions, -inf in a lost row.
+        """The same, with the log-probabilities of the actions, -inf in a lost row.
 
         The actions are whole numbers in the dtype of the weights: mixed widths would halve the lanes of a vectorizing
-        compiler. What is scored is known when it is drawn, so that a compiler need not look it up again.
+        compiler. Unrolled, what is scored is known when it is drawn, so that a compiler need not look it up again.
         """
+        if self.stacked:
+            action = self.draw(noise).to(self.total.dtype)
+            return action, self.score(action)
         (weights, empty), target = self._sampled(), self._target(noise)
         action, before = torch.full_like(target, -1), torch.zeros_like(target)
         score = torch.full_like(target, -math.inf)
@@ -190,6 +197,19 @@ class MaskedSoftmax:
             action, score = torch.where(passed, action, i), torch.where(passed, score, log_prob)
             before = before + w
         return action, score
+
+    def score(self, value: Tensor) -> Tensor:
+        """Log-probabilities of actions ``[*sample, ...]``; -inf, without a gradient, where there is none."""
+        slabs = self.log_probs()
+        if self.stacked:
+            shape = [1] * (value.ndim + 1 - slabs[0].ndim)
+            log_probs = slabs[0].view(len(slabs[0]), *shape, *slabs[0].shape[1:])
+            index = torch.arange(len(log_probs), device=value.device).view(-1, *[1] * value.ndim)
+            return torch.where((value == index) & (log_probs != -math.inf), log_probs, -math.inf).amax(0)
+        score = torch.full_like(value, -math.inf)
+        for k, log_prob in zip(self.actions, slabs):
+            score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
+        return score
 
     def _sampled(self) -> tuple[Slabs, Slabs]:
         return (self.weights, self.empty) if self.mixed is None else (self.mixed, self.empty_mixed)
@@ -238,24 +258,6 @@ class MaskedSoftmax:
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():  # which would take its gradient away
             self._made[name] = made
         return made
-
-
-def _search(before: Tensor, none: Tensor, index: Tensor, target: Tensor) -> Tensor:
-    """What ``draw`` does, by a binary search for each of many samples of a row.
-
-    Args:
-        before: weights before each action, ``[n, ...]``.
-        none: bool ``[n, ...]``, actions without a weight.
-        index: number of each action, ``[n, ...]``.
-        target: ``[*sample, ...]``.
-    """
-    sample = target.ndim + 1 - before.ndim
-    last = index.masked_fill(none, -1).cummax(0).values.movedim(0, -1)  # action with a weight up to each place
-    first = index.masked_fill(none, len(index)).amin(0).unsqueeze(-1)
-    samples = target.flatten(0, sample - 1).movedim(0, -1).contiguous()  # [..., samples]
-    place = torch.searchsorted(before.movedim(0, -1).contiguous(), samples, right=True) - 1
-    place = torch.maximum(place, first).clamp_max(len(index) - 1)
-    return last.gather(-1, place).movedim(-1, 0).reshape(target.shape)
 
 
 def normalized(entropy: Tensor, choices: Tensor) -> Tensor:

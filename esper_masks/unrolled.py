@@ -1,6 +1,7 @@
 """All heads of whole actions, every choice a vector over rows: the form that a compiler fuses into one loop."""
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from esper_masks.contexts import STATIC, Context, Heads
 from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
-from esper_masks.softmax import MaskedSoftmax, Slabs, divergence, normalized
+from esper_masks.softmax import UNROLLED_ROW, MaskedSoftmax, Slabs, divergence, normalized
 
 
 class UnrolledHeads:
@@ -42,14 +43,34 @@ class UnrolledHeads:
         if len(parts) == 1:
             parts = list(torch.split(parts[0], tables.sizes, -1))
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
-        columns = torch.cat([part.movedim(-1, 0) for part in parts]).unbind()
-        limits = masks.limit_columns().unbind(-1) if masks.limited else ()
+        columns = torch.cat([part.movedim(-1, 0) for part in parts])  # [columns, ...]
+        limits = masks.limit_columns().movedim(-1, 0) if masks.limited else None
         floors = (0.0,) * len(tables.sizes) if floors is None else floors
-        self.softmaxes = [self._softmax(context, columns, limits, floors[context.head]) for context in self.contexts]
+        slots = masks.slot_words.movedim(-1, 0)
+        self.softmaxes = [
+            self._stacked(at, columns, limits, floors[context.head], slots)
+            if context.size > UNROLLED_ROW and at
+            else self._unrolled(context, columns, limits, floors[context.head])
+            for at, context in enumerate(self.contexts)
+        ]
         self.drawing = [at for at, context in enumerate(self.contexts) if not at or context.users]  # the op's first
         self.like = self.softmaxes[0].total  # dtype and device of the arithmetic
 
-    def _softmax(self, context: Context, columns: Slabs, limits: Slabs, floor: float) -> MaskedSoftmax:
+    def _stacked(
+        self, at: int, columns: Tensor, limits: Tensor | None, floor: float, slot_words: Tensor
+    ) -> MaskedSoftmax:
+        """A context of many choices as one slab: unrolled, it would take minutes to compile."""
+        context = self.contexts[at]
+        first, size = context.columns[0], context.size  # a head's columns lie side by side
+        word = slot_words if len(set(context.words)) > 1 else self.words[context.words[0]]
+        bits = self.tables.bits.view(self.tables.width, self.tables.count)[:size, at]
+        illegal = (word & bits.view(size, *[1] * (columns.ndim - 1))) == 0
+        if context.limit is not None:
+            assert limits is not None
+            illegal = illegal | ~limits[context.limit : context.limit + size]
+        return MaskedSoftmax([columns[first : first + size]], [illegal], stacked=True, min_prob=floor)
+
+    def _unrolled(self, context: Context, columns: Tensor, limits: Tensor | None, floor: float) -> MaskedSoftmax:
         choices = [k for k, bits in enumerate(context.bits) if bits] or [0]
         illegal = [
             None
@@ -58,6 +79,7 @@ class UnrolledHeads:
             for k in choices
         ]
         if context.limit is not None:
+            assert limits is not None
             limited = [~limits[context.limit + k] for k in choices]
             illegal = [limit if forbidden is None else forbidden | limit for forbidden, limit in zip(illegal, limited)]
         own = [columns[context.columns[k]] for k in choices]
@@ -96,7 +118,7 @@ class UnrolledHeads:
 
     def mode(self) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
-        return self._whole([self.softmaxes[at].mode() for at in self.drawing])
+        return self._whole([self.softmaxes[at].mode().to(self.like.dtype) for at in self.drawing])
 
     def _whole(self, drawn: Slabs) -> Tensor:
         """Whole actions from one choice in every context that draws."""
@@ -106,15 +128,9 @@ class UnrolledHeads:
     def score(self, actions: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
         values, op_at = actions.to(self.like.dtype).unbind(-1), self.contexts[0].head
-        scores = [self._score(self.softmaxes[at], values[self.contexts[at].head]) for at in self.drawing]
+        scores = [self.softmaxes[at].score(values[self.contexts[at].head]) for at in self.drawing]
         unused = [torch.zeros_like(values[op_at])] * len(values)
         return torch.stack(self._by_head(values[op_at], scores, unused)).movedim(0, -1)
-
-    def _score(self, softmax: MaskedSoftmax, value: Tensor) -> Tensor:
-        score = torch.full_like(value, -math.inf)
-        for k, log_prob in zip(softmax.actions, softmax.log_probs()):
-            score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
-        return score
 
     def _by_head(self, op: Tensor, drawn: Slabs, unused: Slabs) -> list[Tensor]:
         """A value for each head: of the context in which the op draws it, or the one for a head that it ignores."""
@@ -162,6 +178,8 @@ class UnrolledHeads:
         return finite.masked_fill(_any(beyond), math.inf)
 
     def _divergence(self, other: "UnrolledHeads", at: int) -> Tensor:
+        if self.softmaxes[at].stacked:
+            return divergence(self.softmaxes[at].log_probs(), other.softmaxes[at].log_probs())[0].sum(0)
         theirs = dict(zip(other.softmaxes[at].actions, other.softmaxes[at].log_probs()))
         never = torch.full_like(self.like, -math.inf)  # where masks differ, one may leave out what the other has
         q = [theirs.get(action, never) for action in self.softmaxes[at].actions]
@@ -175,6 +193,11 @@ class UnrolledHeads:
                 usage = _total([p for op, p in enumerate(probs) if context.users >> op & 1])
                 total = total + usage * value
         return total
+
+
+def unrolled_choices(contexts: Sequence[Context]) -> int:
+    """How many choices are taken one by one."""
+    return sum(context.size for at, context in enumerate(contexts) if not at or context.size <= UNROLLED_ROW)
 
 
 def _total(values: Slabs) -> Tensor:

@@ -15,7 +15,18 @@ PACKAGE = ROOT / "esper_masks"
 # imports point down only; what shares a layer may not form a circle
 LAYERS = (
     {"errors"},
-    {"rule_checks", "rules", "rulesets", "checks", "faults", "softmax", "categorical", "calls", "fingerprint"},
+    {
+        "rule_checks",
+        "rules",
+        "rulesets",
+        "checks",
+        "faults",
+        "drawing",
+        "softmax",
+        "categorical",
+        "calls",
+        "fingerprint",
+    },
     {
         "layout",
         "decision_rows",
