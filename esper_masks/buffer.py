@@ -1,125 +1,90 @@
-"""Storage for rollouts: the words and actions of every environment at every step, in as few bytes as they need."""
+"""Rollouts: written step by step, read back as minibatches or whole sequences with their masks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from einops import rearrange
+from torch import Tensor
 
+from esper_masks.buffer_checks import check_fields, check_index, check_masks, check_rows
 from esper_masks.checks import check_bool, check_integer
-from esper_masks.decision_rows import Decision, allocate_decision
-from esper_masks.engine import MaskEngine
-from esper_masks.fingerprint import UnderRules
+from esper_masks.decision_rows import Decision
 from esper_masks.masks import ActionMasks
-
-OWN = ("slot_words", "actions", "log_prob")  # what each row has
+from esper_masks.stored_rows import StoredRows
 
 
 class Minibatch(NamedTuple):
-    """Rows of a buffer: ``[n, ...]``, or ``[steps, n, ...]``."""
+    """Rows of a rollout, widened: ``[n]``, or ``[steps, n]`` of whole sequences. A pytree.
+
+    Args:
+        masks: what was legal, ``[...]``.
+        actions: int64 ``[..., heads]``; -1 in rows that are not active.
+        log_prob: float32 ``[...]``, as it was when the action was drawn; 0 in rows that are not active.
+        active: bool ``[...]``; what the distribution that scores the actions is to be given as ``active=``.
+        fields: name -> ``[..., *shape]``, as they were stored.
+    """
 
     masks: ActionMasks
-    actions: Tensor  # int64 [..., heads]; -1 in padding rows
-    log_prob: Tensor  # [...]
-    active: Tensor  # bool [...]; False for padding rows, as FactoredCategorical takes it
+    actions: Tensor
+    log_prob: Tensor
+    active: Tensor
     fields: dict[str, Tensor]
 
 
-class RolloutBuffer(UnderRules, nn.Module):
-    """``steps`` decisions of ``batch`` environments.
+class RolloutBuffer(StoredRows):
+    """Masks, actions and log-probabilities of ``steps`` steps of ``batch`` environments, and fields of your own.
 
-        buffer.minibatch(index).masks  ==  the masks of environment index % batch at step index // batch
+        for step, env in product(range(steps), range(batch)):
+            buffer.minibatch(tensor([step * batch + env])).masks  ==  the masks stored at that step, of that env
 
-    What is kept of the masks is one word a slot, because the rest follows from them, in one byte where the rules have
-    no more than 8 ops; actions take a byte a head while no head has more than 128 choices. With 3 slots an environment
-    and step of ``esper-2025-12`` takes 3 + 4 + 4 (log-probability) = 11 bytes, against 15 bools (27 with
-    ``slot_by_op``), 32 bytes of int64 actions and 4: 51 (63). One of ``esper-2026-06`` takes 3 + 8 + 4 = 15, against
-    41 (59) + 64 + 4 = 109 (127).
+    Kept of the masks are the slot words, one byte a slot for up to 8 ops: all other masks of an engine follow from
+    them. Rows that are not ``active`` are padding: never written, not active when they were, or faulty. A distribution
+    that is given ``active=minibatch.active`` scores them 0; without it, their actions of -1 score -inf. In a row never
+    written no slot is enabled. Nothing here reads the device.
 
-    A row that is no decision (never written, inactive, or at fault) is *padding*: its actions are -1.
+    Bytes of one environment and step with 3 slots, against the same as one bool mask per head (with ``slot_by_op``),
+    int64 actions and a float32 log-probability:
+
+                       words  actions  log-prob  in all    bools      int64 actions  log-prob  in all
+        esper-2025-12      3        4         4      11    15 (27)               32         4   51 (63)
+        esper-2026-06      3        8         4      15    41 (59)               64         4  109 (127)
 
     >>> import esper_masks as em, torch
     >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
-    >>> buffer = RolloutBuffer(engine, steps=2, batch=4, fields={"value": torch.zeros(())})
-    >>> step = em.DecisionStep(engine, mode="eager")
-    >>> _ = step(engine.empty_slots(4), torch.zeros(4, 15), out=buffer.at(0))  # straight into the buffer
-    >>> buffer.write(0, value=torch.zeros(4))
-    >>> rows = buffer.minibatch(torch.tensor([3, 1, 6]))
-    >>> rows.masks["op"][0], rows.active
-    (tensor([ True,  True, False, False]), tensor([ True,  True, False]))
+    >>> buffer = em.RolloutBuffer(engine, steps=128, batch=1000, fields={"value": torch.zeros(())})
+    >>> masks = engine(engine.empty_slots(1000))
+    >>> policy = em.FactoredCategorical(torch.zeros(1000, 15), masks)
+    >>> actions = policy.sample()
+    >>> buffer.store(0, masks, actions, policy.log_prob(actions), value=torch.zeros(1000))
+    >>> rows = buffer.minibatch(torch.tensor([3, 14, 1000]))  # the last one is of step 1, not stored yet
+    >>> rows.masks["op"].tolist()[0], rows.active.tolist()
+    ([True, True, False, False], [True, True, False])
+    >>> buffer.row_bytes
+    11
 
     Args:
-        engine: whose decisions are kept.
-        steps: how many.
-        batch: environments.
-        fields: what else to keep of each row: name -> an example of one row, for its shape and dtype.
-        device: by default the engine's.
+        engine: whose masks are stored; only its layout and rules are kept.
+        steps: length of a rollout.
+        batch: number of environments.
+        fields: name -> an example of one row of it, for its shape and dtype; stored as ``[steps, batch, *shape]``.
+        device: where the rows live; by default the engine's device. ``buffer.to`` moves them; the dtypes stay.
 
     Raises:
-        ValueError: sizes that are no positive integers, or fields that are no tensors or have a name that is taken.
+        ValueError: sizes that are no positive int, or a field that is no tensor or has a name already in use.
     """
-
-    slot_words: Tensor  # [steps, batch, slots], in memory [slots, steps, batch]
-    actions: Tensor  # [steps, batch, heads], in memory [heads, steps, batch]
-    log_prob: Tensor  # [steps, batch]
-
-    def __init__(
-        self,
-        engine: MaskEngine,
-        steps: int,
-        batch: int,
-        *,
-        fields: Mapping[str, Tensor] | None = None,
-        device: torch.device | str | None = None,
-    ):
-        super().__init__()
-        for name, size in (("steps", steps), ("batch", batch)):
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name} must be a positive integer, got {size!r}")
-        self.rules, self.fingerprint, self.layout = engine.rules, engine.fingerprint, engine.layout
-        self.steps, self.batch, self.field_names = steps, batch, tuple(fields or {})
-        device = engine.device if device is None else torch.device(device)
-        rows = allocate_decision(self.layout, (steps, batch), device, entropy=False)
-        for name in OWN:
-            self.register_buffer(name, getattr(rows, name))
-        for name, example in (fields or {}).items():
-            if not isinstance(example, Tensor):
-                raise ValueError(f"field {name!r} needs a tensor, an example of one row, got {type(example).__name__}")
-            if not name.isidentifier() or hasattr(self, name) or name in ("self", "step"):
-                raise ValueError(f"a field cannot be called {name!r}: the name is taken, or is none")
-            self.register_buffer(name, torch.empty((steps, batch, *example.shape), dtype=example.dtype, device=device))
-        self.clear()
-
-    def clear(self) -> None:
-        """Make all rows padding."""
-        for name in (*OWN, *self.field_names):
-            getattr(self, name).zero_()
-        self.actions.fill_(-1)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def at(self, step: int) -> Decision:
-        """Where the decisions of a step are kept: for ``DecisionStep(..., out=buffer.at(step))``."""
-        self._check_step(step)
-        return Decision(self.actions[step], self.log_prob[step], self.slot_words[step])
+        """The rows of one step, as views: what is written into them is stored.
 
-    def write(self, step: int, **fields: Tensor) -> None:
-        """Keep fields of a step, ``[batch, ...]`` each.
-
+        Returns: actions ``[batch, heads]``, log_prob ``[batch]`` and slot_words ``[batch, slots]``; no entropy.
         Raises:
-            IndexError: no such step.
-            ValueError: an unknown field, or one of another shape.
+            ValueError: there is no such step.
         """
         self._check_step(step)
-        for name, values in fields.items():
-            if name not in self.field_names:
-                raise ValueError(f"there is no field {name!r}; the fields are {', '.join(self.field_names) or 'none'}")
-            place = getattr(self, name)[step]
-            if not isinstance(values, Tensor) or values.shape != place.shape:
-                got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise ValueError(f"field {name!r} has shape {got}; wanted {tuple(place.shape)}")
-        for name, values in fields.items():
-            getattr(self, name)[step].copy_(values)
+        return Decision(self.actions[step], self.log_prob[step], self.slot_words[step])
 
     def store(
         self,
@@ -131,118 +96,116 @@ class RolloutBuffer(UnderRules, nn.Module):
         active: Tensor | None = None,
         **fields: Tensor,
     ) -> None:
-        """Keep decisions that were made without a ``DecisionStep``.
+        """Keep what one step gave, without its gradients. Nothing is written if something does not fit.
 
         Args:
-            step: which.
-            masks: ``[batch]``, as an engine gives them.
-            actions: integer ``[batch, heads]``.
-            log_prob: ``[batch]``.
-            active: bool ``[batch]``; False for padding rows.
-            fields: as of ``write``.
+            step: from 0 to ``steps - 1``.
+            masks: ``[batch]``, an engine's. What their slot words do not tell is lost: op words that ``from_words`` was
+                given, and, where an op of the rules needs a state but no slot, slots that ``restrict`` has closed.
+            actions: integer ``[batch, heads]``: choices of the heads, or -1 in every head of a row that did not act;
+                any other value may come back as another action.
+            log_prob: float ``[batch]``.
+            active: bool ``[batch]``; where it is False, the row is stored as padding: actions -1, log_prob 0.
+            fields: ``[batch, *shape]`` of the dtype that their examples have; every field of the buffer.
 
         Raises:
-            IndexError: no such step.
-            ValueError: what does not fit; masks of another layout, or restricted ones, of which words do not hold all.
+            ValueError: shape, dtype or device that does not fit, masks of another layout, masks with constraints that
+                words do not hold, or a field that is unknown or missing.
         """
-        if not isinstance(masks, ActionMasks) or masks.layout != self.layout:
-            raise ValueError("these masks have another layout (rules, switches or slots) than the buffer")
-        if masks._limits:
-            raise ValueError(
-                "words do not hold all of restricted masks: keep the constraint as a field, and restrict what "
-                "minibatch returns"
-            )
-        if masks.shape != (self.batch,):
-            raise ValueError(f"masks have shape {tuple(masks.shape)}; wanted ({self.batch},)")
+        rows = self.at(step)
+        check_masks(masks, self.layout, self.batch, self.device)
         check_integer("actions", actions)
-        for name, values, shape in (
-            ("actions", actions, (self.batch, len(self.layout.heads))),
-            ("log_prob", log_prob, (self.batch,)),
-        ):
-            if not isinstance(values, Tensor) or values.shape != shape:
-                got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise ValueError(f"{name} has shape {got}; wanted {shape}")
+        check_rows("actions", actions, rows.actions)
+        if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
+            got = log_prob.dtype if isinstance(log_prob, Tensor) else type(log_prob).__name__
+            raise ValueError(f"log_prob must be a floating-point tensor, got {got}")
+        check_rows("log_prob", log_prob, rows.log_prob)
         if active is not None:
-            check_bool("active", active, masks.shape, actions.device, fixed=0)
-            actions = torch.where(active.unsqueeze(-1), actions, -1)
-        self.write(step, **fields)
-        place = self.at(step)
-        place.slot_words.copy_(masks.slot_words)
-        place.actions.copy_(actions)
-        place.log_prob.copy_(log_prob.detach())
+            check_bool("active", active, (self.batch,), self.device, broadcast=False)
+        if missing := [name for name in self._names if name not in fields]:
+            raise ValueError(f"no rows of {', '.join(missing)}: store wants every field; write takes them one by one")
+        check_fields(fields, self.fields, step)
+        with torch.no_grad():
+            if active is not None:
+                actions = torch.where(active.unsqueeze(-1), actions, -1)
+                log_prob = torch.where(active, log_prob, 0)
+            rows.slot_words.copy_(masks.slot_words)
+            rows.actions.copy_(actions)
+            rows.log_prob.copy_(log_prob)
+        self._write(step, fields)
 
-    def _check_step(self, step: int) -> None:
-        if type(step) is not int or not 0 <= step < self.steps:
-            raise IndexError(f"there is no step {step!r}; the buffer has {self.steps}")
+    def write(self, step: int, **fields: Tensor) -> None:
+        """Keep fields of one step, some or all: those known only after the step, or beside ``at``.
+
+        Args:
+            step: from 0 to ``steps - 1``.
+            fields: ``[batch, *shape]`` of the dtype that their examples have.
+
+        Raises:
+            ValueError: shape, dtype or device that does not fit, or a field that is unknown.
+        """
+        self._check_step(step)
+        check_fields(fields, self.fields, step)
+        self._write(step, fields)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    @property
-    def active(self) -> Tensor:
-        """Rows that are decisions, not padding: bool ``[steps, batch]``."""
-        return self.actions[..., 0] >= 0
-
-    @property
-    def fields(self) -> dict[str, Tensor]:
-        """Field -> ``[steps, batch, ...]``."""
-        return {name: getattr(self, name) for name in self.field_names}
-
     def masks(self, step: int | slice = slice(None)) -> ActionMasks:
-        """The masks of one step, ``[batch]``, or of several, ``[steps, batch]``; all by default."""
+        """Masks of one step, ``[batch]``, or of several, ``[steps, batch]``.
+
+        Raises:
+            ValueError: there is no such step.
+        """
+        if not isinstance(step, slice):
+            self._check_step(step)
         return ActionMasks.from_words(self.layout, self.slot_words[step])
 
     def minibatch(self, index: Tensor) -> Minibatch:
-        """Rows ``step * batch + environment``: of int64 ``[n]``, everything ``[n, ...]``.
+        """Rows in any order, gathered narrow and then widened.
+
+        Args:
+            index: int64 ``[n]``, row ``step * batch + env``.
 
         Raises:
             ValueError: an index of another shape or dtype.
             IndexError, RuntimeError: out of range (torch's own).
         """
-        return self._gather(index, every_step=False)
-
-    def sequences(self, envs: Tensor) -> Minibatch:
-        """All steps of some environments, for recurrent policies: of int64 ``[n]``, everything ``[steps, n, ...]``.
-
-        Raises:
-            ValueError: an index of another shape or dtype.
-            IndexError, RuntimeError: out of range (torch's own).
-        """
-        return self._gather(envs, every_step=True)
-
-    def _gather(self, index: Tensor, *, every_step: bool) -> Minibatch:
-        if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
-            got = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
-            raise ValueError(f"an index must be int64 [n], got {got}")
-
-        def own(rows: Tensor) -> Tensor:  # [steps, batch, n], batch-last, before any widening
-            return along(rows.movedim(-1, 0), 1).movedim(0, -1)
-
-        def along(rows: Tensor, first: int) -> Tensor:  # `first`: axis of the steps
-            if every_step:
-                return rows.index_select(first + 1, index)
-            return rows.flatten(first, first + 1).index_select(first, index)
-
-        actions = own(self.actions)
-        return Minibatch(
-            masks=ActionMasks.from_words(self.layout, own(self.slot_words)),
-            actions=actions.long(),
-            log_prob=along(self.log_prob, 0),
-            active=actions[..., 0] >= 0,
-            fields={name: along(rows, 0) for name, rows in self.fields.items()},
+        check_index("index", index, "rows step * batch + env")
+        return self._gather(
+            lambda rows: rows.flatten(-2).index_select(-1, index),
+            lambda rows: rows.flatten(0, 1).index_select(0, index),
         )
 
-    # -- sizes --------------------------------------------------------------------------------------------------------
+    def sequences(self, envs: Tensor) -> Minibatch:
+        """All steps of some environments, ``[steps, n]``: what recurrent policies learn from.
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one environment at one step, without fields."""
-        return sum(getattr(self, name)[0, 0].nbytes for name in OWN)
+        Args:
+            envs: int64 ``[n]``, indices of environments.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(rows.nbytes for rows in self.buffers())
+        Raises:
+            ValueError: an index of another shape or dtype.
+            IndexError, RuntimeError: out of range (torch's own).
+        """
+        check_index("envs", envs, "environments")
+        return self._gather(lambda rows: rows.index_select(-1, envs), lambda rows: rows.index_select(1, envs))
 
-    def extra_repr(self) -> str:
-        fields = f", fields=({', '.join(self.field_names)})" if self.field_names else ""
-        return f"{self.rules.name}, steps={self.steps}, batch={self.batch}{fields}, row_bytes={self.row_bytes}"
+    def _gather(self, narrow: Callable[[Tensor], Tensor], fields: Callable[[Tensor], Tensor]) -> Minibatch:
+        """Rows by two functions: of ``[..., steps, batch]``, and of fields ``[steps, batch, *shape]``."""
+        slot_words = rearrange(narrow(rearrange(self.slot_words, "... slots -> slots ...")), "slots ... -> ... slots")
+        actions = rearrange(narrow(rearrange(self.actions, "... heads -> heads ...")), "heads ... -> ... heads")
+        return Minibatch(
+            masks=ActionMasks.from_words(self.layout, slot_words),
+            actions=actions.long(),
+            log_prob=narrow(self.log_prob),
+            active=actions[..., 0] >= 0,
+            fields={name: fields(rows) for name, rows in self.fields.items()},
+        )
+
+    def _check_step(self, step: int) -> None:
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < self.steps:
+            raise ValueError(f"there is no step {step!r}; wanted an int from 0 to {self.steps - 1}")
+
+    def _write(self, step: int, fields: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, rows in fields.items():
+                self.fields[name][step].copy_(rows)

@@ -1,5 +1,6 @@
-"""Checkpoints that know the rules they were made under."""
+"""The rules' fingerprint in checkpoints, so that those of other rules are refused."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,13 +11,13 @@ from esper_masks.rules import MaskRules
 
 
 class UnderRules:
-    """For a module: its ``state_dict`` holds the fingerprint of its rules, and another's is refused."""
+    """What makes a module refuse checkpoints of other rules; to be named before ``nn.Module`` among the bases."""
 
     rules: MaskRules
     fingerprint: str
 
     def get_extra_state(self) -> Tensor:
-        """The rules' fingerprint, uint8 ``[32]``."""
+        """The rules' fingerprint, uint8 ``[32]``, which a ``state_dict`` holds beside the persistent buffers."""
         return torch.tensor(list(bytes.fromhex(self.fingerprint)), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
@@ -28,6 +29,11 @@ class UnderRules:
         found = bytes(state.to(torch.uint8).tolist()).hex() if isinstance(state, Tensor) else repr(state)
         if found != self.fingerprint:
             raise RulesError(
-                f"this checkpoint was made under other rules or rule switches (fingerprint {found[:12]}); the "
+                f"this checkpoint was made under other rules or rule switches (fingerprint {found[:12]}); this "
                 f"{type(self).__name__} has {self.rules.name} ({self.fingerprint[:12]})"
             )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        if (key := f"{prefix}_extra_state") in state_dict:
+            self.set_extra_state(state_dict[key])  # torch asks last, when the tensors of other rules are in
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[misc]  # nn.Module's

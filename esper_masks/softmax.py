@@ -170,8 +170,6 @@ class MaskedSoftmax:
         if not self.stacked:
             return self.draw_and_score(noise)[0]
         ([w], [none]), target = self._sampled(), self._target(noise)  # [n, ...]
-        if torch.compiler.is_compiling() and target.ndim + 1 == w.ndim:
-            return draw_in_blocks(w, target).long()
         running = self._running if self.mixed is None else None
         running = w.cumsum(0) if running is None else running
         before = pad(running[:-1], (*[0, 0] * (w.ndim - 1), 1, 0))
@@ -186,10 +184,11 @@ class MaskedSoftmax:
         The actions are whole numbers in the dtype of the weights: mixed widths would halve the lanes of a vectorizing
         compiler. Unrolled, what is scored is known when it is drawn, so that a compiler need not look it up again.
         """
-        if self.stacked:
-            action = self.draw(noise).to(self.total.dtype)
-            return action, self.score(action)
         (weights, empty), target = self._sampled(), self._target(noise)
+        if self.stacked:
+            blocks = target.ndim + 1 == weights[0].ndim
+            action = draw_in_blocks(weights[0], target) if blocks else self.draw(noise).to(target.dtype)
+            return action, self.score(action)
         action, before = torch.full_like(target, -1), torch.zeros_like(target)
         score = torch.full_like(target, -math.inf)
         for i, w, none, log_prob in zip(self.actions, weights, empty, self.log_probs()):

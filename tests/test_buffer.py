@@ -1,237 +1,710 @@
-"""Stored rollouts: what is read back is what was decided, in the bytes that were promised."""
+"""RolloutBuffer: what comes back is what was stored, row by row, in fewer bytes."""
 
 import copy
+import pickle
+from dataclasses import replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.utils._pytree as pytree
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.decision_rows import action_dtype, word_dtype
 from tests.helpers import OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states
+from tests.strategies import Case, random_cases
 from tests.test_compile import HOST_READS
 
 STEPS, BATCH = 4, 6
+FIELDS = {"value": torch.zeros(()), "observation": torch.zeros(2, 3), "done": torch.zeros((), dtype=torch.bool)}
 
 
-def wide_rules(ops: int, choices: int = 2) -> em.MaskRules:
-    """Two stages, as many ops as are asked for, one head of so many choices."""
-    stage = IntEnum("Stage", "FREE BUSY", start=0)
-    op = IntEnum("Do", [f"OP{i}" for i in range(ops)], start=0)
+def many(ops: int, choices: int = 2) -> em.MaskRules:
+    """Rules with any number of ops, each acting in one of three stages, and a head of any size."""
+    stages = IntEnum("Level", {f"L{i}": i for i in range(3)})
+    acts = IntEnum("Do", {f"OP{i}": i for i in range(ops)})
+    first, *others = acts
     return em.MaskRules(
-        name="wide",
-        stages=stage,
-        transitions={stage.FREE: [stage.BUSY], stage.BUSY: [stage.FREE]},
-        empty=stage.FREE,
+        name="many",
+        stages=stages,
+        transitions={stage: [] for stage in stages},
+        empty=stages(0),
         op_rules=[
-            em.Op(op.OP0, always=True),
-            *(em.Op(o, enters=list(stage)[o % 2], uses=["slot", "what"]) for o in list(op)[1:]),
+            em.Op(first, always=True),
+            *(em.Op(op, acts_in=[stages(op % 3)], min_age=op % 2, uses=["slot", "size"]) for op in others),
         ],
-        heads=[em.Head("slot"), em.Head("what", [f"c{i}" for i in range(choices)]), em.Head("op")],
+        heads=[em.Head("size", [f"C{i}" for i in range(choices)]), em.Head("slot"), em.Head("op")],
     )
 
 
-def engines() -> list[Any]:
-    made = [em.MaskEngine(em.ruleset(name), [f"s{i}" for i in range(n)]) for name in em.rulesets() for n in (1, 3, 64)]
-    made += [em.MaskEngine(wide_rules(ops), ["a", "b"]) for ops in (9, 17)]
-    return [pytest.param(e, id=f"{e.rules.name}-{len(e.slot_ids)}-{len(e.layout.ops)}") for e in made]
+def engine_of(name: str, slots: int = 3) -> em.MaskEngine:
+    rules = many(int(name)) if name.isdigit() else em.ruleset(name)
+    return em.MaskEngine(rules, [f"s{i}" for i in range(slots)])
 
 
-def logits_of(engine: em.MaskEngine, batch: int, seed: int = 0) -> Tensor:
-    columns = sum(head.size for head in engine.layout.heads)
-    return torch.randn(batch, columns, generator=torch.Generator().manual_seed(seed))
+ENGINES = [(name, slots) for name in em.rulesets() for slots in (1, 3, 64)] + [(n, 3) for n in ("9", "16", "17", "31")]
 
 
-def filled(engine: em.MaskEngine, **settings: Any) -> tuple[em.RolloutBuffer, list[em.ActionMasks], list[Tensor]]:
-    """A buffer of rollout, the masks of its steps and its logits; environment 2 pauses at step 1."""
-    buffer = em.RolloutBuffer(engine, STEPS, BATCH, **settings)
-    masks, logits = [], []
-    for step in range(STEPS):
-        masks.append(engine(random_states(engine, BATCH, seed=step)))
-        logits.append(logits_of(engine, BATCH, step))
-        joint = em.FactoredCategorical(logits[-1], masks[-1])
-        actions = joint.sample()
-        active = torch.arange(BATCH) != 2 if step == 1 else None
-        buffer.store(step, masks[-1], actions, joint.log_prob(actions), active=active)
-    return buffer, masks, logits
+class Step(NamedTuple):
+    """What one step of a rollout gives, and what scored it."""
+
+    masks: em.ActionMasks
+    actions: Tensor
+    log_prob: Tensor
+    active: Tensor
+    logits: Tensor
+    fields: dict[str, Tensor]
 
 
-@pytest.mark.parametrize("engine", engines())
-def test_masks_come_back(engine: em.MaskEngine) -> None:
-    buffer, masks, _ = filled(engine)
-    whole = em.ActionMasks.stack(masks)
-    assert_same_words(buffer.masks(), whole)
-    assert_same_masks(buffer.masks(), as_bools(whole))
-    assert_same_masks(buffer.masks(2), as_bools(masks[2]))
-    index = torch.tensor([23, 0, 7, 7, 13])
+def make_step(engine: em.MaskEngine, seed: int, batch: int = BATCH) -> Step:
+    """One step with random states, enabled slots, logits and agents that do not act; the first always acts."""
+    generator = torch.Generator().manual_seed(seed)
+    states = random_states(engine, batch, seed, stages=range(-1, 11))
+    enabled = torch.rand(batch, len(engine.slot_ids), generator=generator) < 0.7
+    masks = engine(states, enabled=enabled)
+    logits = torch.randn(batch, masks.flat().shape[-1], generator=generator)
+    active = torch.rand(batch, generator=generator) < 0.8
+    active[0] = True
+    policy = em.FactoredCategorical(logits, masks, active=active)
+    actions = policy.sample(noise=torch.rand(batch, len(engine.layout.heads), generator=generator))
+    fields = {
+        "value": torch.randn(batch, generator=generator),
+        "observation": torch.randn(batch, 2, 3, generator=generator),
+        "done": torch.rand(batch, generator=generator) < 0.5,
+    }
+    return Step(masks, actions, policy.log_prob(actions), active, logits, fields)
+
+
+def rollout(engine: em.MaskEngine, steps: int = STEPS, batch: int = BATCH) -> tuple[em.RolloutBuffer, list[Step]]:
+    """A buffer and the steps stored in it; the last one of the buffer stays unwritten."""
+    buffer = em.RolloutBuffer(engine, steps + 1, batch, fields=FIELDS)
+    made = [make_step(engine, seed, batch) for seed in range(steps)]
+    for at, step in enumerate(made):
+        buffer.store(at, step.masks, step.actions, step.log_prob, active=step.active, **step.fields)
+    return buffer, made
+
+
+def assert_same_rows(ours: em.RolloutBuffer, theirs: em.RolloutBuffer) -> None:
+    rows, others = dict(ours.named_buffers()), dict(theirs.named_buffers())
+    assert rows.keys() == others.keys()
+    for name, row in rows.items():
+        assert row.dtype == others[name].dtype
+        assert torch.equal(row, others[name]), name
+
+
+# -- what comes back ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "slots"), ENGINES)
+def test_stored_masks_are_the_engines(name: str, slots: int) -> None:
+    buffer, steps = rollout(engine_of(name, slots))
+    stacked = em.ActionMasks.stack([step.masks for step in steps])
+    assert_same_words(buffer.masks(slice(0, STEPS)), stacked)
+    for at, step in enumerate(steps):
+        assert_same_words(buffer.masks(at), step.masks)
+        assert_same_masks(buffer.masks(at), {**step.masks, "slot_by_op": step.masks.slot_by_op})
+    assert buffer.masks().shape == (STEPS + 1, BATCH)
+    assert_same_words(buffer.masks().select(slice(0, STEPS)), stacked)
+
+
+@pytest.mark.parametrize(("name", "slots"), ENGINES)
+def test_a_minibatch_is_rows_picked_one_by_one(name: str, slots: int) -> None:
+    buffer, steps = rollout(engine_of(name, slots))
+    index = torch.randperm(STEPS * BATCH, generator=torch.Generator().manual_seed(0))
+    index = torch.cat([index, index[:3]])  # a row may come twice
     rows = buffer.minibatch(index)
+    assert rows.masks.shape == rows.log_prob.shape == rows.active.shape == (len(index),)
+    assert rows.actions.dtype == torch.int64
+    assert list(rows.fields) == list(FIELDS)
     for at, row in enumerate(index.tolist()):
-        step, env = divmod(row, BATCH)
-        one = masks[step].select(torch.tensor([env]))
-        assert_same_masks(rows.masks.select(torch.tensor([at])), as_bools(one))
-        assert torch.equal(rows.actions[at], buffer.actions[step, env].long())
-        assert rows.log_prob[at] == buffer.log_prob[step, env]
-    envs = torch.tensor([5, 1])
-    series = buffer.sequences(envs)
-    assert series.masks.shape == (STEPS, 2)
-    assert_same_words(series.masks, em.ActionMasks.stack([m.select(envs) for m in masks]))
-    assert torch.equal(series.actions, buffer.actions.long()[:, envs])
+        step, env = steps[row // BATCH], row % BATCH
+        assert_same_words(rows.masks.select(at), step.masks.select(env))
+        assert rows.actions[at].tolist() == step.actions[env].tolist()
+        assert rows.log_prob[at] == step.log_prob[env]
+        assert rows.active[at] == step.active[env]
+        for field, values in step.fields.items():
+            assert torch.equal(rows.fields[field][at], values[env])
 
 
-@pytest.mark.parametrize("rules", em.rulesets())
-def test_what_is_scored_from_the_buffer_is_what_was_decided(rules: str) -> None:
-    engine = em.MaskEngine(em.ruleset(rules))
-    buffer, _, logits = filled(engine)
-    index = torch.randperm(STEPS * BATCH)
-    rows = buffer.minibatch(index)
-    joint = em.FactoredCategorical(torch.cat(logits)[index], rows.masks, active=rows.active)
-    scores = joint.log_prob(rows.actions)
-    assert torch.equal(scores[rows.active], rows.log_prob[rows.active])
-    paused = index == BATCH + 2
-    assert torch.equal(~rows.active, paused)
-    assert scores[paused].item() == 0
+@pytest.mark.parametrize(("name", "slots"), ENGINES)
+def test_sequences_are_environments_picked_one_by_one(name: str, slots: int) -> None:
+    buffer, steps = rollout(engine_of(name, slots))
+    envs = torch.tensor([4, 0, 4, 5])
+    rows = buffer.sequences(envs)
+    assert rows.masks.shape == rows.log_prob.shape == rows.active.shape == (STEPS + 1, 4)
+    assert rows.actions.dtype == torch.int64
+    for at, step in enumerate(steps):
+        assert_same_words(rows.masks.select(at), step.masks.select(envs))
+        assert torch.equal(rows.actions[at], step.actions[envs])
+        assert torch.equal(rows.log_prob[at], step.log_prob[envs])
+        assert torch.equal(rows.active[at], step.active[envs])
+        for field, values in step.fields.items():
+            assert torch.equal(rows.fields[field][at], values[envs])
+    assert not rows.active[STEPS].any()
 
 
-@pytest.mark.parametrize("mode", ["eager", "compiled"])
-def test_a_step_writes_straight_into_the_buffer(mode: Any) -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
-    step = em.DecisionStep(engine, mode=mode)
-    buffer = em.RolloutBuffer(engine, 3, BATCH, fields={"value": torch.zeros(()), "seen": torch.zeros(2, 5).half()})
-    assert not buffer.active.any()  # nothing written yet
-    for t in range(2):
-        states, logits, noise = random_states(engine, BATCH, t), logits_of(engine, BATCH, t), torch.rand(BATCH, 4)
-        step(states, logits, noise=noise, out=buffer.at(t))
-        buffer.write(t, value=torch.full((BATCH,), float(t)), seen=torch.full((BATCH, 2, 5), t))
-        expected = step(states, logits, noise=noise)
-        assert torch.equal(buffer.actions[t].long(), expected.actions)
-        assert torch.equal(buffer.log_prob[t], expected.log_prob)
-        assert_same_words(buffer.masks(t), engine(states))
-    assert buffer.active.tolist() == [[True] * BATCH] * 2 + [[False] * BATCH]
-    rows = buffer.minibatch(torch.tensor([0, BATCH, 2 * BATCH]))
-    assert rows.active.tolist() == [True, True, False]
-    assert rows.fields["value"].tolist() == [0, 1, 0]
-    assert (rows.fields["seen"].dtype, rows.fields["seen"].shape) == (torch.float16, (3, 2, 5))
-    assert buffer.sequences(torch.tensor([3])).fields["seen"].shape == (3, 1, 2, 5)
-    buffer.clear()
+@given(random_cases())
+def test_words_are_enough_under_any_rules(case: Case) -> None:
+    masks = case.masks()
+    batch = len(masks.op_words)
+    buffer = em.RolloutBuffer(case.engine, 2, batch)
+    buffer.store(1, masks, torch.zeros(batch, len(masks), dtype=torch.int64), torch.zeros(batch))
+    assert_same_masks(buffer.masks(1), as_bools(masks))
+    assert_same_masks(buffer.minibatch(torch.arange(batch, 2 * batch)).masks, as_bools(masks))
+
+
+@pytest.mark.parametrize(("name", "slots"), [("esper-2025-12", 3), ("esper-2026-06", 64), ("9", 3)])
+@pytest.mark.parametrize("form", ["stacked", "unrolled"], indirect=True)
+def test_a_minibatch_scores_like_the_rollout(name: str, slots: int, form: str) -> None:
+    """To the last bit, so that the first ratio of an update is exactly 1; padding rows included, as 0."""
+    buffer, steps = rollout(engine_of(name, slots))
+    every = buffer.minibatch(torch.arange(STEPS * BATCH))
+    logits = torch.cat([step.logits for step in steps])
+    policy = em.FactoredCategorical(logits, every.masks, active=every.active)
+    expected = [em.FactoredCategorical(s.logits, s.masks, active=s.active).log_prob(s.actions) for s in steps]
+    assert torch.equal(policy.log_prob(every.actions), torch.cat(expected))
+    assert torch.equal((policy.log_prob(every.actions) - every.log_prob).exp(), torch.ones(STEPS * BATCH))
+    shuffled = torch.randperm(STEPS * BATCH, generator=torch.Generator().manual_seed(1))
+    rows = buffer.minibatch(shuffled)
+    policy = em.FactoredCategorical(logits[shuffled], rows.masks, active=rows.active)
+    assert torch.equal(policy.log_prob(rows.actions), rows.log_prob)
+
+
+# -- padding ----------------------------------------------------------------------------------------------------------
+
+
+def test_padding_rows_are_neutral() -> None:
+    buffer, steps = rollout(engine_of("esper-2026-06"))
+    assert torch.equal(buffer.active[:STEPS], torch.stack([step.active for step in steps]))
+    assert not buffer.active[:STEPS].all()  # else there is nothing to see
+    assert not buffer.active[STEPS].any()
+    rows = buffer.minibatch(torch.arange((STEPS + 1) * BATCH))
+    assert torch.equal(rows.active, buffer.active.flatten())
+    assert rows.actions[~rows.active].eq(-1).all()
+    assert rows.log_prob[~rows.active].eq(0).all()
+    logits = torch.randn(len(rows.active), rows.masks.flat().shape[-1], requires_grad=True)
+    policy = em.FactoredCategorical(logits, rows.masks, active=rows.active)
+    log_prob = policy.log_prob(rows.actions)
+    assert log_prob[~rows.active].eq(0).all()
+    assert log_prob[rows.active].isfinite().all()
+    (log_prob.sum() + policy.raw_entropy().sum()).backward()
+    assert logits.grad is not None
+    assert logits.grad[~rows.active].eq(0).all()
+    without = em.FactoredCategorical(logits, rows.masks).log_prob(rows.actions)
+    assert without[~rows.active].eq(-torch.inf).all()
+
+
+def test_rows_never_written_have_valid_masks_without_slots() -> None:
+    buffer = em.RolloutBuffer(engine_of("esper-2026-06"), 2, 3, fields=FIELDS)
+    masks = buffer.masks()
+    assert not masks["slot"].any()
+    assert masks["op"].tolist() == [[[True] + [False] * 5] * 3] * 2
+    assert masks.forced.all()
     assert not buffer.active.any()
-    assert buffer.masks(0)["op"].tolist() == [[True, False, False, False]] * BATCH  # a row of padding may only wait
+    assert not any(rows.any() for rows in buffer.fields.values())
 
 
-def test_the_narrowest_types() -> None:
-    for ops, dtype in ((8, torch.uint8), (9, torch.int16), (16, torch.int16), (17, torch.int32)):
-        assert word_dtype(em.MaskEngine(wide_rules(ops), ["a"]).layout) == dtype
-    for choices, dtype in ((128, torch.int8), (129, torch.int16)):
-        assert action_dtype(em.MaskEngine(wide_rules(3, choices), ["a"]).layout) == dtype
-    engine = em.MaskEngine(wide_rules(16, 129), ["a"])
-    buffer, masks, _ = filled(engine)
-    buffer.actions[0, 0, 1] = 128
-    assert buffer.minibatch(torch.tensor([0])).actions[0, 1] == 128
-    assert_same_words(buffer.masks(), em.ActionMasks.stack(masks))  # bit 15 is the sign of an int16
+def test_whatever_an_inactive_row_holds_is_dropped() -> None:
+    engine = engine_of("esper-2025-12")
+    buffer = em.RolloutBuffer(engine, 1, 2)
+    actions, log_prob = torch.tensor([[1, 2, 0, 2], [9_999, 0, 0, 0]]), torch.tensor([-0.5, torch.nan])
+    buffer.store(0, engine(engine.empty_slots(2)), actions, log_prob, active=torch.tensor([True, False]))
+    assert buffer.actions.tolist() == [[[1, 2, 0, 2], [-1] * 4]]
+    assert buffer.log_prob.tolist() == [[-0.5, 0]]
+    assert actions.tolist() == [[1, 2, 0, 2], [9_999, 0, 0, 0]]  # the caller's own are left alone
+
+
+def test_faulty_rows_are_padding() -> None:
+    engine = engine_of("esper-2025-12")
+    masks = engine(engine.empty_slots(2))
+    policy = em.FactoredCategorical(torch.tensor([[0.0] * 15, [torch.nan] * 15]), masks, validate="flag")
+    actions = policy.sample()
+    buffer = em.RolloutBuffer(engine, 1, 2)
+    buffer.store(0, masks, actions, policy.log_prob(actions))
+    assert buffer.active.tolist() == [[True, False]]
+
+
+def test_clear_makes_a_new_buffer() -> None:
+    engine = engine_of("esper-2025-12")
+    buffer, _ = rollout(engine)
+    buffer.clear()
+    assert_same_rows(buffer, em.RolloutBuffer(engine, STEPS + 1, BATCH, fields=FIELDS))
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_at_gives_views_into_storage() -> None:
+    engine = engine_of("esper-2025-12")
+    buffer, (step, *_) = rollout(engine)
+    before = buffer.masks(slice(0, STEPS))
+    rows = buffer.at(STEPS)
+    assert rows.raw_entropy is None
+    assert rows.slot_words.dtype == torch.uint8
+    assert rows.slot_words.stride(0) == rows.actions.stride(0) == 1
+    rows.slot_words.copy_(step.masks.slot_words)
+    rows.actions.copy_(step.actions)
+    rows.log_prob.copy_(step.log_prob)
+    buffer.write(STEPS, value=step.fields["value"])
+    buffer.write(STEPS, done=step.fields["done"], observation=step.fields["observation"])
+    assert_same_words(buffer.masks(STEPS), buffer.masks(0))
+    assert_same_words(buffer.masks(slice(0, STEPS)), before)
+    assert torch.equal(buffer.actions[STEPS], buffer.actions[0])
+    assert torch.equal(buffer.active[STEPS], step.active)
+    assert all(torch.equal(rows[STEPS], rows[0]) for rows in buffer.fields.values())
+    assert torch.equal(em.ActionMasks.from_words(engine.layout, rows.slot_words).op_words, step.masks.op_words)
+
+
+def test_masks_that_were_read_do_not_change_with_the_next_rollout() -> None:
+    """Words of 17 ops need no widening, which would make the copy."""
+    for name in ("esper-2025-12", "17"):
+        buffer, steps = rollout(engine_of(name))
+        every, first, rows = buffer.masks(), buffer.masks(0), buffer.minibatch(torch.arange(BATCH))
+        buffer.clear()
+        assert_same_words(every.select(0), steps[0].masks)
+        assert_same_words(first, steps[0].masks)
+        assert_same_words(rows.masks, steps[0].masks)
+        assert torch.equal(rows.actions, steps[0].actions)
+
+
+def test_nothing_is_written_if_something_does_not_fit() -> None:
+    buffer, (step, *_) = rollout(engine_of("esper-2025-12"))
+    before = copy.deepcopy(buffer)
+    with pytest.raises(ValueError, match="field 'done'"):
+        buffer.store(1, step.masks, step.actions, step.log_prob, **{**step.fields, "done": step.fields["value"]})
+    with pytest.raises(ValueError, match="field 'done'"):
+        buffer.write(1, value=step.fields["value"], done=step.fields["value"])
+    assert_same_rows(buffer, before)
+
+
+def test_gradients_stay_outside() -> None:
+    engine = engine_of("esper-2025-12")
+    buffer = em.RolloutBuffer(engine, 1, 2, fields={"value": torch.zeros((), requires_grad=True)})
+    weight = torch.ones(2, requires_grad=True)
+    actions = torch.zeros(2, 4, dtype=torch.int32)
+    buffer.store(0, engine(engine.empty_slots(2)), actions, weight * 2, value=weight * 3)
+    assert not any(rows.requires_grad for rows in buffer.buffers())
+    assert buffer.log_prob.tolist() == [[2, 2]]
+    assert buffer.fields["value"].tolist() == [[3, 3]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_log_probabilities_of_other_widths_are_kept_in_fp32(dtype: torch.dtype) -> None:
+    engine = engine_of("esper-2025-12")
+    buffer = em.RolloutBuffer(engine, 1, 2)
+    log_prob = torch.tensor([-1.7, -0.3], dtype=dtype)
+    buffer.store(0, engine(engine.empty_slots(2)), torch.zeros(2, 4, dtype=torch.uint8), log_prob)
+    assert torch.equal(buffer.log_prob[0], log_prob.float())
+
+
+def test_masks_limited_to_fewer_slots_are_all_in_their_words() -> None:
+    engine = engine_of("esper-2026-06")
+    masks = make_step(engine, 3).masks.restrict(slot=torch.tensor([True, False, True]))
+    buffer = em.RolloutBuffer(engine, 1, BATCH)
+    buffer.store(0, masks, torch.zeros(BATCH, 8, dtype=torch.int64), torch.zeros(BATCH))
+    assert_same_masks(buffer.masks(0), as_bools(masks))
+
+
+def test_the_remedy_for_restricted_masks_works() -> None:
+    engine = engine_of("esper-2026-06")
+    step = make_step(engine, 0)
+    constraint = torch.rand(BATCH, 6, generator=torch.Generator().manual_seed(2)) < 0.6
+    buffer = em.RolloutBuffer(engine, 1, BATCH, fields={"permitted": torch.zeros(6, dtype=torch.bool)})
+    buffer.store(0, step.masks, step.actions, step.log_prob, permitted=constraint)
+    rows = buffer.minibatch(torch.arange(BATCH))
+    assert_same_masks(rows.masks.restrict(op=rows.fields["permitted"]), as_bools(step.masks.restrict(op=constraint)))
+
+
+# -- widths and bytes -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("rules", "row", "bools", "with_pairs"), [("esper-2025-12", 11, 15, 27), ("esper-2026-06", 15, 41, 59)]
+    ("ops", "dtype"),
+    [(8, torch.uint8), (9, torch.int16), (16, torch.int16), (17, torch.int32), (31, torch.int32)],
 )
-def test_bytes_of_a_row(rules: str, row: int, bools: int, with_pairs: int) -> None:
-    engine = em.MaskEngine(em.ruleset(rules))
-    buffer = em.RolloutBuffer(engine, 10, 100, fields={"value": torch.zeros(3)})
-    assert buffer.row_bytes == row
-    assert buffer.nbytes == 1000 * (row + 12)
-    masks = engine(engine.empty_slots(1))
-    assert masks.flat().nbytes == bools
-    assert masks.flat().nbytes + masks.slot_by_op.nbytes == with_pairs
+def test_words_are_as_narrow_as_the_ops_allow(ops: int, dtype: torch.dtype) -> None:
+    engine = em.MaskEngine(many(ops), ["a", "b", "c"])
+    buffer = em.RolloutBuffer(engine, 1, 300)
+    assert buffer.slot_words.dtype == dtype
+    states = random_states(engine, 300, stages=range(3))
+    masks = engine(states)
+    assert masks.slot_by_op[:, ops - 1].any()  # the highest bit, which is the sign of an int16
+    assert not masks.slot_by_op[:, ops - 1].all()
+    buffer.store(0, masks, torch.zeros(300, 3, dtype=torch.int64), torch.zeros(300))
+    assert_same_words(buffer.masks(0), masks)
+    assert_same_words(buffer.minibatch(torch.arange(300)).masks, masks)
 
 
-def test_memory_is_batch_last() -> None:
-    buffer, _, _ = filled(em.MaskEngine(em.ruleset("esper-2025-12")))
-    rows = buffer.minibatch(torch.arange(7))
-    for tensor in (buffer.slot_words[0], buffer.actions[0], rows.masks.slot_words, buffer.masks(0).slot_words):
-        assert tensor.stride(0) == 1
-    assert buffer.masks().slot_words.stride()[:2] == (BATCH, 1)
+def with_choices(choices: int) -> em.MaskEngine:
+    """An engine with a head of any size; the rules check names one by one, which takes long for so many."""
+    engine = em.MaskEngine(many(2), ["a", "b"])
+    names = tuple(map(str, range(choices)))
+    heads = [replace(head, choices=names) if head.name == "size" else head for head in engine.layout.heads]
+    engine.layout = replace(engine.layout, heads=tuple(heads))
+    return engine
 
 
-def test_nothing_is_read_from_the_device() -> None:
-    buffer, masks, _ = filled(em.MaskEngine(em.ruleset("esper-2025-12")))
-    with OpRecorder() as recorder:
-        buffer.store(0, masks[0], buffer.actions[0].long(), torch.zeros(BATCH), active=torch.ones(BATCH).bool())
-        buffer.minibatch(torch.tensor([1, 2]))
-        buffer.sequences(torch.tensor([1, 2]))
-    reads = [op for op in recorder.ops if any(read in op for read in HOST_READS) and "lift_fresh" not in op]
-    assert not reads
+def with_slots(slots: int) -> em.MaskEngine:
+    return em.MaskEngine(many(2), [f"s{i}" for i in range(slots)])
 
 
-def test_checkpoints_know_their_rules() -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
-    buffer, _, _ = filled(engine, fields={"value": torch.zeros(())})
-    state = buffer.state_dict()
-    assert set(state) == {"slot_words", "actions", "log_prob", "value", "_extra_state"}
-    twin = em.RolloutBuffer(engine, STEPS, BATCH, fields={"value": torch.zeros(())})
-    twin.load_state_dict(state)
-    assert all(torch.equal(state[name], twin.state_dict()[name]) for name in state)
-    other = em.RolloutBuffer(
-        em.MaskEngine(em.ruleset("esper-2025-11")), STEPS, BATCH, fields={"value": torch.zeros(())}
-    )
-    with pytest.raises(em.RulesError, match=r"made under other rules .* the RolloutBuffer has esper-2025-11"):
-        other.load_state_dict(state)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        em.RolloutBuffer(engine, STEPS, BATCH + 1, fields={"value": torch.zeros(())}).load_state_dict(state)
-    assert torch.equal(copy.deepcopy(buffer).actions, buffer.actions)
-    assert buffer.half().actions.dtype == torch.int8
+@pytest.mark.parametrize(
+    ("make", "size", "dtype"),
+    [
+        (with_choices, 2, torch.int8),
+        (with_choices, 128, torch.int8),
+        (with_choices, 129, torch.int16),
+        (with_choices, 32768, torch.int16),
+        (with_choices, 32769, torch.int32),
+        (with_slots, 1, torch.int8),
+        (with_slots, 128, torch.int8),
+        (with_slots, 129, torch.int16),
+    ],
+)
+def test_actions_are_as_narrow_as_the_heads_allow(make: Any, size: int, dtype: torch.dtype) -> None:
+    engine = make(size)
+    buffer = em.RolloutBuffer(engine, 1, 2)
+    assert buffer.actions.dtype == dtype
+    actions = torch.tensor([[head.size - 1 for head in engine.layout.heads], [-1, -1, -1]])
+    buffer.store(0, engine(engine.empty_slots(2)), actions, torch.zeros(2))
+    assert torch.equal(buffer.minibatch(torch.arange(2)).actions, actions)
 
 
-def test_written_in_inference_read_in_training() -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
-    buffer = em.RolloutBuffer(engine, 1, BATCH)
-    logits = logits_of(engine, BATCH).requires_grad_()
-    with torch.inference_mode():
-        em.DecisionStep(engine, mode="eager")(random_states(engine, BATCH), logits, out=buffer.at(0))
+@pytest.mark.parametrize(
+    ("name", "row", "bools", "with_pairs", "actions"),
+    [("esper-2025-12", 11, 15, 27, 32), ("esper-2026-06", 15, 41, 59, 64)],
+)
+def test_bytes_of_a_row(name: str, row: int, bools: int, with_pairs: int, actions: int) -> None:
+    """The table in the docstring."""
+    engine = em.MaskEngine(em.ruleset(name))
+    buffer = em.RolloutBuffer(engine, STEPS, BATCH)
+    assert buffer.row_bytes == row == 3 + len(engine.layout.heads) + 4
+    assert buffer.nbytes == row * STEPS * BATCH
     rows = buffer.minibatch(torch.arange(BATCH))
-    em.FactoredCategorical(logits, rows.masks).log_prob(rows.actions).sum().backward()
-    assert logits.grad is not None
+    assert rows.masks.flat()[0].nbytes == bools
+    assert rows.masks.flat()[0].nbytes + rows.masks.slot_by_op[0].nbytes == with_pairs
+    assert rows.actions[0].nbytes == actions
+    [line] = [line for line in str(em.RolloutBuffer.__doc__).splitlines() if line.strip().startswith(name)]
+    numbers = [int(word.strip("()")) for word in line.split()[1:]]
+    scored = actions + 4
+    head = [3, len(engine.layout.heads), 4, row]
+    assert numbers == [*head, bools, with_pairs, actions, 4, bools + scored, with_pairs + scored]
 
 
-def test_restricted_masks_are_refused() -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
-    buffer, masks, _ = filled(engine)
-    narrow = masks[0].restrict(op=torch.tensor([True, False, True, True]))
-    with pytest.raises(ValueError, match="words do not hold all of restricted masks: keep the constraint as a field"):
-        buffer.store(0, narrow, buffer.actions[0].long(), torch.zeros(BATCH))
+def test_fields_are_counted_in_all_but_not_in_a_row() -> None:
+    buffer, _ = rollout(engine_of("esper-2025-12"))
+    assert buffer.row_bytes == 11
+    assert buffer.nbytes == (11 + 4 + 6 * 4 + 1) * (STEPS + 1) * BATCH
+    assert "row_bytes=11, fields=(value, observation, done)" in repr(buffer)
+    assert em.RolloutBuffer(engine_of("9"), 1, 1).row_bytes == 2 * 3 + 3 + 4
 
 
-def test_wrong_arguments_are_named() -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
-    buffer, masks, _ = filled(engine, fields={"value": torch.zeros(())})
-    actions, log_prob = buffer.actions[0].long(), torch.zeros(BATCH)
-    before = copy.deepcopy(buffer.state_dict())
-    other = em.MaskEngine(em.ruleset("esper-2026-06"))
-    for message, call in (
-        ("steps must be a positive integer, got 0", lambda: em.RolloutBuffer(engine, 0, 4)),
-        ("batch must be a positive integer, got 2.0", lambda: em.RolloutBuffer(engine, 1, 2.0)),  # type: ignore[arg-type]
-        ("field 'a' needs a tensor", lambda: em.RolloutBuffer(engine, 1, 2, fields={"a": 3})),  # type: ignore[dict-item]
-        ("a field cannot be called 'actions'", lambda: em.RolloutBuffer(engine, 1, 2, fields={"actions": log_prob})),
-        ("a field cannot be called 'step'", lambda: em.RolloutBuffer(engine, 1, 2, fields={"step": log_prob})),
-        ("there is no field 'reward'; the fields are value", lambda: buffer.write(0, reward=log_prob)),
-        (r"field 'value' has shape \(3,\); wanted \(6,\)", lambda: buffer.write(0, value=torch.zeros(3))),
-        ("another layout", lambda: buffer.store(0, other(other.empty_slots(BATCH)), actions, log_prob)),
-        ("another layout", lambda: buffer.store(0, actions, actions, log_prob)),  # type: ignore[arg-type]
+@pytest.mark.parametrize("copied", [lambda b: b, copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b))])
+def test_memory_is_batch_last(copied: Any) -> None:
+    buffer = copied(rollout(engine_of("esper-2025-12"))[0])
+    rows = (STEPS + 1) * BATCH
+    assert buffer.slot_words.stride() == buffer.actions.stride() == (BATCH, 1, rows)
+    index = torch.tensor([3, 1, 7, 7, 2])
+    assert buffer.minibatch(index).masks.slot_words.stride() == (1, 5)
+    assert buffer.minibatch(index).actions.stride() == (1, 5)
+    assert buffer.sequences(index.clamp_max(5)).masks.slot_words.stride() == (5, 1, (STEPS + 1) * 5)
+    assert buffer.masks().slot_words.stride() == (BATCH, 1, rows)
+    assert buffer.masks(2).slot_words.stride() == (1, BATCH)
+    assert buffer.masks(slice(1, 3)).slot_words.stride() == (BATCH, 1, 2 * BATCH)
+
+
+# -- checkpoints, copies and devices ----------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_brings_the_rollout_back(tmp_path: Any) -> None:
+    engine = engine_of("esper-2026-06")
+    buffer, _ = rollout(engine)
+    assert set(buffer.state_dict()) == {"slot_words", "actions", "log_prob", *FIELDS, "_extra_state"}
+    torch.save(buffer.state_dict(), tmp_path / "rollout.pt")
+    other = em.RolloutBuffer(engine, STEPS + 1, BATCH, fields=FIELDS)
+    other.load_state_dict(torch.load(tmp_path / "rollout.pt", weights_only=True))
+    assert_same_rows(other, buffer)
+    assert other.slot_words.stride() == buffer.slot_words.stride()
+
+
+def test_a_checkpoint_of_other_rules_is_refused_before_a_row_is_written() -> None:
+    buffer, _ = rollout(em.MaskEngine(em.ruleset("esper-2025-12")))
+    other = em.RolloutBuffer(em.MaskEngine(em.ruleset("esper-2025-11")), STEPS + 1, BATCH, fields=FIELDS)
+    before = copy.deepcopy(other)
+    with pytest.raises(em.RulesError, match=r"other rules .* this RolloutBuffer has esper-2025-11"):
+        other.load_state_dict(buffer.state_dict())
+    assert_same_rows(other, before)
+    policy = torch.nn.ModuleDict({"rollout": other})
+    with pytest.raises(em.RulesError, match="made under other rules"):
+        policy.load_state_dict(torch.nn.ModuleDict({"rollout": buffer}).state_dict())
+    assert_same_rows(other, before)
+    switched = em.RolloutBuffer(em.MaskEngine(em.ruleset("esper-2026-06"), topology="transformer"), 1, 1)
+    with pytest.raises(em.RulesError, match="rule switches"):
+        switched.load_state_dict(em.RolloutBuffer(engine_of("esper-2026-06"), 1, 1).state_dict())
+
+
+def test_a_checkpoint_of_another_size_or_with_other_fields_does_not_load() -> None:
+    engine = engine_of("esper-2025-12")
+    state = em.RolloutBuffer(engine, 2, 3).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for slot_words"):
+        em.RolloutBuffer(engine, 3, 3).load_state_dict(state)
+    with pytest.raises(RuntimeError, match="size mismatch for slot_words"):
+        em.RolloutBuffer(engine_of("esper-2025-12", 2), 2, 3).load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"Missing key.*observation"):
+        em.RolloutBuffer(engine, 2, 3, fields=FIELDS).load_state_dict(state)
+
+
+def test_copies_and_pickles() -> None:
+    buffer, (step, *_) = rollout(engine_of("esper-2025-12"))
+    for other in (pickle.loads(pickle.dumps(buffer)), copy.deepcopy(buffer)):
+        assert_same_rows(other, buffer)
+        assert_same_masks(other.masks(0), as_bools(step.masks))
+        other.store(1, step.masks, step.actions, step.log_prob, active=step.active, **step.fields)
+        other.clear()
+    assert buffer.active.any()
+
+
+def test_the_buffer_moves_alone_and_is_never_cast() -> None:
+    engine = engine_of("esper-2025-12")
+    buffer, (step, *_) = rollout(engine)
+    before = copy.deepcopy(buffer)
+    assert list(buffer.modules()) == [buffer]
+    for cast in (buffer.half, buffer.double, lambda: buffer.to(torch.bfloat16)):
+        assert_same_rows(cast(), before)
+    buffer.store(0, step.masks, step.actions, step.log_prob, active=step.active, **step.fields)
+    assert buffer.to("meta").device.type == "meta"
+    assert {rows.device.type for rows in buffer.buffers()} == {"meta"}
+    assert engine.device.type == "cpu"
+    assert em.RolloutBuffer(engine, 1, 1, device="meta").device.type == "meta"
+    assert em.RolloutBuffer(em.MaskEngine(engine.rules, device="meta"), 1, 1).device.type == "meta"
+
+
+def test_a_buffer_made_without_memory_comes_to_life_empty() -> None:
+    engine = engine_of("esper-2025-12")
+    buffer = em.RolloutBuffer(engine, STEPS + 1, BATCH, fields=FIELDS, device="meta").to_empty(device="cpu")
+    assert_same_rows(buffer, em.RolloutBuffer(engine, STEPS + 1, BATCH, fields=FIELDS))
+    full, (step, *_) = rollout(engine)
+    assert_same_words(full.to("cpu").masks(0), step.masks)  # and any other move keeps the rows
+
+
+def test_written_in_inference_mode_and_read_in_training() -> None:
+    engine = engine_of("esper-2025-12")
+    linear = torch.nn.Linear(3, 15)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            buffer = em.RolloutBuffer(engine, 2, BATCH, fields={"observation": torch.zeros(3)})
+            buffer.to("cpu")
+            observation = torch.randn(BATCH, 3)
+            masks = engine(random_states(engine, BATCH))
+            policy = em.FactoredCategorical(linear(observation), masks)
+            actions = policy.sample()
+            buffer.store(0, masks, actions, policy.log_prob(actions), observation=observation)
+            rows = buffer.at(1)
+            rows.actions.copy_(actions)
+        rows.log_prob.fill_(-1.0)
+        buffer.write(1, observation=torch.randn(BATCH, 3))
+        batch = buffer.minibatch(torch.arange(BATCH))
+        again = em.FactoredCategorical(linear(batch.fields["observation"]), batch.masks, active=batch.active)
+        linear.zero_grad()
+        (again.log_prob(batch.actions) - batch.log_prob).exp().sum().backward()
+        assert linear.weight.grad is not None
+        assert linear.weight.grad.abs().sum() > 0
+
+
+# -- what the device sees ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_reads_the_device() -> None:
+    buffer, (step, *_) = rollout(engine_of("esper-2025-12"))
+    index, envs = torch.arange(5), torch.arange(3)
+    with OpRecorder() as recorder:
+        buffer.store(1, step.masks, step.actions, step.log_prob, active=step.active, **step.fields)
+        buffer.write(1, value=step.fields["value"])
+        buffer.at(2)
+        buffer.minibatch(index)
+        buffer.sequences(envs)
+        buffer.masks()
+        _ = buffer.active
+        buffer.clear()
+    assert recorder.ops
+    assert [op for op in recorder.ops if any(name in op for name in HOST_READS)] == []
+
+
+def test_rows_are_gathered_before_they_are_widened() -> None:
+    """No tensor is made of rows that were not asked for."""
+    buffer = em.RolloutBuffer(engine_of("esper-2025-12"), 50, 40)
+    stored = {rows.untyped_storage().data_ptr() for rows in buffer.buffers()}
+    sizes: list[int] = []
+
+    class Sizes(OpRecorder):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made: Tensor = super().__torch_dispatch__(func, types, args, kwargs)
+            if made.untyped_storage().data_ptr() not in stored:
+                sizes.append(made.untyped_storage().nbytes() // made.element_size())
+            return made
+
+    index, envs = torch.arange(5), torch.arange(5)
+    with Sizes():
+        buffer.minibatch(index)
+    assert max(sizes) == 5 * 4  # the actions
+    sizes.clear()
+    with Sizes():
+        buffer.sequences(envs)
+    assert max(sizes) == 50 * 5 * 4
+
+
+@pytest.mark.parametrize("name", ["esper-2025-12", "9"])
+def test_it_compiles_into_one_graph(name: str) -> None:
+    torch._dynamo.reset()
+    buffer, steps = rollout(engine_of(name))
+    expected = copy.deepcopy(buffer)
+    read = torch.compile(buffer.minibatch, fullgraph=True, dynamic=True, backend="aot_eager")
+    write = torch.compile(buffer.store, fullgraph=True, backend="aot_eager")
+    for index in (torch.tensor([0, 9, 3]), torch.arange(7)):
+        ours, theirs = (pytree.tree_leaves(m) for m in (read(index), buffer.minibatch(index)))
+        assert len(ours) == len(theirs) == 2 + 3 + len(FIELDS)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    for at, step in enumerate(reversed(steps)):
+        for store in (write, expected.store):
+            store(at, step.masks, step.actions, step.log_prob, active=step.active, **step.fields)
+    assert_same_rows(buffer, expected)
+
+
+def test_rows_outside_are_torchs_own_error() -> None:
+    buffer, _ = rollout(engine_of("esper-2025-12"))
+    for index in (torch.tensor([(STEPS + 1) * BATCH]), torch.tensor([-1])):
+        with pytest.raises((IndexError, RuntimeError)):
+            buffer.minibatch(index)
+        with pytest.raises((IndexError, RuntimeError)):
+            buffer.sequences(index)
+    assert buffer.minibatch(torch.empty(0, dtype=torch.int64)).masks.shape == (0,)
+    assert buffer.sequences(torch.empty(0, dtype=torch.int64)).actions.shape == (STEPS + 1, 0, 4)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, r"steps must be an int, 1 or more, got 0"),
+        ({"steps": 2.0}, r"steps must be an int, 1 or more, got 2.0"),
+        ({"batch": True}, r"batch must be an int, 1 or more, got True"),
+        ({"batch": -1}, r"batch must be an int, 1 or more, got -1"),
+        ({"engine": em.ruleset("esper-2025-12")}, r"engine must be a MaskEngine, got MaskRules"),
+        ({"fields": {"value": 0.0}}, r"field 'value' must be a tensor, an example of one row, got float; a number is"),
+        ({"fields": ["value"]}, r"fields must be a mapping from name to an example of one row, got list"),
+        ({"fields": {"actions": torch.zeros(())}}, r"field 'actions' has a name that RolloutBuffer uses itself"),
+        ({"fields": {"fields": torch.zeros(())}}, r"field 'fields' has a name"),
+        ({"fields": {"active": torch.zeros(())}}, r"field 'active' has a name"),
+        ({"fields": {"masks": torch.zeros(())}}, r"field 'masks' has a name"),
+        ({"fields": {"log_prob": torch.zeros(())}}, r"field 'log_prob' has a name"),
+        ({"fields": {"step": torch.zeros(())}}, r"field 'step' has a name"),
+        ({"fields": {"self": torch.zeros(())}}, r"field 'self' has a name"),
+        ({"fields": {"training": torch.zeros(())}}, r"field 'training' has a name"),
+        ({"fields": {"a.b": torch.zeros(())}}, r"field 'a.b' is no name that a keyword argument can have"),
+        ({"fields": {3: torch.zeros(())}}, r"field 3 is no name"),
+    ],
+)
+def test_refused_arguments(arguments: dict[str, Any], message: str) -> None:
+    given_arguments: dict[str, Any] = {"engine": engine_of("esper-2025-12"), "steps": 2, "batch": 2, **arguments}
+    with pytest.raises(ValueError, match=message):
+        em.RolloutBuffer(**given_arguments)
+
+
+OTHER = make_step(em.MaskEngine(em.ruleset("esper-2025-12"), enabled=("mid",)), 0).masks
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"step": STEPS + 1}, rf"no step {STEPS + 1}; wanted an int from 0 to {STEPS}"),
+        ({"step": -1}, r"no step -1"),
+        ({"step": True}, r"no step True"),
+        ({"step": 1.0}, r"no step 1.0"),
+        ({"step": torch.tensor(1)}, r"no step tensor\(1\)"),
+        ({"masks": {}}, r"masks must be ActionMasks, got dict; an engine or ActionMasks.from_words makes them"),
         (
-            r"masks have shape \(2,\); wanted \(6,\)",
-            lambda: buffer.store(0, masks[0].select(slice(2)), actions, log_prob),
+            {"masks": OTHER},
+            r"another layout \(rules, switches or slots\) than the buffer; it takes those of",
         ),
-        ("actions must be an integer", lambda: buffer.store(0, masks[0], actions.float(), log_prob)),
-        (r"actions has shape \(6, 3\); wanted \(6, 4\)", lambda: buffer.store(0, masks[0], actions[:, :3], log_prob)),
-        (r"log_prob has shape \(5,\)", lambda: buffer.store(0, masks[0], actions, log_prob[:5])),
-        ("active must be a bool", lambda: buffer.store(0, masks[0], actions, log_prob, active=log_prob)),
-        ("there is no field 'x'", lambda: buffer.store(0, masks[0], actions, log_prob, x=log_prob)),
-        ("an index must be int64", lambda: buffer.minibatch(torch.tensor([0.5]))),
-        ("an index must be int64", lambda: buffer.minibatch(torch.tensor([[1]]))),
-        ("an index must be int64", lambda: buffer.sequences([1])),  # type: ignore[arg-type]
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
-    for step in (STEPS, -1, True, None):
-        with pytest.raises(IndexError, match="there is no step"):
-            buffer.at(step)  # type: ignore[arg-type]
-    assert all(torch.equal(before[name], value) for name, value in buffer.state_dict().items())
+        ({"masks": lambda m: m.select(slice(0, 3))}, r"masks are \(3,\) on cpu; wanted \(6,\) on cpu"),
+        ({"masks": lambda m: em.ActionMasks.stack([m])}, r"masks are \(1, 6\) on cpu"),
+        ({"masks": lambda m: m.to("meta")}, r"masks are \(6,\) on meta; wanted \(6,\) on cpu"),
+        (
+            {"masks": lambda m: m.restrict(op=torch.ones(4, dtype=torch.bool))},
+            r"constraints on slot, which words do not hold; store the masks that were restricted, keep the constraint "
+            r"as a field, and restrict what minibatch returns",
+        ),
+        ({"masks": lambda m: m.restrict(blend=torch.ones(3, dtype=torch.bool))}, r"constraints on blend"),
+        ({"masks": lambda m: m.restrict(slot_by_op=torch.ones(4, 3, dtype=torch.bool))}, r"constraints on slot"),
+        ({"actions": torch.zeros(6, 4)}, r"actions must be an integer tensor, got torch.float32"),
+        ({"actions": [[0] * 4] * 6}, r"actions must be an integer tensor, got list"),
+        ({"actions": torch.zeros(6, 3, dtype=torch.int64)}, r"actions is \(6, 3\) on cpu; wanted \(6, 4\) on cpu"),
+        ({"actions": torch.zeros(2, 6, 4, dtype=torch.int64)}, r"actions is \(2, 6, 4\) on cpu"),
+        ({"actions": torch.zeros(6, 4, dtype=torch.int64, device="meta")}, r"on meta; wanted \(6, 4\) on cpu"),
+        ({"log_prob": torch.zeros(6, dtype=torch.int64)}, r"log_prob must be a floating-point tensor, got torch.int64"),
+        ({"log_prob": 0.0}, r"log_prob must be a floating-point tensor, got float"),
+        ({"log_prob": torch.zeros(1)}, r"log_prob is \(1,\) on cpu; wanted \(6,\) on cpu"),
+        ({"active": torch.ones(6)}, r"active must be a bool tensor, got torch.float32"),
+        ({"active": torch.ones(1, dtype=torch.bool)}, r"active has shape \(1,\); wanted \(6,\)"),
+        ({"reward": torch.zeros(6)}, r"no field 'reward'; the fields are value, observation, done"),
+        ({"value": torch.zeros(6).double()}, r"field 'value' must be a torch.float32 tensor, as its example is, got "),
+        ({"value": 0.0}, r"field 'value' must be a torch.float32 tensor, as its example is, got float"),
+        ({"value": torch.zeros(6, 1)}, r"field 'value' is \(6, 1\) on cpu; wanted \(6,\) on cpu"),
+    ],
+)
+def test_refused_steps(changed: dict[str, Any], message: str) -> None:
+    buffer, (step, *_) = rollout(em.MaskEngine(em.ruleset("esper-2025-12"), ["s0", "s1", "s2"]))
+    arguments: dict[str, Any] = {"step": 0, "masks": step.masks, "actions": step.actions, "log_prob": step.log_prob}
+    change = {name: value(step.masks) if callable(value) else value for name, value in changed.items()}
+    before = copy.deepcopy(buffer)
+    with pytest.raises(ValueError, match=message):
+        buffer.store(**{**arguments, **step.fields, **change})
+    assert_same_rows(buffer, before)
+
+
+def test_refused_fields() -> None:
+    buffer, (step, *_) = rollout(engine_of("esper-2025-12"))
+    with pytest.raises(ValueError, match="no rows of value, done: store wants every field; write takes them one by"):
+        buffer.store(0, step.masks, step.actions, step.log_prob, observation=step.fields["observation"])
+    with pytest.raises(ValueError, match="no field 'reward'"):
+        buffer.write(0, reward=torch.zeros(BATCH))
+    plain = em.RolloutBuffer(engine_of("esper-2025-12"), 1, 1)
+    with pytest.raises(ValueError, match="the fields are none"):
+        plain.write(0, reward=torch.zeros(1))
+    for call in (buffer.at, buffer.masks, buffer.write):
+        with pytest.raises(ValueError, match="no step 'first'"):
+            call("first")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("index", "got"),
+    [
+        (torch.tensor([0.0]), r"torch.float32 of shape \(1,\)"),
+        (torch.tensor([[0]]), r"torch.int64 of shape \(1, 1\)"),
+        (torch.tensor(0), r"torch.int64 of shape \(\)"),
+        (torch.tensor([True]), r"torch.bool of shape \(1,\)"),
+        (torch.tensor([0], dtype=torch.uint8), r"torch.uint8 of shape \(1,\)"),
+        ([0], "list"),
+    ],
+)
+def test_refused_indices(index: Any, got: str) -> None:
+    buffer, _ = rollout(engine_of("esper-2025-12"))
+    with pytest.raises(ValueError, match=r"index must be int64 \[n\], rows step \* batch \+ env, got " + got):
+        buffer.minibatch(index)
+    with pytest.raises(ValueError, match=r"envs must be int64 \[n\], environments, got " + got):
+        buffer.sequences(index)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.data())
+def test_any_size_and_any_rows(steps: int, batch: int, data: st.DataObject) -> None:
+    buffer, made = rollout(engine_of("esper-2026-06", data.draw(st.integers(1, 4))), steps, batch)
+    rows = data.draw(st.lists(st.integers(0, steps * batch - 1), max_size=6))
+    got = buffer.minibatch(torch.tensor(rows, dtype=torch.int64))
+    words = [made[row // batch].masks.slot_words[row % batch].tolist() for row in rows]
+    assert got.masks.slot_words.tolist() == words
+    assert got.actions.tolist() == [made[row // batch].actions[row % batch].tolist() for row in rows]

@@ -133,6 +133,46 @@ def test_compiled_distributions(kind: str) -> None:
         assert_same(to_cpu(compiled(*arguments)[1:4]), to_cpu(of(kind)(*arguments)[1:4]))
 
 
+@pytest.mark.usefixtures("no_sync")
+@pytest.mark.parametrize("mode", ["eager", "compiled", "cuda-graph"])
+@pytest.mark.parametrize("rules", ["esper-2025-12", "esper-2026-06"])
+def test_a_decision_step_in_every_mode(mode: Any, rules: str) -> None:
+    """The eager CPU's decisions, without a synchronization once it is made, and straight into a buffer."""
+    here = em.DecisionStep(em.MaskEngine(em.ruleset(rules)), mode="eager")
+    step = em.DecisionStep(em.MaskEngine(em.ruleset(rules), device="cuda"), mode=mode)
+    buffer = em.RolloutBuffer(step.engine, 3, 500)
+    columns = sum(head.size for head in here.engine.layout.heads)
+    for t in range(3):
+        states, logits = random_states(here.engine, 500, seed=t), torch.randn(500, columns)
+        noise = torch.rand(500, len(here.engine.layout.heads))
+        there = [tensor.cuda() for tensor in (states, logits, noise)]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error" if t == 2 else "default")  # by then graphs are made
+        made = step(there[0], there[1], noise=there[2], out=buffer.at(t))
+        fresh = step(there[0], there[1], noise=there[2])
+        step(there[0], there[1])
+        torch.cuda.set_sync_debug_mode("default")
+        expected = here(states, logits, noise=noise)
+        same = (made.actions.cpu() == expected.actions).all(-1)
+        assert same.float().mean() > 0.99
+        assert torch.equal(buffer.masks(t).op_words.cpu(), here.engine(states).op_words)
+        assert_same((made.log_prob.cpu()[same],), (expected.log_prob[same],))
+        assert torch.equal(fresh.actions, made.actions.long())
+    rows = buffer.minibatch(torch.randperm(1500, device="cuda"))
+    scored = step.evaluate(torch.randn(1500, columns, device="cuda", requires_grad=True), rows.masks, rows.actions)
+    assert scored.log_prob.isfinite().all()
+
+
+def test_a_graph_decides_with_fresh_noise_and_fresh_inputs() -> None:
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"), device="cuda")
+    step = em.DecisionStep(engine, mode="cuda-graph")
+    states, logits = engine.empty_slots(4096), torch.zeros(4096, 15, device="cuda")
+    first = step(states, logits).actions.clone()
+    assert not torch.equal(step(states, logits).actions, first)
+    states[..., 0] = 7  # fossilized: one can only wait
+    assert step(states, logits).actions.sum().item() == 0
+
+
 def test_logits_on_another_device() -> None:
     logits, masks, _ = on_cuda("esper-2025-12", 3)
     with pytest.raises(ValueError, match="logits are on cpu, the masks are on cuda:0"):

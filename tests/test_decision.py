@@ -118,6 +118,31 @@ def test_out_is_written_in_its_own_dtypes(compiled: em.DecisionStep, entropy: bo
     )
 
 
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_a_step_writes_straight_into_the_buffer(compiled: em.DecisionStep, mode: str) -> None:
+    step = compiled if mode == "compiled" else em.DecisionStep(compiled.engine, mode="eager")
+    engine = step.engine
+    buffer = em.RolloutBuffer(engine, 3, BATCH, fields={"value": torch.zeros(()), "seen": torch.zeros(2, 5)})
+    assert not buffer.active.any()  # nothing written yet
+    for t in range(2):
+        states, logits, noise = random_states(engine, BATCH, t), inputs(engine, seed=t)[1], torch.rand(BATCH, 4)
+        step(states, logits, noise=noise, out=buffer.at(t))
+        buffer.write(t, value=torch.full((BATCH,), float(t)), seen=torch.full((BATCH, 2, 5), float(t)))
+        expected = step(states, logits, noise=noise)
+        assert torch.equal(buffer.actions[t].long(), expected.actions)
+        assert torch.equal(buffer.log_prob[t], expected.log_prob)
+        assert_same_words(buffer.masks(t), engine(states))
+    assert buffer.active.tolist() == [[True] * BATCH] * 2 + [[False] * BATCH]
+    rows = buffer.minibatch(torch.tensor([0, BATCH, 2 * BATCH]))
+    assert rows.active.tolist() == [True, True, False]
+    assert rows.fields["value"].tolist() == [0, 1, 0]
+    assert rows.fields["seen"].shape == (3, 2, 5)
+    assert buffer.sequences(torch.tensor([3])).fields["seen"].shape == (3, 1, 2, 5)
+    buffer.clear()
+    assert not buffer.active.any()
+    assert buffer.masks(0)["op"].tolist() == [[True, False, False, False]] * BATCH  # a row of padding may only wait
+
+
 def test_a_large_batch_is_decided_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls.Compiled, "__call__", lambda self, *arguments, out=None: self.method(*arguments, out))
     compiled = em.DecisionStep(engine_of())
