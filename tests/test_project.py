@@ -98,6 +98,7 @@ def test_every_module_has_a_layer() -> None:
 def test_imports_point_down(name: str, path: Path) -> None:
     for imported in imports(path):
         top, *rest = imported.split(".")
+        assert top not in {"benchmarks", "tests"}, f"{path.name} imports {imported}, which is not in the package"
         if top == "esper_masks" and rest:
             assert layer(rest[0]) <= layer(name), f"{path.name} imports {imported}, which is above it"
         elif name in STDLIB_ONLY:

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import esper_masks as em
-from benchmarks.timing import Step
 from esper_masks.bench.inputs import Decision, Head
 from esper_masks.bench.libraries import LIBRARIES, entropies
+
+Step = Callable[..., Any]
 
 
 class Row:
