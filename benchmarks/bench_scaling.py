@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.timing import measure
 from esper_masks.bench.cases import Case, star
-from esper_masks.bench.measure import prepare
+from esper_masks.bench.ways import prepare
 
 # the others switch off torch's validation for the whole process
 CASES = [case for case in star("cpu", os.cpu_count() or 1) if case.way not in ("torchrl eager", "sb3 eager")]

@@ -4,21 +4,24 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from esper_masks.bench import report, suite
+from esper_masks.bench import plot, report, suite
 from esper_masks.bench.cases import Case, star
+from esper_masks.bench.compare import compare, differences, print_comparison
+from esper_masks.bench.memory import free_memory
 from esper_masks.bench.suite import BenchError
 from esper_masks.rules_cli import console
 
 DEVICES = ("cpu", "cuda")
-BEYOND_LIMIT = 40  # how many times its fewest bytes a decision takes at most; a guess that refuses the hopeless
-LOOP_BYTES = 6000  # what a loop's small tensors take for each environment
+FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, inputs and check included, as measured
+LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
 
 
 def add_command(parser: argparse.ArgumentParser) -> None:
@@ -42,29 +45,28 @@ def add_command(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; what is wrong with its options is a ``BenchError`` or an ``OSError``."""
+    """Run the command; what is wrong with its options is a ``BenchError`` or an ``OSError``, before anything runs."""
     if options.compare:
-        report.print_comparison(console(), *(suite.load(path) for path in options.compare))
-        return 0
-    if options.source:
-        return _show(options, suite.load(options.source), whole=True)
-    cases = choose(options)
-    if options.list:
-        for case in cases:
-            print(f"{case.name}, batch {case.batch:,}")
-        return 0
+        return _compare(options)
+    if options.plot:
+        plot.check_plot(options.plot)
     for path in (options.output, options.plot):
         _check_writable(path)
-    if options.plot and find_spec("matplotlib") is None:  # fail before the run, not behind it
-        raise BenchError("--plot needs matplotlib: pip install 'esper-masks[viz]'")
+    if options.source:
+        return _show(options, suite.load(options.source))
+    cases = choose(options)
+    if options.list:
+        names = [f"{case.name}, batch {case.batch:,}" for case in cases]
+        print(json.dumps([asdict(case) for case in cases], indent=1) if options.json else "\n".join(names))
+        return 0
+    cases = _installed(cases)
+    if options.plot and not any(map(plot.is_drawn, cases)):
+        raise BenchError("--plot: none of these rows is in the picture")
 
     def live(row: suite.Row) -> None:
         print(report.line(row), file=sys.stderr, flush=True)
 
-    result, whole = suite.run(cases, options.device, options.seconds, live)
-    if options.output and (whole or result["rows"]):
-        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return _show(options, result, whole)
+    return _show(options, suite.run(cases, options.device, options.seconds, live))
 
 
 def choose(options: argparse.Namespace) -> list[Case]:
@@ -77,7 +79,7 @@ def choose(options: argparse.Namespace) -> list[Case]:
         raise BenchError(f"--device {options.device}: the devices are {' and '.join(DEVICES)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("--device cuda: torch finds no GPU here")
-    if options.seconds <= 0:
+    if not 0 < options.seconds < inf:
         raise BenchError(f"--seconds {options.seconds}: wanted more than 0")
     cases = star(options.device, os.cpu_count() or 1)
     if options.rows:
@@ -88,25 +90,36 @@ def choose(options: argparse.Namespace) -> list[Case]:
         if options.batch < 1:
             raise BenchError(f"--batch {options.batch}: wanted 1 or more")
         cases = list(dict.fromkeys(replace(case, batch=options.batch) for case in cases))
-        need = max(BEYOND_LIMIT * case.limit_bytes + LOOP_BYTES * ("loop" in case.way) for case in cases)
-        free = memory(options.device)
+        need, free = max(map(_bytes_per_env, cases)), free_memory(options.device)
         if free is not None and need * options.batch > free:
             raise BenchError(
-                f"--batch {options.batch}: takes up to {need * options.batch / 1e9:.0f} GB, {free / 1e9:.0f} are free; "
-                f"{int(free // need):,} would fit"
+                f"--batch {options.batch}: takes up to {need * options.batch / 1e9:,.0f} GB, "
+                f"{free / 1e9:.0f} are free; {int(free // need):,} would fit"
             )
     return cases
 
 
-def memory(device: str) -> int | None:
-    """Bytes that are free; None where the system does not tell."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
+def _bytes_per_env(case: Case) -> int:
+    if "loop" in case.way:
+        return UNFUSED * case.limit_bytes + LOOP_BYTES
+    fused = case.way in ("compiled", "cuda-graph") and case.step == "forward"
+    return (FUSED if fused else UNFUSED) * case.limit_bytes
+
+
+def _installed(cases: Sequence[Case]) -> list[Case]:
+    """Without the rows of libraries that are not there, which are named.
+
+    Raises:
+        BenchError: where none is left.
+    """
+    absent = suite.missing(cases)
+    present = [case for case in cases if case.way.split()[0] not in absent]
+    said = f"{' and '.join(absent.values())} not installed (pip install 'esper-masks[peers]')"
+    if not present:
+        raise BenchError(said)
+    if absent:
+        print(f"{said}: {len(cases) - len(present)} rows are left out", file=sys.stderr)
+    return present
 
 
 def _check_writable(path: str | None) -> None:
@@ -120,13 +133,24 @@ def _check_writable(path: str | None) -> None:
         raise BenchError(f"cannot write {path}: permission denied")
 
 
-def _show(options: argparse.Namespace, result: dict[str, Any], whole: bool) -> int:
-    if options.plot:
-        from esper_masks.bench.plot import plot
-
-        plot(result, options.plot)
+def _show(options: argparse.Namespace, result: dict[str, Any]) -> int:
+    """Print a result first, so that a file that cannot be written costs no figures."""
     if options.json:
         print(json.dumps(result, indent=1))
     else:
         report.print_result(console(), result)
-    return 0 if whole else 130
+    if options.output:
+        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    interrupted = bool(result.get("interrupted")) and not options.source
+    if options.plot and (result["rows"] or not interrupted):
+        plot.plot(result, options.plot)
+    return 130 if interrupted else 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    a, b = (suite.load(path) for path in options.compare)
+    if options.json:
+        print(json.dumps({"rows": compare(a, b), "differences": differences(a, b)}, indent=1))
+    else:
+        print_comparison(console(), a, b)
+    return 0

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"esper-masks {options.command}: {_reason(error)}", file=sys.stderr)
         return 2
     except CheckError as error:
-        print(f"esper-masks {options.command}: outputs are wrong: {error}", file=sys.stderr)
+        print(f"esper-masks {options.command}: {error}", file=sys.stderr)
         return 1
 
 

@@ -38,9 +38,20 @@ class Case:
     def name(self) -> str:
         """What tells it from the centre, and the batch."""
         other = [str(mine) for mine, usual in zip(_axes(self), _axes(CENTRE)) if mine != usual]
-        slots = [f"{self.slots} slots"] if self.slots != CENTRE.slots else []
+        slots = [f"{self.slots} slot{'s' * (self.slots > 1)}"] if self.slots != CENTRE.slots else []
         threads = [f"{self.threads} threads"] if self.threads != CENTRE.threads else []
         return ", ".join([*(other or ([] if slots or threads else ["compiled"])), *slots, *threads])
+
+    @property
+    def axis(self) -> str:
+        """The field that tells it from the centre: "batch" only where no other does, "way" wherever that does."""
+        names = ("way", "step", "layout", "threads", "rules", "slots", "work")
+        return next((name for name in names if getattr(self, name) != getattr(CENTRE, name)), "batch")
+
+    @property
+    def is_built(self) -> bool:
+        """Whether its code is compiled before the first call ends."""
+        return "compiled" in self.way or self.way == "cuda-graph"
 
     @property
     def limit_bytes(self) -> int:
@@ -71,9 +82,9 @@ def star(device: str, cores: int) -> list[Case]:
         cores: of the CPU; with more than one there is a row for all of them.
     """
     cuda = device == "cuda"
-    large = [1 << 18, 1 << 20, *([1 << 22] if cuda else [])]
+    large = (1 << 20, 1 << 22)
     rows = [CENTRE, *(replace(CENTRE, batch=batch) for batch in (1, 4, 64, 256, 1024, 4096, 16384, *large))]
-    rows += [replace(CENTRE, work="words", batch=batch) for batch in (4, 4096, 65536, *large[1:])]
+    rows += [replace(CENTRE, work="words", batch=batch) for batch in (4096, 65536, *large)]
     rows += [replace(CENTRE, slots=slots) for slots in (1, 8, 16, 64)]
     rows += [replace(CENTRE, rules=rules, batch=4096) for rules in ("esper-2025-11", "esper-2026-06")]
     rows += [replace(CENTRE, rules="esper-2026-06")]

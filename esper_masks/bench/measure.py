@@ -10,241 +10,79 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import timeit
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import Timer, timer
 
-import esper_masks as em
-from esper_masks.bench import loops_2025_12, loops_2026_06
 from esper_masks.bench.cases import LOOPS, OURS, PEERS, Case
-from esper_masks.bench.inputs import LIMIT, Decision, random_states
-from esper_masks.bench.libraries import FILL
-from esper_masks.bench.rows import Row, check
+from esper_masks.bench.memory import end_of_peak, out_of_memory, start_of_peak
+from esper_masks.bench.ways import Run, prepare
 
-Run = Callable[[], Any]
 SECONDS = 1.0  # that a row is timed for
-ALIKE = 0.999  # share of rows whose action must be the same: the noise of others falls within rounding of an edge
+FEWEST = 3  # blocks, however long one takes: a spread is not seen in one
 
 
 def measure(case: Case, device: str, seconds: float = SECONDS) -> dict[str, Any]:
     """Check the outputs of a row, then time it.
 
-    Returns: ``ns_per_env`` (fastest block), ``_median``, ``_q1`` and ``_q3`` of it, ``blocks``; ``first_call_s``, which
-        for a compiled way is the time to build it; ``peak_bytes``, what a call takes at most beyond its inputs;
-        ``copy_gb_per_s`` of copying as many bytes, ``limit_ns_per_env`` and ``share_of_limit``.
+    Returns: ``ns_per_env`` (fastest block), ``_median``, ``_q1`` and ``_q3`` of it, ``blocks``; ``compile_s``, how much
+        longer than later ones the first call took, None where nothing is compiled; ``peak_bytes``, what a call takes
+        at most beyond its inputs and what it left from calls before, its outputs included, None where the system does
+        not tell; ``copy_gb_per_s`` of copying as many bytes, ``limit_ns_per_env`` and ``share_of_limit``.
     Raises:
         AssertionError: outputs that are not what they should be.
     """
     torch.manual_seed(0)
     torch.set_num_threads(case.threads)
-    if "compiled" in case.way or case.way == "cuda-graph":  # the first graph of a process takes some seconds more
+    if case.is_built:  # the first graph of a process takes some seconds more
         torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     run, verify = prepare(case, device)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), start_of_peak(device)
     result = run()
-    _wait(device)
-    first = time.perf_counter() - start
+    if device == "cuda":
+        torch.cuda.synchronize()
+    first, peak = time.perf_counter() - start, end_of_peak(device, before)
     verify(result)
     del result
-    peak = _peak(run, device)
+    if case.way != "cuda-graph":  # which keeps what its capture took
+        before = start_of_peak(device)
+        run()
+        peak = end_of_peak(device, before)
     source = torch.empty(max(1, case.limit_bytes * case.batch // 2), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    blocks = _times(lambda: target.copy_(source), case.threads, seconds / 5)
-    bandwidth = 2 * source.nbytes / min(blocks) / 1e9
-    times = [t / case.batch * 1e9 for t in _times(run, case.threads, seconds)]
-    q1, median, q3 = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    bandwidth = 2 * source.nbytes / min(times(lambda: target.copy_(source), case.threads, seconds / 5)) / 1e9
+    blocks = [t / case.batch * 1e9 for t in times(run, case.threads, seconds)]
+    q1, median, q3 = statistics.quantiles(blocks, n=4, method="inclusive")
     limit = case.limit_bytes / bandwidth
     return {
-        "ns_per_env": min(times),
+        "ns_per_env": min(blocks),
         "ns_per_env_median": median,
         "ns_per_env_q1": q1,
         "ns_per_env_q3": q3,
-        "blocks": len(times),
-        "first_call_s": first,
+        "blocks": len(blocks),
+        "compile_s": max(0.0, first - median * case.batch / 1e9) if case.is_built else None,
         "peak_bytes": peak,
         "copy_gb_per_s": bandwidth,
         "limit_ns_per_env": limit,
-        "share_of_limit": limit / min(times),
+        "share_of_limit": limit / min(blocks),
     }
 
 
-def prepare(case: Case, device: str) -> tuple[Run, Callable[[Any], None]]:
-    """What is timed, and the check of what it gives."""
-    if case.way in PEERS:
-        inputs = Decision(case.rules, case.batch, device)
-        row = Row(inputs, case.way)
-        function = row.forward() if case.step == "forward" else row.score()
-        if "compiled" in case.way:
-            function = torch.compile(function, fullgraph=True)
-        peer = row.run(case.step)
-
-        def run_peer() -> Any:
-            with torch.set_grad_enabled(case.step != "forward"):
-                return peer(function)
-
-        return run_peer, lambda result: check(row, case.step, result)
-    engine = em.MaskEngine(em.ruleset(case.rules), slot_names(case.slots), max_seeds=LIMIT, device=device)
-    states, totals = random_states(engine, case.batch)
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(case.batch, sum(head.size for head in engine.layout.heads), generator=generator).to(device)
-    if case.layout == "batch-last":
-        logits = logits.T.contiguous().T
-    if case.way in LOOPS:
-        return loop(case, engine, states, totals, logits)
-    return ours(case, engine, states, totals, logits)
-
-
-def slot_names(slots: int) -> list[str]:
-    return [f"slot{i}" for i in range(slots)]
-
-
-def ours(
-    case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor
-) -> tuple[Run, Callable[[Any], None]]:
-    """The step in one of its modes, against the distribution and the engine in eager code."""
-    step: em.DecisionStep = em.DecisionStep(engine, mode=case.way)  # type: ignore[arg-type]
-    if case.work == "words":
-
-        def verify_words(masks: em.ActionMasks) -> None:
-            rows = slice(0, 1000)
-            assert torch.equal(masks.op_words, engine(states, totals).op_words)
-            expected = _masks_of_loop(case, engine, states[rows], totals[rows])
-            for head, mask in expected.items():
-                assert torch.equal(mask, masks[head][rows].cpu()), head
-
-        return lambda: step.masks(states, totals), verify_words
-    masks = engine(states, totals)
-    if case.step == "forward":
-
-        def verify(made: em.Decision) -> None:
-            joint = em.FactoredCategorical(logits, masks)
-            assert joint.legal(made.actions).all()
-            _near(made.log_prob, joint.log_prob(made.actions))
-            _near(made.raw_entropy, joint.raw_entropy())
-            noise = torch.rand(case.batch, len(engine.layout.heads), device=logits.device)
-            again = step(states, logits, totals, noise=noise).actions
-            assert (again == joint.sample(noise=noise)).all(-1).float().mean() >= min(ALIKE, 1 - 1.5 / case.batch)
-
-        return lambda: step(states, logits, totals), verify
-    leaf = logits.clone().requires_grad_()
-    with torch.no_grad():
-        actions = em.FactoredCategorical(logits, masks).sample()
-
-    def backward() -> tuple[Tensor, Tensor]:
-        leaf.grad = None
-        made = step.evaluate(leaf, masks, actions)
-        (made.log_prob + made.raw_entropy).sum().backward()
-        assert leaf.grad is not None
-        return made.log_prob.detach(), leaf.grad
-
-    def verify_backward(result: tuple[Tensor, Tensor]) -> None:
-        own = logits.clone().requires_grad_()
-        joint = em.FactoredCategorical(own, masks)
-        log_prob = joint.log_prob(actions)
-        (log_prob + joint.raw_entropy()).sum().backward()
-        _near(result[0], log_prob)
-        _near(result[1], own.grad)
-
-    return backward, verify_backward
-
-
-def loop(
-    case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor
-) -> tuple[Run, Callable[[Any], None]]:
-    """Masks environment by environment, then torch's ``Categorical`` head by head: what the engine replaces."""
-    module = loops_2025_12 if case.rules == "esper-2025-12" else loops_2026_06
-    function = getattr(module, "small_tensors" if case.way == LOOPS[0] else "one_tensor")
-    ids, counts = list(engine.slot_ids), totals.tolist()
-    dicts = _dicts(engine, states)
-    sizes = [head.size for head in engine.layout.heads]
-
-    def masks() -> Any:
-        return function(dicts, ids, ids, counts, LIMIT)
-
-    def decide() -> Any:
-        made = masks()
-        parts = zip(engine.layout.head_names, logits.split(sizes, -1))
-        heads = [torch.distributions.Categorical(logits=part.masked_fill(~made[name], FILL)) for name, part in parts]
-        actions = [head.sample() for head in heads]
-        scores = [head.log_prob(action) for head, action in zip(heads, actions)]
-        entropies = [head.entropy() for head in heads]
-        return made, torch.stack(actions, -1), torch.stack(scores).sum(0), torch.stack(entropies).sum(0)
-
-    def verify(result: Any) -> None:
-        made, expected = result if case.work == "words" else result[0], engine(states, totals)
-        for head in expected:
-            assert torch.equal(made[head], expected[head]), head
-
-    return masks if case.work == "words" else decide, verify
-
-
-def _dicts(engine: em.MaskEngine, states: Tensor) -> list[dict[str, tuple[int, ...] | None]]:
-    empty = int(engine.rules.empty)
-    return [
-        {slot: None if seed[0] == empty else tuple(seed) for slot, seed in zip(engine.slot_ids, env)}
-        for env in states.tolist()
-    ]
-
-
-def _masks_of_loop(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor) -> dict[str, Tensor]:
-    if case.rules not in ("esper-2025-12", "esper-2026-06"):
-        return {}
-    module, ids = loops_2025_12 if case.rules == "esper-2025-12" else loops_2026_06, list(engine.slot_ids)
-    masks: dict[str, Tensor] = module.one_tensor(_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
-    return {head: masks[head] for head in engine.layout.head_names}
-
-
-def _near(ours: Tensor | None, expected: Tensor | None) -> None:
-    assert ours is not None
-    assert expected is not None
-    torch.testing.assert_close(ours.detach(), expected.detach(), rtol=1e-4, atol=1e-5, check_stride=False)
-
-
-def _times(run: Run, threads: int, seconds: float) -> list[float]:
-    """Seconds of a call, block by block."""
-    timer = Timer("run()", globals={"run": run}, num_threads=threads)
-    return list(timer.blocked_autorange(min_run_time=seconds).times)
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _peak(run: Run, device: str) -> int | None:
-    """Bytes that a call takes at most, beyond what was there before; None where the system does not tell."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        refs.write_text("5")  # forget the peak so far
-        before = _field(status, "VmRSS")
-        run()
-        return max(0, _field(status, "VmHWM") - before)
-    except (OSError, ValueError):
-        return None
-
-
-def _field(status: Path, name: str) -> int:
-    [line] = [line for line in status.read_text().splitlines() if line.startswith(name)]
-    return int(line.split()[1]) * 1024
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory is short."""
-    words = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
+def times(run: Run, threads: int, seconds: float) -> list[float]:
+    """Seconds of a call, block by block; at least ``FEWEST`` blocks."""
+    measured = Timer("run()", globals={"run": run}, num_threads=threads).blocked_autorange(min_run_time=seconds)
+    blocks, calls = list(measured.times), measured.number_per_run
+    while len(blocks) < FEWEST:  # torch's timer would run what is slow three times for each
+        blocks.append(timeit.Timer(run, timer=timer).timeit(calls) / calls)
+    return blocks
 
 
 def main(argument: str) -> int:
-    """Print the measurements of a row as JSON: or ``{"error": ...}``."""
+    """Print the measurements of a row as JSON, or ``{"error": "out of memory"}``, or ``{"wrong": ...}``."""
     options = json.loads(argument)
     device, seconds = options.pop("device"), options.pop("seconds", SECONDS)
     case = Case(**options)
@@ -252,12 +90,21 @@ def main(argument: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # what is built is built anew
         try:
-            print(json.dumps(measure(case, device, seconds)))
+            made = measure(case, device, seconds)
+        except AssertionError as error:
+            made = {"wrong": f"{' '.join(str(error).split())} ({_place(error)})".strip()}
         except Exception as error:
-            if not out_of_memory(error):
+            if not isinstance(error, MemoryError) and not out_of_memory(str(error)):
                 raise
-            print(json.dumps({"error": "out of memory"}))
+            made = {"error": "out of memory"}
+    print(json.dumps(made))
     return 0
+
+
+def _place(error: BaseException) -> str:
+    """The line of this package that an error comes from."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == Path(__file__).parent]
+    return f"{frames[-1].name}: {frames[-1].line}" if frames else type(error).__name__
 
 
 if __name__ == "__main__":

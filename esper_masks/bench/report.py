@@ -1,37 +1,47 @@
-"""Results as tables of 80 columns, and two of them side by side."""
+"""A result as a table of 80 columns."""
 
+from itertools import groupby
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from esper_masks.bench.suite import BenchError, Row, case_of
+from esper_masks.bench.suite import Row, case_of
+
+LEGEND = """\
+ns/env  the fastest block of calls; ±: middle half of the blocks, of the median
+x loop  times faster than the loop of small tensors with Categorical (for words:
+        than its masks); * where that loop was measured at another batch
+limit   time to copy the fewest bytes, in the same process, over the time taken
+peak    memory of a call beyond its inputs; built: time to compile"""
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:
-    """All rows in their order, with what the columns mean."""
+    """All rows, one axis after another, with what the columns mean."""
     machine, versions, commit = result["machine"], result["versions"], result.get("commit")
-    console.print(
-        f"{machine['gpu'] or machine['cpu']}, torch {versions['torch']}, Python {versions['python']}, "
-        f"esper_masks {versions['esper_masks']}"
-        + (f" at {commit['id'][:12]}{' with changes' if commit['dirty'] else ''}" if commit else ""),
-        highlight=False,
-    )
-    console.print(
-        "ns/env: the fastest block of calls, and the middle half of them in per cent. x loop: times faster than the "
-        "loop of small tensors with Categorical (words: than its masks alone), a star where its batch is another. "
-        "limit: the fewest bytes over the bandwidth of a copy in the same process, over the time taken. "
-        "peak: memory of a call beyond its inputs. first: the first call, compilation included.",
-        highlight=False,
-    )
+    others = ", ".join(f"{name} {value}" for name, value in versions.items() if name != "esper_masks")
+    console.print(machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores")
+    console.print(others)
+    console.print(f"esper_masks {versions['esper_masks']}{_at(commit)}")
+    console.print(f"\n{LEGEND}")
+    table = new_table("ns/env", "±", "x loop", "limit", "peak", "built")
+    for _, rows in groupby(_in_order(result["rows"]), key=lambda row: case_of(row).axis):
+        for row in rows:
+            table.add_row(case_of(row).name, count(row["batch"]), *_figures(row))
+        table.add_section()
+    console.print(table)
+    if result.get("interrupted"):
+        console.print("Interrupted: these are the rows up to that point.")
+
+
+def new_table(*titles: str) -> Table:
+    """Rows by name and batch, then figures."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("row")
-    for title in ("batch", "ns/env", "±", "x loop", "limit", "peak", "first"):
+    for title in ("batch", *titles):
         table.add_column(title, justify="right", no_wrap=True)
-    for row in result["rows"]:
-        table.add_row(case_of(row).name, _count(row["batch"]), *_figures(row))
-    console.print(table)
+    return table
 
 
 def line(row: Row) -> str:
@@ -40,20 +50,41 @@ def line(row: Row) -> str:
     return f"{name}: {row['error'] if 'error' in row else _short(row['ns_per_env']) + ' ns/env'}"
 
 
+def _at(commit: dict[str, Any] | None) -> str:
+    return f" at {commit['id'][:12]}{' with changes' if commit['dirty'] else ''}" if commit else ""
+
+
+def _in_order(rows: list[Row]) -> list[Row]:
+    """Axes and names as they come, each by batch."""
+    cases = [case_of(row) for row in rows]
+    axes = {axis: at for at, axis in enumerate(dict.fromkeys(case.axis for case in cases))}
+    names = {name: at for at, name in enumerate(dict.fromkeys(case.name for case in cases))}
+    return sorted(rows, key=lambda row: (axes[case_of(row).axis], names[case_of(row).name], row["batch"]))
+
+
 def _figures(row: Row) -> list[str]:
     if "error" in row:
         return [row["error"], "", "", "", "", ""]
     ratio = "" if "x_loop" not in row else _short(row["x_loop"]) + ("" if row["x_loop_batch"] == row["batch"] else "*")
     spread = (row["ns_per_env_q3"] - row["ns_per_env_q1"]) / row["ns_per_env_median"]
-    share, peak = row["share_of_limit"], row["peak_bytes"]
+    peak, built = row["peak_bytes"], row["compile_s"]
     return [
         _short(row["ns_per_env"]),
         f"{spread:.0%}",
         ratio,
-        f"{share:.0%}" if share >= 0.01 else f"{share:.1g}".replace("0.0", ".0") if share >= 1e-3 else "0%",
-        "" if peak is None else f"{peak / 1e6:.0f}M",
-        f"{row['first_call_s']:.0f}s" if row["first_call_s"] >= 1 else "",
+        _percent(row["share_of_limit"]),
+        "" if peak is None else _bytes(peak),
+        "" if built is None else f"{built:.0f}s",
     ]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%" if share >= 1e-5 else "0%"
+
+
+def _bytes(size: int) -> str:
+    unit, name = next(((u, n) for u, n in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if size >= u), (1.0, ""))
+    return f"{size / unit:.3g}{name}" if size < 1e12 else f"{size / 1e9:.0f}G"
 
 
 def _short(value: float) -> str:
@@ -62,53 +93,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _count(batch: int) -> str:
+def count(batch: int) -> str:
+    """A batch; a large power of two as such."""
     power = batch.bit_length() - 1
     return f"2^{power}" if batch == 1 << power and power > 16 else f"{batch:,}"
-
-
-# -- two results ------------------------------------------------------------------------------------------------------
-
-
-def compare(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[Row, float, float, float]]:
-    """Rows of both: how many times as fast B is, by medians, and between which figures it lies by their quartiles.
-
-    Raises:
-        BenchError: no row in common.
-    """
-    theirs = {case_of(row): row for row in b["rows"] if "error" not in row}
-    found = []
-    for row in a["rows"]:
-        other = theirs.get(case_of(row))
-        if other is not None and "error" not in row:
-            ratio = row["ns_per_env_median"] / other["ns_per_env_median"]
-            low, high = row["ns_per_env_q1"] / other["ns_per_env_q3"], row["ns_per_env_q3"] / other["ns_per_env_q1"]
-            found.append((row, ratio, low, high))
-    if not found:
-        raise BenchError("the two results have no row in common")
-    return found
-
-
-def print_comparison(console: Console, a: dict[str, Any], b: dict[str, Any]) -> None:
-    """The table of ``compare``, and what differs between the two runs.
-
-    Raises:
-        BenchError: as of ``compare``.
-    """
-    found = compare(a, b)
-    for part in ("machine", "versions"):
-        for name, value in a[part].items():
-            if value != b[part].get(name):
-                console.print(f"note: another {name}: {value}, then {b[part].get(name)}", highlight=False)
-    console.print(
-        "B/A: how many times as fast the second is, by medians; from - to: by the quartiles of both. A ratio whose "
-        "span holds 1 is no difference.",
-        highlight=False,
-    )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("row")
-    for title in ("batch", "B/A", "from", "to"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row, *ratios in found:
-        table.add_row(case_of(row).name, _count(row["batch"]), *(f"{ratio:.2f}" for ratio in ratios))
-    console.print(table)

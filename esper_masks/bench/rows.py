@@ -1,6 +1,6 @@
 """One way of making a decision, as it is timed, and the check of its outputs that comes before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,10 +71,15 @@ class Row:
 def check(row: Row, step: str, result: Any) -> None:
     """Samples are legal; log-probability, entropy and gradient are those of ours, eager."""
     if step == "forward":
-        action, log_prob, *_ = result
+        action, *values = result
         legal(row, action)
-        function = row.score()
-        _close(log_prob, function(row.logits, row.masks, action)[0])
+        with torch.no_grad():
+            own = row.score()(row.logits, row.masks, action)
+            for value, other in zip(values, own, strict=True):
+                near(value, other)
+            if row.library is not LIBRARIES["ours"]:
+                for value, other in zip(values, _of_ours(row.inputs, action), strict=True):
+                    near(value, other)
         return
     values, gradient = result
     if isinstance(row.inputs, Head):
@@ -85,7 +90,7 @@ def check(row: Row, step: str, result: Any) -> None:
     else:
         expected = independent(row)
     for value, other in zip((*values, gradient), (*expected[0], expected[1])):
-        _close(value, other)
+        near(value, other)
 
 
 def score(make: Callable[..., Any], logits: Tensor, masks: Any, action: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -109,9 +114,23 @@ def independent(row: Row) -> tuple[tuple[Tensor, ...], Tensor]:
         ours.append(score(LIBRARIES["ours"].head, logits, mask, action))
         values, gradient = score(row.library.head, logits, mask, action)
         for value, other in zip((*values, gradient), (*ours[-1][0], ours[-1][1])):
-            _close(value, other)
+            near(value, other)
     log_prob, entropy = (torch.stack(values).sum(0) for values in zip(*(values for values, _ in ours)))
     return (log_prob, entropy), torch.cat([gradient for _, gradient in ours], -1)
+
+
+def separate(logits: Tensor, masks: Sequence[Tensor], action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy in nats of heads that are each drawn by itself, by ours for one head."""
+    parts = logits.split([mask.shape[-1] for mask in masks], -1)
+    heads = [LIBRARIES["ours"].head(part, mask) for part, mask in zip(parts, masks)]
+    scores = [head.log_prob(one) for head, one in zip(heads, action.unbind(-1))]
+    return torch.stack(scores).sum(0), torch.stack([head.raw_entropy() for head in heads]).sum(0)
+
+
+def _of_ours(case: Head | Decision, action: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(case, Head):
+        return separate(case.logits, [case.mask], action[:, None])
+    return separate(case.logits, case.head_masks, action)
 
 
 def legal(row: Row, action: Tensor) -> None:
@@ -134,8 +153,11 @@ def check_oracle(case: Decision, values: tuple[Tensor, ...], rows: int = 4) -> N
         logits = dict(zip(masks, (part.tolist() for part in case.logits[at].split(case.sizes))))
         joint = em.reference.Joint(case.engine.rules, bools, logits)
         expected = joint.log_prob(case.action[at].tolist()), joint.raw_entropy()
-        _close(torch.stack([value[at] for value in values[:2]]), torch.tensor(expected))
+        near(torch.stack([value[at] for value in values[:2]]), torch.tensor(expected))
 
 
-def _close(value: Tensor, expected: Tensor) -> None:
+def near(value: Tensor | None, expected: Tensor | None) -> None:
+    """An AssertionError where two results are further apart than rounding takes them."""
+    assert value is not None
+    assert expected is not None
     torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-4, atol=1e-5, check_stride=False)

@@ -8,13 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import esper_masks as em
-from esper_masks.bench.cases import LOOPS, Case
+from esper_masks.bench.cases import LOOPS, PEERS, Case
+from esper_masks.bench.libraries import LIBRARIES, Library
+from esper_masks.bench.memory import out_of_memory
 
 Row = dict[str, Any]  # the fields of a Case, and what measure() gives or {"error": ...}
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -25,43 +29,59 @@ class BenchError(ValueError):
 
 
 class CheckError(RuntimeError):
-    """Outputs of a row were not what they should be, or its process died of something else than memory."""
+    """Outputs of a row were not what they should be, or its process ended by something else than want of memory."""
 
 
 def run_row(case: Case, device: str, seconds: float) -> Row:
     """Measure one row in a process of its own.
 
     Raises:
-        CheckError: with the last lines of what the process said.
+        CheckError: with what the process said.
     """
     argument = json.dumps({**asdict(case), "device": device, "seconds": seconds})
     command = [sys.executable, "-m", "esper_masks.bench.measure", argument]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode in KILLED:  # as the system does with who takes the last of its memory
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    name, [*_, last] = f"{case.name}, batch {case.batch:,}", ["it said nothing", *done.stderr.strip().splitlines()]
+    if done.returncode in KILLED or (done.returncode and out_of_memory(last)):  # killed: what the system does then
         return {**asdict(case), "error": "out of memory"}
     if done.returncode:
-        raise CheckError(f"{case.name}, batch {case.batch:,}: {' '.join(done.stderr.split()[-40:])}")
-    return {**asdict(case), **json.loads(done.stdout.splitlines()[-1])}
+        raise CheckError(f"{name}: ended with exit code {done.returncode}: {last}")
+    made = json.loads(done.stdout.splitlines()[-1])
+    if "wrong" in made:
+        raise CheckError(f"{name}: outputs are wrong: {made['wrong']}")
+    return {**asdict(case), **made}
 
 
 def run(
     cases: Sequence[Case], device: str, seconds: float, live: Callable[[Row], None] | None = None
-) -> tuple[dict[str, Any], bool]:
-    """Measure rows; returns the result, and whether all rows are in it: Ctrl-C keeps those that were measured.
+) -> dict[str, Any]:
+    """Measure rows; Ctrl-C keeps those that were measured, and ``"interrupted"`` in the result is True.
 
     Raises:
         CheckError: as of ``run_row``.
     """
+    about = machine(device, cases)  # before the run: files may change under it
     rows: list[Row] = []
-    whole = True
+    interrupted = False
     try:
         for case in cases:
             rows.append(run_row(case, device, seconds))
             if live:
                 live(rows[-1])
     except KeyboardInterrupt:
-        whole = False
-    return {**machine(device), "device": device, "rows": with_ratios(rows)}, whole
+        interrupted = True
+    return {**about, "device": device, "interrupted": interrupted, "rows": with_ratios(rows)}
+
+
+def missing(cases: Sequence[Case]) -> dict[str, str]:
+    """Libraries that rows need and that are not installed: their names in ``case.way``, and in the registry."""
+    return {name: library.package for name, library in _needed(cases).items() if find_spec(library.module) is None}
+
+
+def _needed(cases: Sequence[Case]) -> dict[str, Library]:
+    ways = dict.fromkeys(case.way.split()[0] for case in cases if case.way in PEERS)
+    return {name: LIBRARIES[name] for name in ways if LIBRARIES[name].module}
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
@@ -80,7 +100,7 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     return list(rows)
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: str, cases: Sequence[Case] = ()) -> dict[str, Any]:
     """What the figures belong to: no name and no path of a machine."""
     return {
         "machine": {
@@ -95,6 +115,7 @@ def machine(device: str) -> dict[str, Any]:
             "esper_masks": em.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
+            **{library.package: version(library.package) for library in _needed(cases).values()},
         },
         "commit": _commit(),
     }
@@ -109,16 +130,18 @@ def _cpu() -> str:
 
 
 def _commit() -> dict[str, Any] | None:
-    """Of the checkout that the package is in; None where it is installed elsewhere."""
-    folder = Path(__file__).parents[2]
-    if not (folder / "pyproject.toml").exists():
+    """Of the checkout that the package is in, and whether the package differs from it; None where it is in none."""
+    package = Path(__file__).parents[1]
+    if not (package.parent / "pyproject.toml").exists():
         return None
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        dirt = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True)
+        return {"id": _git(package, "rev-parse", "HEAD"), "dirty": bool(_git(package, "status", "--porcelain", "."))}
     except (OSError, subprocess.CalledProcessError):
         return None
-    return {"id": head.stdout.strip(), "dirty": bool(dirt.stdout.strip())}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""What a row runs, and the check of its outputs that comes before any timing."""
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+import esper_masks as em
+from esper_masks.bench import loops_2025_12, loops_2026_06
+from esper_masks.bench.cases import LOOPS, PEERS, Case
+from esper_masks.bench.inputs import LIMIT, Decision, random_states
+from esper_masks.bench.libraries import FILL
+from esper_masks.bench.rows import Row, check, near, separate
+
+Run = Callable[[], Any]
+Verify = Callable[[Any], None]
+LOOP_MODULES: dict[str, ModuleType] = {"esper-2025-12": loops_2025_12, "esper-2026-06": loops_2026_06}
+ALIKE = 0.999  # share of rows whose action must be the same: the noise of others falls within rounding of an edge
+PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no more memory than what it checks
+LOOPED = 4096  # rows whose masks a loop makes again
+
+
+def prepare(case: Case, device: str) -> tuple[Run, Verify]:
+    """What is timed, and the check of what it gives: an AssertionError where that is not what it should be."""
+    if case.way in PEERS:
+        return peer(case, device)
+    ids = [f"slot{i}" for i in range(case.slots)]
+    engine = em.MaskEngine(em.ruleset(case.rules), ids, max_seeds=LIMIT, device=device)
+    states, totals = random_states(engine, case.batch)
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(case.batch, sum(head.size for head in engine.layout.heads), generator=generator).to(device)
+    if case.layout == "batch-last":
+        logits = logits.T.contiguous().T
+    make = loop if case.way in LOOPS else words if case.work == "words" else update if _is_update(case) else decision
+    return make(case, engine, states, totals, logits)
+
+
+def _is_update(case: Case) -> bool:
+    return case.step == "forward+backward"
+
+
+def peer(case: Case, device: str) -> tuple[Run, Verify]:
+    """Another library's distributions, given masks that lie ready."""
+    row = Row(Decision(case.rules, case.batch, device), case.way)
+    function = row.score() if _is_update(case) else row.forward()
+    if "compiled" in case.way:
+        function = torch.compile(function, fullgraph=True)
+    timed = row.run(case.step)
+
+    def run() -> Any:
+        with torch.set_grad_enabled(_is_update(case)):
+            return timed(function)
+
+    return run, lambda result: check(row, case.step, result)
+
+
+def decision(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+    """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
+    step = em.DecisionStep(engine, mode=case.way)  # type: ignore[arg-type]
+
+    def verify(made: em.Decision) -> None:
+        made = tree_map(torch.clone, made)  # a CUDA graph writes the next call to the same place
+        assert made.raw_entropy is not None
+        noise = torch.rand(case.batch, len(engine.layout.heads), device=logits.device)
+        again, same = step(states, logits, totals, noise=noise).actions, 0
+        for rows in _pieces(case.batch):
+            masks = engine(states[rows], totals[rows])
+            joint = em.FactoredCategorical(logits[rows], masks)
+            assert masks.permits(made.actions[rows]).all()
+            assert torch.equal(made.slot_words[rows], masks.slot_words)
+            near(made.log_prob[rows], joint.log_prob(made.actions[rows]))
+            near(made.raw_entropy[rows], joint.raw_entropy())
+            same += int((again[rows] == joint.sample(noise=noise[rows])).all(-1).sum())
+        assert same >= min(ALIKE * case.batch, case.batch - 1), f"{case.batch - same} other actions for the same noise"
+        check_masks(case, engine, states, totals)
+
+    return lambda: step(states, logits, totals), verify
+
+
+def update(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+    """Our scores of given actions under ready masks, and their gradient."""
+    step = em.DecisionStep(engine, mode=case.way)  # type: ignore[arg-type]
+    masks, leaf = engine(states, totals), logits.clone().requires_grad_()
+    with torch.no_grad():
+        actions = em.FactoredCategorical(logits, masks).sample()
+
+    def run() -> tuple[Tensor, Tensor]:
+        leaf.grad = None
+        made = step.evaluate(leaf, masks, actions)
+        score = made.log_prob + made.raw_entropy
+        score.sum().backward()
+        assert leaf.grad is not None
+        return score.detach(), leaf.grad
+
+    def verify(result: tuple[Tensor, Tensor]) -> None:
+        for rows in _pieces(case.batch):
+            own = logits[rows].clone().requires_grad_()
+            joint = em.FactoredCategorical(own, masks.select(rows))
+            score = joint.log_prob(actions[rows]) + joint.raw_entropy()
+            score.sum().backward()
+            near(result[0][rows], score)
+            near(result[1][rows], own.grad)
+
+    return run, verify
+
+
+def words(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+    """Our masks alone, as words."""
+    step = em.DecisionStep(engine, mode=case.way)  # type: ignore[arg-type]
+
+    def verify(masks: em.ActionMasks) -> None:
+        expected = engine(states, totals)
+        assert torch.equal(masks.slot_words, expected.slot_words)
+        assert torch.equal(masks.op_words, expected.op_words)
+        check_masks(case, engine, states, totals)
+
+    return lambda: step.masks(states, totals), verify
+
+
+def loop(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+    """Masks environment by environment, then torch's ``Categorical`` head by head: what the engine replaces.
+
+    The masks are made on the CPU and moved once, which on a GPU is kinder than what such loops do.
+    """
+    function = getattr(LOOP_MODULES[case.rules], "small_tensors" if case.way == LOOPS[0] else "one_tensor")
+    ids, counts = list(engine.slot_ids), totals.tolist()
+    dicts = _dicts(engine, states)
+    sizes = [head.size for head in engine.layout.heads]
+
+    def masks() -> dict[str, Tensor]:
+        return {head: mask.to(logits.device) for head, mask in function(dicts, ids, ids, counts, LIMIT).items()}
+
+    def decide() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        made = masks()
+        parts = zip(engine.layout.head_names, logits.split(sizes, -1))
+        heads = [torch.distributions.Categorical(logits=part.masked_fill(~made[name], FILL)) for name, part in parts]
+        actions = [head.sample() for head in heads]
+        scores = [head.log_prob(action) for head, action in zip(heads, actions)]
+        entropies = [head.entropy() for head in heads]
+        return made, torch.stack(actions, -1), torch.stack(scores).sum(0), torch.stack(entropies).sum(0)
+
+    def verify_masks(made: dict[str, Tensor]) -> None:
+        expected = engine(states, totals)
+        for head, mask in made.items():
+            assert torch.equal(mask, expected.slot_by_op if head == "slot_by_op" else expected[head]), head
+
+    def verify(result: tuple[dict[str, Tensor], Tensor, Tensor, Tensor]) -> None:
+        made, actions, log_prob, entropy = result
+        verify_masks(made)
+        head_masks = [made[name] for name in engine.layout.head_names]
+        assert all(m.gather(1, a[:, None]).all() for m, a in zip(head_masks, actions.unbind(-1)))
+        for value, other in zip((log_prob, entropy), separate(logits, head_masks, actions)):
+            near(value, other)
+
+    return (masks, verify_masks) if case.work == "words" else (decide, verify)
+
+
+def check_masks(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor) -> None:
+    """The engine's masks of the first rows are those of a loop, or of the oracle for rules that have no loop."""
+    rows = slice(0, LOOPED if case.rules in LOOP_MODULES else LOOPED // 16)  # the oracle takes its time
+    states, totals, ids = states[rows], totals[rows], list(engine.slot_ids)
+    if case.rules in LOOP_MODULES:
+        made = LOOP_MODULES[case.rules].one_tensor(_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
+    else:
+        made = em.reference.masks(engine.rules, states.tolist(), totals.tolist(), max_seeds=LIMIT)
+    masks = engine(states, totals)
+    for head, mask in made.items():
+        if head in masks or head == "slot_by_op":
+            ours = masks.slot_by_op if head == "slot_by_op" else masks[head]
+            assert torch.equal(ours.cpu(), torch.as_tensor(mask)), head
+
+
+def _dicts(engine: em.MaskEngine, states: Tensor) -> list[dict[str, tuple[int, ...] | None]]:
+    empty = int(engine.rules.empty)
+    return [
+        {slot: None if seed[0] == empty else tuple(seed) for slot, seed in zip(engine.slot_ids, env)}
+        for env in states.tolist()
+    ]
+
+
+def _pieces(batch: int) -> Iterator[slice]:
+    return (slice(start, start + PIECE) for start in range(0, batch, PIECE))
