@@ -3,6 +3,7 @@
 #   make run                 replay the sample log      make run LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
 #   make bench               esper-masks bench, the whole suite; writes benchmarks/results
+#   make bench DEVICE=cuda           the same on a GPU
 #   make bench BENCH_ARGS=masks      one of the older suites in detail; or distributions -k "decision and not compiled"
 
 PYTHON ?= python3

@@ -139,10 +139,11 @@ def _show(options: argparse.Namespace, result: dict[str, Any]) -> int:
         print(json.dumps(result, indent=1))
     else:
         report.print_result(console(), result)
-    if options.output:
-        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     interrupted = bool(result.get("interrupted")) and not options.source
-    if options.plot and (result["rows"] or not interrupted):
+    nothing = interrupted and not result["rows"]
+    if options.output and not nothing:
+        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.plot and not nothing:
         plot.plot(result, options.plot)
     return 130 if interrupted else 0
 

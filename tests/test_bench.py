@@ -20,7 +20,7 @@ from esper_masks.bench import loops_2025_12, measure, memory, plot, report, suit
 from esper_masks.bench.cases import CENTRE, LOOPS, OURS, PEERS, Case, star
 from esper_masks.bench.compare import compare
 from esper_masks.cli import main
-from tests.test_benchmarks import ROOT
+from tests.test_benchmarks import ROOT, SCALING
 
 FIGURES = {"ns_per_env": 50.0, "ns_per_env_median": 55.0, "ns_per_env_q1": 52.0, "ns_per_env_q3": 60.0, "blocks": 9}
 FIGURES |= {"compile_s": 12.0, "peak_bytes": 4_000_000, "copy_gb_per_s": 20.0, "limit_ns_per_env": 3.9}
@@ -182,6 +182,7 @@ def test_an_interpreter_that_drops_assertions_is_not_used(monkeypatch: pytest.Mo
     suite.run_row(CENTRE, "cpu", 1.0)
     assert "PATH" in seen
     assert "PYTHONOPTIMIZE" not in seen
+    assert not Path(seen["TORCHINDUCTOR_CACHE_DIR"]).exists()  # nothing is left of what was compiled
 
 
 def test_out_of_memory_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +228,9 @@ def test_an_interrupted_run_keeps_its_rows(
     assert main(["bench", "--from", str(out)]) == 0
     monkeypatch.setattr(plot, "find_spec", lambda name: name)
     monkeypatch.setattr(suite, "run_row", lambda *_: signal.raise_signal(signal.SIGINT))
-    assert main(["bench", "--rows", "eager", "--plot", str(tmp_path / "none.png")]) == 130
+    before = out.read_bytes()
+    assert main(["bench", "--rows", "eager", "--plot", str(tmp_path / "none.png"), "-o", str(out)]) == 130
+    assert out.read_bytes() == before  # nothing was measured
 
 
 def test_a_library_that_is_not_there(
@@ -314,6 +317,30 @@ def test_rows_stand_by_axis_and_batch(saved: Path, capsys: pytest.CaptureFixture
     assert "1,000" in lines[at[1]]  # 50,000 over 50 nanoseconds
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: made.pop("machine"),
+        lambda made: made.update(versions={}),
+        lambda made: made.update(rows=None),
+        lambda made: made.update(commit="abc"),
+        lambda made: made["rows"][0].pop("compile_s"),
+        lambda made: made["rows"][0].update(ns_per_env_median=0),
+        lambda made: made["rows"][0].update(ns_per_env="fast"),
+        lambda made: made["rows"][0].update(rules="esper-1999"),
+        lambda made: made["rows"][0].update(batch=None),
+    ],
+)
+def test_a_file_that_is_no_result(
+    change: Callable[[Any], Any], saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = suite.load(saved)
+    change(made)
+    saved.write_text(json.dumps(made))
+    assert main(["bench", "--from", str(saved)]) == 2
+    assert capsys.readouterr().err == f"esper-masks bench: {saved} is no result of esper-masks bench\n"
+
+
 def test_ratios_are_to_the_nearest_loop() -> None:
     rows = suite.with_ratios(
         [
@@ -381,3 +408,20 @@ def test_a_plot_without_matplotlib_is_one_line(
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
     assert main(["bench", "--plot", "a.png"]) == 2
     assert capsys.readouterr().err == "esper-masks bench: --plot needs matplotlib: pip install 'esper-masks[viz]'\n"
+
+
+@pytest.mark.parametrize("path", SCALING, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_committed_results_are_complete_and_anonymous(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = suite.load(path)
+    assert not re.search(r"/(home|root|work|tmp|Users)/", path.read_text(encoding="utf-8"))
+    assert re.fullmatch("[0-9a-f]{40}", made["commit"]["id"])
+    assert not made["commit"]["dirty"]
+    assert not made["interrupted"]
+    assert {"torchrl", "sb3-contrib"} <= set(made["versions"])
+    if path.parent.name == em.__version__:
+        assert set(map(suite.case_of, made["rows"])) == set(star(made["device"], made["machine"]["cores"]))
+    for one in made["rows"]:
+        assert one.get("error") == "out of memory" or one["blocks"] >= measure.FEWEST
+        assert "error" in one or (one["compile_s"] is not None) == suite.case_of(one).is_built
+    assert main(["bench", "--from", str(path)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

@@ -1,14 +1,13 @@
 """One row, in a process of its own: ``python -m esper_masks.bench.measure '{"device": "cpu", "batch": 4096, ...}'``.
 
-A process a row has a peak of memory that is its own, code that nobody compiled before, and a library that changes
-torch's switches for itself alone; and where it runs out of memory, the others go on.
+A process a row has a peak of memory that is its own, code that nobody compiled before (``suite`` gives it an empty
+folder for that), and a library that changes torch's switches for itself alone; and where it runs out of memory, the
+others go on.
 """
 
 import json
-import os
 import statistics
 import sys
-import tempfile
 import time
 import timeit
 import traceback
@@ -87,16 +86,14 @@ def main(argument: str) -> int:
     device, seconds = options.pop("device"), options.pop("seconds", SECONDS)
     case = Case(**options)
     assert case.way in (*OURS, *LOOPS, *PEERS)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # what is built is built anew
-        try:
-            made = measure(case, device, seconds)
-        except AssertionError as error:
-            made = {"wrong": f"{' '.join(str(error).split())} ({_place(error)})".strip()}
-        except Exception as error:
-            if not isinstance(error, MemoryError) and not out_of_memory(str(error)):
-                raise
-            made = {"error": "out of memory"}
+    try:
+        made = measure(case, device, seconds)
+    except AssertionError as error:
+        made = {"wrong": f"{' '.join(str(error).split())} ({_place(error)})".strip()}
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not out_of_memory(str(error)):
+            raise
+        made = {"error": "out of memory"}
     print(json.dumps(made))
     return 0
 

@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from esper_masks.bench.libraries import LIBRARIES, Library
 from esper_masks.bench.memory import out_of_memory
 
 Row = dict[str, Any]  # the fields of a Case, and what measure() gives or {"error": ...}
+TIMES = ("ns_per_env", *(f"ns_per_env_{name}" for name in ("median", "q1", "q3")), "limit_ns_per_env", "share_of_limit")
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
@@ -41,7 +43,9 @@ def run_row(case: Case, device: str, seconds: float) -> Row:
     argument = json.dumps({**asdict(case), "device": device, "seconds": seconds})
     command = [sys.executable, "-m", "esper_masks.bench.measure", argument]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    with tempfile.TemporaryDirectory() as folder:  # made here, since a process that is killed leaves its own behind
+        environment["TORCHINDUCTOR_CACHE_DIR"] = folder
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     name, [*_, last] = f"{case.name}, batch {case.batch:,}", ["it said nothing", *done.stderr.strip().splitlines()]
     if done.returncode in KILLED or (done.returncode and out_of_memory(last)):  # killed: what the system does then
         return {**asdict(case), "error": "out of memory"}
@@ -153,12 +157,24 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
-        names = {field.name for field in fields(Case)}
-        if not all(names <= set(row) for row in result["rows"]) or not {"machine", "versions"} <= set(result):
-            raise KeyError
-    except (ValueError, KeyError, TypeError):
+        if not _is_result(result):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BenchError(f"{path} is no result of esper-masks bench") from None
     return dict(result)
+
+
+def _is_result(result: Any) -> bool:
+    """Whether all is there that a report reads; what is not may raise as well."""
+    about = {"cpu", "cores", "gpu"} <= set(result["machine"]) and {"esper_masks", "torch"} <= set(result["versions"])
+    commit = result.get("commit") or {"id": "", "dirty": False}
+    rows = [
+        {field.name for field in fields(Case)} <= set(row)
+        and case_of(row).limit_bytes * row["batch"] > 0
+        and ("error" in row or (all(row[name] > 0 for name in TIMES) and {"peak_bytes", "compile_s"} <= set(row)))
+        for row in result["rows"]
+    ]
+    return about and all(rows) and isinstance(commit["id"], str) and "dirty" in commit
 
 
 def case_of(row: Row) -> Case:

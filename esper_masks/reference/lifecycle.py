@@ -1,7 +1,7 @@
 """The oracle of the masks: the same results by plain loops over Python ints, one environment at a time.
 
 It reads the rules and nothing else of this package, so a wrong table, a wrong bit or a wrong reduction disagrees with
-it. It is written to be read, not to be fast; ``benchmarks`` holds the loops that are written to be fast.
+it. It is written to be read, not to be fast; ``bench`` holds the loops that are written to be fast.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
