@@ -141,7 +141,9 @@ def _show(options: argparse.Namespace, result: dict[str, Any]) -> int:
         report.print_result(console(), result)
     interrupted = bool(result.get("interrupted")) and not options.source
     nothing = interrupted and not result["rows"]
-    if options.output and not nothing:
+    if options.output and interrupted and Path(options.output).exists():
+        print(f"esper-masks bench: {options.output} is left as it was", file=sys.stderr)
+    elif options.output and not nothing:
         Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if options.plot and not nothing:
         plot.plot(result, options.plot)

@@ -197,7 +197,7 @@ class RolloutBuffer(StoredRows):
             masks=ActionMasks.from_words(self.layout, slot_words),
             actions=actions.long(),
             log_prob=narrow(self.log_prob),
-            active=actions[..., 0] >= 0,
+            active=self.acted(actions),
             fields={name: fields(rows) for name, rows in self.fields.items()},
         )
 

@@ -1,7 +1,7 @@
 """Methods of a module as compiled code, and that as a CUDA graph."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from types import FunctionType
 from typing import Any
@@ -20,8 +20,8 @@ _numbers = count()
 class Compiled:
     """A method of a module as compiled code: one graph for each form of its arguments, made at the first such call.
 
-    A form is which arguments there are, their dtypes and memory layouts. Sizes have a graph of the first ones and then
-    one for all others, but for sizes of 1.
+    A form is which arguments there are, their dtypes, axes and memory layouts, and which sizes are 1 or 0. Other sizes
+    have a graph of the first ones and then one for all.
 
     On a CPU, int32 arguments cross the border as the float32 of the same bits: for AVX2 the compiler reads integers by
     way of the stack, which takes longer than most of what is done with them.
@@ -36,9 +36,7 @@ class Compiled:
         self.graphs: dict[Any, tuple[list[int], Callable[..., Any]]] = {}
 
     def __call__(self, *arguments: Any, out: Any = None) -> Any:
-        form = [_form(a) for a in arguments]
-        form.append(out is None)
-        key = tuple(form)
+        key = tuple([_form(a) for a in arguments]), out is None or tuple([_form(place) for place in out])
         if key not in self.graphs:
             self.graphs[key] = self._compile(arguments)
         as_bits, graph = self.graphs[key]
@@ -48,7 +46,7 @@ class Compiled:
         try:
             return graph(passed, out)
         except torch._dynamo.exc.TorchDynamoException:
-            self.method(*arguments, out)  # what does not fit is named by the method itself
+            self.method(*arguments, None)  # what does not fit is named by the method itself
             raise
 
     def _compile(self, arguments: Sequence[Any]) -> tuple[list[int], Callable[..., Any]]:
@@ -74,7 +72,10 @@ class Compiled:
 def _form(argument: Any) -> Any:
     """What tells apart the arguments that one graph does not serve, in as little time as may be."""
     if isinstance(argument, Tensor):
-        return argument.dtype, argument.is_contiguous(), argument.requires_grad
+        small = tuple([size if size < 2 else 2 for size in argument.shape])
+        return argument.dtype, argument.is_contiguous(), argument.requires_grad, small
+    if isinstance(argument, Mapping):
+        return tuple([(name, _form(value)) for name, value in argument.items()])
     return type(argument)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from esper_masks.calls import Compiled, Graphed
-from esper_masks.decision_rows import Decision, allocate_decision, batch_last
+from esper_masks.decision_rows import Decision, allocate_decision, batch_last, check_out
 from esper_masks.engine import MaskEngine
+from esper_masks.errors import SlotStateError
 from esper_masks.factored import FactoredCategorical
 from esper_masks.faults import Validate, check_mode
 from esper_masks.head_logits import check_floors
@@ -60,10 +61,11 @@ class DecisionStep(nn.Module):
         engine: whose states come in. It may be shared.
         mode: how to run.
         min_prob: as of ``FactoredCategorical``.
-        validate: as of ``FactoredCategorical``. A row at fault has action -1.
+        validate: as of ``FactoredCategorical``: under ``"raise"`` compiled code asserts on the device, which names no
+            rows. A row at fault has action -1. This and the floor are fixed; another step may share the engine.
 
     Raises:
-        ValueError: an unknown mode, or a floor that does not fit.
+        ValueError: an unknown mode, a floor that does not fit, or ``"cuda-graph"`` with ``"raise"``.
         RuntimeError: ``"cuda-graph"`` for an engine that is on no CUDA device.
     """
 
@@ -84,8 +86,19 @@ class DecisionStep(nn.Module):
         check_floors(min_prob, engine.layout)
         if mode == "cuda-graph" and engine.device.type != "cuda":
             raise RuntimeError(f"mode='cuda-graph' needs an engine on a CUDA device; this one is on {engine.device}")
-        self.engine, self.mode, self.min_prob, self.validate = engine, mode, min_prob, validate
+        if mode == "cuda-graph" and validate == "raise":
+            raise ValueError("validate='raise' would end the CUDA context from within a graph; 'flag' it")
+        self.engine, self.mode = engine, mode
+        self._min_prob, self._validate = min_prob, validate  # constant to compiled code
         self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
+
+    @property
+    def min_prob(self) -> Any:
+        return self._min_prob
+
+    @property
+    def validate(self) -> Validate:
+        return self._validate
 
     def forward(
         self,
@@ -116,6 +129,12 @@ class DecisionStep(nn.Module):
         Raises:
             SlotStateError, ValueError, InvalidStateMachineError: as of the engine and the distribution.
         """
+        if not isinstance(states, Tensor):
+            raise SlotStateError(f"states must be a tensor of integers, got {type(states).__name__}; see pack_slots")
+        if not isinstance(logits, Tensor | Mapping):
+            raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
+        if out is not None:
+            check_out(out, self.engine.layout, states.shape[:-2], self.engine.device)
         limit = self.engine.max_seeds if max_seeds is None else max_seeds
         on_cpu = self.engine.device.type == "cpu"
         if noise is None and on_cpu:  # compiled code draws them one by one
@@ -170,6 +189,8 @@ class DecisionStep(nn.Module):
         Raises:
             ValueError, InvalidStateMachineError: as of ``FactoredCategorical``.
         """
+        if not isinstance(masks, ActionMasks):
+            raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}")
         if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
         made = self._run("_evaluate", logits, masks.slot_words, masks.op_words, masks._limits, actions, active)

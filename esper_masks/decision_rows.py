@@ -40,7 +40,22 @@ def allocate_decision(
     """Uninitialized memory for the decisions of ``shape`` rows, the narrowest there is."""
     return Decision(
         actions=batch_last(shape, len(layout.heads), action_dtype(layout), device),
-        log_prob=torch.empty(tuple(shape), device=device),
+        log_prob=torch.empty(tuple(shape), dtype=torch.float32, device=device),
         slot_words=batch_last(shape, len(layout.slot_ids), word_dtype(layout), device),
-        raw_entropy=torch.empty(tuple(shape), device=device) if entropy else None,
+        raw_entropy=torch.empty(tuple(shape), dtype=torch.float32, device=device) if entropy else None,
     )
+
+
+def check_out(out: Decision, layout: ActionLayout, batch: Sequence[int], device: torch.device) -> None:
+    """Raise ``ValueError`` unless there is memory of the right shape for the decisions of a batch."""
+    if not isinstance(out, Decision):
+        raise ValueError(f"out must be a Decision, got {type(out).__name__}; DecisionStep.allocate makes one")
+    shapes = ((*batch, len(layout.heads)), tuple(batch), (*batch, len(layout.slot_ids)), tuple(batch))
+    for name, place, shape in zip(Decision._fields, out, shapes):
+        if place is None and name == "raw_entropy":
+            continue
+        if not isinstance(place, Tensor) or place.shape != shape or place.device != device:
+            got = f"{tuple(place.shape)} on {place.device}" if isinstance(place, Tensor) else type(place).__name__
+            raise ValueError(f"{name} of out is {got}; wanted {shape} on {device}")
+        if place.dtype.is_floating_point != (name in ("log_prob", "raw_entropy")) or place.dtype == torch.bool:
+            raise ValueError(f"{name} of out cannot be {place.dtype}; DecisionStep.allocate makes what fits")

@@ -18,6 +18,7 @@ from esper_masks.decision_rows import allocate_decision
 from esper_masks.engine import MaskEngine
 from esper_masks.fingerprint import UnderRules
 from esper_masks.layout_tables import layout_tables
+from esper_masks.rule_checks import OP
 
 
 class StoredRows(UnderRules, nn.Module):
@@ -70,7 +71,11 @@ class StoredRows(UnderRules, nn.Module):
     @property
     def active(self) -> Tensor:
         """Rows that acted: bool ``[steps, batch]``. The others are padding."""
-        return self.actions[..., 0] >= 0
+        return self.acted(self.actions)
+
+    def acted(self, actions: Tensor) -> Tensor:
+        """By the op: a head that the op ignores may hold anything. ``[..., heads]`` -> bool ``[...]``."""
+        return actions[..., self.layout.head_names.index(OP)] >= 0
 
     @property
     def row_bytes(self) -> int:

@@ -59,6 +59,7 @@ def test_the_rows_are_a_star(device: str) -> None:
 def test_the_limit_by_hand() -> None:
     assert CENTRE.limit_bytes == 3 * 2 + 15 * 4 + 4 + 4 + 4
     assert Case(rules="esper-2026-06").limit_bytes == 3 * 3 + 41 * 4 + 8 + 8
+    assert Case(step="forward+backward").limit_bytes == 3 + 15 * 8 + 4 + 8
     assert Case(work="words", slots=64).limit_bytes == 64 * 2 + 64
 
 

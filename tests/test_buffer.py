@@ -708,3 +708,13 @@ def test_any_size_and_any_rows(steps: int, batch: int, data: st.DataObject) -> N
     words = [made[row // batch].masks.slot_words[row % batch].tolist() for row in rows]
     assert got.masks.slot_words.tolist() == words
     assert got.actions.tolist() == [made[row // batch].actions[row % batch].tolist() for row in rows]
+
+
+def test_a_row_acted_if_its_op_did() -> None:
+    """A head that the op ignores may hold anything, -1 as well."""
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    buffer = em.RolloutBuffer(engine, 1, 2)
+    actions = torch.tensor([[-1, 0, 0, 0], [-1, -1, -1, -1]])
+    buffer.store(0, engine(engine.empty_slots(2)), actions, torch.zeros(2))
+    assert buffer.active.tolist() == [[True, False]]
+    assert buffer.minibatch(torch.tensor([0, 1])).active.tolist() == [True, False]

@@ -206,6 +206,53 @@ def test_the_limit_is_the_engines_of_the_moment() -> None:
     assert step.masks(states, totals)["op"][:, 1].tolist() == [True, False, False, False]
 
 
+def test_any_leading_shape_has_a_graph() -> None:
+    step = em.DecisionStep(engine_of())
+    for shape in [(64,), (1,), (8,), (), (1, 8), (8, 1), (1, 1), (4, 8), (3, 9), (2, 3, 4), (2, 1, 4), (2, 3, 1), (0,)]:
+        states = step.engine.empty_slots(1).expand(*shape, 3, 2)
+        assert step.masks(states).shape == shape
+
+
+WRONG_OUT: list[tuple[str, Callable[[em.DecisionStep], Any]]] = [
+    (r"actions of out is \(8, 4\) on cpu; wanted \(50, 4\) on cpu", lambda step: step.allocate(8)),
+    (r"actions of out is \(2, 50, 4\)", lambda step: step.allocate(2, BATCH)),
+    (r"log_prob of out is \(1,\)", lambda step: step.allocate(BATCH)._replace(log_prob=torch.zeros(1))),
+    ("slot_words of out is NoneType", lambda step: step.allocate(BATCH)._replace(slot_words=None)),
+    (
+        "log_prob of out cannot be torch.int64",
+        lambda step: step.allocate(BATCH)._replace(log_prob=torch.zeros(50).long()),
+    ),
+    ("actions of out cannot be torch.float32", lambda step: step.allocate(BATCH)._replace(actions=torch.zeros(50, 4))),
+    ("out must be a Decision, got tuple", lambda step: tuple(step.allocate(BATCH))),
+]
+
+
+@pytest.mark.parametrize(("words", "make"), WRONG_OUT, ids=[words for words, _ in WRONG_OUT])
+def test_memory_that_does_not_fit_is_named(words: str, make: Callable[[em.DecisionStep], Any]) -> None:
+    """Broadcast, one decision would fill many rows; in tiles, one would overwrite the other."""
+    step = em.DecisionStep(engine_of(), mode="eager")
+    states, logits, _ = inputs(step.engine)
+    with pytest.raises(ValueError, match=words):
+        step(states, logits, out=make(step))
+
+
+def test_memory_has_its_own_dtype() -> None:
+    step = em.DecisionStep(engine_of(), mode="eager")
+    try:
+        torch.set_default_dtype(torch.float16)
+        assert step.allocate(4).log_prob.dtype == torch.float32
+        assert em.RolloutBuffer(step.engine, 2, 2).log_prob.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_settings_are_fixed() -> None:
+    step = em.DecisionStep(engine_of(), min_prob=0.01)
+    for name in ("min_prob", "validate"):
+        with pytest.raises(AttributeError):
+            setattr(step, name, None)
+
+
 def test_any_batch_has_one_of_two_graphs() -> None:
     step = em.DecisionStep(engine_of())
     for batch in range(2, 30):  # more sizes than the compiler has graphs for
@@ -234,6 +281,9 @@ WRONG: list[tuple[type[Exception], str, Callable[[em.DecisionStep, Tensor, Tenso
     (ValueError, "active must be a bool tensor", lambda step, s, x: step(s, x, active=torch.ones(BATCH))),
     (ValueError, "noise is", lambda step, s, x: step(s, x, noise=torch.rand(BATCH, 3))),
     (ValueError, "value must be an integer", lambda step, s, x: step.evaluate(x, step.engine(s), x[:, :4])),
+    (em.SlotStateError, "states must be a tensor of integers, got NoneType", lambda step, s, x: step(None, x)),
+    (ValueError, "logits must be a tensor or a mapping", lambda step, s, x: step(s, [1, 2])),
+    (ValueError, "masks must be ActionMasks, got NoneType", lambda step, s, x: step.evaluate(x, None, x)),
     (ValueError, "another layout", lambda step, s, x: step.evaluate(x, OTHER, torch.zeros(1, 8).long())),
 ]
 OTHER = em.MaskEngine(em.ruleset("esper-2026-06"))(em.MaskEngine(em.ruleset("esper-2026-06")).empty_slots(1))

@@ -64,6 +64,8 @@ class Case:
             return states + self.slots
         sizes = {"slot": self.slots, "op": len(rules.op_rules)}
         columns = sum(sizes.get(head.name, len(head.choices)) for head in rules.heads)
+        if self.step != "forward":  # the masks are there, and each logit has a gradient
+            return self.slots + 8 * columns + len(rules.heads) + 8
         return states + 4 * columns + len(rules.heads) + 8
 
 
