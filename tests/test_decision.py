@@ -209,7 +209,7 @@ def test_the_limit_is_the_engines_of_the_moment() -> None:
 def test_any_leading_shape_has_a_graph() -> None:
     step = em.DecisionStep(engine_of())
     for shape in [(64,), (1,), (8,), (), (1, 8), (8, 1), (1, 1), (4, 8), (3, 9), (2, 3, 4), (2, 1, 4), (2, 3, 1), (0,)]:
-        states = step.engine.empty_slots(1).expand(*shape, 3, 2)
+        states = step.engine.empty_slots(1)[0].expand(*shape, 3, 2)
         assert step.masks(states).shape == shape
 
 
