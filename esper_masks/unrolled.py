@@ -44,13 +44,14 @@ class UnrolledHeads:
             parts = list(torch.split(parts[0], tables.sizes, -1))
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
         columns = torch.cat([part.movedim(-1, 0) for part in parts])  # [columns, ...]
+        each = columns.unbind()  # once: a gradient of each index would be as large as all columns
         limits = masks.limit_columns().movedim(-1, 0) if masks.limited else None
         floors = (0.0,) * len(tables.sizes) if floors is None else floors
         slots = masks.slot_words.movedim(-1, 0)
         self.softmaxes = [
             self._stacked(at, columns, limits, floors[context.head], slots)
             if context.size > UNROLLED_ROW and at
-            else self._unrolled(context, columns, limits, floors[context.head])
+            else self._unrolled(context, each, limits, floors[context.head])
             for at, context in enumerate(self.contexts)
         ]
         self.drawing = [at for at, context in enumerate(self.contexts) if not at or context.users]  # the op's first
@@ -70,7 +71,7 @@ class UnrolledHeads:
             illegal = illegal | ~limits[context.limit : context.limit + size]
         return MaskedSoftmax([columns[first : first + size]], [illegal], stacked=True, min_prob=floor)
 
-    def _unrolled(self, context: Context, columns: Tensor, limits: Tensor | None, floor: float) -> MaskedSoftmax:
+    def _unrolled(self, context: Context, columns: Slabs, limits: Tensor | None, floor: float) -> MaskedSoftmax:
         choices = [k for k, bits in enumerate(context.bits) if bits] or [0]
         illegal = [
             None
