@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-Step = Callable[..., Any]
+from esper_masks.bench.rows import Step
 
 
 def compiled(

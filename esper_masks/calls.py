@@ -87,6 +87,13 @@ def _of_arguments(guards: Sequence[Any]) -> list[bool]:
     return [not guard.name or re.search(r"\b(arguments|out)\b", guard.name) is not None for guard in guards]
 
 
+def copy_into(places: Sequence[Tensor | None], values: Sequence[Tensor | None]) -> None:
+    """Write values where there is a place for them."""
+    for place, value in zip(places, values):
+        if place is not None and value is not None:
+            place.copy_(value)
+
+
 class Graphed:
     """The same as a CUDA graph for each shape of its arguments: a call copies them, and launches nothing but the graph.
 
@@ -111,9 +118,7 @@ class Graphed:
         made = self.graphs[key](*tensors)
         if out is None:
             return made
-        for place, value in zip(out, made):
-            if place is not None:
-                place.copy_(value)
+        copy_into(out, made)
         return None
 
     def _capture(self, tensors: Sequence[Tensor], rest: Sequence[Any], spec: Any) -> Callable[..., Any]:

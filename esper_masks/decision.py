@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from esper_masks.calls import Compiled, Graphed
+from esper_masks.calls import Compiled, Graphed, copy_into
 from esper_masks.decision_rows import Decision, allocate_decision, batch_last, check_out
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import SlotStateError
-from esper_masks.factored import FactoredCategorical
+from esper_masks.factored import FactoredCategorical, uniforms
 from esper_masks.faults import Validate, check_mode
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
@@ -138,7 +138,8 @@ class DecisionStep(nn.Module):
         limit = self.engine.max_seeds if max_seeds is None else max_seeds
         on_cpu = self.engine.device.type == "cpu"
         if noise is None and on_cpu:  # compiled code draws them one by one
-            noise = torch.rand(len(self.engine.layout.heads), *states.shape[:-2], dtype=_dtype(logits)).movedim(0, -1)
+            shape = (*states.shape[:-2], len(self.engine.layout.heads))
+            noise = uniforms(shape, _dtype(logits), self.engine.device)
         arguments = states, logits, total_seeds, limit, enabled, active, noise
         with torch.no_grad():
             if on_cpu and self.mode == "compiled" and _is_tiled(len(states) if states.ndim == 3 else 0, arguments):
@@ -226,9 +227,7 @@ class DecisionStep(nn.Module):
         made = Decision(actions, log_prob, masks.slot_words, entropy)
         if out is None:
             return made
-        for place, value in zip(out, made):
-            if place is not None and value is not None:
-                place.copy_(value)
+        copy_into(out, made)
         return None
 
     def _evaluate(

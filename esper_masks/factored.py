@@ -140,10 +140,7 @@ class FactoredCategorical(Distribution):
 
     def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Tensor:
         shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
-        if noise is not None:
-            return check_noise(noise, shape, like)
-        # a head's uniforms side by side
-        return torch.rand(shape[-1], *shape[:-1], dtype=like.dtype, device=like.device).movedim(0, -1)
+        return uniforms(shape, like.dtype, like.device) if noise is None else check_noise(noise, shape, like)
 
     @property
     def mode(self) -> Tensor:
@@ -252,6 +249,11 @@ class FactoredCategorical(Distribution):
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.masks.layout.heads)
         return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, heads=({heads}))"
+
+
+def uniforms(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Noise ``[..., heads]`` from torch's generator, a head's side by side in memory."""
+    return torch.rand(shape[-1], *shape[:-1], dtype=dtype, device=device).movedim(0, -1)
 
 
 def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:
