@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-# one vectorized `exp` for all rows: by default the compiler leaves some to a scalar one, which rounds differently
-CPU_OPTIONS = {"cpp.enable_tiling_heuristics": False}
+CPU_OPTIONS = {
+    # one vectorized `exp` for all rows: by default the compiler leaves some to a scalar one, which rounds differently
+    "cpp.enable_tiling_heuristics": False,
+    # one loop over rows for all of a decision: by default it is cut into several, with what passes between in memory
+    "max_fusion_size": 1 << 16,
+}
 WARM_UP = 3  # calls before a capture
 
 _numbers = count()
@@ -20,8 +24,8 @@ _numbers = count()
 class Compiled:
     """A method of a module as compiled code: one graph for each form of its arguments, made at the first such call.
 
-    A form is which arguments there are, their dtypes, axes and memory layouts, and which sizes are 1 or 0. Other sizes
-    have a graph of the first ones and then one for all.
+    A form is which arguments there are, their dtypes, devices, axes and memory layouts, and which sizes are 1 or 0.
+    Other sizes have a graph of the first ones and then one for all.
 
     On a CPU, int32 arguments cross the border as the float32 of the same bits: for AVX2 the compiler reads integers by
     way of the stack, which takes longer than most of what is done with them.
@@ -73,7 +77,9 @@ def _form(argument: Any) -> Any:
     """What tells apart the arguments that one graph does not serve, in as little time as may be."""
     if isinstance(argument, Tensor):
         small = tuple([size if size < 2 else 2 for size in argument.shape])
-        return argument.dtype, argument.is_contiguous(), argument.requires_grad, small
+        return argument.dtype, argument.device, argument.is_contiguous(), argument.requires_grad, small
+    if argument is None or isinstance(argument, bool):
+        return argument
     if isinstance(argument, Mapping):
         return tuple([(name, _form(value)) for name, value in argument.items()])
     return type(argument)
@@ -112,7 +118,7 @@ class Graphed:
         leaves, spec = tree_flatten(arguments)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         rest = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves)
-        key = (spec, rest, *((t.shape, t.stride(), t.dtype) for t in tensors))
+        key = (spec, rest, *((t.shape, t.stride(), t.dtype, t.device) for t in tensors))
         if key not in self.graphs:
             self.graphs[key] = self._capture(tensors, rest, spec)
         made = self.graphs[key](*tensors)

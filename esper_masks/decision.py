@@ -3,24 +3,22 @@
 Nothing is computed here that is not computed elsewhere: this is the one place where the library compiles itself.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.checkpoint import checkpoint
 
 from esper_masks.calls import Compiled, Graphed, copy_into
-from esper_masks.decision_rows import Decision, allocate_decision, batch_last, check_out
+from esper_masks.decision_rows import Decision, allocate_decision, check_out
+from esper_masks.drawing import random_words, uniforms, uniforms_of
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import SlotStateError
-from esper_masks.factored import FactoredCategorical, uniforms
+from esper_masks.factored import FactoredCategorical
 from esper_masks.faults import Validate, check_mode
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
-
-TILE = 1 << 15  # rows that compiled code takes at a time on a CPU, so that what it keeps in memory stays in cache
 
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")
@@ -32,8 +30,8 @@ class Evaluation(NamedTuple):
 
     log_prob: Tensor  # [...]
     raw_entropy: Tensor  # [...], nats
-    head_entropies: Tensor  # [..., heads], in [0, 1]
     faults: Tensor  # int64 [...], a bit for each head; raise_on_fault reads it
+    head_entropies: Tensor | None = None  # [..., heads], in [0, 1]; None where nobody asks for them
 
 
 class DecisionStep(nn.Module):
@@ -90,7 +88,7 @@ class DecisionStep(nn.Module):
             raise ValueError("validate='raise' would end the CUDA context from within a graph; 'flag' it")
         self.engine, self.mode = engine, mode
         self._min_prob, self._validate = min_prob, validate  # constant to compiled code
-        self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
+        self._runs: dict[str, Compiled | Graphed] = {}
 
     @property
     def min_prob(self) -> Any:
@@ -133,34 +131,20 @@ class DecisionStep(nn.Module):
             raise SlotStateError(f"states must be a tensor of integers, got {type(states).__name__}; see pack_slots")
         if not isinstance(logits, Tensor | Mapping):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
+        engine, batch, device = self.engine, states.shape[:-2], states.device
         if out is not None:
-            check_out(out, self.engine.layout, states.shape[:-2], self.engine.device)
-        limit = self.engine.max_seeds if max_seeds is None else max_seeds
-        on_cpu = self.engine.device.type == "cpu"
-        if noise is None and on_cpu:  # compiled code draws them one by one
-            shape = (*states.shape[:-2], len(self.engine.layout.heads))
-            noise = uniforms(shape, _dtype(logits), self.engine.device)
-        arguments = states, logits, total_seeds, limit, enabled, active, noise
+            check_out(out, engine.layout, batch, device)
+        limit = engine.max_seeds if max_seeds is None else max_seeds
+        words = None
+        if noise is None and device.type == "cpu" and not torch.compiler.is_compiling():  # a graph draws one by one
+            heads = len(engine.layout.heads)
+            if _is_double(logits):
+                noise = uniforms((*batch, heads), torch.float64, device)
+            else:
+                words = random_words(heads, *batch)
         with torch.no_grad():
-            if on_cpu and self.mode == "compiled" and _is_tiled(len(states) if states.ndim == 3 else 0, arguments):
-                return self._decide_in_tiles(arguments, out)
-            made = self._run("_decide", *arguments, out=out)
+            made = self._run("_decide", states, logits, total_seeds, limit, enabled, active, noise, words, out=out)
         return made if out is None else out
-
-    def _decide_in_tiles(self, arguments: Sequence[Any], out: Decision | None) -> Decision:
-        """The same in equal tiles, of which the last may begin in the one before it."""
-        states, logits, *_ = arguments
-        batch, layout = len(states), self.engine.layout
-        made = out or Decision(
-            actions=batch_last((batch,), len(layout.heads), torch.int64, self.engine.device),
-            log_prob=torch.empty(batch, dtype=_dtype(logits)),
-            slot_words=batch_last((batch,), len(layout.slot_ids), torch.int32, self.engine.device),
-            raw_entropy=torch.empty(batch, dtype=_dtype(logits)),
-        )
-        for start in (*range(0, batch - TILE, TILE), batch - TILE):
-            own, place = tree_map(partial(_rows, batch=batch, start=start), (arguments, made))
-            self._run("_decide", *own, out=place)
-        return made
 
     def masks(
         self,
@@ -177,15 +161,25 @@ class DecisionStep(nn.Module):
         return ActionMasks(self.engine.layout, *words)
 
     def evaluate(
-        self, logits: Logits, masks: ActionMasks, actions: Tensor, *, active: Tensor | None = None
+        self,
+        logits: Logits,
+        masks: ActionMasks,
+        actions: Tensor,
+        *,
+        active: Tensor | None = None,
+        head_entropies: bool = False,
     ) -> Evaluation:
         """Score actions that were decided before, with gradients to the logits.
+
+        Compiled, nothing is kept for the gradient but the arguments: to compute the rest once more takes less time
+        than to write and read it.
 
         Args:
             logits: as of ``FactoredCategorical``.
             masks: under which the actions were decided: from a buffer, or ``ActionMasks.from_words`` of a decision.
             actions: integer ``[..., heads]``.
             active: bool ``[...]``; False for padding rows.
+            head_entropies: whether these are wanted too.
 
         Raises:
             ValueError, InvalidStateMachineError: as of ``FactoredCategorical``.
@@ -194,8 +188,8 @@ class DecisionStep(nn.Module):
             raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}")
         if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
-        made = self._run("_evaluate", logits, masks.slot_words, masks.op_words, masks._limits, actions, active)
-        return Evaluation(*made)
+        words = masks.slot_words, masks.op_words, masks._limits
+        return Evaluation(*self._run("_evaluate", logits, *words, actions, active, head_entropies))
 
     def allocate(self, *shape: int, entropy: bool = True) -> Decision:
         """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``."""
@@ -218,11 +212,14 @@ class DecisionStep(nn.Module):
         enabled: Tensor | None,
         active: Tensor | None,
         noise: Tensor | None,
+        words: Tensor | None,
         out: Decision | None,
     ) -> Decision | None:
+        noise = noise if words is None else uniforms_of(words)
         masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
         joint = FactoredCategorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
-        actions, log_prob = joint.sample_and_log_prob(noise=noise)
+        dtype = torch.int64 if out is None else out.actions.dtype
+        actions, log_prob = joint.sample_and_log_prob(noise=noise, dtype=dtype)
         entropy = joint.raw_entropy() if out is None or out.raw_entropy is not None else None
         made = Decision(actions, log_prob, masks.slot_words, entropy)
         if out is None:
@@ -238,20 +235,27 @@ class DecisionStep(nn.Module):
         limits: dict[str, Tensor],
         actions: Tensor,
         active: Tensor | None,
+        head_entropies: bool,
         out: None,
-    ) -> tuple[Tensor, ...]:
-        masks = ActionMasks(self.engine.layout, slot_words, op_words, limits)
-        joint = FactoredCategorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
-        return joint.log_prob(actions), joint.raw_entropy(), joint.head_entropies(), joint.faults
+    ) -> tuple[Tensor | None, ...]:
+        def score(logits: Logits) -> tuple[Tensor | None, ...]:
+            masks = ActionMasks(self.engine.layout, slot_words, op_words, limits)
+            joint = FactoredCategorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+            each = joint.head_entropies() if head_entropies else None
+            return joint.log_prob(actions), joint.raw_entropy(), joint.faults, each
+
+        if not torch.compiler.is_compiling():
+            return score(logits)
+        scored: tuple[Tensor | None, ...] = checkpoint(score, logits, use_reentrant=False, preserve_rng_state=False)
+        return scored
 
     def _run(self, name: str, *arguments: Any, out: Decision | None = None) -> Any:
         if self.mode == "eager" or torch.compiler.is_compiling():
             return getattr(self, name)(*arguments, out)
-        key = name, self.engine.device
-        if key not in self._runs:
+        if name not in self._runs:
             graphed = self.mode == "cuda-graph" and name != "_evaluate"
-            self._runs[key] = (Graphed if graphed else Compiled)(self, name)
-        return self._runs[key](*arguments, out=out)
+            self._runs[name] = (Graphed if graphed else Compiled)(self, name)
+        return self._runs[name](*arguments, out=out)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": {}}  # compiled code is made again
@@ -260,25 +264,6 @@ class DecisionStep(nn.Module):
         return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"
 
 
-def _dtype(logits: Logits) -> torch.dtype:
-    """Of the arithmetic."""
+def _is_double(logits: Logits) -> bool:
     parts = (logits,) if isinstance(logits, Tensor) else logits.values()
-    double = any(isinstance(part, Tensor) and part.dtype == torch.float64 for part in parts)
-    return torch.float64 if double else torch.float32
-
-
-def _has_rows(argument: Any, batch: int) -> bool:
-    return isinstance(argument, Tensor) and argument.ndim > 0 and len(argument) == batch
-
-
-def _rows(argument: Any, *, batch: int, start: int) -> Any:
-    return argument[start : start + TILE] if _has_rows(argument, batch) else argument
-
-
-def _is_tiled(batch: int, arguments: Sequence[Any]) -> bool:
-    """Whether a batch is large, and all arguments are of it; ``enabled`` may be the same for all rows."""
-    if batch <= TILE:
-        return False
-    *_, enabled, _active, _noise = arguments
-    tensors = [t for t in tree_leaves(arguments) if isinstance(t, Tensor)]
-    return all(_has_rows(t, batch) or (t is enabled and t.ndim == 1 and len(t) < batch) for t in tensors)
+    return any(isinstance(part, Tensor) and part.dtype == torch.float64 for part in parts)

@@ -9,6 +9,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 from esper_masks.checks import before_last, check_actions, check_bool, check_expands, check_noise
+from esper_masks.drawing import uniforms
 from esper_masks.faults import Validate, check_mode, raise_faults
 from esper_masks.head_logits import HeadLogits, check_floors
 from esper_masks.layout_tables import context_tables, layout_tables
@@ -117,26 +118,28 @@ class FactoredCategorical(Distribution):
             ValueError: noise that does not fit.
         """
         with torch.no_grad():
-            return self._settle_heads(self._form.draw(self._uniforms(sample_shape, noise)), -1)
+            return self._form.draw(self._uniforms(sample_shape, noise), self._neutral)
 
     def sample_and_log_prob(
         self,
         sample_shape: Any = torch.Size(),  # noqa: B008
         *,
         noise: Tensor | None = None,
+        dtype: torch.dtype = torch.int64,
     ) -> tuple[Tensor, Tensor]:
         """``sample`` and ``log_prob`` of what was drawn, to the last bit; compiled, at half the time of the two.
 
         Args:
             sample_shape: as of ``sample``.
             noise: as of ``sample``.
+            dtype: of the actions, integers that hold -1 and every choice.
 
-        Returns: int64 ``[*sample_shape, ..., heads]``, and ``[*sample_shape, ...]``, through which gradients flow.
+        Returns: actions ``[*sample_shape, ..., heads]``, and ``[*sample_shape, ...]``, through which gradients flow.
         Raises:
             ValueError: noise that does not fit.
         """
-        action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise))
-        return self._settle_heads(action, -1), self._settle(log_prob)
+        action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise), self._neutral, dtype)
+        return action, self._settle(log_prob)
 
     def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Tensor:
         shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
@@ -145,7 +148,7 @@ class FactoredCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The most probable op, then the most probable choice of each head it uses: int64 ``[..., heads]``."""
-        return self._settle_heads(self._form.mode(), -1)
+        return self._form.mode(self._neutral)
 
     def legal(self, action: Tensor) -> Tensor:
         """Whether the masks permit whole actions: integer ``[*sample, ..., heads]`` -> bool ``[*sample, ...]``."""
@@ -161,12 +164,13 @@ class FactoredCategorical(Distribution):
         Raises:
             ValueError: not integers, or a shape that does not fit.
         """
-        return self._form.joined(self.head_log_probs(value))
+        check_actions("value", value, self.batch_shape, self.masks.layout.head_names)
+        return self._settle(self._form.log_prob(value))
 
     def head_log_probs(self, value: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
         check_actions("value", value, self.batch_shape, self.masks.layout.head_names)
-        return self._settle_heads(self._form.score(value.long()), 0)
+        return self._settle_heads(self._form.score(value))
 
     # -- entropy ------------------------------------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ class FactoredCategorical(Distribution):
         ``min_prob``. The slot's is over the slots that some op using a slot may take. A head with logits for each op
         has the mean over the legal ops that use it, 0 if there is none.
         """
-        return self._settle_heads(self._form.head_entropies(), 0)
+        return self._settle_heads(self._form.head_entropies())
 
     # -- as a torch distribution --------------------------------------------------------------------------------------
 
@@ -243,17 +247,12 @@ class FactoredCategorical(Distribution):
     def _settle(self, values: Tensor) -> Tensor:
         return values if self._neutral is None else values.masked_fill(self._neutral, 0)
 
-    def _settle_heads(self, values: Tensor, neutral: int) -> Tensor:
-        return values if self._neutral is None else values.masked_fill(self._neutral.unsqueeze(-1), neutral)
+    def _settle_heads(self, values: Tensor) -> Tensor:
+        return values if self._neutral is None else values.masked_fill(self._neutral.unsqueeze(-1), 0)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.masks.layout.heads)
         return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, heads=({heads}))"
-
-
-def uniforms(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Noise ``[..., heads]`` from torch's generator, a head's side by side in memory."""
-    return torch.rand(shape[-1], *shape[:-1], dtype=dtype, device=device).movedim(0, -1)
 
 
 def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:

@@ -71,24 +71,31 @@ class StackedHeads:
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
-    def draw(self, noise: Tensor) -> Tensor:
-        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice."""
-        uniforms = self._values(noise).index_select(-2, self.tables.heads)  # [*sample, contexts, rows]
-        return self._whole(self.softmax.draw(uniforms), noise.shape)
+    def draw(self, noise: Tensor, neutral: Tensor | None) -> Tensor:
+        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice.
 
-    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            noise: uniforms, ``[*sample, ..., heads]``.
+            neutral: bool ``[...]``, rows whose actions are -1 in all heads.
+        """
+        uniforms = self._values(noise).index_select(-2, self.tables.heads)  # [*sample, contexts, rows]
+        return self._whole(self.softmax.draw(uniforms), neutral, noise.shape)
+
+    def draw_and_score(
+        self, noise: Tensor, neutral: Tensor | None, dtype: torch.dtype = torch.int64
+    ) -> tuple[Tensor, Tensor]:
         """The same, with the log-probabilities of the actions, ``[*sample, ...]``."""
         with torch.no_grad():
-            actions = self.draw(noise)
-        return actions, self.joined(self.score(actions))
+            actions = self.draw(noise, neutral)
+        return actions.to(dtype), self.log_prob(actions)
 
-    def mode(self) -> Tensor:
+    def mode(self, neutral: Tensor | None) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
-        return self._whole(self.softmax.mode(), torch.Size([*self.shape, len(self.tables.canonical)]))
+        return self._whole(self.softmax.mode(), neutral, torch.Size([*self.shape, len(self.tables.canonical)]))
 
     def score(self, actions: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
-        tables, values = self.tables, self._values(actions)  # [*sample, heads, rows]
+        tables, values = self.tables, self._values(actions.long())  # [*sample, heads, rows]
         place = self._places(values[..., tables.op_at, :].clamp(-1, len(tables.users)))
         context, value = place.clamp_max(tables.count - 1), values.clamp(0, tables.width - 1)
         at = value * tables.count + context
@@ -99,19 +106,20 @@ class StackedHeads:
         scores = scores.masked_fill((scores == -math.inf) | (value != values), -math.inf)  # without a gradient
         return self._by_head(scores.masked_fill(place >= tables.count, 0), actions.shape)
 
-    def joined(self, scores: Tensor) -> Tensor:
-        """Sum over heads, ``[..., heads]`` -> ``[...]``; in one order, see ``MaskedSoftmax``."""
-        return scores.cumsum(-1)[..., -1]
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probability of whole actions, ``[*sample, ...]``."""
+        return self.score(actions).cumsum(-1)[..., -1]  # summed in one order, see ``MaskedSoftmax``
 
     def _places(self, op: Tensor) -> Tensor:
         """Context of every head under an op, contexts + head if the op ignores it: ``[..., heads, rows]``."""
         return self.tables.places[op + 1].mT
 
-    def _whole(self, drawn: Tensor, shape: torch.Size) -> Tensor:
+    def _whole(self, drawn: Tensor, neutral: Tensor | None, shape: torch.Size) -> Tensor:
         """Whole actions from one choice in every context, ``[*sample, contexts, rows]``."""
         canonical = self.tables.canonical.expand(*drawn.shape[:-2], -1, drawn.shape[-1])
         actions = torch.cat([drawn, canonical], -2).gather(-2, self._places(drawn[..., 0, :]))
-        return self._by_head(actions, shape)
+        made = self._by_head(actions, shape)
+        return made if neutral is None else made.masked_fill(neutral.unsqueeze(-1), -1)
 
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 

@@ -40,11 +40,10 @@ class UnrolledHeads:
             *masks.slot_words.unbind(-1),
             *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.shut),
         ]
-        if len(parts) == 1:
-            parts = list(torch.split(parts[0], tables.sizes, -1))
-        # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
-        columns = torch.cat([part.movedim(-1, 0) for part in parts])  # [columns, ...]
-        each = columns.unbind()  # once: a gradient of each index would be as large as all columns
+        # a gradient of each index would be as large as all columns, that of unbind is as large as one
+        each = [column for part in parts for column in part.unbind(-1)]
+        heads = torch.split(parts[0], tables.sizes, -1) if len(parts) == 1 else parts
+        columns = torch.cat([part.movedim(-1, 0) for part in heads])  # [columns, ...]
         limits = masks.limit_columns().movedim(-1, 0) if masks.limited else None
         floors = (0.0,) * len(tables.sizes) if floors is None else floors
         slots = masks.slot_words.movedim(-1, 0)
@@ -63,13 +62,14 @@ class UnrolledHeads:
         """A context of many choices as one slab: unrolled, it would take minutes to compile."""
         context = self.contexts[at]
         first, size = context.columns[0], context.size  # a head's columns lie side by side
+        slab = columns[first : first + size]
         word = slot_words if len(set(context.words)) > 1 else self.words[context.words[0]]
         bits = self.tables.bits.view(self.tables.width, self.tables.count)[:size, at]
         illegal = (word & bits.view(size, *[1] * (columns.ndim - 1))) == 0
         if context.limit is not None:
             assert limits is not None
             illegal = illegal | ~limits[context.limit : context.limit + size]
-        return MaskedSoftmax([columns[first : first + size]], [illegal], stacked=True, min_prob=floor)
+        return MaskedSoftmax([slab], [illegal], stacked=True, min_prob=floor)
 
     def _unrolled(self, context: Context, columns: Slabs, limits: Tensor | None, floor: float) -> MaskedSoftmax:
         choices = [k for k, bits in enumerate(context.bits) if bits] or [0]
@@ -105,33 +105,50 @@ class UnrolledHeads:
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
-    def draw(self, noise: Tensor) -> Tensor:
-        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice."""
-        return self.draw_and_score(noise)[0]
+    def draw(self, noise: Tensor, neutral: Tensor | None) -> Tensor:
+        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice.
 
-    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            noise: uniforms, ``[*sample, ..., heads]``.
+            neutral: bool ``[...]``, rows whose actions are -1 in all heads.
+        """
+        return self.draw_and_score(noise, neutral)[0]
+
+    def draw_and_score(
+        self, noise: Tensor, neutral: Tensor | None, dtype: torch.dtype = torch.int64
+    ) -> tuple[Tensor, Tensor]:
         """The same, with the log-probabilities of the actions, ``[*sample, ...]``."""
         uniforms = noise.unbind(-1)
         drawn = [self.softmaxes[at].draw_and_score(uniforms[self.contexts[at].head]) for at in self.drawing]
         choices, scores = zip(*drawn)
         unused = [torch.zeros_like(scores[0])] * len(self.tables.sizes)
-        return self._whole(choices), _total(self._by_head(choices[0], scores, unused))
+        return self._whole(choices, neutral, dtype), _total(self._by_head(choices[0], scores, unused))
 
-    def mode(self) -> Tensor:
+    def mode(self, neutral: Tensor | None) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
-        return self._whole([self.softmaxes[at].mode().to(self.like.dtype) for at in self.drawing])
+        return self._whole([self.softmaxes[at].mode().to(self.like.dtype) for at in self.drawing], neutral)
 
-    def _whole(self, drawn: Slabs) -> Tensor:
+    def _whole(self, drawn: Slabs, neutral: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor:
         """Whole actions from one choice in every context that draws."""
         canonical = [torch.full_like(drawn[0], choice) for choice in self.tables.canonical_choices]
-        return torch.stack(self._by_head(drawn[0], drawn, canonical)).long().movedim(0, -1)
+        actions = self._by_head(drawn[0], drawn, canonical)
+        if neutral is not None:
+            actions = [action.masked_fill(neutral, -1) for action in actions]
+        return torch.stack([action.to(dtype) for action in actions]).movedim(0, -1)  # where a compiler ends its loop
 
     def score(self, actions: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
+        return torch.stack(self._scores(actions)).movedim(0, -1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probability of whole actions, ``[*sample, ...]``."""
+        return _total(self._scores(actions))
+
+    def _scores(self, actions: Tensor) -> list[Tensor]:
         values, op_at = actions.to(self.like.dtype).unbind(-1), self.contexts[0].head
         scores = [self.softmaxes[at].score(values[self.contexts[at].head]) for at in self.drawing]
         unused = [torch.zeros_like(values[op_at])] * len(values)
-        return torch.stack(self._by_head(values[op_at], scores, unused)).movedim(0, -1)
+        return self._by_head(values[op_at], scores, unused)
 
     def _by_head(self, op: Tensor, drawn: Slabs, unused: Slabs) -> list[Tensor]:
         """A value for each head: of the context in which the op draws it, or the one for a head that it ignores."""
@@ -141,10 +158,6 @@ class UnrolledHeads:
             context = self.contexts[at]
             values[context.head] = torch.where(self._uses(op, context.users), value, values[context.head])
         return values
-
-    def joined(self, scores: Tensor) -> Tensor:
-        """Sum over heads, ``[..., heads]`` -> ``[...]``."""
-        return _total(scores.unbind(-1))
 
     def _uses(self, op: Tensor, users: int) -> Tensor:
         return _any([op == i for i in range(len(self.tables.users)) if users >> i & 1])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks import calls, decision
+from esper_masks import calls
+from esper_masks.drawing import random_words, uniforms_of
 from tests.helpers import OpRecorder, assert_near, assert_same_words, random_states
 from tests.test_compile import HOST_READS
 
@@ -59,10 +60,12 @@ def test_an_eager_step_is_its_pieces(rules: str, settings: dict[str, Any]) -> No
     assert_equal(made, composed(engine, states, logits, noise, **settings))
     assert_same_words(step.masks(states), engine(states))
     assert_same_words(em.ActionMasks.from_words(engine.layout, made.slot_words), engine(states))
-    masks, scored = engine(states), step.evaluate(logits, engine(states), made.actions, **active)
+    masks = engine(states)
+    scored = step.evaluate(logits, masks, made.actions, head_entropies=True, **active)
     joint = em.FactoredCategorical(logits, masks, validate="flag", **settings)
-    expected = joint.log_prob(made.actions), joint.raw_entropy(), joint.head_entropies(), joint.faults
+    expected = joint.log_prob(made.actions), joint.raw_entropy(), joint.faults, joint.head_entropies()
     assert all(torch.equal(mine, other) for mine, other in zip(scored, expected, strict=True))
+    assert step.evaluate(logits, masks, made.actions, **active).head_entropies is None
     assert made.actions[7].tolist() == [-1] * len(engine.layout.heads)
 
 
@@ -99,6 +102,38 @@ def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> No
     rows = torch.randperm(333)
     moved = compiled.evaluate(logits[rows].requires_grad_(), masks.select(rows), made.actions[rows])
     assert torch.equal(moved.log_prob, made.log_prob[rows])
+
+
+def test_head_entropies_have_a_gradient_too(compiled: em.DecisionStep) -> None:
+    engine = compiled.engine
+    states, logits, noise = inputs(engine, 333)
+    made, masks = compiled(states, logits, noise=noise), engine(states)
+    sizes = [head.size for head in engine.layout.heads]
+    leaves = [dict(zip(masks, logits.clone().split(sizes, -1))) for _ in range(2)]  # by head
+    for leaf in leaves:
+        for part in leaf.values():
+            part.requires_grad_()
+    scored = compiled.evaluate(leaves[0], masks, made.actions.to(torch.int8), head_entropies=True)
+    joint = em.FactoredCategorical(leaves[1], masks)
+    assert_near(scored.head_entropies, joint.head_entropies(), tolerance=1e-5)
+    weight = torch.randn(len(sizes))
+    (scored.log_prob + scored.head_entropies @ weight).sum().backward()
+    (joint.log_prob(made.actions) + joint.head_entropies() @ weight).sum().backward()
+    for mine, other in zip(leaves[0].values(), leaves[1].values(), strict=True):
+        assert_near(mine.grad, other.grad, tolerance=1e-5)
+
+
+def test_nothing_is_kept_for_the_gradient_but_the_arguments(compiled: em.DecisionStep) -> None:
+    engine = compiled.engine
+    states, logits, noise = inputs(engine, 333)
+    made, masks, kept = compiled(states, logits, noise=noise), engine(states), []
+    leaf = logits.clone().requires_grad_()
+    compiled.evaluate(leaf, masks, made.actions)  # hooks are for code that is compiled
+    node = compiled.evaluate(leaf, masks, made.actions).log_prob.grad_fn
+    kept = [t for t in node.saved_tensors if t is not None]
+    own = {t.data_ptr() for t in (leaf, masks.slot_words, masks.op_words, made.actions)}
+    assert kept
+    assert {t.data_ptr() for t in kept} <= own
 
 
 @pytest.mark.parametrize("entropy", [True, False])
@@ -141,33 +176,6 @@ def test_a_step_writes_straight_into_the_buffer(compiled: em.DecisionStep, mode:
     buffer.clear()
     assert not buffer.active.any()
     assert buffer.masks(0)["op"].tolist() == [[True, False, False, False]] * BATCH  # a row of padding may only wait
-
-
-def test_a_large_batch_is_decided_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls.Compiled, "__call__", lambda self, *arguments, out=None: self.method(*arguments, out))
-    compiled = em.DecisionStep(engine_of())
-    states, logits, noise = inputs(compiled.engine, 333)
-    active, totals = torch.arange(333) % 5 != 0, torch.arange(333, dtype=torch.int32) % 4
-    enabled = torch.tensor([True, False, True])
-    settings = {"max_seeds": totals.flip(0), "enabled": enabled, "active": active, "noise": noise}
-    whole = compiled(states, logits, totals, **settings)
-    ran: list[int] = []
-    run = em.DecisionStep._run
-
-    def counted(self: em.DecisionStep, name: str, *arguments: Any, out: Any = None) -> Any:
-        ran.append(len(arguments[0]))
-        return run(self, name, *arguments, out=out)
-
-    monkeypatch.setattr(em.DecisionStep, "_run", counted)
-    monkeypatch.setattr(decision, "TILE", 100)
-    assert_equal(compiled(states, logits, totals, **settings), whole)
-    assert ran == [100] * 4
-    out = compiled.allocate(333, entropy=False)
-    assert_equal(compiled(states, logits, totals, **settings, out=out), whole._replace(raw_entropy=None))
-    with pytest.raises(em.SlotStateError, match=r"total_seeds has shape \(334,\)"):
-        compiled(states, logits, torch.zeros(334, dtype=torch.int32), max_seeds=2)
-    with pytest.raises(ValueError, match="noise is"):
-        compiled(states, logits, noise=noise[:100])
 
 
 def test_compiled_code_follows_its_arguments(compiled: em.DecisionStep) -> None:
@@ -229,7 +237,7 @@ WRONG_OUT: list[tuple[str, Callable[[em.DecisionStep], Any]]] = [
 
 @pytest.mark.parametrize(("words", "make"), WRONG_OUT, ids=[words for words, _ in WRONG_OUT])
 def test_memory_that_does_not_fit_is_named(words: str, make: Callable[[em.DecisionStep], Any]) -> None:
-    """Broadcast, one decision would fill many rows; in tiles, one would overwrite the other."""
+    """Broadcast, one decision would fill many rows."""
     step = em.DecisionStep(engine_of(), mode="eager")
     states, logits, _ = inputs(step.engine)
     with pytest.raises(ValueError, match=words):
@@ -269,6 +277,28 @@ def test_eager_and_compiled_draw_the_same_stream(compiled: em.DecisionStep) -> N
     assert torch.equal(drawn[1], drawn[2])
     assert (drawn[0] == drawn[1]).all(-1).float().mean() > 0.95
     assert not torch.equal(compiled(states, logits).actions, drawn[1])
+
+
+@pytest.mark.parametrize("shape", [(4, 1000), (3, 7, 11), (1, 1), (4, 0), (3,)])
+def test_uniforms_of_random_words(shape: tuple[int, ...]) -> None:
+    words = random_words(*shape)
+    assert (words.shape, words.dtype) == (shape, torch.int32)
+    noise = uniforms_of(words)
+    assert noise.shape == (*shape[1:], shape[0])
+    assert noise.dtype == torch.float32
+    assert ((noise >= 0) & (noise < 1)).all()
+
+
+def test_uniforms_of_random_words_are_uniform_and_independent() -> None:
+    torch.manual_seed(0)
+    noise = uniforms_of(random_words(2, 200_000))
+    for draws in noise.unbind(-1):
+        counts = torch.histc(draws, bins=100, min=0, max=1)
+        assert ((counts - 2000) ** 2 / 2000).sum() < 160  # chi-square with 99 degrees of freedom: p < 0.0001
+    assert torch.corrcoef(noise.T)[0, 1].abs() < 0.01
+    assert abs(torch.corrcoef(torch.stack([noise[:-1, 0], noise[1:, 0]]))[0, 1]) < 0.01
+    extremes = torch.tensor([[0, -1, 1 << 24, (1 << 24) - 1, -(1 << 31)]], dtype=torch.int32)
+    assert uniforms_of(extremes)[:, 0].tolist() == [0.0, 1 - 2**-24, 0.0, 1 - 2**-24, 0.0]
 
 
 WRONG: list[tuple[type[Exception], str, Callable[[em.DecisionStep, Tensor, Tensor], Any]]] = [
@@ -384,8 +414,12 @@ def test_sample_and_log_prob_is_both(rules: str, kind: str) -> None:
             theirs = torch.autograd.grad(scored.sum(), leaves, allow_unused=True)
             for mine, other in zip(ours, theirs, strict=True):
                 assert mine is other is None or torch.equal(mine, other)
-    action, log_prob = em.FactoredCategorical(logits, engine(states)).sample_and_log_prob((4,))
+    joint = em.FactoredCategorical(logits, engine(states))
+    action, log_prob = joint.sample_and_log_prob((4,))
     assert (action.shape[:2], log_prob.shape) == ((4, BATCH), (4, BATCH))
+    narrow, _ = joint.sample_and_log_prob(noise=noise, dtype=torch.int8)
+    assert narrow.dtype == torch.int8
+    assert torch.equal(narrow.long(), joint.sample(noise=noise))
 
 
 # -- graphs of calls --------------------------------------------------------------------------------------------------
@@ -415,11 +449,11 @@ def test_a_graph_is_replayed_on_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     graphed = calls.Graphed(step, "_decide")
     for batch, seed in ((5, 0), (5, 1), (9, 2), (5, 3)):
         states, logits, noise = inputs(step.engine, batch, seed)
-        arguments = states, logits, None, 0, None, None, noise
+        arguments = states, logits, None, 0, None, None, noise, None
         assert_equal(graphed(*arguments), composed(step.engine, states, logits, noise))
     assert captured == [3, 3]
     totals = torch.full((5,), 2)
-    limited = graphed(states, logits, totals, 2, None, None, noise)
+    limited = graphed(states, logits, totals, 2, None, None, noise, None)
     assert_same_words(
         em.ActionMasks.from_words(step.engine.layout, limited.slot_words), step.engine(states, totals, max_seeds=2)
     )
