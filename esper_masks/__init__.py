@@ -3,8 +3,8 @@
 from esper_masks import compat, reference
 from esper_masks.buffer import Minibatch, RolloutBuffer
 from esper_masks.categorical import MaskedCategorical
-from esper_masks.decision import DecisionStep, Evaluation
-from esper_masks.decision_rows import Decision
+from esper_masks.decision import DecisionStep
+from esper_masks.decision_rows import Decision, Evaluation
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateError
 from esper_masks.factored import FactoredCategorical

@@ -24,15 +24,16 @@ _numbers = count()
 class Compiled:
     """A method of a module as compiled code: one graph for each form of its arguments, made at the first such call.
 
-    A form is which arguments there are, their dtypes, devices, axes and memory layouts, and which sizes are 1 or 0.
-    Other sizes have a graph of the first ones and then one for all.
+    A form is which arguments there are, bools themselves, and of tensors dtype, axes, memory layout, whether there is a
+    gradient, and which sizes are 1 or 0. Other sizes have a graph of the first ones and then one for all.
 
     On a CPU, int32 arguments cross the border as the float32 of the same bits: for AVX2 the compiler reads integers by
     way of the stack, which takes longer than most of what is done with them.
 
     Args:
         module: what belongs to it, but for the values of its tensors, is constant to the graphs.
-        name: the method. It takes tensors, pytrees of tensors, numbers and None; ``out``, if it is given, last.
+        name: the method. It takes tensors, pytrees of tensors, numbers and None; ``out`` last, and ``fused``, True in
+            code that is compiled here.
     """
 
     def __init__(self, module: nn.Module, name: str):
@@ -63,7 +64,7 @@ class Compiled:
 
         def call(arguments: list[Any], out: Any) -> Any:
             own = [a.view(torch.int32) if at in as_bits else a for at, a in enumerate(arguments)]
-            return method(*own, out)
+            return method(*own, out, fused=True)
 
         # with code of its own it shares no limit on graphs with other modules
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
@@ -77,7 +78,7 @@ def _form(argument: Any) -> Any:
     """What tells apart the arguments that one graph does not serve, in as little time as may be."""
     if isinstance(argument, Tensor):
         small = tuple([size if size < 2 else 2 for size in argument.shape])
-        return argument.dtype, argument.device, argument.is_contiguous(), argument.requires_grad, small
+        return argument.dtype, argument.is_contiguous(), argument.requires_grad, small
     if argument is None or isinstance(argument, bool):
         return argument
     if isinstance(argument, Mapping):
@@ -118,7 +119,7 @@ class Graphed:
         leaves, spec = tree_flatten(arguments)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         rest = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves)
-        key = (spec, rest, *((t.shape, t.stride(), t.dtype, t.device) for t in tensors))
+        key = (spec, rest, *((t.shape, t.stride(), t.dtype) for t in tensors))
         if key not in self.graphs:
             self.graphs[key] = self._capture(tensors, rest, spec)
         made = self.graphs[key](*tensors)

@@ -4,19 +4,19 @@ Nothing is computed here that is not computed elsewhere: this is the one place w
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper_masks.calls import Compiled, Graphed, copy_into
-from esper_masks.decision_rows import Decision, allocate_decision, check_out
+from esper_masks.decision_rows import Decision, Evaluation, allocate_decision, check_out
 from esper_masks.drawing import random_words, uniforms, uniforms_of
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import SlotStateError
 from esper_masks.factored import FactoredCategorical
-from esper_masks.faults import Validate, check_mode
+from esper_masks.faults import Validate, check_mode, under_vmap
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
 
@@ -25,13 +25,10 @@ MODES = ("eager", "compiled", "cuda-graph")
 Logits = Tensor | Mapping[str, Tensor]
 
 
-class Evaluation(NamedTuple):
-    """What an update needs to know of given actions."""
+class _Fused(FactoredCategorical):
+    """The same in code that ``Compiled`` compiles, which loads row-major logits where they lie."""
 
-    log_prob: Tensor  # [...]
-    raw_entropy: Tensor  # [...], nats
-    faults: Tensor  # int64 [...], a bit for each head; raise_on_fault reads it
-    head_entropies: Tensor | None = None  # [..., heads], in [0, 1]; None where nobody asks for them
+    _transposes = False
 
 
 class DecisionStep(nn.Module):
@@ -88,7 +85,7 @@ class DecisionStep(nn.Module):
             raise ValueError("validate='raise' would end the CUDA context from within a graph; 'flag' it")
         self.engine, self.mode = engine, mode
         self._min_prob, self._validate = min_prob, validate  # constant to compiled code
-        self._runs: dict[str, Compiled | Graphed] = {}
+        self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
 
     @property
     def min_prob(self) -> Any:
@@ -131,19 +128,25 @@ class DecisionStep(nn.Module):
             raise SlotStateError(f"states must be a tensor of integers, got {type(states).__name__}; see pack_slots")
         if not isinstance(logits, Tensor | Mapping):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
-        engine, batch, device = self.engine, states.shape[:-2], states.device
+        engine, batch = self.engine, states.shape[:-2]
+        device = engine.device
         if out is not None:
             check_out(out, engine.layout, batch, device)
         limit = engine.max_seeds if max_seeds is None else max_seeds
         words = None
-        if noise is None and device.type == "cpu" and not torch.compiler.is_compiling():  # a graph draws one by one
+        if noise is None and device.type == "cpu" and not (torch.compiler.is_compiling() or under_vmap(states)):
             heads = len(engine.layout.heads)
             if _is_double(logits):
                 noise = uniforms((*batch, heads), torch.float64, device)
             else:
-                words = random_words(heads, *batch)
+                words = random_words(heads, *batch)  # in compiled code they would be drawn one by one
+        arguments = states, logits, total_seeds, limit, enabled, active, noise, words
         with torch.no_grad():
-            made = self._run("_decide", states, logits, total_seeds, limit, enabled, active, noise, words, out=out)
+            if out is None or not _is_scalar(out):
+                made = self._run("_decide", device, *arguments, out=out)
+            else:
+                made = self._run("_decide", device, *arguments)
+                copy_into(out, made)
         return made if out is None else out
 
     def masks(
@@ -157,7 +160,7 @@ class DecisionStep(nn.Module):
         """The masks alone: ``engine(states, ...)`` in this step's mode."""
         limit = self.engine.max_seeds if max_seeds is None else max_seeds
         with torch.no_grad():
-            words = self._run("_words", states, total_seeds, limit, enabled)
+            words = self._run("_words", self.engine.device, states, total_seeds, limit, enabled)
         return ActionMasks(self.engine.layout, *words)
 
     def evaluate(
@@ -171,8 +174,8 @@ class DecisionStep(nn.Module):
     ) -> Evaluation:
         """Score actions that were decided before, with gradients to the logits.
 
-        Compiled, nothing is kept for the gradient but the arguments: to compute the rest once more takes less time
-        than to write and read it.
+        Compiled, nothing is kept for the gradient but the arguments, which must not be written to until it is taken: to
+        compute the rest once more takes less time than to write and read it.
 
         Args:
             logits: as of ``FactoredCategorical``.
@@ -189,7 +192,7 @@ class DecisionStep(nn.Module):
         if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
         words = masks.slot_words, masks.op_words, masks._limits
-        return Evaluation(*self._run("_evaluate", logits, *words, actions, active, head_entropies))
+        return Evaluation(*self._run("_evaluate", self.engine.device, logits, *words, actions, active, head_entropies))
 
     def allocate(self, *shape: int, entropy: bool = True) -> Decision:
         """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``."""
@@ -198,7 +201,14 @@ class DecisionStep(nn.Module):
     # -- what is compiled ---------------------------------------------------------------------------------------------
 
     def _words(
-        self, states: Tensor, total_seeds: Tensor | None, limit: int | Tensor, enabled: Tensor | None, out: None
+        self,
+        states: Tensor,
+        total_seeds: Tensor | None,
+        limit: int | Tensor,
+        enabled: Tensor | None,
+        out: None,
+        *,
+        fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
         masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
         return masks.slot_words, masks.op_words
@@ -214,10 +224,12 @@ class DecisionStep(nn.Module):
         noise: Tensor | None,
         words: Tensor | None,
         out: Decision | None,
+        *,
+        fused: bool = False,
     ) -> Decision | None:
         noise = noise if words is None else uniforms_of(words)
         masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
-        joint = FactoredCategorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+        joint = self._joint(logits, masks, active, fused)
         dtype = torch.int64 if out is None else out.actions.dtype
         actions, log_prob = joint.sample_and_log_prob(noise=noise, dtype=dtype)
         entropy = joint.raw_entropy() if out is None or out.raw_entropy is not None else None
@@ -237,31 +249,43 @@ class DecisionStep(nn.Module):
         active: Tensor | None,
         head_entropies: bool,
         out: None,
+        *,
+        fused: bool = False,
     ) -> tuple[Tensor | None, ...]:
         def score(logits: Logits) -> tuple[Tensor | None, ...]:
             masks = ActionMasks(self.engine.layout, slot_words, op_words, limits)
-            joint = FactoredCategorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+            joint = self._joint(logits, masks, active, fused)
             each = joint.head_entropies() if head_entropies else None
-            return joint.log_prob(actions), joint.raw_entropy(), joint.faults, each
+            return joint.log_prob(actions), joint.raw_entropy(), each, joint.faults
 
         if not torch.compiler.is_compiling():
             return score(logits)
         scored: tuple[Tensor | None, ...] = checkpoint(score, logits, use_reentrant=False, preserve_rng_state=False)
         return scored
 
-    def _run(self, name: str, *arguments: Any, out: Decision | None = None) -> Any:
+    def _joint(self, logits: Logits, masks: ActionMasks, active: Tensor | None, fused: bool) -> FactoredCategorical:
+        kind = _Fused if fused else FactoredCategorical
+        return kind(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+
+    def _run(self, name: str, device: torch.device, *arguments: Any, out: Decision | None = None) -> Any:
         if self.mode == "eager" or torch.compiler.is_compiling():
             return getattr(self, name)(*arguments, out)
-        if name not in self._runs:
+        key = name, device
+        if key not in self._runs:
             graphed = self.mode == "cuda-graph" and name != "_evaluate"
-            self._runs[name] = (Graphed if graphed else Compiled)(self, name)
-        return self._runs[name](*arguments, out=out)
+            self._runs[key] = (Graphed if graphed else Compiled)(self, name)
+        return self._runs[key](*arguments, out=out)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": {}}  # compiled code is made again
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"
+
+
+def _is_scalar(out: Decision) -> bool:
+    """Whether a compiler would write it one by one, and with it compute all that is in the loop."""
+    return torch.int16 in (out.actions.dtype, out.slot_words.dtype)
 
 
 def _is_double(logits: Logits) -> bool:

@@ -1,4 +1,4 @@
-"""What a decision gives for each row, and its narrowest form in memory."""
+"""What a decision and its evaluation give for each row, and the narrowest form of a decision in memory."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +16,15 @@ class Decision(NamedTuple):
     log_prob: Tensor  # [...]
     slot_words: Tensor  # integer [..., slots]; ActionMasks.from_words makes the masks of them
     raw_entropy: Tensor | None = None  # [...], nats; None where nobody asks for it
+
+
+class Evaluation(NamedTuple):
+    """What an update needs to know of given actions."""
+
+    log_prob: Tensor  # [...]
+    raw_entropy: Tensor  # [...], nats
+    head_entropies: Tensor | None  # [..., heads], in [0, 1]; None unless they are asked for
+    faults: Tensor  # int64 [...], a bit for each head; raise_on_fault reads it
 
 
 def action_dtype(layout: ActionLayout) -> torch.dtype:

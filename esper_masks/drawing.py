@@ -16,7 +16,7 @@ def uniforms(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
 def random_words(*shape: int) -> Tensor:
     """Random bits of torch's generator for a CPU, int32: two words at a time, in half the time of two uniforms."""
     number = math.prod(shape)
-    words = torch.empty((number + 1) // 2, dtype=torch.int64).random_(-(1 << 63), None).view(torch.int32)
+    words = torch.empty((number + 1) // 2, dtype=torch.int64, device="cpu").random_(-(1 << 63), None).view(torch.int32)
     return (words[:number] if number % 2 else words).view(shape)
 
 

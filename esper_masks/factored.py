@@ -59,6 +59,7 @@ class FactoredCategorical(Distribution):
 
     arg_constraints = {}  # noqa: RUF012  # torch's own form; arguments are checked here, in every mode
     has_enumerate_support = True
+    _transposes = True  # of ``UnrolledHeads``
 
     def __init__(
         self,
@@ -87,8 +88,9 @@ class FactoredCategorical(Distribution):
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
         contexts = context_tables(masks.layout, masks.device, logits.by_op, masks.limited).contexts
-        form = UnrolledHeads if unrolls(unrolled_choices(contexts), UNROLLED_DECISION) else StackedHeads
-        self._form = form(logits.arithmetic(), masks, active, self.min_prob, logits.by_op)
+        given = logits.arithmetic(), masks, active, self.min_prob, logits.by_op
+        unrolled = unrolls(unrolled_choices(contexts), UNROLLED_DECISION)
+        self._form = UnrolledHeads(*given, self._transposes) if unrolled else StackedHeads(*given)
         self._neutral = None if active is None else ~active
         if self._validate != "off":
             self._faulty = self._form.faulty()

@@ -59,8 +59,9 @@ class HeadLogits:
         return cls(layout, tuple(parts), tuple(by_op))
 
     def arithmetic(self) -> list[Tensor]:
-        """The parts in the dtype of the arithmetic."""
-        return [arithmetic(part) for part in self.parts]
+        """The parts in the dtype of the arithmetic: fp64 for all if it is that of one."""
+        parts = [arithmetic(part) for part in self.parts]
+        return [part.double() for part in parts] if any(part.dtype == torch.float64 for part in parts) else parts
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "HeadLogits":
         """The same for other rows."""

@@ -22,6 +22,8 @@ class UnrolledHeads:
         active: bool ``[...]``; None for all.
         floors: least probability of a legal choice, one a head; None for none.
         by_op: heads whose logits are given for each op.
+        transposes: whether row-major logits are transposed before. A compiler that does not vectorize loads which are
+            not side by side needs it; for others it is a detour.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class UnrolledHeads:
         active: Tensor | None,
         floors: tuple[float, ...] | None,
         by_op: Heads,
+        transposes: bool = True,
     ):
         # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
         self.tables = tables = context_tables(masks.layout, masks.device, by_op, masks.limited)
@@ -40,10 +43,11 @@ class UnrolledHeads:
             *masks.slot_words.unbind(-1),
             *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.shut),
         ]
-        # a gradient of each index would be as large as all columns, that of unbind is as large as one
-        each = [column for part in parts for column in part.unbind(-1)]
         heads = torch.split(parts[0], tables.sizes, -1) if len(parts) == 1 else parts
+        # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
         columns = torch.cat([part.movedim(-1, 0) for part in heads])  # [columns, ...]
+        # unbound once: a gradient of each index would be as large as all columns
+        each = columns.unbind() if transposes else [column for part in parts for column in part.unbind(-1)]
         limits = masks.limit_columns().movedim(-1, 0) if masks.limited else None
         floors = (0.0,) * len(tables.sizes) if floors is None else floors
         slots = masks.slot_words.movedim(-1, 0)

@@ -63,7 +63,7 @@ def test_an_eager_step_is_its_pieces(rules: str, settings: dict[str, Any]) -> No
     masks = engine(states)
     scored = step.evaluate(logits, masks, made.actions, head_entropies=True, **active)
     joint = em.FactoredCategorical(logits, masks, validate="flag", **settings)
-    expected = joint.log_prob(made.actions), joint.raw_entropy(), joint.faults, joint.head_entropies()
+    expected = joint.log_prob(made.actions), joint.raw_entropy(), joint.head_entropies(), joint.faults
     assert all(torch.equal(mine, other) for mine, other in zip(scored, expected, strict=True))
     assert step.evaluate(logits, masks, made.actions, **active).head_entropies is None
     assert made.actions[7].tolist() == [-1] * len(engine.layout.heads)
@@ -126,9 +126,7 @@ def test_head_entropies_have_a_gradient_too(compiled: em.DecisionStep) -> None:
 def test_nothing_is_kept_for_the_gradient_but_the_arguments(compiled: em.DecisionStep) -> None:
     engine = compiled.engine
     states, logits, noise = inputs(engine, 333)
-    made, masks, kept = compiled(states, logits, noise=noise), engine(states), []
-    leaf = logits.clone().requires_grad_()
-    compiled.evaluate(leaf, masks, made.actions)  # hooks are for code that is compiled
+    made, masks, leaf = compiled(states, logits, noise=noise), engine(states), logits.clone().requires_grad_()
     node = compiled.evaluate(leaf, masks, made.actions).log_prob.grad_fn
     kept = [t for t in node.saved_tensors if t is not None]
     own = {t.data_ptr() for t in (leaf, masks.slot_words, masks.op_words, made.actions)}
@@ -176,6 +174,95 @@ def test_a_step_writes_straight_into_the_buffer(compiled: em.DecisionStep, mode:
     buffer.clear()
     assert not buffer.active.any()
     assert buffer.masks(0)["op"].tolist() == [[True, False, False, False]] * BATCH  # a row of padding may only wait
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made and differentiated, but not built, which takes long."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=True, backend="aot_eager"))
+
+
+@pytest.mark.usefixtures("traced")
+def test_all_arguments_at_once() -> None:
+    engine = engine_of()
+    step, eager = em.DecisionStep(engine), em.DecisionStep(engine, mode="eager")
+    states, logits, noise = inputs(engine, 333)
+    totals = torch.arange(333, dtype=torch.int32) % 4
+    settings = {
+        "max_seeds": totals.flip(0),
+        "enabled": torch.tensor([True, False, True]),
+        "active": torch.arange(333) % 5 != 0,
+        "noise": noise,
+    }
+    made, expected = step(states, logits, totals, **settings), eager(states, logits, totals, **settings)
+    assert torch.equal(made.actions, expected.actions)
+    assert torch.equal(made.slot_words, expected.slot_words)
+    assert_near(made.log_prob, expected.log_prob, 1e-5)
+    out = step.allocate(333, entropy=False)
+    assert torch.equal(step(states, logits, totals, **settings, out=out).actions.long(), expected.actions)
+    with pytest.raises(em.SlotStateError, match=r"total_seeds has shape \(334,\)"):
+        step(states, logits, torch.zeros(334, dtype=torch.int32), max_seeds=2)
+    with pytest.raises(ValueError, match="noise is"):
+        step(states, logits, noise=noise[:100])
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("validate", ["flag", "raise"])
+def test_what_is_not_decided_has_no_gradient(validate: Any) -> None:
+    engine = engine_of()
+    step = em.DecisionStep(engine, validate=validate)
+    states, logits, _ = inputs(engine)
+    masks, active = engine(states), torch.arange(BATCH) % 3 != 0
+    actions = em.FactoredCategorical(logits, masks, active=active).sample()
+    logits[[6, 7]] = torch.nan  # one is inactive, the other at fault
+    active[7] = validate == "flag"
+    leaves = [logits.clone().requires_grad_() for _ in range(2)]
+    scored = step.evaluate(leaves[0], masks, actions, active=active)
+    joint = em.FactoredCategorical(leaves[1], masks, active=active, validate="flag")
+    assert torch.equal(scored.faults, joint.faults)
+    assert scored.faults.ne(0).sum() == (validate == "flag")
+    (scored.log_prob + scored.raw_entropy).sum().backward()
+    (joint.log_prob(actions) + joint.raw_entropy()).sum().backward()
+    assert not leaves[0].grad[[0, 6, 7]].any()
+    assert_near(leaves[0].grad, leaves[1].grad, tolerance=1e-5)
+    if validate == "raise":
+        with pytest.raises(RuntimeError, match="a row is faulty"):
+            step.evaluate(leaves[0], masks, actions)
+
+
+@pytest.mark.usefixtures("traced")
+def test_one_head_in_double_precision_is_all() -> None:
+    engine = engine_of()
+    states, logits, noise = inputs(engine)
+    parts = dict(zip(engine.layout.head_names, logits.split([h.size for h in engine.layout.heads], -1)))
+    parts["slot"] = parts["slot"].double()
+    made, expected = em.DecisionStep(engine)(states, parts, noise=noise), composed(engine, states, parts, noise)
+    assert made.log_prob.dtype == expected.log_prob.dtype == torch.float64
+    assert_near(made.log_prob, expected.log_prob, 1e-12)
+
+
+def test_integers_that_no_compiler_vectorizes(compiled: em.DecisionStep) -> None:
+    states, logits, noise = inputs(compiled.engine, 333)
+    expected, out = compiled(states, logits, noise=noise), compiled.allocate(333)
+    out = out._replace(actions=out.actions.short(), slot_words=out.slot_words.short())
+    assert_equal(compiled(states, logits, noise=noise, out=out), expected)
+
+
+def test_a_default_device_is_not_where_a_step_draws() -> None:
+    step = em.DecisionStep(engine_of(), mode="eager")
+    states, logits, _ = inputs(step.engine)
+    with torch.device("meta"):
+        assert step(states, logits).actions.device.type == "cpu"
+
+
+def test_each_row_of_vmap_draws_for_itself() -> None:
+    step = em.DecisionStep(engine_of(), mode="eager")
+    states, logits, _ = inputs(step.engine)
+    run = torch.vmap(lambda s, x: step(s, x).actions, randomness="different")
+    actions = run(states[:1].expand(500, 3, 2).unsqueeze(1), logits[:1].expand(500, 15).unsqueeze(1))
+    assert step.engine(states[:1].expand(500, 3, 2)).permits(actions[:, 0]).all()
+    assert len(actions.unique(dim=0)) > 1
 
 
 def test_compiled_code_follows_its_arguments(compiled: em.DecisionStep) -> None:
