@@ -48,6 +48,13 @@ def compiled() -> em.DecisionStep:
     return em.DecisionStep(engine_of())
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made and differentiated, but not built, which takes long."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=True, backend="aot_eager"))
+
+
 @pytest.mark.parametrize("rules", em.rulesets())
 @pytest.mark.parametrize("settings", [{}, {"min_prob": 0.02}, {"active": torch.arange(BATCH) % 3 != 0}])
 def test_an_eager_step_is_its_pieces(rules: str, settings: dict[str, Any]) -> None:
@@ -104,21 +111,23 @@ def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> No
     assert torch.equal(moved.log_prob, made.log_prob[rows])
 
 
-def test_head_entropies_have_a_gradient_too(compiled: em.DecisionStep) -> None:
-    engine = compiled.engine
+@pytest.mark.usefixtures("traced")
+def test_head_entropies_have_a_gradient_too() -> None:
+    engine = engine_of()
     states, logits, noise = inputs(engine, 333)
-    made, masks = compiled(states, logits, noise=noise), engine(states)
+    masks = engine(states)
+    actions = em.FactoredCategorical(logits, masks).sample(noise=noise)
     sizes = [head.size for head in engine.layout.heads]
     leaves = [dict(zip(masks, logits.clone().split(sizes, -1))) for _ in range(2)]  # by head
     for leaf in leaves:
         for part in leaf.values():
             part.requires_grad_()
-    scored = compiled.evaluate(leaves[0], masks, made.actions.to(torch.int8), head_entropies=True)
+    scored = em.DecisionStep(engine).evaluate(leaves[0], masks, actions.to(torch.int8), head_entropies=True)
     joint = em.FactoredCategorical(leaves[1], masks)
     assert_near(scored.head_entropies, joint.head_entropies(), tolerance=1e-5)
     weight = torch.randn(len(sizes))
     (scored.log_prob + scored.head_entropies @ weight).sum().backward()
-    (joint.log_prob(made.actions) + joint.head_entropies() @ weight).sum().backward()
+    (joint.log_prob(actions) + joint.head_entropies() @ weight).sum().backward()
     for mine, other in zip(leaves[0].values(), leaves[1].values(), strict=True):
         assert_near(mine.grad, other.grad, tolerance=1e-5)
 
@@ -174,13 +183,6 @@ def test_a_step_writes_straight_into_the_buffer(compiled: em.DecisionStep, mode:
     buffer.clear()
     assert not buffer.active.any()
     assert buffer.masks(0)["op"].tolist() == [[True, False, False, False]] * BATCH  # a row of padding may only wait
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are made and differentiated, but not built, which takes long."""
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=True, backend="aot_eager"))
 
 
 @pytest.mark.usefixtures("traced")
@@ -301,6 +303,7 @@ def test_the_limit_is_the_engines_of_the_moment() -> None:
     assert step.masks(states, totals)["op"][:, 1].tolist() == [True, False, False, False]
 
 
+@pytest.mark.usefixtures("traced")
 def test_any_leading_shape_has_a_graph() -> None:
     step = em.DecisionStep(engine_of())
     for shape in [(64,), (1,), (8,), (), (1, 8), (8, 1), (1, 1), (4, 8), (3, 9), (2, 3, 4), (2, 1, 4), (2, 3, 1), (0,)]:
@@ -459,6 +462,7 @@ def test_a_step_is_copied_without_its_code(compiled: em.DecisionStep) -> None:
     assert set(compiled.state_dict()) == {"engine._extra_state"}
 
 
+@pytest.mark.usefixtures("traced")
 def test_logits_by_head_and_in_double_precision() -> None:
     engine = engine_of()
     states, logits, noise = inputs(engine, 40)

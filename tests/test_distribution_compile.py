@@ -54,7 +54,7 @@ ENGINES = {
     name: em.MaskEngine(em.ruleset(name.split("/")[0]), [f"s{i}" for i in range(int((name + "/3").split("/")[1]))])
     for name in ("esper-2025-12", "esper-2026-06", "esper-2025-12/64")
 }
-KINDS = ["13", "1000", "esper-2025-12", "esper-2026-06", "esper-2025-12/64"]  # the second and the last are stacked
+KINDS = ["13", "1000", "esper-2025-12", "esper-2026-06", "esper-2025-12/64"]  # the second stacked, the last with slabs
 
 
 def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
