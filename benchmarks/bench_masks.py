@@ -1,7 +1,6 @@
 """Mask building: the engine against two loops, equality asserted before anything is timed."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,10 +9,9 @@ from torch import Tensor
 
 import esper_masks as em
 from benchmarks.timing import compiled
-from esper_masks.bench import loops_2025_12, loops_2026_06
-from esper_masks.bench.inputs import LIMIT, random_states
+from esper_masks.bench.inputs import LIMIT, random_states, state_dicts
+from esper_masks.bench.ways import LOOP_MODULES
 
-LOOPS: dict[str, ModuleType] = {"esper-2025-12": loops_2025_12, "esper-2026-06": loops_2026_06}
 BATCHES = (1, 4, 256, 4096, 65536)
 GRID = [("esper-2025-12", batch, slots) for slots in (3, 64) for batch in BATCHES] + [
     ("esper-2026-06", batch, 3) for batch in (4, 4096, 65536)
@@ -40,14 +38,10 @@ class Case:
         self.engine = em.MaskEngine(self.rules, self.slot_ids, max_seeds=LIMIT)
         states, self.totals = random_states(self.engine, batch)
         self.states = states
-        empty = int(self.rules.empty)
-        self.dicts = [
-            {s: None if seed[0] == empty else tuple(seed) for s, seed in zip(self.slot_ids, env)}
-            for env in states.tolist()
-        ]
+        self.dicts = state_dicts(self.engine, states)
 
     def loop(self, way: str) -> Callable[[], dict[str, Tensor]]:
-        function = getattr(LOOPS[self.rules.name], way)
+        function = getattr(LOOP_MODULES[self.rules.name], way)
         totals = self.totals.tolist()
         return lambda: function(self.dicts, self.slot_ids, self.slot_ids, totals, LIMIT)
 

@@ -152,6 +152,7 @@ class MaskedCategorical(Distribution):
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
+    # torch's own signature; the default cannot be changed in place
     def sample(self, sample_shape: Any = torch.Size(), *, noise: Tensor | None = None) -> Tensor:  # noqa: B008
         """Legal actions, by inverse CDF from one uniform each.
 
@@ -180,6 +181,7 @@ class MaskedCategorical(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
+        # torch has no types here
         return constraints.integer_interval(0, self.logits.shape[-1] - 1)  # type: ignore[no-untyped-call]
 
     def enumerate_support(self, expand: bool = True) -> Tensor:

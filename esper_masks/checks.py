@@ -46,6 +46,7 @@ def broadcast_batch(name: str, shape: Sequence[int], batch: torch.Size) -> torch
     if tuple(shape) == tuple(batch):
         return batch
     try:
+        # torch has no types here
         return torch.Size(torch.broadcast_shapes(shape, batch))  # type: ignore[no-untyped-call]
     except RuntimeError:
         raise ValueError(f"{name} has shape {tuple(shape)}, which does not broadcast with {tuple(batch)}") from None

@@ -142,10 +142,9 @@ class DecisionStep(nn.Module):
                 words = random_words(heads, *batch)  # in compiled code they would be drawn one by one
         arguments = states, logits, total_seeds, limit, enabled, active, noise, words
         with torch.no_grad():
-            if out is None or not _is_scalar(out):
-                made = self._run("_decide", device, *arguments, out=out)
-            else:
-                made = self._run("_decide", device, *arguments)
+            place = None if out is None or _is_scalar(out) else out
+            made = self._run("_decide", device, *arguments, out=place)
+            if out is not None and place is None:
                 copy_into(out, made)
         return made if out is None else out
 

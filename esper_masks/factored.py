@@ -107,6 +107,7 @@ class FactoredCategorical(Distribution):
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
+    # torch's own signature; the default cannot be changed in place
     def sample(self, sample_shape: Any = torch.Size(), *, noise: Tensor | None = None) -> Tensor:  # noqa: B008
         """Legal whole actions, by inverse CDF from one uniform per head.
 
@@ -124,7 +125,7 @@ class FactoredCategorical(Distribution):
 
     def sample_and_log_prob(
         self,
-        sample_shape: Any = torch.Size(),  # noqa: B008
+        sample_shape: Any = torch.Size(),  # noqa: B008  # torch's own signature; it cannot be changed in place
         *,
         noise: Tensor | None = None,
         dtype: torch.dtype = torch.int64,
@@ -203,8 +204,8 @@ class FactoredCategorical(Distribution):
     def support(self) -> constraints.Constraint:
         """Each head's values, legal or not."""
         sizes = layout_tables(self.masks.layout, self.masks.device).sizes
-        each = constraints.integer_interval(0, sizes - 1)  # type: ignore[no-untyped-call]
-        return constraints.independent(each, 1)  # type: ignore[no-untyped-call]
+        each = constraints.integer_interval(0, sizes - 1)  # type: ignore[no-untyped-call]  # torch has no types here
+        return constraints.independent(each, 1)  # type: ignore[no-untyped-call]  # nor here
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All whole actions in the order of ``engine.joint_actions``, legal or not in a row.

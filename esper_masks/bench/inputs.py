@@ -21,6 +21,15 @@ def random_states(engine: em.MaskEngine, batch: int) -> tuple[Tensor, Tensor]:
     return states, torch.randint(0, 6, (batch,), generator=generator, dtype=torch.int32).to(engine.device)
 
 
+def state_dicts(engine: em.MaskEngine, states: Tensor) -> list[dict[str, tuple[int, ...] | None]]:
+    """Packed states as the loops take them: slot -> features, None for an empty one."""
+    empty = int(engine.rules.empty)
+    return [
+        {slot: None if seed[0] == empty else tuple(seed) for slot, seed in zip(engine.slot_ids, env)}
+        for env in states.tolist()
+    ]
+
+
 class Head:
     """One head: logits, a mask of which about 60 % is legal, and one legal action a row."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_map
 import esper_masks as em
 from esper_masks.bench import loops_2025_12, loops_2026_06
 from esper_masks.bench.cases import LOOPS, PEERS, Case
-from esper_masks.bench.inputs import LIMIT, Decision, random_states
+from esper_masks.bench.inputs import LIMIT, Decision, random_states, state_dicts
 from esper_masks.bench.libraries import FILL
 from esper_masks.bench.rows import Row, check, near, separate
+from esper_masks.decision import Mode
 
 Run = Callable[[], Any]
 Verify = Callable[[Any], None]
@@ -59,7 +60,7 @@ def peer(case: Case, device: str) -> tuple[Run, Verify]:
 
 def decision(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
     """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
-    step = em.DecisionStep(engine, mode=case.way)  # type: ignore[arg-type]
+    step = _step(case, engine)
 
     def verify(made: em.Decision) -> None:
         made = tree_map(torch.clone, made)  # a CUDA graph writes the next call to the same place
@@ -82,7 +83,7 @@ def decision(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, 
 
 def update(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
     """Our scores of given actions under ready masks, and their gradient."""
-    step = em.DecisionStep(engine, mode=case.way)  # type: ignore[arg-type]
+    step = _step(case, engine)
     masks, leaf = engine(states, totals), logits.clone().requires_grad_()
     with torch.no_grad():
         actions = em.FactoredCategorical(logits, masks).sample()
@@ -109,7 +110,7 @@ def update(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, lo
 
 def words(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
     """Our masks alone, as words."""
-    step = em.DecisionStep(engine, mode=case.way)  # type: ignore[arg-type]
+    step = _step(case, engine)
 
     def verify(masks: em.ActionMasks) -> None:
         expected = engine(states, totals)
@@ -127,7 +128,7 @@ def loop(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logi
     """
     function = getattr(LOOP_MODULES[case.rules], "small_tensors" if case.way == LOOPS[0] else "one_tensor")
     ids, counts = list(engine.slot_ids), totals.tolist()
-    dicts = _dicts(engine, states)
+    dicts = state_dicts(engine, states)
     sizes = [head.size for head in engine.layout.heads]
 
     def masks() -> dict[str, Tensor]:
@@ -163,7 +164,7 @@ def check_masks(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tenso
     rows = slice(0, LOOPED if case.rules in LOOP_MODULES else LOOPED // 16)  # the oracle takes its time
     states, totals, ids = states[rows], totals[rows], list(engine.slot_ids)
     if case.rules in LOOP_MODULES:
-        made = LOOP_MODULES[case.rules].one_tensor(_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
+        made = LOOP_MODULES[case.rules].one_tensor(state_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
     else:
         made = em.reference.masks(engine.rules, states.tolist(), totals.tolist(), max_seeds=LIMIT)
     masks = engine(states, totals)
@@ -173,12 +174,8 @@ def check_masks(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tenso
             assert torch.equal(ours.cpu(), torch.as_tensor(mask)), head
 
 
-def _dicts(engine: em.MaskEngine, states: Tensor) -> list[dict[str, tuple[int, ...] | None]]:
-    empty = int(engine.rules.empty)
-    return [
-        {slot: None if seed[0] == empty else tuple(seed) for slot, seed in zip(engine.slot_ids, env)}
-        for env in states.tolist()
-    ]
+def _step(case: Case, engine: em.MaskEngine) -> em.DecisionStep:
+    return em.DecisionStep(engine, mode=cast(Mode, case.way))  # prepare sends no other way here
 
 
 def _pieces(batch: int) -> Iterator[slice]:
