@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 CPU_OPTIONS = {
     # one vectorized `exp` for all rows: by default the compiler leaves some to a scalar one, which rounds differently
     "cpp.enable_tiling_heuristics": False,
     # one loop over rows for all of a decision: by default it is cut into several, with what passes between in memory
     "max_fusion_size": 1 << 16,
+    # what several others are computed from is computed once: by default only what takes 30 ops or more
+    "realize_opcount_threshold": 10,
     # sizes are looked at before, by what chooses the graph
     "size_asserts": False,
 }
 WARM_UP = 3  # calls before a capture
+MOST = 4096  # arguments whose graph is remembered
 
 _numbers = count()
 
@@ -26,8 +29,11 @@ _numbers = count()
 class Compiled:
     """A method of a module as compiled code: one graph for each form of its arguments, made at the first such call.
 
-    A form is which arguments there are, bools themselves, and of tensors dtype, axes, memory layout, whether there is a
-    gradient, and which sizes are 1 or 0. Other sizes have a graph of the first ones and then one for all.
+    A form is which arguments there are, bools themselves, and of tensors dtype, device, axes, memory layout, whether
+    there is a gradient, and which sizes are 1 or 0. Other sizes have a graph of the first ones and then one for all.
+
+    Graphs are compiled ahead of their calls. What torch checks before each call of a compiled function takes longer
+    than deciding for a hundred rows; here it is checked once for all calls with such arguments in such modes of torch.
 
     On a CPU, int32 arguments cross the border as the float32 of the same bits: for AVX2 the compiler reads integers by
     way of the stack, which takes longer than most of what is done with them.
@@ -40,59 +46,109 @@ class Compiled:
 
     def __init__(self, module: nn.Module, name: str):
         self.method = getattr(module, name)
-        self.graphs: dict[Any, tuple[list[int], Callable[..., Any]]] = {}
+        self.forms: dict[Any, tuple[Any, list[Any]]] = {}  # what is compiled for each, and the graphs of it
+        self.chosen: dict[Any, tuple[list[int], Callable[..., Any]]] = {}
 
     def __call__(self, *arguments: Any, out: Any = None) -> Any:
-        key = tuple([_form(a) for a in arguments]), out is None or tuple([_form(place) for place in out])
-        if key not in self.graphs:
-            self.graphs[key] = self._compile(arguments)
-        as_bits, graph = self.graphs[key]
-        passed = list(arguments)
-        for at in as_bits:
-            passed[at] = passed[at].view(torch.float32)
+        key = _modes(), tuple([_exact(a) for a in arguments]), out is None or tuple([_exact(place) for place in out])
         try:
-            return graph(passed, out)
+            found = self.chosen.get(key)
+            if found is None:
+                if len(self.chosen) == MOST:
+                    self.chosen.clear()
+                found = self.chosen[key] = self._choose(arguments, out)
+            as_bits, graph = found
+            return graph(_passed(arguments, as_bits), out)
         except torch._dynamo.exc.TorchDynamoException:
             self.method(*arguments, None)  # what does not fit is named by the method itself
             raise
 
-    def _compile(self, arguments: Sequence[Any]) -> tuple[list[int], Callable[..., Any]]:
-        method = self.method
+    def _choose(self, arguments: Sequence[Any], out: Any) -> tuple[list[int], Callable[..., Any]]:
+        """The graph for such arguments, and which of them it takes as bits."""
+        leaves, spec = tree_flatten((arguments, out))
         as_bits = [
-            at
-            for at, a in enumerate(arguments)
-            if isinstance(a, Tensor) and a.dtype == torch.int32 and a.device.type == "cpu"
+            at for at, a in enumerate(arguments) if isinstance(a, Tensor) and a.dtype == torch.int32 and a.is_cpu
         ]
+        form = spec, *[_form(leaf) for leaf in leaves]
+        if form not in self.forms:
+            on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
+            self.forms[form] = self._compile(as_bits, CPU_OPTIONS if on_cpu else {}), []
+        call, graphs = self.forms[form]
+        if torch.compiler.config.force_disable_caches or not hasattr(call, "aot_compile"):
+            return as_bits, call  # nothing is to be kept, or nothing to be compiled
+        # two tensors even where one was given for two arguments: the graph is for all that are like them
+        given, places = tree_map(_like, (_passed(arguments, as_bits), out))
+        fitting = next((graph for graph in graphs if graph.guard_check(given, places)), None)
+        if fitting is None:
+            fitting = call.aot_compile(((given, places), {}))
+            graphs.append(fitting)
+        return as_bits, fitting.fn
+
+    def _compile(self, as_bits: Sequence[int], options: Mapping[str, Any]) -> Any:
+        method = self.method
 
         def call(arguments: list[Any], out: Any) -> Any:
             own = [a.view(torch.int32) if at in as_bits else a for at, a in enumerate(arguments)]
             return method(*own, out, fused=True)
 
-        # with code of its own it shares no limit on graphs with other modules
+        # with code of its own it learns by itself which sizes change
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
         own_call = FunctionType(code, globals(), closure=call.__closure__)
-        on_cpu = all(a.device.type == "cpu" for a in tree_flatten(arguments)[0] if isinstance(a, Tensor))
-        options: dict[str, Any] = {**(CPU_OPTIONS if on_cpu else {}), "guard_filter_fn": _of_arguments}
-        return as_bits, torch.compile(own_call, fullgraph=True, options=options)
+        return torch.compile(own_call, fullgraph=True, options={**options, "guard_filter_fn": _of_arguments})
+
+
+def _passed(arguments: Sequence[Any], as_bits: Sequence[int]) -> list[Any]:
+    passed = list(arguments)
+    for at in as_bits:
+        passed[at] = passed[at].view(torch.float32)
+    return passed
+
+
+def intercepted() -> bool:
+    """Whether each op goes through a transform of functorch or a mode first, which compiled code would not ask."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _modes() -> tuple[Any, ...]:
+    """What of torch, rather than of the arguments, a graph was compiled for."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.are_deterministic_algorithms_enabled(),
+        torch._C._len_torch_function_stack(),
+    )
+
+
+def _exact(argument: Any) -> Any:
+    """What tells an argument from those that another graph may serve, in as little time as may be."""
+    if isinstance(argument, Tensor):
+        size = argument.shape, argument.stride()
+        return size, argument.dtype, argument.device, argument.requires_grad, type(argument)
+    if isinstance(argument, Mapping):
+        return tuple([(name, _exact(value)) for name, value in argument.items()])
+    return type(argument), argument
 
 
 def _form(argument: Any) -> Any:
-    """What tells apart the arguments that one graph does not serve, in as little time as may be."""
+    """What tells apart the arguments that have graphs of their own whatever the sizes."""
     if isinstance(argument, Tensor):
         small = tuple([size if size < 2 else 2 for size in argument.shape])
-        return argument.dtype, argument.is_contiguous(), argument.requires_grad, small
-    if argument is None or isinstance(argument, bool):
+        return argument.dtype, argument.device, argument.is_contiguous(), argument.requires_grad, small
+    return argument if argument is None or isinstance(argument, bool | torch.dtype) else type(argument)
+
+
+def _like(argument: Any) -> Any:
+    if not isinstance(argument, Tensor):
         return argument
-    if isinstance(argument, Mapping):
-        return tuple([(name, _form(value)) for name, value in argument.items()])
-    return type(argument)
+    return argument.detach().requires_grad_(argument.requires_grad)
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
-    """Which conditions of a graph are checked at each call: what the arguments are, and torch's modes.
-
-    The others, some hundred on a module that does not change, take longer than deciding for a hundred rows.
-    """
+    """Which conditions of a graph are checked: what the arguments are, and torch's modes; the module stays."""
     return [not guard.name or re.search(r"\b(arguments|out)\b", guard.name) is not None for guard in guards]
 
 

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from esper_masks.calls import Compiled, Graphed, copy_into
-from esper_masks.decision_rows import Decision, Evaluation, allocate_decision, check_out
-from esper_masks.drawing import random_words, uniforms, uniforms_of
+from esper_masks.calls import Compiled, Graphed, copy_into, intercepted
+from esper_masks.decision_rows import Decision, Evaluation, allocate_decision, check_out, compiled_dtype
+from esper_masks.drawing import counted_uniforms, random_key
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import SlotStateError
 from esper_masks.factored import FactoredCategorical
-from esper_masks.faults import Validate, check_mode, under_vmap
+from esper_masks.faults import Validate, check_mode
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
+from esper_masks.unrolled import UnrolledHeads
 
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")
@@ -29,6 +30,13 @@ class _Fused(FactoredCategorical):
     """The same in code that ``Compiled`` compiles, which loads row-major logits where they lie."""
 
     _transposes = False
+    key: Tensor | None = None  # of the noise
+
+    def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Any:
+        if noise is not None or self.key is None:
+            return super()._uniforms(sample_shape, noise)
+        made = counted_uniforms(self.key, self._extended_shape(torch.Size(sample_shape)), self._form.like.dtype)
+        return made if isinstance(self._form, UnrolledHeads) else torch.stack(made).movedim(0, -1)
 
 
 class DecisionStep(nn.Module):
@@ -133,16 +141,13 @@ class DecisionStep(nn.Module):
         if out is not None:
             check_out(out, engine.layout, batch, device)
         limit = engine.max_seeds if max_seeds is None else max_seeds
-        words = None
-        if noise is None and device.type == "cpu" and not (torch.compiler.is_compiling() or under_vmap(states)):
-            heads = len(engine.layout.heads)
-            if _is_double(logits):
-                noise = uniforms((*batch, heads), torch.float64, device)
-            else:
-                words = random_words(heads, *batch)  # in compiled code they would be drawn one by one
-        arguments = states, logits, total_seeds, limit, enabled, active, noise, words
+        # what torch draws in compiled code for a CPU, it draws one by one
+        key = random_key() if noise is None and device.type == "cpu" and self._is_compiled() else None
+        wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
+        arguments = states, logits, total_seeds, limit, enabled, active, noise, key, *wanted
+        # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
+        place = out if device.type != "cpu" else None
         with torch.no_grad():
-            place = None if out is None or _is_scalar(out) else out
             made = self._run("_decide", device, *arguments, out=place)
             if out is not None and place is None:
                 copy_into(out, made)
@@ -221,18 +226,17 @@ class DecisionStep(nn.Module):
         enabled: Tensor | None,
         active: Tensor | None,
         noise: Tensor | None,
-        words: Tensor | None,
+        key: Tensor | None,
+        dtype: torch.dtype,
+        entropy: bool,
         out: Decision | None,
         *,
         fused: bool = False,
     ) -> Decision | None:
-        noise = noise if words is None else uniforms_of(words)
         masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
-        joint = self._joint(logits, masks, active, fused)
-        dtype = torch.int64 if out is None else out.actions.dtype
+        joint = self._joint(logits, masks, active, fused, key)
         actions, log_prob = joint.sample_and_log_prob(noise=noise, dtype=dtype)
-        entropy = joint.raw_entropy() if out is None or out.raw_entropy is not None else None
-        made = Decision(actions, log_prob, masks.slot_words, entropy)
+        made = Decision(actions, log_prob, masks.slot_words, joint.raw_entropy() if entropy else None)
         if out is None:
             return made
         copy_into(out, made)
@@ -262,12 +266,22 @@ class DecisionStep(nn.Module):
         scored: tuple[Tensor | None, ...] = checkpoint(score, logits, use_reentrant=False, preserve_rng_state=False)
         return scored
 
-    def _joint(self, logits: Logits, masks: ActionMasks, active: Tensor | None, fused: bool) -> FactoredCategorical:
-        kind = _Fused if fused else FactoredCategorical
-        return kind(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+    def _joint(
+        self, logits: Logits, masks: ActionMasks, active: Tensor | None, fused: bool, key: Tensor | None = None
+    ) -> FactoredCategorical:
+        joint = (_Fused if fused else FactoredCategorical)(
+            logits, masks, active=active, min_prob=self.min_prob, validate=self.validate
+        )
+        if isinstance(joint, _Fused):
+            joint.key = key
+        return joint
+
+    def _is_compiled(self) -> bool:
+        """Whether a call now runs code that this step compiles."""
+        return self.mode != "eager" and not torch.compiler.is_compiling() and not intercepted()
 
     def _run(self, name: str, device: torch.device, *arguments: Any, out: Decision | None = None) -> Any:
-        if self.mode == "eager" or torch.compiler.is_compiling():
+        if not self._is_compiled():
             return getattr(self, name)(*arguments, out)
         key = name, device
         if key not in self._runs:
@@ -280,13 +294,3 @@ class DecisionStep(nn.Module):
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"
-
-
-def _is_scalar(out: Decision) -> bool:
-    """Whether a compiler would write it one by one, and with it compute all that is in the loop."""
-    return torch.int16 in (out.actions.dtype, out.slot_words.dtype)
-
-
-def _is_double(logits: Logits) -> bool:
-    parts = (logits,) if isinstance(logits, Tensor) else logits.values()
-    return any(isinstance(part, Tensor) and part.dtype == torch.float64 for part in parts)

@@ -33,6 +33,11 @@ def action_dtype(layout: ActionLayout) -> torch.dtype:
     return torch.int8 if most <= 1 << 7 else torch.int16 if most <= 1 << 15 else torch.int32
 
 
+def compiled_dtype(place: Tensor) -> torch.dtype:
+    """What compiled code gives for a place: for int16 it would compute all that is in the loop one by one."""
+    return torch.int32 if place.dtype == torch.int16 else place.dtype
+
+
 def word_dtype(layout: ActionLayout) -> torch.dtype:
     """The narrowest integers with a bit for every op."""
     return torch.uint8 if len(layout.ops) <= 8 else torch.int16 if len(layout.ops) <= 16 else torch.int32

@@ -119,10 +119,10 @@ class UnrolledHeads:
         return self.draw_and_score(noise, neutral)[0]
 
     def draw_and_score(
-        self, noise: Tensor, neutral: Tensor | None, dtype: torch.dtype = torch.int64
+        self, noise: Tensor | Slabs, neutral: Tensor | None, dtype: torch.dtype = torch.int64
     ) -> tuple[Tensor, Tensor]:
-        """The same, with the log-probabilities of the actions, ``[*sample, ...]``."""
-        uniforms = noise.unbind(-1)
+        """The same, with the log-probabilities of the actions, ``[*sample, ...]``; uniforms may come head by head."""
+        uniforms = noise.unbind(-1) if isinstance(noise, Tensor) else noise
         drawn = [self.softmaxes[at].draw_and_score(uniforms[self.contexts[at].head]) for at in self.drawing]
         choices, scores = zip(*drawn)
         unused = [torch.zeros_like(scores[0])] * len(self.tables.sizes)

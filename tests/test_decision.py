@@ -11,7 +11,6 @@ from torch import Tensor
 
 import esper_masks as em
 from esper_masks import calls
-from esper_masks.drawing import random_words, uniforms_of
 from tests.helpers import OpRecorder, assert_near, assert_same_words, random_states
 from tests.test_compile import HOST_READS
 
@@ -369,28 +368,6 @@ def test_eager_and_compiled_draw_the_same_stream(compiled: em.DecisionStep) -> N
     assert not torch.equal(compiled(states, logits).actions, drawn[1])
 
 
-@pytest.mark.parametrize("shape", [(4, 1000), (3, 7, 11), (1, 1), (4, 0), (3,)])
-def test_uniforms_of_random_words(shape: tuple[int, ...]) -> None:
-    words = random_words(*shape)
-    assert (words.shape, words.dtype) == (shape, torch.int32)
-    noise = uniforms_of(words)
-    assert noise.shape == (*shape[1:], shape[0])
-    assert noise.dtype == torch.float32
-    assert ((noise >= 0) & (noise < 1)).all()
-
-
-def test_uniforms_of_random_words_are_uniform_and_independent() -> None:
-    torch.manual_seed(0)
-    noise = uniforms_of(random_words(2, 200_000))
-    for draws in noise.unbind(-1):
-        counts = torch.histc(draws, bins=100, min=0, max=1)
-        assert ((counts - 2000) ** 2 / 2000).sum() < 160  # chi-square with 99 degrees of freedom: p < 0.0001
-    assert torch.corrcoef(noise.T)[0, 1].abs() < 0.01
-    assert abs(torch.corrcoef(torch.stack([noise[:-1, 0], noise[1:, 0]]))[0, 1]) < 0.01
-    extremes = torch.tensor([[0, -1, 1 << 24, (1 << 24) - 1, -(1 << 31)]], dtype=torch.int32)
-    assert uniforms_of(extremes)[:, 0].tolist() == [0.0, 1 - 2**-24, 0.0, 1 - 2**-24, 0.0]
-
-
 WRONG: list[tuple[type[Exception], str, Callable[[em.DecisionStep, Tensor, Tensor], Any]]] = [
     (em.SlotStateError, "states must be an int32", lambda step, s, x: step(s.float(), x)),
     (em.SlotStateError, "states have shape", lambda step, s, x: step(s[:, :2], x)),
@@ -540,11 +517,11 @@ def test_a_graph_is_replayed_on_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     graphed = calls.Graphed(step, "_decide")
     for batch, seed in ((5, 0), (5, 1), (9, 2), (5, 3)):
         states, logits, noise = inputs(step.engine, batch, seed)
-        arguments = states, logits, None, 0, None, None, noise, None
+        arguments = states, logits, None, 0, None, None, noise, None, torch.int64, True
         assert_equal(graphed(*arguments), composed(step.engine, states, logits, noise))
     assert captured == [3, 3]
     totals = torch.full((5,), 2)
-    limited = graphed(states, logits, totals, 2, None, None, noise, None)
+    limited = graphed(states, logits, totals, 2, None, None, noise, None, torch.int64, True)
     assert_same_words(
         em.ActionMasks.from_words(step.engine.layout, limited.slot_words), step.engine(states, totals, max_seeds=2)
     )
