@@ -99,5 +99,6 @@ def star(device: str, cores: int) -> list[Case]:
     rows += [replace(CENTRE, way=LOOPS[0], rules="esper-2026-06", batch=4096)]
     rows += [replace(CENTRE, way=LOOPS[0], work="words")]
     rows += [replace(CENTRE, way=LOOPS[1], batch=batch) for batch in (4, 4096, 65536)]
-    rows += [replace(CENTRE, way=way, batch=batch) for way in PEERS for batch in (4096, 65536)]
+    steps = ("forward", "forward+backward")
+    rows += [replace(CENTRE, way=way, step=step, batch=b) for way in PEERS for step in steps for b in (4096, 65536)]
     return rows
