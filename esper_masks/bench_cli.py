@@ -27,7 +27,7 @@ LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each envir
 def add_command(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.description = (
-        "Measure mask building and decisions against loops over environments and other libraries: some forty rows, "
+        "Measure mask building and decisions against loops over environments and other libraries: some fifty rows, "
         "from a centre one axis at a time. Outputs are checked before they are timed. A whole run takes about half "
         "an hour."
     )

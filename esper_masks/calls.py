@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 CPU_OPTIONS = {
@@ -22,6 +23,7 @@ CPU_OPTIONS = {
 }
 WARM_UP = 3  # calls before a capture
 MOST = 4096  # arguments whose graph is remembered
+NUMBERS = (type(None), bool, int, float, torch.dtype)  # constants to a graph
 
 _numbers = count()
 
@@ -50,13 +52,17 @@ class Compiled:
         self.chosen: dict[Any, tuple[list[int], Callable[..., Any]]] = {}
 
     def __call__(self, *arguments: Any, out: Any = None) -> Any:
+        if torch.is_inference_mode_enabled():  # in which the compiler would set itself up for no other
+            with torch.inference_mode(False), torch.no_grad():
+                return self(*arguments, out=out)
         key = _modes(), tuple([_exact(a) for a in arguments]), out is None or tuple([_exact(place) for place in out])
         try:
             found = self.chosen.get(key)
             if found is None:
                 if len(self.chosen) == MOST:
                     self.chosen.clear()
-                found = self.chosen[key] = self._choose(arguments, out)
+                with torch._dynamo.convert_frame.compile_lock:
+                    found = self.chosen[key] = self._choose(arguments, out)
             as_bits, graph = found
             return graph(_passed(arguments, as_bits), out)
         except torch._dynamo.exc.TorchDynamoException:
@@ -74,8 +80,8 @@ class Compiled:
             on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
             self.forms[form] = self._compile(as_bits, CPU_OPTIONS if on_cpu else {}), []
         call, graphs = self.forms[form]
-        if torch.compiler.config.force_disable_caches or not hasattr(call, "aot_compile"):
-            return as_bits, call  # nothing is to be kept, or nothing to be compiled
+        if not hasattr(call, "aot_compile") or not _caches():  # nothing is to be compiled, or nothing kept
+            return as_bits, call
         # two tensors even where one was given for two arguments: the graph is for all that are like them
         given, places = tree_map(_like, (_passed(arguments, as_bits), out))
         fitting = next((graph for graph in graphs if graph.guard_check(given, places)), None)
@@ -91,9 +97,9 @@ class Compiled:
             own = [a.view(torch.int32) if at in as_bits else a for at, a in enumerate(arguments)]
             return method(*own, out, fused=True)
 
-        # with code of its own it learns by itself which sizes change
+        # with code of its own it learns by itself which sizes change; what is compiled is kept by its globals
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
-        own_call = FunctionType(code, globals(), closure=call.__closure__)
+        own_call = FunctionType(code, dict(globals()), closure=call.__closure__)
         return torch.compile(own_call, fullgraph=True, options={**options, "guard_filter_fn": _of_arguments})
 
 
@@ -105,15 +111,27 @@ def _passed(arguments: Sequence[Any], as_bits: Sequence[int]) -> list[Any]:
 
 
 def intercepted() -> bool:
-    """Whether each op goes through a transform of functorch or a mode first, which compiled code would not ask."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether each op is for something else to see first, which compiled code would not ask: a transform or a mode."""
+    modes = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(not isinstance(mode, DeviceContext) for mode in modes)  # all memory has its device here
+        or torch._dynamo.eval_frame._stance.stance == "force_eager"
+    )
+
+
+def _caches() -> bool:
+    """Whether torch may keep compiled code by what it is made of, which it asks for in what is compiled ahead."""
+    inductor = torch._inductor.config
+    return bool(inductor.fx_graph_cache and not inductor.freezing and not torch.compiler.config.force_disable_caches)
 
 
 def _modes() -> tuple[Any, ...]:
     """What of torch, rather than of the arguments, a graph was compiled for."""
     return (
         torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
         torch.get_num_threads(),
         torch.get_default_dtype(),
         torch.is_autocast_enabled("cpu"),
@@ -130,7 +148,7 @@ def _exact(argument: Any) -> Any:
         return size, argument.dtype, argument.device, argument.requires_grad, type(argument)
     if isinstance(argument, Mapping):
         return tuple([(name, _exact(value)) for name, value in argument.items()])
-    return type(argument), argument
+    return argument if isinstance(argument, NUMBERS) else type(argument)
 
 
 def _form(argument: Any) -> Any:
@@ -187,11 +205,21 @@ class Graphed:
         return None
 
     def _capture(self, tensors: Sequence[Tensor], rest: Sequence[Any], spec: Any) -> Callable[..., Any]:
+        makes: list[Any] = []
+
         def call(*tensors: Tensor) -> Any:
             given = iter(tensors)
-            return self.compiled(*tree_unflatten([next(given) if r is None else r[0] for r in rest], spec))
+            made = self.compiled(*tree_unflatten([next(given) if r is None else r[0] for r in rest], spec))
+            leaves, of = tree_flatten(made)
+            makes[:] = of, [leaf is None for leaf in leaves]
+            return tuple(leaf for leaf in leaves if leaf is not None)  # a graph gives tensors only
 
         static = tuple(t.clone() for t in tensors)
         with torch.autocast("cuda", enabled=False):  # logits are cast by the distribution, if at all
             graphed: Callable[..., Any] = torch.cuda.make_graphed_callables(call, static, num_warmup_iters=WARM_UP)
-        return graphed
+
+        def replay(*tensors: Tensor) -> Any:
+            made, (of, lacks) = iter(graphed(*tensors)), makes
+            return tree_unflatten([None if lacking else next(made) for lacking in lacks], of)
+
+        return replay

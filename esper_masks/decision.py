@@ -50,7 +50,8 @@ class DecisionStep(nn.Module):
                       else; ``evaluate`` is compiled. What a call gives is overwritten by the next one of that size
 
     No mode reads the device back (``validate="raise"`` does in eager code). Compiled for a CPU, the log-probability of
-    a rollout and of the update behind it are the same to the last bit.
+    a rollout and of the update behind it are the same to the last bit. Under ``vmap`` and other transforms, and under
+    modes that look at each op, every mode runs op by op.
 
     >>> import esper_masks as em, torch
     >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
@@ -137,7 +138,7 @@ class DecisionStep(nn.Module):
         if not isinstance(logits, Tensor | Mapping):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
         engine, batch = self.engine, states.shape[:-2]
-        device = engine.device
+        device, logits = engine.device, dict(logits) if isinstance(logits, Mapping) else logits
         if out is not None:
             check_out(out, engine.layout, batch, device)
         limit = engine.max_seeds if max_seeds is None else max_seeds
@@ -196,7 +197,8 @@ class DecisionStep(nn.Module):
         if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
         words = masks.slot_words, masks.op_words, masks._limits
-        return Evaluation(*self._run("_evaluate", self.engine.device, logits, *words, actions, active, head_entropies))
+        device, logits = self.engine.device, dict(logits) if isinstance(logits, Mapping) else logits
+        return Evaluation(*self._run("_evaluate", device, logits, *words, actions, active, head_entropies))
 
     def allocate(self, *shape: int, entropy: bool = True) -> Decision:
         """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``."""

@@ -244,7 +244,7 @@ def test_a_library_that_is_not_there(
     measured = []
     monkeypatch.setattr(suite, "run", lambda cases, *_: measured.extend(cases) or suite.load(saved))
     assert main(["bench", "--rows", "torchrl", "sb3", "torch eager"]) == 0
-    assert capsys.readouterr().err == f"{said}: 4 rows are left out\n"
+    assert capsys.readouterr().err == f"{said}: 8 rows are left out\n"
     assert {case.way for case in measured} == {"torch eager"}
 
 

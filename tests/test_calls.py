@@ -1,5 +1,8 @@
 """How a call finds its compiled code: when there is a new graph, and what no graph is for; and the noise within it."""
 
+from collections import UserDict
+from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import esper_masks as em
-from esper_masks import calls, decision
+from esper_masks import calls, decision, factored
 from esper_masks.drawing import ROUNDS, counted_uniforms, random_key, threefry
 from tests.helpers import assert_near
 from tests.test_decision import BATCH, composed, engine_of, inputs, traced  # noqa: F401  # a fixture
@@ -75,8 +78,8 @@ def test_what_a_graph_depends_on_is_told_apart() -> None:
     with torch.no_grad():
         assert not run(leaf, other, False).requires_grad
     with torch.inference_mode():
-        assert run(one, other, False).is_inference()
-    assert not run(one, other, False).is_inference()
+        assert torch.equal(run(one.clone(), other, False), expected)
+    assert run(leaf, other, False).requires_grad
     ints = one.int(), other.int()
     assert torch.equal(run(*ints, False), ints[0] * 2 + ints[1])  # they cross as bits
     assert torch.equal(run(ints[0], other, False), ints[0] * 2 + other)
@@ -152,6 +155,19 @@ def test_transforms_and_modes_see_each_op(compiled: em.DecisionStep, warm: bool)
     assert len(drawn.unique(dim=0)) > 1
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert type(step(states, logits).actions) is not Tensor
+    seen: list[Any] = []
+
+    class Watching(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    for watching in (Watching(), torch.autograd.forward_ad.dual_level(), torch.compiler.set_stance("force_eager")):
+        before = len(step._runs)
+        with watching:
+            assert torch.equal(step(states, logits, noise=noise).actions, actions)
+        assert len(step._runs) == before
+    assert torch.exp in seen or Tensor.exp in seen
     assert compiled(states, logits).log_prob.isfinite().all()
 
 
@@ -223,12 +239,53 @@ def test_compiled_code_draws_what_its_key_says(compiled: em.DecisionStep, monkey
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("slots", [3, 64])
-def test_doubles_are_drawn_as_doubles(monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
-    key, step = random_key(), em.DecisionStep(engine_of(slot_ids=[f"slot{i}" for i in range(slots)]))
+@pytest.mark.parametrize("stacked", [False, True])
+def test_doubles_are_drawn_as_doubles(monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
+    key, step = random_key(), em.DecisionStep(engine_of())
     monkeypatch.setattr(decision, "random_key", lambda: key)
+    monkeypatch.setattr(factored, "unrolls", lambda *_: not stacked)
     states, logits, _ = inputs(step.engine)
     noise = torch.stack(counted_uniforms(key, (BATCH, 4), torch.float64), -1)
     made = step(states, logits.double())
     assert torch.equal(made.actions, composed(step.engine, states, logits.double(), noise).actions)
     assert made.log_prob.dtype == torch.float64
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_a_step_draws_from_torchs_generator(compiled: em.DecisionStep, mode: str) -> None:
+    step = compiled if mode == "compiled" else em.DecisionStep(compiled.engine, mode="eager")
+    states, logits, _ = inputs(step.engine)
+    made = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        made.append([step(states, logits).actions for _ in range(3)])
+    assert all(map(torch.equal, *made))
+    assert not torch.equal(made[0][0], made[0][1])
+
+
+WRONG: list[tuple[str, Callable[[em.DecisionStep, Tensor, Tensor], Any]]] = [
+    ("total_seeds", lambda step, states, logits: step(states, logits, [0] * BATCH, max_seeds=2)),
+    ("enabled must be", lambda step, states, logits: step(states, logits, enabled=[True, False, True])),
+    ("noise must be", lambda step, states, logits: step(states, logits, noise=[[0.5] * 4] * BATCH)),
+    ("states", lambda step, states, logits: step.masks([[1, 2]])),
+]
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(("words", "call"), WRONG, ids=[words for words, _ in WRONG])
+def test_what_no_key_is_made_of_is_named(words: str, call: Callable[..., Any]) -> None:
+    states, logits, _ = inputs(engine_of())
+    with pytest.raises((ValueError, em.SlotStateError), match=words):
+        call(em.DecisionStep(engine_of()), states, logits)
+
+
+@pytest.mark.usefixtures("traced")
+def test_any_mapping_of_logits_will_do() -> None:
+    step = em.DecisionStep(engine_of())
+    states, logits, noise = inputs(step.engine)
+    parts = dict(zip(step.engine.layout.head_names, logits.split([h.size for h in step.engine.layout.heads], -1)))
+    expected = composed(step.engine, states, logits, noise)
+    for mapping in (parts, MappingProxyType(parts), UserDict(parts)):
+        made = step(states, mapping, noise=noise)
+        assert torch.equal(made.actions, expected.actions)
+        assert step.evaluate(mapping, step.engine(states), made.actions).log_prob.isfinite().all()
