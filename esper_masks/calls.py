@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 CPU_OPTIONS = {
     # one vectorized `exp` for all rows: by default the compiler leaves some to a scalar one, which rounds differently
@@ -83,7 +83,7 @@ class Compiled:
         if not hasattr(call, "aot_compile") or not _caches():  # nothing is to be compiled, or nothing kept
             return as_bits, call
         # two tensors even where one was given for two arguments: the graph is for all that are like them
-        given, places = tree_map(_like, (_passed(arguments, as_bits), out))
+        given, places = tree_map_only(Tensor, _like, (_passed(arguments, as_bits), out))
         fitting = next((graph for graph in graphs if graph.guard_check(given, places)), None)
         if fitting is None:
             fitting = call.aot_compile(((given, places), {}))
@@ -159,10 +159,8 @@ def _form(argument: Any) -> Any:
     return argument if argument is None or isinstance(argument, bool | torch.dtype) else type(argument)
 
 
-def _like(argument: Any) -> Any:
-    if not isinstance(argument, Tensor):
-        return argument
-    return argument.detach().requires_grad_(argument.requires_grad)
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
