@@ -17,7 +17,7 @@ CPU_OPTIONS = {
     # one loop over rows for all of a decision: by default it is cut into several, with what passes between in memory
     "max_fusion_size": 1 << 16,
     # what several others are computed from is computed once: by default only what takes 30 ops or more
-    "realize_opcount_threshold": 15,
+    "realize_opcount_threshold": 25,
     # sizes are looked at before, by what chooses the graph
     "size_asserts": False,
 }

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from esper_masks.contexts import Heads, build_contexts, shut_heads
+from esper_masks.contexts import Heads, build_contexts, given_op, shut_heads
 from esper_masks.layout import ActionLayout
 
 
 class ContextTables(nn.Module):
     """Constants of the contexts in which a whole action is drawn.
 
-    Tables over choices are flat, ``[width * contexts]``: choice k in context c is entry ``k * contexts + c``.
+    ``drawn`` has, for every head but op that is drawn, the head, its contexts and all of them as one. Tables over
+    choices are flat, ``[width * contexts]``: choice k in context c is entry ``k * contexts + c``.
 
     Args:
         layout: heads and ops.
@@ -24,6 +25,7 @@ class ContextTables(nn.Module):
     columns: Tensor  # int64 [width * contexts]: column of the logits; 0 where padded
     words: Tensor  # int64 [width * contexts]: which word decides; 0 where padded
     bits: Tensor  # int32 [width * contexts, 1]: the bits it must share; 0 where padded, so that nothing is legal there
+    drawn_bits: Tensor  # int32 [drawn, width]: the bits of the contexts of a head as one
     limits: Tensor | None  # int64 [width * contexts]: column of the limits; one past the last for none
     needed_by: Tensor  # int32 [contexts, 1]
     users: Tensor  # bool [ops, contexts, 1]: the op draws a head other than op in this context
@@ -43,6 +45,9 @@ class ContextTables(nn.Module):
         self.op_at = contexts[0].head
         self.sizes = [head.size for head in layout.heads]
         self.canonical_choices = [head.canonical for head in layout.heads]
+        draw = [i for i, context in enumerate(contexts) if i and context.users]
+        parts = {contexts[i].head: tuple(j for j in draw if contexts[j].head == contexts[i].head) for i in draw}
+        self.drawn = tuple((head, at, given_op([contexts[i] for i in at])) for head, at in parts.items())
         self.shut = tuple(layout.heads[head].openers for head in shut_heads(layout))
         heads, ops = range(len(layout.heads)), range(len(layout.ops))
         unlimited = 2 * sum(layout.heads[head].size for head in limited)
@@ -62,6 +67,8 @@ class ContextTables(nn.Module):
         self.register_buffer("columns", padded([c.columns for c in contexts]))
         self.register_buffer("words", padded([c.words for c in contexts]))
         self.register_buffer("bits", padded([c.bits for c in contexts], torch.int32).unsqueeze(-1))
+        rows = [[*one.bits, *[0] * (self.width - one.size)] for _, _, one in self.drawn]
+        self.register_buffer("drawn_bits", table(rows, torch.int32))
         self.register_buffer("limits", padded(limits) if limited else None)
         self.register_buffer("needed_by", table([[c.needed_by] for c in contexts], torch.int32))
         self.register_buffer("users", table(users, torch.bool))

@@ -13,8 +13,10 @@ A choice is legal in its context when its word shares a bit with its ``bits``. T
 so one gather of words and one AND give the legality of every choice in every context.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 from esper_masks.layout import ActionLayout, HeadLayout
 from esper_masks.rule_checks import OP, SLOT
@@ -89,6 +91,12 @@ def build_contexts(layout: ActionLayout, by_op: Heads = (), limited: Heads = ())
             constraint = None if limit is None else limit + head.size
             made.append(Context(at, own, words, bits, 1 << op, 1 << op, plain=at in by_op, limit=constraint))
     return tuple(made)
+
+
+def given_op(contexts: Sequence[Context]) -> Context:
+    """The contexts in which one head is drawn as one: there a word must have the bit of the row's op among ``bits``."""
+    bits = tuple(reduce(or_, of_choice) for of_choice in zip(*(context.bits for context in contexts)))
+    return replace(contexts[0], bits=bits, users=reduce(or_, (context.users for context in contexts)))
 
 
 def shut_heads(layout: ActionLayout) -> Heads:

@@ -12,31 +12,19 @@ from torch.utils.checkpoint import checkpoint
 
 from esper_masks.calls import Compiled, Graphed, copy_into, intercepted
 from esper_masks.decision_rows import Decision, Evaluation, allocate_decision, check_out, compiled_dtype
-from esper_masks.drawing import counted_uniforms, random_key
+from esper_masks.drawing import random_key
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import SlotStateError
 from esper_masks.factored import FactoredCategorical
 from esper_masks.faults import Validate, check_mode
+from esper_masks.fused import Fused
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
-from esper_masks.unrolled import UnrolledHeads
+from esper_masks.pieces import joined, pieces
 
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")
 Logits = Tensor | Mapping[str, Tensor]
-
-
-class _Fused(FactoredCategorical):
-    """The same in code that ``Compiled`` compiles, which loads row-major logits where they lie."""
-
-    _transposes = False
-    key: Tensor | None = None  # of the noise
-
-    def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Any:
-        if noise is not None or self.key is None:
-            return super()._uniforms(sample_shape, noise)
-        made = counted_uniforms(self.key, self._extended_shape(torch.Size(sample_shape)), self._form.like.dtype)
-        return made if isinstance(self._form, UnrolledHeads) else torch.stack(made).movedim(0, -1)
 
 
 class DecisionStep(nn.Module):
@@ -142,8 +130,18 @@ class DecisionStep(nn.Module):
         if out is not None:
             check_out(out, engine.layout, batch, device)
         limit = engine.max_seeds if max_seeds is None else max_seeds
-        # what torch draws in compiled code for a CPU, it draws one by one
-        key = random_key() if noise is None and device.type == "cpu" and self._is_compiled() else None
+        on_cpu = device.type == "cpu" and self._is_compiled()
+        if on_cpu:
+            given: dict[str, Any] = {
+                "states": states,
+                "logits": logits,
+                "total_seeds": total_seeds,
+                "max_seeds": max_seeds,
+            }
+            given |= {"enabled": enabled, "active": active, "noise": noise, "out": out}
+            if made := [self(**piece) for piece in pieces(engine.layout, batch, given)]:
+                return joined(made) if out is None else out
+        key = random_key() if on_cpu and noise is None else None  # torch's own noise is drawn one by one there
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
         arguments = states, logits, total_seeds, limit, enabled, active, noise, key, *wanted
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
@@ -271,10 +269,10 @@ class DecisionStep(nn.Module):
     def _joint(
         self, logits: Logits, masks: ActionMasks, active: Tensor | None, fused: bool, key: Tensor | None = None
     ) -> FactoredCategorical:
-        joint = (_Fused if fused else FactoredCategorical)(
+        joint = (Fused if fused else FactoredCategorical)(
             logits, masks, active=active, min_prob=self.min_prob, validate=self.validate
         )
-        if isinstance(joint, _Fused):
+        if isinstance(joint, Fused):
             joint.key = key
         return joint
 

@@ -1,7 +1,7 @@
-"""Uniforms, and two ways to draw an action of a long row by one; ``MaskedSoftmax.draw`` says what they compute."""
+"""Uniforms, and ways to draw an action of a long row by one; ``MaskedSoftmax.draw`` says what they compute."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -64,20 +64,20 @@ def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor], rounds:
     return one, two
 
 
-def draw_in_blocks(weights: Tensor, target: Tensor) -> Tensor:
+def draw_in_blocks(weights: Callable[[slice], Tensor], number: int, target: Tensor) -> Tensor:
     """What ``draw`` does, block by block and then within one: a compiler has no vectorized running sum.
 
     Args:
-        weights: ``[n, ...]``.
+        weights: those of some actions, ``[some, ...]``, from their slice.
+        number: how many actions there are.
         target: ``[...]``.
     """
-    size = math.isqrt(len(weights) - 1) + 1
-    blocks = -(-len(weights) // size)
-    padded = pad(weights, (*[0, 0] * (weights.ndim - 1), 0, blocks * size - len(weights)))
-    by_block = padded.view(blocks, size, *weights.shape[1:])
-    block, before = _walk(by_block.sum(1).unbind(), target)
-    at = torch.arange(blocks, device=weights.device).view(-1, *[1] * weights.ndim)
-    place, _ = _walk(torch.where(block == at, by_block, 0).sum(0).unbind(), target - before)
+    size = math.isqrt(number - 1) + 1
+    starts = range(0, number, size)
+    block, before = _walk([weights(slice(start, start + size)).sum(0) for start in starts], target)
+    at = torch.arange(len(starts), device=target.device).view(-1, *[1] * target.ndim)
+    places = [weights(slice(place, None, size)) for place in range(size)]
+    place, _ = _walk([torch.where(block == at[: len(each)], each, 0).sum(0) for each in places], target - before)
     return torch.where(block < 0, -1, block * size + place)
 
 
@@ -91,15 +91,23 @@ def _walk(weights: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
     return place, start
 
 
-def search(before: Tensor, none: Tensor, index: Tensor, target: Tensor) -> Tensor:
-    """What ``draw`` does, by a binary search for each of many samples of a row.
+def draw_in_row(running: Tensor, none: Tensor, target: Tensor) -> Tensor:
+    """What ``draw`` does, from the running sum.
 
     Args:
-        before: weights before each action, ``[n, ...]``.
+        running: sum of the weights up to each action, ``[n, ...]``.
         none: bool ``[n, ...]``, actions without a weight.
-        index: number of each action, ``[n, ...]``.
         target: ``[*sample, ...]``.
     """
+    before = pad(running[:-1], (*[0, 0] * (running.ndim - 1), 1, 0))
+    index = torch.arange(len(none), device=none.device).view(-1, *[1] * (none.ndim - 1)).expand(none.shape)
+    if target.ndim + 1 > none.ndim:
+        return _search(before, none, index, target)
+    return index.masked_fill((before > target) | none, -1).amax(0)
+
+
+def _search(before: Tensor, none: Tensor, index: Tensor, target: Tensor) -> Tensor:
+    """By a binary search for each of many samples of a row; ``before`` is the running sum without the action's own."""
     sample = target.ndim + 1 - before.ndim
     last = index.masked_fill(none, -1).cummax(0).values.movedim(0, -1)  # action with a weight up to each place
     first = index.masked_fill(none, len(index)).amin(0).unsqueeze(-1)

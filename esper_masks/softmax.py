@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from esper_masks.drawing import draw_in_blocks, search
+from esper_masks.drawing import draw_in_blocks, draw_in_row
 
 Slabs = Sequence[Tensor]
 
@@ -57,8 +56,6 @@ class MaskedSoftmax:
     """
 
     shifted: Slabs  # log of the weights: logits less the largest legal one, -inf where the weight is 0 by rule
-    weights: Slabs  # at most 1
-    empty: Slabs  # bool: where the weight is 0
     total: Tensor  # [...]: their sum, at least 1
     log_total: Tensor  # [...]
     lost: Tensor  # bool [...]: rows without probabilities
@@ -82,11 +79,10 @@ class MaskedSoftmax:
             peak = self._largest(legal)
         self.lost = (peak - peak) != 0  # a difference of infinities or NaN is NaN
         self.shifted = [(x - peak).masked_fill(self.lost, -math.inf) for x in legal]
-        self.weights = [x.exp() for x in self.shifted]
+        self._weights = [x.exp() for x in self.shifted]
         self._running: Tensor | None = None
         self.total = self._total().clamp_min(1)  # the largest logit gives 1; a lost row has 0
         self.log_total = self.total.log()
-        self.empty = [w == 0 for w in self.weights]
         self._made: dict[str, Any] = {}
         self.mixed, self._unmixed = None, None  # the second: bool [...], rows whose floor is 0
         if isinstance(min_prob, Tensor) or min_prob:
@@ -100,6 +96,15 @@ class MaskedSoftmax:
             (w / self.total * keep + min_prob).masked_fill(self.lost if forbidden is None else forbidden | self.lost, 0)
             for w, forbidden in zip(self.weights, self.illegal)
         ]
+
+    @property
+    def weights(self) -> Slabs:
+        """Exponentials, at most 1.
+
+        Each use has its own in stacked compiled code: what two uses share would be written to memory, and within a loop
+        it is taken once anyway.
+        """
+        return [x.exp() for x in self.shifted] if self.stacked and torch.compiler.is_compiling() else self._weights
 
     # -- results over all actions -------------------------------------------------------------------------------------
 
@@ -126,7 +131,7 @@ class MaskedSoftmax:
         """The same, of the weights."""
 
         def make() -> Tensor:
-            finite = [x.masked_fill(none, 0) for x, none in zip(self.shifted, self.empty)]
+            finite = [x.clamp_min(-1e3) for x in self.shifted]  # the exponential of which is 0 in every dtype
             return self.log_total - self._sum([w * x for w, x in zip(self.weights, finite)]) / self.total
 
         entropy: Tensor = self._once("entropy", make)
@@ -169,14 +174,11 @@ class MaskedSoftmax:
         """
         if not self.stacked:
             return self.draw_and_score(noise)[0]
-        ([w], [none]), target = self._sampled(), self._target(noise)  # [n, ...]
-        running = self._running if self.mixed is None else None
-        running = w.cumsum(0) if running is None else running
-        before = pad(running[:-1], (*[0, 0] * (w.ndim - 1), 1, 0))
-        index = torch.arange(len(w), device=w.device).view(-1, *[1] * (w.ndim - 1)).expand(w.shape)
-        if target.ndim + 1 > w.ndim:
-            return search(before, none, index, target)
-        return index.masked_fill((before > target) | none, -1).amax(0)
+        if self.mixed is not None:
+            return draw_in_row(self.mixed[0].cumsum(0), self.empty_mixed[0], noise)
+        [weights] = self.weights
+        running = weights.cumsum(0) if self._running is None else self._running
+        return draw_in_row(running, weights == 0, noise * self.total)
 
     def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The same, with the log-probabilities of the actions, -inf in a lost row.
@@ -184,37 +186,35 @@ class MaskedSoftmax:
         The actions are whole numbers in the dtype of the weights: mixed widths would halve the lanes of a vectorizing
         compiler. Unrolled, what is scored is known when it is drawn, so that a compiler need not look it up again.
         """
-        (weights, empty), target = self._sampled(), self._target(noise)
+        target = noise * self.total if self.mixed is None else noise
         if self.stacked:
-            blocks = target.ndim + 1 == weights[0].ndim
-            action = draw_in_blocks(weights[0], target) if blocks else self.draw(noise).to(target.dtype)
-            return action, self.score(action)
+            blocks = target.ndim + 1 == self.shifted[0].ndim
+            action = draw_in_blocks(self._some_weights, len(self.shifted[0]), target) if blocks else self.draw(noise)
+            return action.to(target.dtype), self.score(action)
         action, before = torch.full_like(target, -1), torch.zeros_like(target)
         score = torch.full_like(target, -math.inf)
-        for i, w, none, log_prob in zip(self.actions, weights, empty, self.log_probs()):
-            passed = none | (before > target)
+        for i, w, log_prob in zip(self.actions, self.mixed or self.weights, self.log_probs()):
+            passed = (w == 0) | (before > target)
             action, score = torch.where(passed, action, i), torch.where(passed, score, log_prob)
             before = before + w
         return action, score
 
     def score(self, value: Tensor) -> Tensor:
         """Log-probabilities of actions ``[*sample, ...]``; -inf, without a gradient, where there is none."""
-        slabs = self.log_probs()
         if self.stacked:
-            shape = [1] * (value.ndim + 1 - slabs[0].ndim)
-            log_probs = slabs[0].view(len(slabs[0]), *shape, *slabs[0].shape[1:])
-            index = torch.arange(len(log_probs), device=value.device).view(-1, *[1] * value.ndim)
-            return torch.where((value == index) & (log_probs != -math.inf), log_probs, -math.inf).amax(0)
+            [slab], less = (self.shifted, self.log_total) if self.mixed is None else (self.log_probs(), 0)
+            slab = slab.view(len(slab), *[1] * (value.ndim + 1 - slab.ndim), *slab.shape[1:])
+            index = torch.arange(len(slab), device=value.device).view(-1, *[1] * value.ndim)
+            score = torch.where(value == index, slab, -math.inf).amax(0)
+            return (score - less).masked_fill(score == -math.inf, -math.inf)
         score = torch.full_like(value, -math.inf)
-        for k, log_prob in zip(self.actions, slabs):
+        for k, log_prob in zip(self.actions, self.log_probs()):
             score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
         return score
 
-    def _sampled(self) -> tuple[Slabs, Slabs]:
-        return (self.weights, self.empty) if self.mixed is None else (self.mixed, self.empty_mixed)
-
-    def _target(self, noise: Tensor) -> Tensor:
-        return noise * self.total if self.mixed is None else noise
+    def _some_weights(self, actions: slice) -> Tensor:
+        """Of some actions of a stacked row, not under the floor but above it."""
+        return self.shifted[0][actions].exp() if self.mixed is None else self.mixed[0][actions]
 
     # -- sums along the actions ---------------------------------------------------------------------------------------
 

@@ -45,50 +45,73 @@ class UnrolledHeads:
         ]
         heads = torch.split(parts[0], tables.sizes, -1) if len(parts) == 1 else parts
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
-        columns = torch.cat([part.movedim(-1, 0) for part in heads])  # [columns, ...]
+        self.columns = torch.cat([part.movedim(-1, 0) for part in heads])  # [columns, ...]
         # unbound once: a gradient of each index would be as large as all columns
-        each = columns.unbind() if transposes else [column for part in parts for column in part.unbind(-1)]
-        limits = masks.limit_columns().movedim(-1, 0) if masks.limited else None
-        floors = (0.0,) * len(tables.sizes) if floors is None else floors
-        slots = masks.slot_words.movedim(-1, 0)
-        self.softmaxes = [
-            self._stacked(at, columns, limits, floors[context.head], slots)
-            if context.size > UNROLLED_ROW and at
-            else self._unrolled(context, each, limits, floors[context.head])
-            for at, context in enumerate(self.contexts)
-        ]
-        self.drawing = [at for at, context in enumerate(self.contexts) if not at or context.users]  # the op's first
+        self.each = self.columns.unbind() if transposes else [column for part in parts for column in part.unbind(-1)]
+        self.slot_words = masks.slot_words.movedim(-1, 0)
+        self.limits = masks.limit_columns().movedim(-1, 0) if masks.limited else None
+        self.floors = (0.0,) * len(tables.sizes) if floors is None else floors
+        bits = tables.bits.view(tables.width, tables.count)
+        self.softmaxes = [self._softmax(context, bits[:, at]) for at, context in enumerate(self.contexts)]
         self.like = self.softmaxes[0].total  # dtype and device of the arithmetic
 
-    def _stacked(
-        self, at: int, columns: Tensor, limits: Tensor | None, floor: float, slot_words: Tensor
+    def _softmax(
+        self, context: Context, bits: Tensor, op: Tensor | None = None, parts: Sequence[Context] = ()
     ) -> MaskedSoftmax:
-        """A context of many choices as one slab: unrolled, it would take minutes to compile."""
-        context = self.contexts[at]
-        first, size = context.columns[0], context.size  # a head's columns lie side by side
-        slab = columns[first : first + size]
-        word = slot_words if len(set(context.words)) > 1 else self.words[context.words[0]]
-        bits = self.tables.bits.view(self.tables.width, self.tables.count)[:size, at]
-        illegal = (word & bits.view(size, *[1] * (columns.ndim - 1))) == 0
-        if context.limit is not None:
-            assert limits is not None
-            illegal = illegal | ~limits[context.limit : context.limit + size]
-        return MaskedSoftmax([slab], [illegal], stacked=True, min_prob=floor)
+        """Of one context; or of all in which a head is drawn, each row in that of its own op.
 
-    def _unrolled(self, context: Context, columns: Slabs, limits: Tensor | None, floor: float) -> MaskedSoftmax:
-        choices = [k for k, bits in enumerate(context.bits) if bits] or [0]
-        illegal = [
-            None
-            if context.bits[k] & STATIC and not context.words[k]
-            else (self.words[context.words[k]] & context.bits[k]) == 0
-            for k in choices
-        ]
+        Args:
+            context: the one, or ``given_op(parts)``.
+            bits: its bits, int32 ``[width]``.
+            op: ``[*sample, ...]``.
+            parts: the contexts.
+        """
+        stacked = context.size > UNROLLED_ROW and context is not self.contexts[0]  # or it would take minutes to build
+        choices = range(context.size) if stacked else [k for k, some in enumerate(context.bits) if some] or [0]
+
+        def spread(slabs: Slabs) -> Slabs:
+            """To broadcast against samples."""
+            if op is None or not stacked:
+                return slabs
+            return [slab.view(len(slab), *[1] * (op.ndim + 1 - slab.ndim), *slab.shape[1:]) for slab in slabs]
+
+        logits, words = spread(self._logits(context, choices, stacked)), self._words(context, bits, choices, stacked)
+        illegal: Sequence[Tensor | None]
+        if op is None:
+            illegal = [None if word is None else word == 0 for word in words]
+        else:
+            for part in parts:
+                if part.columns != context.columns:
+                    own, rows = spread(self._logits(part, choices, stacked)), self._uses(op, part.users)
+                    logits = [torch.where(rows, x, others) for x, others in zip(own, logits)]
+            bit = torch.zeros_like(op, dtype=torch.int32)
+            for i in self._ops(context.users):
+                bit = torch.where(op == i, 1 << i, bit)
+            kept = [word & bit for word in spread([word for word in words if word is not None])]
+            logits, illegal = [x.expand(word.shape) for x, word in zip(logits, kept)], [word == 0 for word in kept]
         if context.limit is not None:
-            assert limits is not None
-            limited = [~limits[context.limit + k] for k in choices]
-            illegal = [limit if forbidden is None else forbidden | limit for forbidden, limit in zip(illegal, limited)]
-        own = [columns[context.columns[k]] for k in choices]
-        return MaskedSoftmax(own, illegal, stacked=False, actions=choices, min_prob=floor)
+            assert self.limits is not None
+            first = context.limit
+            each = [self.limits[first : first + context.size]] if stacked else [self.limits[first + k] for k in choices]
+            illegal = [~limit if no is None else no | ~limit for no, limit in zip(illegal, spread(each))]
+        return MaskedSoftmax(logits, illegal, stacked=stacked, actions=choices, min_prob=self.floors[context.head])
+
+    def _logits(self, context: Context, choices: Sequence[int], stacked: bool) -> Slabs:
+        first = context.columns[0]  # a head's columns lie side by side
+        return [self.columns[first : first + context.size]] if stacked else [self.each[first + k] for k in choices]
+
+    def _words(self, context: Context, bits: Tensor, choices: Sequence[int], stacked: bool) -> Sequence[Tensor | None]:
+        """What of the words decides a choice: nothing is left of them where it is illegal; None for never."""
+        if not stacked:
+            return [
+                None
+                if context.bits[k] & STATIC and not context.words[k]
+                else self.words[context.words[k]] & context.bits[k]
+                for k in choices
+            ]
+        if len(set(context.words)) > 1:  # the slot's, of which an op is legal in one as in another
+            return [self.slot_words & context.bits[0]]
+        return [self.words[context.words[0]] & bits[: context.size].view(-1, *[1] * (self.columns.ndim - 1))]
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -122,20 +145,23 @@ class UnrolledHeads:
         self, noise: Tensor | Slabs, neutral: Tensor | None, dtype: torch.dtype = torch.int64
     ) -> tuple[Tensor, Tensor]:
         """The same, with the log-probabilities of the actions, ``[*sample, ...]``; uniforms may come head by head."""
-        uniforms = noise.unbind(-1) if isinstance(noise, Tensor) else noise
-        drawn = [self.softmaxes[at].draw_and_score(uniforms[self.contexts[at].head]) for at in self.drawing]
-        choices, scores = zip(*drawn)
-        unused = [torch.zeros_like(scores[0])] * len(self.tables.sizes)
-        return self._whole(choices, neutral, dtype), _total(self._by_head(choices[0], scores, unused))
+        uniforms, op_at = noise.unbind(-1) if isinstance(noise, Tensor) else noise, self.contexts[0].head
+        op, score = self.softmaxes[0].draw_and_score(uniforms[op_at])
+        actions, scores = self._unused(op, score)
+        for head, softmax, used in self._given(op):
+            drawn = softmax.draw_and_score(uniforms[head])
+            actions[head], scores[head] = (torch.where(used, *of) for of in zip(drawn, (actions[head], scores[head])))
+        return self._whole(actions, neutral, dtype), _total(scores)
 
     def mode(self, neutral: Tensor | None) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""
-        return self._whole([self.softmaxes[at].mode().to(self.like.dtype) for at in self.drawing], neutral)
+        op = self.softmaxes[0].mode().to(self.like.dtype)
+        actions, _ = self._unused(op, op)
+        for head, softmax, used in self._given(op):
+            actions[head] = torch.where(used, softmax.mode().to(op.dtype), actions[head])
+        return self._whole(actions, neutral)
 
-    def _whole(self, drawn: Slabs, neutral: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor:
-        """Whole actions from one choice in every context that draws."""
-        canonical = [torch.full_like(drawn[0], choice) for choice in self.tables.canonical_choices]
-        actions = self._by_head(drawn[0], drawn, canonical)
+    def _whole(self, actions: Slabs, neutral: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor:
         if neutral is not None:
             actions = [action.masked_fill(neutral, -1) for action in actions]
         return torch.stack([action.to(dtype) for action in actions]).movedim(0, -1)  # where a compiler ends its loop
@@ -149,22 +175,34 @@ class UnrolledHeads:
         return _total(self._scores(actions))
 
     def _scores(self, actions: Tensor) -> list[Tensor]:
-        values, op_at = actions.to(self.like.dtype).unbind(-1), self.contexts[0].head
-        scores = [self.softmaxes[at].score(values[self.contexts[at].head]) for at in self.drawing]
-        unused = [torch.zeros_like(values[op_at])] * len(values)
-        return self._by_head(values[op_at], scores, unused)
+        values = actions.to(self.like.dtype).unbind(-1)
+        op = values[self.contexts[0].head]
+        _, scores = self._unused(op, self.softmaxes[0].score(op))
+        for head, softmax, used in self._given(op):
+            scores[head] = torch.where(used, softmax.score(values[head]), scores[head])
+        return scores
 
-    def _by_head(self, op: Tensor, drawn: Slabs, unused: Slabs) -> list[Tensor]:
-        """A value for each head: of the context in which the op draws it, or the one for a head that it ignores."""
-        values = list(unused)
-        values[self.contexts[0].head] = drawn[0]
-        for at, value in zip(self.drawing[1:], drawn[1:]):
-            context = self.contexts[at]
-            values[context.head] = torch.where(self._uses(op, context.users), value, values[context.head])
-        return values
+    def _unused(self, op: Tensor, score: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Actions and scores where the op uses no other head."""
+        actions = [torch.full_like(op, choice) for choice in self.tables.canonical_choices]
+        scores, op_at = [torch.zeros_like(score)] * len(actions), self.contexts[0].head
+        actions[op_at], scores[op_at] = op, score
+        return actions, scores
+
+    def _given(self, op: Tensor) -> list[tuple[int, MaskedSoftmax, Tensor]]:
+        """Each head that is drawn, its probabilities given the op, and whether the op uses it, ``[*sample, ...]``."""
+        given = []
+        for (head, at, whole), bits in zip(self.tables.drawn, self.tables.drawn_bits):
+            parts = [self.contexts[i] for i in at]
+            softmax = self.softmaxes[at[0]] if len(at) == 1 else self._softmax(whole, bits, op, parts)
+            given.append((head, softmax, self._uses(op, whole.users)))
+        return given
 
     def _uses(self, op: Tensor, users: int) -> Tensor:
-        return _any([op == i for i in range(len(self.tables.users)) if users >> i & 1])
+        return _any([op == i for i in self._ops(users)])
+
+    def _ops(self, users: int) -> list[int]:
+        return [i for i in range(len(self.tables.users)) if users >> i & 1]
 
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 

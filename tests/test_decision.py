@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks import calls
+from esper_masks import calls, pieces
 from tests.helpers import OpRecorder, assert_near, assert_same_words, random_states
 from tests.test_compile import HOST_READS
 
@@ -209,6 +209,38 @@ def test_all_arguments_at_once() -> None:
 
 
 @pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("shape", [(90,), (45, 2)])
+def test_a_head_of_many_choices_is_decided_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, traced: None, shape: tuple[int, ...]
+) -> None:
+    engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
+    states, logits, noise = inputs(engine, 90)
+    rows = {"states": states, "noise": noise, "total_seeds": torch.arange(90) % 4, "max_seeds": torch.arange(90) % 3}
+    rows |= {"active": torch.arange(90) % 7 != 0}
+    given = {name: of.view(*shape, *of.shape[1:]) for name, of in rows.items()}
+    given["logits"] = dict(zip(engine.layout.head_names, logits.view(*shape, -1).split([20, 5, 3, 4], -1)))
+    step, eager = em.DecisionStep(engine), em.DecisionStep(engine, mode="eager")
+    monkeypatch.setattr(pieces, "NUMBERS", 20 * 25)  # so that 90 rows are three pieces
+    sizes, run = [], step._run
+    monkeypatch.setattr(step, "_run", lambda *a, out: sizes.append(a[2].shape[:-2].numel()) or run(*a, out=out))
+    for enabled in None, torch.arange(20) % 3 != 0, torch.rand(*shape, 20) < 0.8:
+        made = step(**given, enabled=enabled)
+        whole = eager(**given, enabled=enabled)
+        assert torch.equal(made.actions, whole.actions)
+        assert torch.equal(made.slot_words, whole.slot_words)
+        assert_near(made.log_prob, whole.log_prob)
+        assert_near(made.raw_entropy, whole.raw_entropy)
+        assert made.actions.movedim(-1, 0).is_contiguous()
+        out = step.allocate(*shape, entropy=False)
+        assert step(**given, enabled=enabled, out=out) is out
+        assert_equal(out, made._replace(raw_entropy=None))
+    assert sizes == [30] * 18
+    drawn = step(states[:1].expand(90, -1, -1), logits[:1].expand(90, -1)).actions
+    assert not torch.equal(drawn[:30], drawn[30:60])
+    with pytest.raises(ValueError, match=r"logits have shape \(91, 32\)"):
+        step(states, torch.zeros(91, 32))
+
+
 @pytest.mark.parametrize("validate", ["flag", "raise"])
 def test_what_is_not_decided_has_no_gradient(validate: Any) -> None:
     engine = engine_of()

@@ -18,7 +18,10 @@ from esper_masks.reference.joint import joint_kl
 from tests.helpers import as_bools, assert_near, chi_square_is_plausible, random_states, switch_settings
 from tests.strategies import Case, random_cases
 
-pytestmark = pytest.mark.usefixtures("form")
+pytestmark = [
+    pytest.mark.usefixtures("form"),
+    pytest.mark.parametrize("form", ["stacked", "unrolled", "slabs"], indirect=True),
+]
 NAMES = em.rulesets()
 
 

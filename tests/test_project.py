@@ -45,6 +45,8 @@ LAYERS = (
         "stacked",
         "unrolled",
         "factored",
+        "fused",
+        "pieces",
         "decision",
         "buffer_checks",
         "stored_rows",
