@@ -20,7 +20,7 @@ from esper_masks.faults import Validate, check_mode
 from esper_masks.fused import Fused
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
-from esper_masks.pieces import joined, pieces
+from esper_masks.pieces import fresh_decision, piece_rows, pieces
 
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")
@@ -139,8 +139,11 @@ class DecisionStep(nn.Module):
                 "max_seeds": max_seeds,
             }
             given |= {"enabled": enabled, "active": active, "noise": noise, "out": out}
-            if made := [self(**piece) for piece in pieces(engine.layout, batch, given)]:
-                return joined(made) if out is None else out
+            if rows := piece_rows(engine.layout, batch, given):
+                given["out"] = whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
+                for piece in pieces(rows, given):
+                    self(**piece)
+                return whole
         key = random_key() if on_cpu and noise is None else None  # torch's own noise is drawn one by one there
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
         arguments = states, logits, total_seeds, limit, enabled, active, noise, key, *wanted

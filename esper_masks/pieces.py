@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from esper_masks.decision_rows import Decision
+from esper_masks.decision_rows import Decision, batch_last
 from esper_masks.layout import ActionLayout
 from esper_masks.softmax import UNROLLED_ROW
 
 NUMBERS = 1 << 19  # in a piece, for one head: 2 MiB
 
 
-def pieces(layout: ActionLayout, batch: Sequence[int], arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The arguments of each piece, none if the batch is to stay whole.
+def piece_rows(layout: ActionLayout, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
+    """How many entries of the first axis are one piece; 0 if the batch is to stay whole.
 
     Args:
         layout: heads.
@@ -30,24 +30,32 @@ def pieces(layout: ActionLayout, batch: Sequence[int], arguments: Mapping[str, A
     widest = max(head.size for head in layout.heads)
     number = math.prod(batch) * widest // NUMBERS
     if widest <= UNROLLED_ROW or number < 2 or batch[0] < 2:
-        return
+        return 0
+    if any(leaf.shape[:1] != batch[:1] for leaf in tree_leaves(_of_rows(arguments)) if isinstance(leaf, Tensor)):
+        return 0  # which is an error that names what came whole
+    return -(-batch[0] // number)
+
+
+def pieces(rows: int, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments of each piece."""
+    of_rows = _of_rows(arguments)
+    for start in range(0, len(arguments["states"]), rows):
+        yield {**arguments, **tree_map_only(Tensor, itemgetter(slice(start, start + rows)), of_rows)}
+
+
+def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, device: torch.device) -> Decision:
+    """Memory as a step makes it that is given none."""
+    double = any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(logits))
+    real = torch.float64 if double else torch.float32
+    return Decision(
+        batch_last(batch, len(layout.heads), torch.int64, device),
+        torch.empty(batch, dtype=real, device=device),
+        batch_last(batch, len(layout.slot_ids), torch.int32, device),
+        torch.empty(batch, dtype=real, device=device),
+    )
+
+
+def _of_rows(arguments: Mapping[str, Any]) -> dict[str, Any]:
     enabled = arguments["enabled"]
     same = {"enabled"} if isinstance(enabled, Tensor) and enabled.ndim == 1 else set()  # for all rows
-    of_rows = {name: argument for name, argument in arguments.items() if name not in same}
-    leaves = [leaf for leaf in tree_leaves(of_rows) if isinstance(leaf, Tensor)]
-    if any(leaf.shape[:1] != batch[:1] for leaf in leaves):
-        return  # which is an error that names what came whole
-    size = -(-batch[0] // number)
-    for start in range(0, batch[0], size):
-        yield {**arguments, **tree_map_only(Tensor, itemgetter(slice(start, start + size)), of_rows)}
-
-
-def joined(made: Sequence[Decision]) -> Decision:
-    """One decision of those of the pieces, in memory as each of them: ``[width, *batch]``."""
-    actions, log_probs, words, entropies = zip(*made)
-
-    def wide(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part.movedim(-1, 0) for part in parts], 1).movedim(0, -1)
-
-    entropy = None if entropies[0] is None else torch.cat(entropies)
-    return Decision(wide(actions), torch.cat(log_probs), wide(words), entropy)
+    return {name: argument for name, argument in arguments.items() if name not in same}
