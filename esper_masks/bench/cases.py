@@ -23,6 +23,7 @@ class Case:
         step: "forward", or "forward+backward": log-probability and entropy of given actions and their gradient.
         layout: of the logits, "row-major" as a linear layer gives them or "batch-last"; states are batch-last.
         threads: of a CPU.
+        memory: where a decision of ours goes: "allocated" once, as narrow as it can be, or "fresh" at every call.
     """
 
     work: str = "decision"
@@ -33,19 +34,21 @@ class Case:
     step: str = "forward"
     layout: str = "row-major"
     threads: int = 1
+    memory: str = "allocated"
 
     @property
     def name(self) -> str:
         """What tells it from the centre, and the batch."""
         other = [str(mine) for mine, usual in zip(_axes(self), _axes(CENTRE)) if mine != usual]
         slots = [f"{self.slots} slot{'s' * (self.slots > 1)}"] if self.slots != CENTRE.slots else []
-        threads = [f"{self.threads} threads"] if self.threads != CENTRE.threads else []
-        return ", ".join([*(other or ([] if slots or threads else ["compiled"])), *slots, *threads])
+        more = [f"{self.threads} threads"] if self.threads != CENTRE.threads else []
+        more += [f"{self.memory} memory"] if self.memory != CENTRE.memory else []
+        return ", ".join([*(other or ([] if slots or more else ["compiled"])), *slots, *more])
 
     @property
     def axis(self) -> str:
         """The field that tells it from the centre: "batch" only where no other does, "way" wherever that does."""
-        names = ("way", "step", "layout", "threads", "rules", "slots", "work")
+        names = ("way", "step", "layout", "threads", "memory", "rules", "slots", "work")
         return next((name for name in names if getattr(self, name) != getattr(CENTRE, name)), "batch")
 
     @property
@@ -94,6 +97,8 @@ def star(device: str, cores: int) -> list[Case]:
     rows += [replace(CENTRE, way="cuda-graph", batch=batch) for batch in (4, 4096, 65536) if cuda]
     rows += [replace(CENTRE, step="forward+backward", batch=batch) for batch in (4096, 65536)]
     rows += [replace(CENTRE, layout="batch-last", batch=batch) for batch in (4096, 65536)]
+    rows += [replace(CENTRE, memory="fresh", batch=batch) for batch in (4, 65536, 1 << 20)]
+    rows += [replace(CENTRE, memory="fresh", slots=64)]
     rows += [replace(CENTRE, threads=cores)] if cores > 1 and not cuda else []
     rows += [replace(CENTRE, way=LOOPS[0], batch=batch) for batch in (1, 4, 4096, 65536)]
     rows += [replace(CENTRE, way=LOOPS[0], rules="esper-2026-06", batch=4096)]

@@ -19,7 +19,7 @@ LINES: tuple[tuple[str, str, str, Callable[[Case], bool]], ...] = (
     ("compiled masks alone", "#009E73", "D", lambda c: c.way == "compiled" and c.work == "words"),
 )
 LIMIT = ("limit: a decision's fewest bytes, copied", "#000000", "")
-AXES = ("rules", "step", "layout", "threads")  # what a line has in common with the centre
+AXES = ("rules", "step", "layout", "threads", "memory")  # what a line has in common with the centre
 
 
 def check_plot(path: str | Path) -> None:

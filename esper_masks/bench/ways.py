@@ -61,6 +61,7 @@ def peer(case: Case, device: str) -> tuple[Run, Verify]:
 def decision(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
     """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
     step = _step(case, engine)
+    out = step.allocate(case.batch) if case.memory == "allocated" else None
 
     def verify(made: em.Decision) -> None:
         made = tree_map(torch.clone, made)  # a CUDA graph writes the next call to the same place
@@ -71,14 +72,14 @@ def decision(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, 
             masks = engine(states[rows], totals[rows])
             joint = em.FactoredCategorical(logits[rows], masks)
             assert masks.permits(made.actions[rows]).all()
-            assert torch.equal(made.slot_words[rows], masks.slot_words)
+            assert torch.equal(made.slot_words[rows].int(), masks.slot_words)
             near(made.log_prob[rows], joint.log_prob(made.actions[rows]))
             near(made.raw_entropy[rows], joint.raw_entropy())
             same += int((again[rows] == joint.sample(noise=noise[rows])).all(-1).sum())
         assert same >= min(ALIKE * case.batch, case.batch - 1), f"{case.batch - same} other actions for the same noise"
         check_masks(case, engine, states, totals)
 
-    return lambda: step(states, logits, totals), verify
+    return lambda: step(states, logits, totals, out=out), verify
 
 
 def update(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
