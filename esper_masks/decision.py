@@ -20,7 +20,7 @@ from esper_masks.faults import Validate, check_mode
 from esper_masks.fused import Fused
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
-from esper_masks.pieces import fresh_decision, piece_rows, pieces
+from esper_masks.pieces import NUMBERS, fresh_decision, numbers_kept, piece_rows, pieces
 
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")
@@ -82,6 +82,7 @@ class DecisionStep(nn.Module):
             raise ValueError("validate='raise' would end the CUDA context from within a graph; 'flag' it")
         self.engine, self.mode = engine, mode
         self._min_prob, self._validate = min_prob, validate  # constant to compiled code
+        self._kept = {compiled: numbers_kept(engine.layout, compiled) for compiled in (False, True)}
         self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
 
     @property
@@ -130,21 +131,16 @@ class DecisionStep(nn.Module):
         if out is not None:
             check_out(out, engine.layout, batch, device)
         limit = engine.max_seeds if max_seeds is None else max_seeds
-        on_cpu = device.type == "cpu" and self._is_compiled()
-        if on_cpu:
-            given: dict[str, Any] = {
-                "states": states,
-                "logits": logits,
-                "total_seeds": total_seeds,
-                "max_seeds": max_seeds,
-            }
-            given |= {"enabled": enabled, "active": active, "noise": noise, "out": out}
-            if rows := piece_rows(engine.layout, batch, given):
+        compiled, on_cpu = self._is_compiled(), device.type == "cpu"
+        if on_cpu and (number := batch.numel() * self._kept[compiled] // NUMBERS) > 1 and self._may_split(compiled):
+            given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "out": out}
+            given |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, "noise": noise}
+            if rows := piece_rows(number, batch, given):
                 given["out"] = whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
                 for piece in pieces(rows, given):
                     self(**piece)
                 return whole
-        key = random_key() if on_cpu and noise is None else None  # torch's own noise is drawn one by one there
+        key = random_key() if on_cpu and compiled and noise is None else None  # torch would draw one by one there
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
         arguments = states, logits, total_seeds, limit, enabled, active, noise, key, *wanted
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
@@ -282,6 +278,10 @@ class DecisionStep(nn.Module):
     def _is_compiled(self) -> bool:
         """Whether a call now runs code that this step compiles."""
         return self.mode != "eager" and not torch.compiler.is_compiling() and not intercepted()
+
+    def _may_split(self, compiled: bool) -> bool:
+        """Whether a batch may be decided in pieces; an eager error names its rows among those of the batch."""
+        return compiled or not (self.validate == "raise" or torch.compiler.is_compiling() or intercepted())
 
     def _run(self, name: str, device: torch.device, *arguments: Any, out: Decision | None = None) -> Any:
         if not self._is_compiled():

@@ -1,9 +1,9 @@
 """A batch in pieces that stay in a CPU's cache.
 
-Compiled code for a head of many choices writes numbers for all choices of all rows before it reads them again.
+Eager code writes numbers for all choices of all rows before it reads them again, and so does compiled code for a head
+of many choices.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -14,22 +14,30 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from esper_masks.decision_rows import Decision, batch_last
 from esper_masks.layout import ActionLayout
+from esper_masks.layout_tables import layout_tables
 from esper_masks.softmax import UNROLLED_ROW
 
-NUMBERS = 1 << 19  # in a piece, for one head: 2 MiB
+NUMBERS = 1 << 19  # of one such result in a piece: 2 MiB
 
 
-def piece_rows(layout: ActionLayout, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
+def numbers_kept(layout: ActionLayout, compiled: bool) -> int:
+    """Numbers of a row in such a result: of all contexts, padded to the widest; compiled, of a long head, if any."""
+    if not compiled:
+        tables = layout_tables(layout, torch.device("cpu")).contexts
+        return tables.width * tables.count
+    widest = max(head.size for head in layout.heads)
+    return widest if widest > UNROLLED_ROW else 0
+
+
+def piece_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
     """How many entries of the first axis are one piece; 0 if the batch is to stay whole.
 
     Args:
-        layout: heads.
+        number: of pieces.
         batch: leading shape of the states.
         arguments: of a step: tensors ``[*batch, ...]``, pytrees of such, ``enabled`` ``[slots]``, or no tensors.
     """
-    widest = max(head.size for head in layout.heads)
-    number = math.prod(batch) * widest // NUMBERS
-    if widest <= UNROLLED_ROW or number < 2 or batch[0] < 2:
+    if batch[0] < 2:
         return 0
     if any(leaf.shape[:1] != batch[:1] for leaf in tree_leaves(_of_rows(arguments)) if isinstance(leaf, Tensor)):
         return 0  # which is an error that names what came whole

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks import calls, pieces
+from esper_masks import calls, decision
 from tests.helpers import OpRecorder, assert_near, assert_same_words, random_states
 from tests.test_compile import HOST_READS
 
@@ -218,12 +218,16 @@ def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyP
     given = {name: of.view(*shape, *of.shape[1:]) for name, of in rows.items()}
     given["logits"] = dict(zip(engine.layout.head_names, logits.view(*shape, -1).split([20, 5, 3, 4], -1)))
     step, eager = em.DecisionStep(engine), em.DecisionStep(engine, mode="eager")
-    monkeypatch.setattr(pieces, "NUMBERS", 20 * 25)  # so that 90 rows are three pieces
+    slots = None, torch.arange(20) % 3 != 0, torch.rand(*shape, 20) < 0.8
+    expected = [eager(**given, enabled=enabled) for enabled in slots]
+    monkeypatch.setattr(decision, "NUMBERS", 20 * 25)  # so that 90 rows are three pieces
     sizes, run = [], step._run
     monkeypatch.setattr(step, "_run", lambda *a, out: sizes.append(a[2].shape[:-2].numel()) or run(*a, out=out))
-    for enabled in None, torch.arange(20) % 3 != 0, torch.rand(*shape, 20) < 0.8:
+    for enabled, whole in zip(slots, expected):
+        again = eager(**given, enabled=enabled)  # in pieces too; eager sums depend on where a row stands
+        assert_equal(again._replace(raw_entropy=None), whole._replace(raw_entropy=None))
+        assert_near(again.raw_entropy, whole.raw_entropy)
         made = step(**given, enabled=enabled)
-        whole = eager(**given, enabled=enabled)
         assert torch.equal(made.actions, whole.actions)
         assert torch.equal(made.slot_words, whole.slot_words)
         assert_near(made.log_prob, whole.log_prob)
@@ -237,6 +241,9 @@ def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyP
     assert not torch.equal(drawn[:30], drawn[30:60])
     with pytest.raises(ValueError, match=r"logits have shape \(91, 32\)"):
         step(states, torch.zeros(91, 32))
+    logits[77] = torch.nan
+    with pytest.raises(em.InvalidStateMachineError, match="77"):  # not the row of a piece
+        em.DecisionStep(engine, mode="eager", validate="raise")(states, logits)
 
 
 @pytest.mark.parametrize("validate", ["flag", "raise"])
