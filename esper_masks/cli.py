@@ -13,6 +13,7 @@ from io import TextIOWrapper
 from esper_masks.bench.suite import BenchError, CheckError
 from esper_masks.bench_cli import add_command as add_bench
 from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.rollout_cli import add_commands as add_rollout
 from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, find_rules
 from esper_masks.telemetry import Replay
 from esper_masks.telemetry.events import clean
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))
     add_commands(commands)
     add_bench(commands.add_parser("bench", help="measure masks and decisions against loops and other libraries"))
+    add_rollout(commands)
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

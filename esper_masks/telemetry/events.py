@@ -2,18 +2,21 @@
 
 One JSON object a line, with ``event_type``, ``seed_id`` (``env0_seed_2``), ``slot_id`` and ``data``:
 
-    SEED_GERMINATED                 data: env_id
+    SEED_GERMINATED                 data: env_id; blueprint_id, params
     SEED_STAGE_CHANGED              data: env_id, from, to
     SEED_FOSSILIZED, SEED_CULLED,
-    SEED_PRUNED                     data: env_id, epochs_total (the seed's age, in epochs)
+    SEED_PRUNED                     data: env_id, epochs_total (the seed's age, in epochs); improvement
 
-Every other event type is counted and passed over.
+What stands behind a semicolon, and the ``timestamp`` of each, is None where it is missing or of another kind. Every
+other event type is counted and passed over.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 1 << 20
@@ -26,6 +29,9 @@ class Germinated:
     env: int
     slot: str
     seed: str
+    time: float | None = None  # seconds
+    blueprint: str | None = None
+    params: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class StageChanged:
     seed: str
     source: str
     target: str
+    time: float | None = None  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Outcome:
     seed: str
     stage: str
     age: int | None
+    improvement: float | None = None  # accuracy points
 
 
 @dataclass(frozen=True)
@@ -119,17 +127,31 @@ def _parse_lifecycle(event_type: str, record: dict[str, Any]) -> Event:
     if not isinstance(data, dict):
         raise _FieldError("no data")
     env = _field(data, "env_id", int)
-    slot, seed = _name(record, "slot_id"), _name(record, "seed_id")
+    slot, seed, time = _name(record, "slot_id"), _name(record, "seed_id"), _seconds(record.get("timestamp"))
     if event_type == "SEED_STAGE_CHANGED":
-        return StageChanged(env, slot, seed, _name(data, "from"), _name(data, "to"))
+        return StageChanged(env, slot, seed, _name(data, "from"), _name(data, "to"), time)
     if event_type == "SEED_GERMINATED":
         if seed_number(seed) is None:
             raise _FieldError(f"seed_id {clean(seed)!r} does not end in a number")
-        return Germinated(env, slot, seed)
+        blueprint, params = data.get("blueprint_id"), data.get("params")
+        blueprint = clean(blueprint, MAX_NAME) if isinstance(blueprint, str) and len(blueprint) <= MAX_NAME else None
+        return Germinated(env, slot, seed, time, blueprint, params if type(params) is int and params >= 0 else None)
     age = None if data.get("epochs_total") is None else _field(data, "epochs_total", int)
     if age is not None and age < 0:
         raise _FieldError(f"epochs_total is {clean(str(age))}")
-    return Outcome(env, slot, seed, OUTCOMES[event_type], age)
+    return Outcome(env, slot, seed, OUTCOMES[event_type], age, _number(data.get("improvement")))
+
+
+def _number(value: object) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known and math.isfinite(value) else None  # type: ignore[arg-type]  # `known` says it
+
+
+def _seconds(timestamp: object) -> float | None:
+    try:
+        return datetime.fromisoformat(timestamp).timestamp() if isinstance(timestamp, str) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def seed_number(seed: str) -> int | None:
