@@ -44,3 +44,12 @@ __all__ = [
     "ruleset",
     "rulesets",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``esper_masks.rollout``, loaded when it is first asked for."""
+    if name == "rollout":
+        import esper_masks.rollout as rollout
+
+        return rollout
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,14 +12,17 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
 
 
-def uniforms(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Noise ``[..., heads]`` from torch's generator, a head's side by side in memory."""
-    return torch.rand(shape[-1], *shape[:-1], dtype=dtype, device=device).movedim(0, -1)
+def uniforms(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise ``[..., heads]`` from a generator, by default torch's own, a head's side by side in memory."""
+    return torch.rand(shape[-1], *shape[:-1], dtype=dtype, device=device, generator=generator).movedim(0, -1)
 
 
-def random_key() -> Tensor:
-    """64 bits of torch's generator for a CPU, as float32 ``[2]``."""
-    return torch.empty(1, dtype=torch.int64, device="cpu").random_(-(1 << 63), None).view(torch.float32)
+def random_key(generator: torch.Generator | None = None) -> Tensor:
+    """64 bits of a generator for a CPU, by default torch's own, as float32 ``[2]``."""
+    bits = torch.empty(1, dtype=torch.int64, device="cpu").random_(-(1 << 63), None, generator=generator)
+    return bits.view(torch.float32)
 
 
 def counted_uniforms(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:

@@ -55,8 +55,8 @@ LAYERS = (
         "show",
         "verify",
     },
-    {"telemetry", "bench"},
-    {"rules_cli", "bench_cli", "cli"},
+    {"telemetry", "bench", "rollout"},
+    {"rules_cli", "bench_cli", "rollout_cli", "cli"},
     {"__main__", "__init__"},
 )
 STDLIB_ONLY = {"errors", "rule_checks", "rules", "rulesets", "reference", "explain"}

@@ -1,0 +1,239 @@
+"""Thousands of lifecycles on one device, stepped together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper_masks.calls import Compiled, Graphed
+from esper_masks.checks import check_actions, check_noise
+from esper_masks.decision import MODES, Mode
+from esper_masks.drawing import random_key, uniforms
+from esper_masks.engine import MaskEngine
+from esper_masks.masks import ActionMasks
+from esper_masks.rollout.calibration import Calibration
+from esper_masks.rollout.dynamics import Assumptions, Dynamics, Outcome, State, improvement
+from esper_masks.rollout.mechanics import Mechanics, mechanics_of
+from esper_masks.rules import MaskRules
+
+
+class StepInfo(Mapping[str, Tensor]):
+    """What a step gives beside the rest; the final observation is computed when it is asked for.
+
+    info["returns"]    float32 [batch]: rewards of the episode so far, of all of it where it ended
+    info["final_obs"]  float32 [batch, obs_size]: before environments whose episode ended were empty again
+    """
+
+    def __init__(self, dynamics: Dynamics, arguments: Sequence[Any], returns: Tensor):
+        self._dynamics, self._arguments, self._returns = dynamics, arguments, returns
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name == "returns":
+            return self._returns
+        if name != "final_obs":
+            raise KeyError(name)
+        with torch.no_grad():
+            after = self._dynamics.advance(*self._arguments, reset=False)[: len(State._fields)]
+            return self._dynamics.observe(*after, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("returns", "final_obs"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+class LifecycleEnv:
+    """Environments in which seeds germinate, are blended in, and are kept or culled, as logs of real runs say.
+
+    An episode has ``episode_length`` epochs, a step is one of them. It ends for good: time is part of the task, and of
+    what is observed. The environment then starts anew by itself. What happens in an epoch, and which of it is measured
+    or assumed, is in ``docs/environment.md``; in short:
+
+        the op moves a seed along an edge of the rules; an illegal action is WAIT, and is counted
+        every seed ages; one that has been in its stage for its dwell time goes on by itself
+        accuracy gain  the sum of the hidden qualities of the seeds, each times its share in the network
+        reward         change of the gain, less the rent of all parameters; at the end only kept seeds count
+
+    Everything stays on the device. Nothing here reads it back.
+
+    >>> import esper_masks as em, torch
+    >>> env = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 1000, seed=1)
+    >>> obs = env.reset()
+    >>> policy = em.FactoredCategorical(torch.zeros(1000, 15), env.masks())
+    >>> obs, reward, terminated, truncated, info = env.step(policy.sample())
+    >>> obs.shape, reward.shape, int(env.illegal_actions.sum())
+    (torch.Size([1000, 53]), torch.Size([1000]), 0)
+
+    Args:
+        rules: a rule set.
+        num_envs: number of environments, the batch.
+        slot_ids: names of the slots; by default those of the rules.
+        max_seeds: how many seeds may germinate in an episode; 0 for any number.
+        episode_length: epochs.
+        calibration: distributions; by default those of the package.
+        seed: of the noise that ``step`` draws.
+        device: where everything lives.
+        mode: how to run, as of ``DecisionStep``; under ``"cuda-graph"`` a step overwrites what the one before gave.
+        mechanics: what goes on by itself; by default what the package knows of the rules.
+        assumptions: what the logs do not say.
+        switches: the rule set's switches, by name.
+
+    Raises:
+        RulesError: rules that are not for growing networks, or without mechanics.
+        SlotStateError: slot ids that are missing or repeat.
+        ValueError: a number out of range, or a calibration without a blueprint of the rules.
+    """
+
+    def __init__(
+        self,
+        rules: MaskRules,
+        num_envs: int,
+        slot_ids: Sequence[str] | None = None,
+        *,
+        max_seeds: int = 0,
+        episode_length: int = 25,
+        calibration: Calibration | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        mode: Mode = "eager",
+        mechanics: Mechanics | None = None,
+        assumptions: Assumptions | None = None,
+        **switches: Any,
+    ):
+        for name, value, least in (("num_envs", num_envs, 1), ("episode_length", episode_length, 1), ("seed", seed, 0)):
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
+        self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, device=device, **switches)
+        self.num_envs, self.mode, self.device = num_envs, mode, self.engine.device
+        self.dynamics = Dynamics(
+            self.engine,
+            Calibration.default() if calibration is None else calibration,
+            mechanics_of(rules) if mechanics is None else mechanics.of(rules),
+            episode_length,
+            max_seeds,
+            Assumptions() if assumptions is None else assumptions,
+        )
+        self.obs_size = self.dynamics.obs_size
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self.illegal_actions = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._state = self._fresh()
+        self._step, self._observe = self._run("step"), self._run("observe")
+
+    def _run(self, name: str) -> Any:
+        if self.mode == "eager":
+            return getattr(self.dynamics, name)
+        run = (Graphed if self.mode == "cuda-graph" else Compiled)(self.dynamics, name)
+        return lambda *arguments: run(*arguments[:-1])
+
+    def _fresh(self) -> State:
+        batch, slots = self.num_envs, len(self.engine.slot_ids)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=self.device)
+
+        whole = [zeros(slots, batch) for _ in range(3)]
+        real = [zeros(slots, batch, dtype=torch.float32) for _ in range(3)]
+        sums = [zeros(batch, dtype=torch.float32) for _ in range(2)]
+        fields = [self.engine.empty_slots(batch), *whole, *real, zeros(batch), zeros(batch), *sums]
+        return State(*fields)
+
+    # -- stepping -----------------------------------------------------------------------------------------------------
+
+    def reset(self) -> Tensor:
+        """Start an episode in every environment.
+
+        Returns: observations, float32 ``[batch, obs_size]``.
+        """
+        self._state = self._fresh()
+        with torch.no_grad():
+            observed: Tensor = self._observe(*self._state, None)
+        return observed
+
+    def masks(self) -> ActionMasks:
+        """What is legal in the current states, ``[batch]``."""
+        masks: ActionMasks = self.engine(self.states, self.total_seeds if self.dynamics.max_seeds > 0 else None)
+        return masks
+
+    def step(self, actions: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, StepInfo]:
+        """One epoch of every environment.
+
+        Args:
+            actions: integer ``[batch, heads]``. What is illegal, -1 too, is WAIT and counted in ``illegal_actions``.
+            noise: uniform in [0, 1], ``[batch, dynamics.uniforms]``; by default from a generator of its own.
+
+        Returns: observations ``[batch, obs_size]`` of what follows, a fresh episode where one ended; reward float32
+            ``[batch]``; terminated and truncated bool ``[batch]``, the second always False; ``StepInfo``.
+        Raises:
+            ValueError: actions or noise that do not fit.
+        """
+        check_actions("actions", actions, torch.Size([self.num_envs]), self.engine.layout.head_names)
+        if actions.ndim != 2 or actions.device != self.device:
+            wanted = (self.num_envs, len(self.engine.layout.heads))
+            raise ValueError(
+                f"actions have shape {tuple(actions.shape)} on {actions.device}; wanted {wanted} on {self.device}"
+            )
+        key = None
+        shape = self.num_envs, self.dynamics.uniforms
+        if noise is None and self.mode == "compiled" and self.device.type == "cpu":
+            key = random_key(self._generator)  # compiled for a CPU, torch draws one by one
+        elif noise is None:
+            noise = uniforms(shape, torch.float32, self.device, self._generator)
+        else:
+            noise = check_noise(noise, torch.Size(shape), self._state.quality)
+        arguments = *self._state, actions, noise, key, None
+        with torch.no_grad():
+            *made, obs = self._step(*arguments)
+            self._state, outcome = State(*made[: len(State._fields)]), Outcome(*made[len(State._fields) :])
+            self.illegal_actions += outcome.illegal
+        info = StepInfo(self.dynamics, arguments, outcome.returns)
+        return obs, outcome.reward, outcome.terminated, torch.zeros_like(outcome.terminated), info
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    @property
+    def states(self) -> Tensor:
+        """Slot states, int32 ``[batch, slots, features]``."""
+        return self._state.states
+
+    @property
+    def total_seeds(self) -> Tensor:
+        """Seeds germinated in the episode, int32 ``[batch]``."""
+        return self._state.total_seeds
+
+    @property
+    def improvement(self) -> Tensor:
+        """Measured improvement of each seed in accuracy points, float32 ``[batch, slots]``; 0 where there is none."""
+        return improvement(self._state).movedim(0, -1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, to go on from: tensors, the state of the generator, and the fingerprint of the rules."""
+        fields = {name: field.clone() for name, field in self._state._asdict().items()}
+        counts = {"illegal_actions": self.illegal_actions.clone(), "generator": self._generator.get_state()}
+        return {"rules": self.engine.fingerprint, **fields, **counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict``.
+
+        Raises:
+            ValueError: of other rules, another number of environments or slots, or no such dict; nothing is changed.
+        """
+        wanted = {**self._state._asdict(), "illegal_actions": self.illegal_actions}
+        if not isinstance(state, Mapping) or set(state) != {"rules", "generator", *wanted}:
+            raise ValueError("this is no state_dict of a LifecycleEnv")
+        if state["rules"] != self.engine.fingerprint:
+            raise ValueError("the state is of an environment with other rules or other settings of their switches")
+        for name, field in wanted.items():
+            given = state[name]
+            if not isinstance(given, Tensor) or given.shape != field.shape or given.dtype != field.dtype:
+                got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+                raise ValueError(
+                    f"{name} of the state is {got}; this environment has {field.dtype} {tuple(field.shape)}"
+                )
+        fields = {name: torch.empty_like(field).copy_(state[name]) for name, field in wanted.items()}
+        self._generator.set_state(state["generator"].cpu())
+        self.illegal_actions = fields.pop("illegal_actions")
+        self._state = State(**fields)

@@ -1,0 +1,82 @@
+"""What a lifecycle does by itself, and what a stage means for the network: facts that masks do not need."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from esper_masks.errors import RulesError
+from esper_masks.rules import MaskRules
+
+
+@dataclass(frozen=True)
+class Mechanics:
+    """Stages by name.
+
+    Args:
+        advances: stage -> the one that follows after its dwell time. Stages that are not here are left by ops alone.
+        blending: in it a seed's share of the network's output rises from 0 to all of it.
+        full: stages in which the seed has all of it.
+        kept: the one of them in which the seed stays; the others are lost when the episode ends.
+        cleared: stages of a slot from which the seed is gone, and which is not empty yet.
+    """
+
+    advances: Mapping[str, str]
+    blending: str
+    full: tuple[str, ...]
+    kept: str
+    cleared: tuple[str, ...]
+
+    def of(self, rules: MaskRules) -> "Mechanics":
+        """These, if they fit the rules.
+
+        Raises:
+            RulesError: a stage that the rules do not have, or a step that is no transition of theirs.
+        """
+        names = {stage.name for stage in rules.stages}
+        for stage in (*self.advances, *self.advances.values(), self.blending, *self.full, *self.cleared):
+            if stage not in names:
+                raise RulesError(f"{rules.name} has no stage {stage!r}, which the mechanics name")
+        for source, target in self.advances.items():
+            if rules.stages[target] not in rules.transitions[rules.stages[source]]:
+                raise RulesError(f"{rules.name} has no transition {source} to {target}, which the mechanics take")
+        if self.kept not in self.full or self.blending in self.full:
+            raise RulesError("mechanics: `kept` is one of `full`, `blending` is not")
+        return self
+
+
+_CLEARED = {"CULLED": "EMBARGOED", "EMBARGOED": "RESETTING", "RESETTING": "DORMANT"}
+
+MECHANICS = {
+    "esper-2025-12": Mechanics(
+        advances={"GERMINATED": "TRAINING", "TRAINING": "BLENDING", "BLENDING": "PROBATIONARY", **_CLEARED},
+        blending="BLENDING",
+        full=("PROBATIONARY", "FOSSILIZED"),
+        kept="FOSSILIZED",
+        cleared=tuple(_CLEARED),
+    ),
+    "esper-2025-11": Mechanics(
+        advances={
+            "GERMINATED": "TRAINING",
+            "TRAINING": "BLENDING",
+            "BLENDING": "SHADOWING",
+            "SHADOWING": "PROBATIONARY",
+            **_CLEARED,
+        },
+        blending="BLENDING",
+        full=("SHADOWING", "PROBATIONARY", "FOSSILIZED"),
+        kept="FOSSILIZED",
+        cleared=tuple(_CLEARED),
+    ),
+}
+
+
+def mechanics_of(rules: MaskRules) -> Mechanics:
+    """What the package knows of rules.
+
+    Raises:
+        RulesError: nothing.
+    """
+    if rules.name not in MECHANICS:
+        raise RulesError(
+            f"no mechanics are known for {rules.name}: pass mechanics=; known are {', '.join(sorted(MECHANICS))}"
+        )
+    return MECHANICS[rules.name].of(rules)
