@@ -132,7 +132,7 @@ class DecisionStep(nn.Module):
             check_out(out, engine.layout, batch, device)
         limit = engine.max_seeds if max_seeds is None else max_seeds
         compiled, on_cpu = self._is_compiled(), device.type == "cpu"
-        if on_cpu and (number := batch.numel() * self._kept[compiled] // NUMBERS) > 1 and self._may_split(compiled):
+        if on_cpu and self._may_split(compiled) and (number := batch.numel() * self._kept[compiled] // NUMBERS) > 1:
             given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "out": out}
             given |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, "noise": noise}
             if rows := piece_rows(number, batch, given):

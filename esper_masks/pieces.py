@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from esper_masks.contexts import build_contexts
 from esper_masks.decision_rows import Decision, batch_last
 from esper_masks.layout import ActionLayout
-from esper_masks.layout_tables import layout_tables
-from esper_masks.softmax import UNROLLED_ROW
+from esper_masks.softmax import UNROLLED_DECISION, UNROLLED_ROW
+from esper_masks.unrolled import unrolled_choices
 
 NUMBERS = 1 << 19  # of one such result in a piece: 2 MiB
 
 
 def numbers_kept(layout: ActionLayout, compiled: bool) -> int:
     """Numbers of a row in such a result: of all contexts, padded to the widest; compiled, of a long head, if any."""
-    if not compiled:
-        tables = layout_tables(layout, torch.device("cpu")).contexts
-        return tables.width * tables.count
-    widest = max(head.size for head in layout.heads)
-    return widest if widest > UNROLLED_ROW else 0
+    contexts = build_contexts(layout)
+    if not compiled or unrolled_choices(contexts) > UNROLLED_DECISION:
+        return max(context.size for context in contexts) * len(contexts)
+    return max([context.size for context in contexts[1:] if context.size > UNROLLED_ROW], default=0)
 
 
 def piece_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
@@ -39,8 +39,9 @@ def piece_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) 
     """
     if batch[0] < 2:
         return 0
-    if any(leaf.shape[:1] != batch[:1] for leaf in tree_leaves(_of_rows(arguments)) if isinstance(leaf, Tensor)):
-        return 0  # which is an error that names what came whole
+    leaves = [leaf for leaf in tree_leaves(_of_rows(arguments)) if isinstance(leaf, Tensor)]
+    if any(leaf.shape[: len(batch)] != batch for leaf in leaves):
+        return 0  # an error that names what came whole, or something that is broadcast
     return -(-batch[0] // number)
 
 
@@ -55,12 +56,13 @@ def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, devi
     """Memory as a step makes it that is given none."""
     double = any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(logits))
     real = torch.float64 if double else torch.float32
-    return Decision(
-        batch_last(batch, len(layout.heads), torch.int64, device),
-        torch.empty(batch, dtype=real, device=device),
-        batch_last(batch, len(layout.slot_ids), torch.int32, device),
-        torch.empty(batch, dtype=real, device=device),
-    )
+    with torch.inference_mode(False):  # an update may need what a rollout decided
+        return Decision(
+            batch_last(batch, len(layout.heads), torch.int64, device),
+            torch.empty(batch, dtype=real, device=device),
+            batch_last(batch, len(layout.slot_ids), torch.int32, device),
+            torch.empty(batch, dtype=real, device=device),
+        )
 
 
 def _of_rows(arguments: Mapping[str, Any]) -> dict[str, Any]:

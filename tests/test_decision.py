@@ -208,7 +208,6 @@ def test_all_arguments_at_once() -> None:
         step(states, logits, noise=noise[:100])
 
 
-@pytest.mark.usefixtures("traced")
 def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyPatch, traced: None) -> None:
     engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
     states, logits, noise = inputs(engine, 90)
@@ -241,11 +240,18 @@ def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyP
     assert not torch.equal(drawn[:30], drawn[30:60])
     with pytest.raises(ValueError, match=r"logits have shape \(91, 32\)"):
         step(states, torch.zeros(91, 32))
+    square, of_columns = states[:81].view(9, 9, 20, 2), torch.arange(9) % 2 == 0  # active is broadcast over rows
+    inactive = step(square, logits[:81].view(9, 9, -1), active=of_columns).actions[..., 3] == -1
+    assert torch.equal(inactive, ~of_columns.expand(9, 9))
+    with torch.inference_mode():
+        decided = step(states, logits)
+    assert not decided.actions.is_inference()
     logits[77] = torch.nan
     with pytest.raises(em.InvalidStateMachineError, match="77"):  # not the row of a piece
         em.DecisionStep(engine, mode="eager", validate="raise")(states, logits)
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("validate", ["flag", "raise"])
 def test_what_is_not_decided_has_no_gradient(validate: Any) -> None:
     engine = engine_of()

@@ -157,6 +157,8 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
+        for row in result["rows"]:
+            row.setdefault("memory", "fresh")  # what it was before there was a choice
         if not _is_result(result):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
