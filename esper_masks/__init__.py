@@ -1,5 +1,7 @@
 """Vectorized action masks for controllers that grow networks by a lifecycle."""
 
+from typing import TYPE_CHECKING
+
 from esper_masks import compat, reference
 from esper_masks.buffer import Minibatch, RolloutBuffer
 from esper_masks.categorical import MaskedCategorical
@@ -15,6 +17,9 @@ from esper_masks.pytree import ActionMasks
 from esper_masks.rules import Head, MaskRules, Op
 from esper_masks.rulesets import ruleset, rulesets
 from esper_masks.slots import SlotState
+
+if TYPE_CHECKING:
+    from esper_masks import rollout as rollout
 
 __version__ = "0.1.0"
 

@@ -49,6 +49,16 @@ def counted_uniforms(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> l
     return made
 
 
+def counted_slab(key: Tensor, number: int, rows: int) -> Tensor:
+    """The same as one float32 tensor ``[number, rows]``, for many numbers."""
+    first, second = key.view(torch.int32).unbind()
+    pairs = -(-number // 2)
+    row = torch.arange(rows, dtype=torch.int32, device=key.device).expand(pairs, rows)
+    at = torch.arange(pairs, dtype=torch.int32, device=key.device).unsqueeze(-1).expand(pairs, rows)
+    words = torch.cat(threefry((first, second), (row, at)))
+    return (words[:number] & 0xFFFFFF).float() * 2**-24
+
+
 def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor], rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
     """Threefry-2x32, pseudo-random words of numbered places; int32 all.
 

@@ -57,6 +57,16 @@ def test_statistics_by_hand() -> None:
     assert made.ends == {"PROBATIONARY": {"FOSSILIZED": 2, "CULLED": 1}}
 
 
+def test_numbers_that_no_measurement_gives_are_none() -> None:
+    lines = life("env0_seed_0", 0, "FOSSILIZED", 2.0) + life("env0_seed_1", 20, "CULLED", 10**400)  # once a crash
+    lines += life("env0_seed_2", 40, "CULLED", float("nan"))
+    lines = [line.replace('"epochs_total": 8', '"epochs_total": 1' + "0" * 400, 1) for line in lines]
+    measurement, made = measure(lines)
+    assert measurement.malformed == 0
+    assert made.blueprints["norm"].improvement.seeds == 1
+    assert made.dwell == {}
+
+
 def test_a_seed_without_an_age_has_no_epochs() -> None:
     lines = life("env0_seed_0", 0, "FOSSILIZED", 2.0)[:-1]
     _, made = measure(lines)
@@ -94,6 +104,7 @@ def test_the_packages_calibration_is_of_the_logs() -> None:
         '{"format": 1, "blueprints": {}, "dwell": {"A": {"x": 1}}}',
         '{"format": 1, "blueprints": {"a": {"seeds": -1}}, "dwell": {}, "ends": {}}',
         Calibration.default().to_json().replace("129", "NaN"),
+        Calibration.default().to_json().replace('"mean": 2.5', '"mean": ' + "1" * 400),
         Calibration.default().to_json().replace('"spread": 2.5', '"spread": -2.5'),
     ],
 )

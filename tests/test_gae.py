@@ -35,3 +35,5 @@ def test_with_full_weight_it_is_the_return() -> None:
 def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match=r"rewards \(3, 2\), values \(3, 1\)"):
         gae(torch.zeros(3, 2), torch.zeros(3, 1), torch.zeros(3, 2, dtype=torch.bool), torch.zeros(2), 1, 1)
+    with pytest.raises(ValueError, match="terminated must be bool"):
+        gae(*(torch.zeros(3, 2) for _ in range(3)), torch.zeros(2), 1, 1)

@@ -14,8 +14,8 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.rollout import MECHANICS, Assumptions, Calibration, LifecycleEnv, Mechanics
 from esper_masks.rollout.baselines import always_wait, heuristic, random_legal
-from esper_masks.rollout.dynamics import State
 from esper_masks.rollout.noise import normal_quantile
+from esper_masks.rollout.state import State
 from tests.helpers import OpRecorder, assert_near
 from tests.lifecycle_twin import Slot, Twin
 from tests.test_compile import HOST_READS
@@ -160,7 +160,8 @@ def test_compiled_is_eager() -> None:
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-3)
     assert torch.equal(compiled.illegal_actions, eager.illegal_actions)
     torch.testing.assert_close(ours[4]["final_obs"], theirs[4]["final_obs"], rtol=1e-4, atol=1e-4)
-    compiled.step(actions)  # noise of its own
+    rewards = [compiled.step(actions)[1] for _ in range(3)]  # noise of its own
+    assert not torch.equal(rewards[1], rewards[2])
 
 
 def test_a_seed_decides_what_happens() -> None:
@@ -199,6 +200,12 @@ def test_a_state_of_something_else_is_refused() -> None:
         env.load_state_dict(make(rules="esper-2025-11").state_dict())
     with pytest.raises(ValueError, match=r"states of the state is torch.int32 \(7, 3, 2\)"):
         env.load_state_dict(make(7).state_dict())
+    for other in (make(episode_length=9), make(max_seeds=1), make(assumptions=Assumptions(rent=0.0))):
+        with pytest.raises(ValueError, match="other slots, another episode length, seed limit or calibration"):
+            env.load_state_dict(other.state_dict())
+    for generator in (None, torch.zeros(16, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="generator of another kind"):
+            env.load_state_dict(env.state_dict() | {"generator": generator})
 
 
 @pytest.mark.parametrize("slots", [1, 64])
@@ -321,11 +328,50 @@ def test_what_does_not_fit_is_named() -> None:
         make(mechanics=Mechanics({"TRAINING": "FOSSILIZED"}, "BLENDING", ("FOSSILIZED",), "FOSSILIZED", ()))
     with pytest.raises(em.RulesError, match="`kept` is one of `full`"):
         make(mechanics=Mechanics({}, "BLENDING", ("PROBATIONARY",), "FOSSILIZED", ()))
+    with pytest.raises(RuntimeError, match="needs a CUDA device"):
+        make(mode="cuda-graph")
+    for wrong in ({"noise_share": 1.5}, {"rent": math.nan}, {"rent": -1.0}):
+        with pytest.raises(ValueError, match="must be"):
+            Assumptions(**wrong)
+    default = Calibration.default()
+    with pytest.raises(ValueError, match="no epochs of BLENDING, GERMINATED"):
+        make(calibration=Calibration(default.blueprints, {"TRAINING": {3: 1}}, {}))
     few = Calibration({"norm": Calibration.default().blueprints["norm"]}, {}, {})
     with pytest.raises(ValueError, match="lacks the blueprints CONV_LIGHT, ATTENTION, DEPTHWISE"):
         make(calibration=few)
     with pytest.raises(AttributeError, match="no attribute 'rollouts'"):
         em.rollouts  # noqa: B018  # asked for
+
+
+def test_what_a_step_tells_later_is_of_that_step() -> None:
+    env, other = make(seed=2), make(seed=2)
+    actions = torch.tensor([[0, 3, 0, 1]]).repeat(40, 1)
+    info, same = env.step(actions)[4], other.step(actions)[4]
+    final = same["final_obs"]
+    actions.zero_()
+    env.step(actions)
+    assert torch.equal(info["final_obs"], final)
+    assert info["final_obs"] is info["final_obs"]
+
+
+def test_numbers_beyond_int32_are_no_actions() -> None:
+    env = make(2)
+    env.step(torch.tensor([[2**32, 3, 0, 2**32 + 1], [0, 3, 0, 1]]))
+    assert env.illegal_actions.tolist() == [1, 0]
+
+
+def test_the_callers_dtype_and_modes_change_nothing() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        env = make(3)
+        obs, reward, *_ = env.step(torch.zeros(3, 4, dtype=torch.int64))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert obs.dtype == reward.dtype == torch.float32
+    with torch.inference_mode():
+        env = make(3)
+        env.step(torch.zeros(3, 4, dtype=torch.int64))
+    env.step(torch.zeros(3, 4, dtype=torch.int64))
 
 
 def test_the_package_loads_no_environment() -> None:
@@ -334,7 +380,7 @@ def test_the_package_loads_no_environment() -> None:
 
 
 def test_the_state_names_its_fields() -> None:
-    assert set(make().state_dict()) == {*State._fields, "rules", "generator", "illegal_actions"}
+    assert set(make().state_dict()) == {*State._fields, "rules", "task", "generator", "illegal_actions"}
 
 
 @pytest.mark.parametrize(("rules", "slots", "max_seeds"), [(RULES, 3, 0), (RULES, 1, 2), ("esper-2025-11", 4, 0)])

@@ -10,6 +10,7 @@ from typing import Any
 
 from esper_masks.rollout.files import write_atomically
 from esper_masks.rules import FrozenMapping
+from esper_masks.telemetry.events import MAX_NUMBER
 
 FORMAT = 1
 
@@ -82,7 +83,7 @@ class Calibration:
 
     @classmethod
     def default(cls) -> "Calibration":
-        """Of the logs of the project: 442 seeds of four environments with one slot, under ``esper-2025-11``."""
+        """Of the logs of the project: 482 seeds of four environments with one slot, under ``esper-2025-11``."""
         resource = files("esper_masks") / "data" / "calibration.json"
         return cls.from_json(resource.read_text(encoding="utf-8"), "the package's calibration.json")
 
@@ -117,7 +118,7 @@ class Calibration:
                 stage: FrozenMapping({outcome: _count(seeds) for outcome, seeds in entry.items()})
                 for stage, entry in record["ends"].items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{name}: no calibration ({error!r:.80}); `esper-masks calibrate` makes one") from None
         return cls(FrozenMapping(blueprints), FrozenMapping(dwell), FrozenMapping(ends))
 
@@ -151,7 +152,7 @@ def _blueprint(entry: Mapping[str, Any]) -> Blueprint:
 
 def _improvement(entry: Mapping[str, Any]) -> Improvement:
     mean, spread = float(entry["mean"]), float(entry["spread"])
-    if not (math.isfinite(mean) and math.isfinite(spread) and spread >= 0):
+    if not (abs(mean) <= MAX_NUMBER and 0 <= spread <= MAX_NUMBER):
         raise ValueError(f"mean {mean}, spread {spread}")
     return Improvement(_count(entry["seeds"]), mean, spread)
 

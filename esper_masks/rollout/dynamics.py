@@ -4,63 +4,26 @@ Every value of a slot lies in memory ``[slots, batch]``, so that a lane runs ove
 numbers is a chain of ``where``, because gathers are not vectorized.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper_masks.drawing import counted_uniforms
+from esper_masks.drawing import counted_slab
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import RulesError
 from esper_masks.rollout.calibration import Calibration
 from esper_masks.rollout.mechanics import Mechanics
 from esper_masks.rollout.noise import normal_quantile
-from esper_masks.rule_checks import OP, SLOT
+from esper_masks.rollout.state import Assumptions, Outcome, State, improvement
+from esper_masks.rule_checks import INT32, OP, SLOT
 from esper_masks.rules import MaskRules, Op
 
 BLUEPRINT = "blueprint"
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What the logs do not say; see ``docs/environment.md``.
-
-    Args:
-        rent: accuracy points that one parameter costs in one epoch.
-        noise_share: part of the variance of logged improvements that is noise of the measurement.
-    """
-
-    rent: float = 1e-6
-    noise_share: float = 0.5
-
-
-class State(NamedTuple):
-    """Of a batch of environments; what follows from other fields is not in it."""
-
-    states: Tensor  # int32 [batch, slots, features]: the engine's
-    elapsed: Tensor  # int32 [slots, batch]: epochs in the stage
-    dwell: Tensor  # int32 [slots, batch]: epochs after which it goes on by itself
-    blueprint: Tensor  # int32 [slots, batch]
-    quality: Tensor  # float32 [slots, batch]: accuracy points that the seed adds with its whole share; hidden
-    evidence: Tensor  # float32 [slots, batch]: readings times the seed's share in each
-    weight: Tensor  # float32 [slots, batch]: squares of the shares
-    epoch: Tensor  # int32 [batch]
-    total_seeds: Tensor  # int32 [batch]
-    gain: Tensor  # float32 [batch]: accuracy points of all seeds
-    returns: Tensor  # float32 [batch]: rewards of the episode
-
-
-class Outcome(NamedTuple):
-    """What an epoch gave, before environments whose episode ended are empty again."""
-
-    reward: Tensor  # float32 [batch]
-    terminated: Tensor  # bool [batch]
-    illegal: Tensor  # bool [batch]: the action was, and counted as WAIT
-    returns: Tensor  # float32 [batch]
 
 
 class Dynamics(nn.Module):
@@ -76,7 +39,7 @@ class Dynamics(nn.Module):
 
     Raises:
         RulesError: rules without a head of blueprints or an op that fills an empty slot.
-        ValueError: a legal blueprint that the calibration does not have.
+        ValueError: a legal blueprint, or a stage that is left by itself, of which the calibration has no seed.
     """
 
     def __init__(
@@ -90,6 +53,8 @@ class Dynamics(nn.Module):
     ):
         super().__init__()
         self.engine, rules, layout = engine, engine.rules, engine.layout
+        told = engine.slot_ids, episode_length, max_seeds, calibration.to_json(), mechanics, assumptions
+        self.task = hashlib.sha256(repr(told).encode()).hexdigest()
         self.episode_length, self.max_seeds, self.rent = episode_length, max_seeds, assumptions.rent
         if BLUEPRINT not in layout.head_names:
             raise RulesError(f"{rules.name} has no head {BLUEPRINT!r}, by which seeds differ")
@@ -106,7 +71,8 @@ class Dynamics(nn.Module):
         reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
         self.stages = tuple(sorted(reached))
         self.op_at, self.slot_at, self.blueprint_at = (layout.head_names.index(name) for name in (OP, SLOT, BLUEPRINT))
-        known = {name.upper(): entry for name, entry in calibration.blueprints.items()}
+        ended = {name: entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
+        known = {name.upper(): entry for name, entry in ended.items()}
         head = layout.heads[self.blueprint_at]
         choices = head.choices
         legal = {c for number, row in enumerate(head.by_op) if head.users >> number & 1 for c in row}
@@ -121,6 +87,9 @@ class Dynamics(nn.Module):
         self.spread = tuple(0.0 if e is None else e.improvement.spread * (1 - share) ** 0.5 for e in entries)
         self.noise = tuple(0.0 if e is None else e.improvement.spread * share**0.5 for e in entries)
         self.params = tuple(0 if e is None else e.params for e in entries)
+        waits = set(mechanics.advances) - set(mechanics.cleared)
+        if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
+            raise ValueError(f"the calibration has no epochs of {', '.join(unknown)}")
         self.dwells = {s: _thresholds(calibration.dwell.get(name, {})) for name, s in stage.items()}
 
     @property
@@ -144,12 +113,9 @@ class Dynamics(nn.Module):
         *fields, actions, noise, key, _ = given
         old = State(*fields)
         batch, slots = old.epoch.shape[0], len(self.engine.slot_ids)
-        if noise is None:
-            uniform = counted_uniforms(key, (batch, self.uniforms), torch.float32)
-        else:
-            uniform = noise.unbind(-1)
+        uniform = counted_slab(key, self.uniforms, batch) if noise is None else noise.movedim(-1, 0)
         stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
-        heads = [values.int() for values in actions.unbind(-1)]
+        heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
         legal, acted = self._acts(old, heads)
         op = heads[self.op_at]
 
@@ -168,22 +134,22 @@ class Dynamics(nn.Module):
         age = torch.where(born, 0, age) + 1
 
         full, kept = _is_any(entered, self.full), entered == self.kept
-        share = torch.where(entered == self.blending, (elapsed / dwell.clamp_min(1)).clamp_max(1), full.float())
+        share = torch.where(entered == self.blending, (elapsed.float() / dwell.clamp_min(1)).clamp_max(1), full.float())
         ends = old.epoch + 1 >= self.episode_length
         gain = torch.where(kept | ~ends, share * quality, 0).sum(0)
         params = self._of(blueprint, self.params).masked_fill(_is_any(entered, self.without_seed), 0)
         reward = gain - old.gain - self.rent * params.sum(0)
-        error = torch.stack(list(uniform[2 : 2 + slots])) if slots > 1 else uniform[2].unsqueeze(0)
         read = torch.where(kept, 0, share)
-        evidence = evidence + read * (read * quality + self._of(blueprint, self.noise) * normal_quantile(error))
+        error = self._of(blueprint, self.noise) * normal_quantile(uniform[2 : 2 + slots])
+        evidence = evidence + read * (read * quality + error)
         weight = weight + read * read
 
         following = entered
         for source, target in self.advances:
             following = torch.where((entered == source) & (elapsed >= dwell), target, following)
-        later = torch.stack(list(uniform[2 + slots :])) if slots > 1 else uniform[3].unsqueeze(0)
         on = following != entered
-        dwell, elapsed = torch.where(on, self._dwell(following, later), dwell), torch.where(on, 0, elapsed)
+        dwell = torch.where(on, self._dwell(following, uniform[2 + slots :]), dwell)
+        elapsed = torch.where(on, 0, elapsed)
         returns, seeds = old.returns + reward, old.total_seeds + born.sum(0, dtype=torch.int32)
         cleared = following == self.empty
         if reset:
@@ -214,10 +180,10 @@ class Dynamics(nn.Module):
         occupied = ~_is_any(stage, self.without_seed)
         rows = [(stage == s).float() for s in self.stages]
         rows += [((state.blueprint == b) & occupied).float() for b in self.blueprints]
-        rows += [age / self.episode_length, state.elapsed / self.episode_length]
+        rows += [age.float() / self.episode_length, state.elapsed.float() / self.episode_length]
         rows += [improvement(state) / 10, state.weight / (1 + state.weight)]
-        seeds = state.total_seeds / (self.max_seeds if self.max_seeds > 0 else self.episode_length)
-        whole = torch.stack([state.epoch / self.episode_length, seeds])
+        seeds = state.total_seeds.float() / (self.max_seeds if self.max_seeds > 0 else self.episode_length)
+        whole = torch.stack([state.epoch.float() / self.episode_length, seeds])
         return torch.cat([torch.stack(rows).flatten(0, 1), whole]).movedim(0, -1)
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -258,11 +224,6 @@ class Dynamics(nn.Module):
                 drawn = drawn + (uniform >= threshold).float() * step
             epochs = torch.where(stage == source, drawn.int(), epochs)
         return epochs
-
-
-def improvement(state: State) -> Tensor:
-    """The measured improvement of each seed, float32 ``[slots, batch]``: of all readings by least squares; or 0."""
-    return state.evidence / state.weight.masked_fill(state.weight == 0, 1)
 
 
 def _edges(rules: MaskRules, op: Op) -> Iterable[tuple[int, int]]:

@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_masks.calls import Compiled, Graphed
+from esper_masks.calls import Compiled, Graphed, intercepted
 from esper_masks.checks import check_actions, check_noise
 from esper_masks.decision import MODES, Mode
 from esper_masks.drawing import random_key, uniforms
 from esper_masks.engine import MaskEngine
 from esper_masks.masks import ActionMasks
 from esper_masks.rollout.calibration import Calibration
-from esper_masks.rollout.dynamics import Assumptions, Dynamics, Outcome, State, improvement
+from esper_masks.rollout.dynamics import Dynamics
 from esper_masks.rollout.mechanics import Mechanics, mechanics_of
+from esper_masks.rollout.state import Assumptions, Outcome, State, improvement
 from esper_masks.rules import MaskRules
 
 
@@ -26,16 +27,14 @@ class StepInfo(Mapping[str, Tensor]):
     """
 
     def __init__(self, dynamics: Dynamics, arguments: Sequence[Any], returns: Tensor):
-        self._dynamics, self._arguments, self._returns = dynamics, arguments, returns
+        self._dynamics, self._arguments, self._made = dynamics, arguments, {"returns": returns}
 
     def __getitem__(self, name: str) -> Tensor:
-        if name == "returns":
-            return self._returns
-        if name != "final_obs":
-            raise KeyError(name)
-        with torch.no_grad():
-            after = self._dynamics.advance(*self._arguments, reset=False)[: len(State._fields)]
-            return self._dynamics.observe(*after, None)
+        if name == "final_obs" and name not in self._made:
+            with torch.no_grad():
+                after = self._dynamics.advance(*self._arguments, reset=False)[: len(State._fields)]
+                self._made[name] = self._dynamics.observe(*after, None)
+        return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(("returns", "final_obs"))
@@ -83,7 +82,8 @@ class LifecycleEnv:
     Raises:
         RulesError: rules that are not for growing networks, or without mechanics.
         SlotStateError: slot ids that are missing or repeat.
-        ValueError: a number out of range, or a calibration without a blueprint of the rules.
+        ValueError: a number out of range, or a calibration without a blueprint or a stage of the rules.
+        RuntimeError: ``"cuda-graph"`` on no CUDA device.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class LifecycleEnv:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
+        if mode == "cuda-graph" and torch.device("cpu" if device is None else device).type != "cuda":
+            raise RuntimeError(f"mode='cuda-graph' needs a CUDA device, got device={device!r}")
         self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, device=device, **switches)
         self.num_envs, self.mode, self.device = num_envs, mode, self.engine.device
         self.dynamics = Dynamics(
@@ -119,15 +121,23 @@ class LifecycleEnv:
         )
         self.obs_size = self.dynamics.obs_size
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self.illegal_actions = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        with torch.inference_mode(False):
+            self.illegal_actions = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._state = self._fresh()
         self._step, self._observe = self._run("step"), self._run("observe")
 
     def _run(self, name: str) -> Any:
+        eager = getattr(self.dynamics, name)
         if self.mode == "eager":
-            return getattr(self.dynamics, name)
+            return eager
         run = (Graphed if self.mode == "cuda-graph" else Compiled)(self.dynamics, name)
-        return lambda *arguments: run(*arguments[:-1])
+
+        def call(*arguments: Any) -> Any:
+            if torch.compiler.is_compiling() or intercepted():
+                return eager(*arguments)
+            return run(*arguments[:-1])
+
+        return call
 
     def _fresh(self) -> State:
         batch, slots = self.num_envs, len(self.engine.slot_ids)
@@ -149,9 +159,7 @@ class LifecycleEnv:
         Returns: observations, float32 ``[batch, obs_size]``.
         """
         self._state = self._fresh()
-        with torch.no_grad():
-            observed: Tensor = self._observe(*self._state, None)
-        return observed
+        return self.obs
 
     def masks(self) -> ActionMasks:
         """What is legal in the current states, ``[batch]``."""
@@ -184,11 +192,13 @@ class LifecycleEnv:
             noise = uniforms(shape, torch.float32, self.device, self._generator)
         else:
             noise = check_noise(noise, torch.Size(shape), self._state.quality)
-        arguments = *self._state, actions, noise, key, None
+        before = [field.clone() for field in self._state] if self.mode == "cuda-graph" else self._state
+        actions = actions.clone()  # its memory may be a buffer's, and what ``info`` has not computed yet needs it
+        arguments = *before, actions, noise, key, None
         with torch.no_grad():
             *made, obs = self._step(*arguments)
             self._state, outcome = State(*made[: len(State._fields)]), Outcome(*made[len(State._fields) :])
-            self.illegal_actions += outcome.illegal
+            self.illegal_actions = self.illegal_actions + outcome.illegal
         info = StepInfo(self.dynamics, arguments, outcome.returns)
         return obs, outcome.reward, outcome.terminated, torch.zeros_like(outcome.terminated), info
 
@@ -205,15 +215,22 @@ class LifecycleEnv:
         return self._state.total_seeds
 
     @property
+    def obs(self) -> Tensor:
+        """What is observed of the current states, float32 ``[batch, obs_size]``."""
+        with torch.no_grad():
+            observed: Tensor = self._observe(*self._state, None)
+        return observed
+
+    @property
     def improvement(self) -> Tensor:
         """Measured improvement of each seed in accuracy points, float32 ``[batch, slots]``; 0 where there is none."""
         return improvement(self._state).movedim(0, -1)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, to go on from: tensors, the state of the generator, and the fingerprint of the rules."""
+        """All of it, to go on from: tensors, the state of the generator, and what tells the task."""
         fields = {name: field.clone() for name, field in self._state._asdict().items()}
         counts = {"illegal_actions": self.illegal_actions.clone(), "generator": self._generator.get_state()}
-        return {"rules": self.engine.fingerprint, **fields, **counts}
+        return {"rules": self.engine.fingerprint, "task": self.dynamics.task, **fields, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state_dict``.
@@ -222,10 +239,12 @@ class LifecycleEnv:
             ValueError: of other rules, another number of environments or slots, or no such dict; nothing is changed.
         """
         wanted = {**self._state._asdict(), "illegal_actions": self.illegal_actions}
-        if not isinstance(state, Mapping) or set(state) != {"rules", "generator", *wanted}:
+        if not isinstance(state, Mapping) or set(state) != {"rules", "task", "generator", *wanted}:
             raise ValueError("this is no state_dict of a LifecycleEnv")
         if state["rules"] != self.engine.fingerprint:
             raise ValueError("the state is of an environment with other rules or other settings of their switches")
+        if state["task"] != self.dynamics.task:
+            raise ValueError("the state is of other slots, another episode length, seed limit or calibration")
         for name, field in wanted.items():
             given = state[name]
             if not isinstance(given, Tensor) or given.shape != field.shape or given.dtype != field.dtype:
@@ -234,6 +253,9 @@ class LifecycleEnv:
                     f"{name} of the state is {got}; this environment has {field.dtype} {tuple(field.shape)}"
                 )
         fields = {name: torch.empty_like(field).copy_(state[name]) for name, field in wanted.items()}
-        self._generator.set_state(state["generator"].cpu())
+        try:
+            self._generator.set_state(state["generator"].cpu())
+        except (AttributeError, RuntimeError, TypeError):
+            raise ValueError("the state has a generator of another kind of device") from None
         self.illegal_actions = fields.pop("illegal_actions")
         self._state = State(**fields)

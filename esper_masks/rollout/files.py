@@ -8,7 +8,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that whoever reads it, after a crash too, finds the old content or all of the new one.
 
     Raises:
-        OSError: the folder cannot be written to, or is full; what was there before is still there.
+        OSError: the folder cannot be written to, or is full; what was there before is still there. Or the disk fails to
+            confirm the new name, which may then be either.
     """
     place = Path(path)
     part = place.with_name(f".{place.name}.{os.getpid()}.part")

@@ -24,13 +24,15 @@ def gae(
 
     Returns: advantages and the returns they stand for, advantages + values, ``[steps, ...]`` both.
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or ``terminated`` that is not bool.
     """
     if not rewards.shape == values.shape == terminated.shape or rewards.shape[1:] != last_value.shape:
         raise ValueError(
             f"rewards {tuple(rewards.shape)}, values {tuple(values.shape)} and terminated {tuple(terminated.shape)} "
             f"must be alike, and last_value {tuple(last_value.shape)} one step of them"
         )
+    if terminated.dtype != torch.bool:
+        raise ValueError(f"terminated must be bool, got {terminated.dtype}")
     advantages = torch.empty_like(rewards)
     following, advantage = last_value, torch.zeros_like(last_value)
     for step in reversed(range(len(rewards))):

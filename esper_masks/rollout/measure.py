@@ -9,6 +9,8 @@ from esper_masks.rollout.calibration import Blueprint, Calibration, Improvement
 from esper_masks.rules import FrozenMapping
 from esper_masks.telemetry.events import OUTCOMES, Germinated, Malformed, Outcome, StageChanged, read_events
 
+MAX_EPOCHS = 1_000_000  # of a seed
+
 
 @dataclass
 class Seed:
@@ -81,7 +83,7 @@ def _follow(seed: Seed, event: StageChanged | Outcome) -> None:
 
 def _dwell(seed: Seed) -> Iterable[tuple[str, int]]:
     """Epochs in each stage from which it went on; a log has times, and the seed's age in epochs of about one length."""
-    if not seed.age or seed.outcome is None:
+    if not seed.age or seed.age > MAX_EPOCHS or seed.outcome is None:
         return
     epoch = (seed.stages[-1][1] - seed.stages[0][1]) / seed.age
     for (stage, entered), (following, left) in zip(seed.stages, seed.stages[1:]):

@@ -10,7 +10,7 @@ TAIL += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
 
 
 def normal_quantile(uniform: Tensor) -> Tensor:
-    """Standard normal numbers of float32 uniforms in [0, 1], finite, to a relative error of some 1e-6.
+    """Standard normal numbers of float32 uniforms in [0, 1], finite, to some 1e-5 of their size.
 
     Source: Giles, "Approximating the erfinv function", GPU Computing Gems, 2010, the single-precision formula.
     """

@@ -12,7 +12,6 @@ other event type is counted and passed over.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 1 << 20
 MAX_NAME = 256  # characters of a slot, seed or stage
+MAX_NUMBER = 1_000_000_000  # of a measured value or a count of parameters
 _SEED_NUMBER = re.compile(r"[0-9]+$")
 
 
@@ -135,7 +135,8 @@ def _parse_lifecycle(event_type: str, record: dict[str, Any]) -> Event:
             raise _FieldError(f"seed_id {clean(seed)!r} does not end in a number")
         blueprint, params = data.get("blueprint_id"), data.get("params")
         blueprint = clean(blueprint, MAX_NAME) if isinstance(blueprint, str) and len(blueprint) <= MAX_NAME else None
-        return Germinated(env, slot, seed, time, blueprint, params if type(params) is int and params >= 0 else None)
+        params = params if type(params) is int and 0 <= params <= MAX_NUMBER else None
+        return Germinated(env, slot, seed, time, blueprint, params)
     age = None if data.get("epochs_total") is None else _field(data, "epochs_total", int)
     if age is not None and age < 0:
         raise _FieldError(f"epochs_total is {clean(str(age))}")
@@ -143,8 +144,10 @@ def _parse_lifecycle(event_type: str, record: dict[str, Any]) -> Event:
 
 
 def _number(value: object) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known and math.isfinite(value) else None  # type: ignore[arg-type]  # `known` says it
+    """A measured value; numbers that no measurement gives are none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -MAX_NUMBER <= value <= MAX_NUMBER:
+        return None
+    return float(value)
 
 
 def _seconds(timestamp: object) -> float | None:

@@ -1,0 +1,44 @@
+"""Running mean and spread, for observations and returns."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all rows seen so far.
+
+    Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+
+    Args:
+        size: numbers of a row.
+        device: where the moments live.
+    """
+
+    mean: Tensor  # float64 [size]
+    square: Tensor  # float64 [size]: sum of the squared differences from the mean
+    count: Tensor  # float64 []
+
+    def __init__(self, size: int, device: torch.device | None = None):
+        super().__init__()
+        for name, shape in (("mean", (size,)), ("square", (size,)), ("count", ())):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64, device=device))
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """Take rows ``[..., size]`` into account."""
+        rows = rows.reshape(-1, len(self.mean)).double()
+        number, mean = len(rows), rows.mean(0)
+        total, difference = self.count + number, mean - self.mean
+        self.square += (rows - mean).square().sum(0) + difference.square() * self.count * number / total
+        self.mean += difference * number / total
+        self.count.copy_(total)
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation, float32 ``[size]``; 1 where rows did not differ."""
+        variance = self.square / self.count.clamp_min(1)
+        return torch.where(variance > 1e-8, variance, 1.0).sqrt().float()
+
+    def forward(self, rows: Tensor, limit: float = 10.0) -> Tensor:
+        """Rows less the mean, over the spread, within ``±limit``, float32 ``[..., size]``."""
+        return ((rows - self.mean.float()) / self.spread).clamp(-limit, limit)

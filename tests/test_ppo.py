@@ -1,0 +1,88 @@
+"""Proximal policy optimization: it learns, from what the rollout did, and from nothing that is faulty."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import esper_masks as em
+from esper_masks.rollout import PPO, FactoredActorCritic, FactoredRecurrentActorCritic, LifecycleEnv, PPOConfig
+from esper_masks.rollout.normalize import RunningMoments
+
+
+def make(kind: Any = FactoredActorCritic, batch: int = 64, slots: int = 3, **settings: Any) -> PPO:
+    torch.manual_seed(0)
+    env = LifecycleEnv(em.ruleset("esper-2025-12"), batch, [f"s{i}" for i in range(slots)], seed=1)
+    policy = kind(em.DecisionStep(env.engine, mode="eager"), env.obs_size, 32)
+    return PPO(env, policy, PPOConfig(**settings))
+
+
+def test_it_learns() -> None:
+    ppo = make(batch=200)
+    returns = [ppo.iterate()["return_mean"] for _ in range(25)]
+    assert abs(returns[0]) < 0.8  # as at random
+    assert sum(returns[-3:]) / 3 > 5
+    assert ppo.env.illegal_actions.sum() == 0
+    assert ppo.env_steps == 25 * 25 * 200
+
+
+def test_a_recurrent_policy_learns() -> None:
+    ppo = make(FactoredRecurrentActorCritic, batch=100, slots=1)
+    returns = [ppo.iterate()["return_mean"] for _ in range(20)]
+    assert sum(returns[-3:]) / 3 > returns[0] + 0.7
+
+
+@pytest.mark.parametrize("kind", [FactoredActorCritic, FactoredRecurrentActorCritic])
+def test_the_first_step_is_of_the_policy_of_the_rollout(kind: Any) -> None:
+    ppo = make(kind, steps=20, epochs=1, minibatches=1)  # episodes of 25 go on from one rollout into the next
+    for _ in range(3):
+        figures = ppo.iterate()
+        assert figures["optimizer_steps"] == 1
+        assert abs(figures["kl"]) < 1e-6
+        assert figures["clip_fraction"] == 0
+
+
+def test_it_ends_where_the_policy_has_gone_far() -> None:
+    ppo = make(target_kl=1e-9, learning_rate=0.01)
+    assert ppo.iterate()["optimizer_steps"] < 16
+
+
+def test_a_seed_decides_what_is_learned() -> None:
+    runs = []
+    for _ in range(2):
+        ppo = make()
+        made = [ppo.iterate() for _ in range(3)]
+        runs.append([{name: one[name] for name in one if "second" not in name and "_s" not in name} for one in made])
+    assert runs[0] == runs[1]
+
+
+def test_nothing_is_learned_from_a_fault() -> None:
+    ppo = make(minibatches=1)
+    ppo.rollout()
+    before = [p.clone() for p in ppo.policy.parameters()]
+    ppo.buffer.fields["obs"][3, 5] = torch.nan
+    with pytest.raises(em.InvalidStateMachineError, match="faults: 1 of 1600 rows are faulty"):
+        ppo.update()
+    assert all(torch.equal(p, old) for p, old in zip(ppo.policy.parameters(), before))
+
+
+def test_figures_are_named_and_finite() -> None:
+    figures = make(batch=30).iterate()
+    heads = {f"entropy_{name}" for name in ("slot", "blueprint", "blend", "op")}
+    rest = {"return_mean", "forced_share", "illegal_actions", "policy_loss", "value_loss", "kl", "gradient_norm"}
+    rest |= {"clip_fraction", "explained_variance", "optimizer_steps"}
+    times = {"env_seconds", "act_seconds", "update_seconds", "env_steps_per_s"}
+    assert set(figures) == heads | rest | times
+    assert all(value == value and abs(value) < float("inf") for value in figures.values())
+
+
+def test_moments_are_those_of_all_rows() -> None:
+    rows = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.0]) + 7
+    moments = RunningMoments(3)
+    assert torch.equal(moments(rows[:2]), (rows[:2]).clamp(-10, 10))  # nothing seen yet
+    for part in rows.split([1, 9, 490, 500]):
+        moments.update(part.view(-1, 1, 3))
+    torch.testing.assert_close(moments.mean, rows.double().mean(0))
+    torch.testing.assert_close(moments.spread[:2], rows.std(0, correction=0)[:2])
+    assert moments.spread[2] == 1  # of what never differs
+    assert moments(torch.full((2, 3), 1e9)).max() == 10
