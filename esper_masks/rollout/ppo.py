@@ -40,12 +40,12 @@ class PPOConfig:
     steps: int = 25
     epochs: int = 4
     minibatches: int = 4
-    learning_rate: float = 1e-3
-    gamma: float = 0.99
+    learning_rate: float = 2e-3
+    gamma: float = 1.0
     gae_lambda: float = 0.95
     clip: float = 0.2
     value_weight: float = 0.5
-    entropy_weight: float = 0.003
+    entropy_weight: float = 0.02
     max_grad_norm: float = 0.5
     target_kl: float = 0.02
 
