@@ -16,7 +16,8 @@ def uniforms(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
     """Noise ``[..., heads]`` from a generator, by default torch's own, a head's side by side in memory."""
-    return torch.rand(shape[-1], *shape[:-1], dtype=dtype, device=device, generator=generator).movedim(0, -1)
+    given = {} if generator is None else {"generator": generator}  # None would make sizes constant to a compiler
+    return torch.rand(shape[-1], *shape[:-1], dtype=dtype, device=device, **given).movedim(0, -1)
 
 
 def random_key(generator: torch.Generator | None = None) -> Tensor:
