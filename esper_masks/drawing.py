@@ -16,8 +16,10 @@ def uniforms(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
     """Noise ``[..., heads]`` from a generator, by default torch's own, a head's side by side in memory."""
-    given = {} if generator is None else {"generator": generator}  # None would make sizes constant to a compiler
-    return torch.rand(shape[-1], *shape[:-1], dtype=dtype, device=device, **given).movedim(0, -1)
+    size = shape[-1], *shape[:-1]
+    if generator is None:  # given as None, it would make sizes constant to a compiler
+        return torch.rand(size, dtype=dtype, device=device).movedim(0, -1)
+    return torch.rand(size, dtype=dtype, device=device, generator=generator).movedim(0, -1)
 
 
 def random_key(generator: torch.Generator | None = None) -> Tensor:

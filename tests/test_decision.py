@@ -110,6 +110,18 @@ def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> No
     assert torch.equal(moved.log_prob, made.log_prob[rows])
 
 
+def test_the_ratio_is_one_for_long_heads_in_pieces_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
+    states, logits, _ = inputs(engine, 101)
+    step = em.DecisionStep(engine)
+    monkeypatch.setattr(decision, "NUMBERS", 20 * 30)  # pieces of 34, 34 and 33 rows
+    made = step(states, logits)
+    masks = em.ActionMasks.from_words(engine.layout, made.slot_words)
+    assert masks.permits(made.actions).all()
+    scored = step.evaluate(logits.requires_grad_(), masks, made.actions)
+    assert torch.equal(scored.log_prob, made.log_prob)
+
+
 @pytest.mark.usefixtures("traced")
 def test_head_entropies_have_a_gradient_too() -> None:
     engine = engine_of()
