@@ -151,9 +151,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary))
         return 0
-    table = Table(box=box.SIMPLE, title="return of an episode, mean ± standard error", title_justify="left")
+    table = Table(box=box.SIMPLE)
     table.add_column("policy")
-    table.add_column("return", justify="right")
+    table.add_column("return of an episode, mean ± standard error", justify="right")
     for name, (mean, spread) in sorted(results.items(), key=lambda item: -item[1][0]):
         table.add_row(name, f"{mean:.2f} ± {spread:.2f}")
     console().print(table)
