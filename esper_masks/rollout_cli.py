@@ -124,7 +124,6 @@ def _train(options: argparse.Namespace) -> int:
         if options.resume is not None:
             content = checkpoint.load(options.resume or folder)
             settings, config = TrainSettings(**content["settings"]), PPOConfig(**content["config"])
-            print(f"going on from {content['env_steps']:,} steps", file=sys.stderr)
         else:
             settings = replace(settings, envs=options.envs, slots=options.slots or 0, policy=options.policy)
             settings = replace(settings, seed=options.seed, compile=options.compile)
@@ -133,8 +132,9 @@ def _train(options: argparse.Namespace) -> int:
         ppo = build(rules, settings, config, options.device)
         if content is not None:
             checkpoint.restore(ppo, content)
-    except (checkpoint.CheckpointError, TypeError) as error:
-        return _refuse(str(error))
+            print(f"going on from {ppo.env_steps:,} steps", file=sys.stderr)
+    except (ValueError, TypeError, RuntimeError) as error:  # of flags, of what a checkpoint holds, and of a device
+        return _refuse(str(error).split("\n", 1)[0])
     progress = _Progress(options.steps, quiet=options.json)
     path = train(ppo, options.steps, settings.to_dict(), folder, report=progress)
     results = {"learned": returns_of(learned(ppo), ppo.env, seed=options.seed + 1)}

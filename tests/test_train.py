@@ -73,7 +73,9 @@ def test_what_is_no_checkpoint_of_this_training_is_refused(tmp_path: Path) -> No
     content = path.read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
     torch.save({"a": 1}, tmp_path / "foreign.pt")
-    for name, reason in (("cut.pt", "damaged"), ("foreign.pt", "no checkpoint of esper-masks train")):
+    torch.save({"format": checkpoint.FORMAT}, tmp_path / "part.pt")
+    foreign = "no checkpoint of esper-masks train"
+    for name, reason in (("cut.pt", "damaged"), ("foreign.pt", foreign), ("part.pt", foreign)):
         with pytest.raises(checkpoint.CheckpointError, match=reason):
             checkpoint.load(tmp_path / name)
     (tmp_path / "empty").mkdir()
@@ -117,12 +119,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04")
+    content = checkpoint.load(checkpoint.save(begin(), SMALL.to_dict(), tmp_path / "some"))
+    torch.save({**content, "settings": SMALL.to_dict() | {"policy": "gru"}}, tmp_path / "odd.pt")
     for arguments, reason in (
         (["--logdir", str(tmp_path / "file")], "File exists"),
         (["--resume", str(tmp_path / "none")], "No such file"),
         (["--resume", str(tmp_path / "bad.pt")], "damaged"),
         (["--rules", "esper-2026-06", "--logdir", str(tmp_path / "a")], "no mechanics are known"),
         (["--rules", "nonsense"], "nonsense"),
+        (["--seed", "-1", "--logdir", str(tmp_path / "b")], "seed must be an int of at least 0"),
+        (["--device", "nonsense", "--logdir", str(tmp_path / "c")], "device"),
+        (["--resume", str(tmp_path / "odd.pt")], "policy='gru' is not one of mlp, lstm"),
         *([(["--device", "cuda"], "no CUDA device")] if not torch.cuda.is_available() else []),
     ):
         code, _, err = run(capsys, "--steps", "100", *arguments)

@@ -14,6 +14,7 @@ from esper_masks.rollout.files import write_atomically
 from esper_masks.rollout.ppo import PPO
 
 FORMAT = "esper_masks training 1"
+PARTS = {"settings", "config", "rules", "env_steps", "training"}
 NAME = re.compile(r"checkpoint-(\d{12})\.pt")
 
 
@@ -76,7 +77,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # torch raises what it likes for bytes that are no checkpoint
         reason = str(error).split("\n", 1)[0][:80]
         raise CheckpointError(f"{place}: damaged, or no checkpoint ({type(error).__name__}: {reason})") from None
-    if not isinstance(made, dict) or made.get("format") != FORMAT:
+    if not isinstance(made, dict) or made.get("format") != FORMAT or not set(made) >= PARTS:
         raise CheckpointError(f"{place}: no checkpoint of esper-masks train")
     return made
 

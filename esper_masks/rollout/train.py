@@ -47,7 +47,13 @@ class TrainSettings:
 
 
 def build(rules: MaskRules, settings: TrainSettings, config: PPOConfig, device: str = "cpu") -> PPO:
-    """A training that has not begun. Seeds torch's own generator."""
+    """A training that has not begun. Seeds torch's own generator.
+
+    Raises:
+        RulesError, ValueError, RuntimeError: rules, settings or a device that no training can have.
+    """
+    if settings.policy not in POLICIES:
+        raise ValueError(f"policy={settings.policy!r} is not one of {', '.join(POLICIES)}")
     torch.manual_seed(settings.seed)
     ids = [f"slot{i}" for i in range(settings.slots)] if settings.slots else None
     mode: Any = "compiled" if settings.compile else "eager"
