@@ -49,14 +49,28 @@ def batch_last(shape: Sequence[int], width: int, dtype: torch.dtype, device: tor
 
 
 def allocate_decision(
-    layout: ActionLayout, shape: Sequence[int], device: torch.device, *, entropy: bool = True
+    layout: ActionLayout,
+    shape: Sequence[int],
+    device: torch.device,
+    *,
+    entropy: bool = True,
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype] | None = None,
 ) -> Decision:
-    """Uninitialized memory for the decisions of ``shape`` rows, the narrowest there is."""
+    """Uninitialized memory for the decisions of ``shape`` rows.
+
+    Args:
+        layout: heads, ops and slots.
+        shape: leading shape.
+        device: where.
+        entropy: whether there is a place for it.
+        dtypes: of the actions, the words and the rest; by default the narrowest there are.
+    """
+    actions, words, real = (action_dtype(layout), word_dtype(layout), torch.float32) if dtypes is None else dtypes
     return Decision(
-        actions=batch_last(shape, len(layout.heads), action_dtype(layout), device),
-        log_prob=torch.empty(tuple(shape), dtype=torch.float32, device=device),
-        slot_words=batch_last(shape, len(layout.slot_ids), word_dtype(layout), device),
-        raw_entropy=torch.empty(tuple(shape), dtype=torch.float32, device=device) if entropy else None,
+        actions=batch_last(shape, len(layout.heads), actions, device),
+        log_prob=torch.empty(tuple(shape), dtype=real, device=device),
+        slot_words=batch_last(shape, len(layout.slot_ids), words, device),
+        raw_entropy=torch.empty(tuple(shape), dtype=real, device=device) if entropy else None,
     )
 
 

@@ -48,18 +48,23 @@ def counted_uniforms(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> l
     if double:
         made = [((a & 0x7FFFFFF).double() * 2**26 + (b & 0x3FFFFFF).double()) * 2**-53 for a, b in pairs]
     else:
-        made = [(word & 0xFFFFFF).float() * 2**-24 for pair in pairs for word in pair][:heads]
+        made = [_unit(word) for pair in pairs for word in pair][:heads]
     return made
 
 
 def counted_slab(key: Tensor, number: int, rows: int) -> Tensor:
-    """The same as one float32 tensor ``[number, rows]``, for many numbers."""
+    """As good noise, other numbers, as one float32 tensor ``[number, rows]``: few ops for many numbers of a row."""
     first, second = key.view(torch.int32).unbind()
     pairs = -(-number // 2)
     row = torch.arange(rows, dtype=torch.int32, device=key.device).expand(pairs, rows)
     at = torch.arange(pairs, dtype=torch.int32, device=key.device).unsqueeze(-1).expand(pairs, rows)
     words = torch.cat(threefry((first, second), (row, at)))
-    return (words[:number] & 0xFFFFFF).float() * 2**-24
+    return _unit(words[:number])
+
+
+def _unit(word: Tensor) -> Tensor:
+    """24 bits of an int32 as a float32 in [0, 1)."""
+    return (word & 0xFFFFFF).float() * 2**-24
 
 
 def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor], rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:

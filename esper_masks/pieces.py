@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from esper_masks.contexts import build_contexts
-from esper_masks.decision_rows import Decision, batch_last
+from esper_masks.decision_rows import Decision, allocate_decision
 from esper_masks.layout import ActionLayout
 from esper_masks.softmax import UNROLLED_DECISION, UNROLLED_ROW
 from esper_masks.unrolled import unrolled_choices
@@ -57,12 +57,7 @@ def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, devi
     double = any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(logits))
     real = torch.float64 if double else torch.float32
     with torch.inference_mode(False):  # an update may need what a rollout decided
-        return Decision(
-            batch_last(batch, len(layout.heads), torch.int64, device),
-            torch.empty(batch, dtype=real, device=device),
-            batch_last(batch, len(layout.slot_ids), torch.int32, device),
-            torch.empty(batch, dtype=real, device=device),
-        )
+        return allocate_decision(layout, batch, device, dtypes=(torch.int64, torch.int32, real))
 
 
 def _of_rows(arguments: Mapping[str, Any]) -> dict[str, Any]:

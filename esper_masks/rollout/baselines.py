@@ -17,9 +17,7 @@ def random_legal(env: LifecycleEnv) -> Tensor:
 
 def always_wait(env: LifecycleEnv) -> Tensor:
     """Nothing at all."""
-    layout = env.engine.layout
-    wait = next(op for op in range(len(layout.ops)) if layout.unconditional >> op & 1)
-    return _whole(env, torch.full((env.num_envs,), wait, device=env.device), {})
+    return _whole(env, torch.full((env.num_envs,), _wait(env), device=env.device), {})
 
 
 def heuristic(env: LifecycleEnv) -> Tensor:
@@ -41,13 +39,17 @@ def heuristic(env: LifecycleEnv) -> Tensor:
     judged, at = waits.any(-1), waits.int().argmax(-1)
     negative = env.improvement.gather(-1, at.unsqueeze(-1)).squeeze(-1) < 0
     filled = empty.any(-1) & ~judged
-    op = torch.where(
-        judged, torch.where(negative, cull, keep), torch.where(filled, fill, always_wait(env)[:, dynamics.op_at])
-    )
+    op = torch.where(judged, torch.where(negative, cull, keep), torch.where(filled, fill, _wait(env)))
     slot = torch.where(judged, at, torch.where(filled, empty.int().argmax(-1), layout.head("slot").canonical))
     best = max(dynamics.blueprints, key=lambda choice: dynamics.mean[choice])
     blueprint = torch.where(filled, best, layout.heads[dynamics.blueprint_at].canonical)
     return _whole(env, op, {dynamics.slot_at: slot, dynamics.blueprint_at: blueprint})
+
+
+def _wait(env: LifecycleEnv) -> int:
+    """The op that is legal everywhere and does nothing."""
+    layout = env.engine.layout
+    return next(op for op in range(len(layout.ops)) if layout.unconditional >> op & 1)
 
 
 def _op(env: LifecycleEnv, what: str) -> int:

@@ -49,7 +49,7 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     place.mkdir(parents=True, exist_ok=True)
     path = place / f"checkpoint-{ppo.env_steps:012}.pt"
     write_atomically(path, stream.getvalue())
-    for old in sorted(found(place))[:-keep]:
+    for old in found(place)[:-keep]:
         old.unlink(missing_ok=True)
     return path
 

@@ -71,8 +71,7 @@ class Dynamics(nn.Module):
         reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
         self.stages = tuple(sorted(reached))
         self.op_at, self.slot_at, self.blueprint_at = (layout.head_names.index(name) for name in (OP, SLOT, BLUEPRINT))
-        ended = {name: entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
-        known = {name.upper(): entry for name, entry in ended.items()}
+        known = {name.upper(): entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
         head = layout.heads[self.blueprint_at]
         choices = head.choices
         legal = {c for number, row in enumerate(head.by_op) if head.users >> number & 1 for c in row}
