@@ -1,5 +1,6 @@
 """The environment once more, by plain loops over Python numbers, one environment at a time; see docs/environment.md."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
@@ -79,8 +80,7 @@ class Twin:
             if slot.stage != self.empty and slot.stage not in self.mechanics.cleared:
                 rent += self.assumptions.rent * self._blueprint(slot.blueprint).params
             if not kept:
-                spread = self._blueprint(slot.blueprint).improvement.spread if share else 0.0
-                error = spread * self.assumptions.noise_share**0.5 * normal(noise[2 + at])
+                error = self._noise() * normal(noise[2 + at])
                 slot.evidence += share * (share * slot.quality + error)
                 slot.weight += share * share
             if slot.stage in self.mechanics.advances and slot.elapsed >= slot.dwell:
@@ -112,12 +112,16 @@ class Twin:
             return
         if slot.stage == self.empty:
             statistics = self._blueprint(action["blueprint"]).improvement
-            spread = statistics.spread * (1 - self.assumptions.noise_share) ** 0.5
+            spread = math.sqrt(max(statistics.spread**2 - self._noise() ** 2, 0.0))
             slot.blueprint, slot.age = action["blueprint"], 0
             slot.quality = statistics.mean + spread * normal(noise[0])
             self.seeds += 1
         slot.stage, slot.elapsed = target.name, 0
         slot.dwell = self._dwell(slot.stage, noise[1])
+
+    def _noise(self) -> float:
+        noise = self.assumptions.noise
+        return self.calibration.unblended.spread if noise is None else noise
 
     def _blueprint(self, choice: int) -> Blueprint:
         name = self.rules.head("blueprint").choices[choice]

@@ -44,8 +44,12 @@ def test_statistics_by_hand() -> None:
     lines += [event("SEED_CULLED", 59, "env0_seed_1", epochs_total=30, improvement=50.0)]
     lines += life("env0_seed_2", 40, "FOSSILIZED", None, "depthwise")  # an end without an improvement
     lines += ["{", event("SEED_GERMINATED", None, "env0_seed_3", blueprint_id="norm", params=129)]
+    lines += [event("SEED_GERMINATED", 57, "env0_seed_4", blueprint_id="attention", params=9)]
+    for second, stage in ((57, "TRAINING"), (59, "CULLED")):
+        lines += [event("SEED_STAGE_CHANGED", second, "env0_seed_4", **{"from": "-", "to": stage})]
+    lines += [event("SEED_CULLED", 59, "env0_seed_4", epochs_total=2, improvement=-0.5)]
     measurement, made = measure(lines)
-    assert (measurement.lines, measurement.malformed, measurement.unusable) == (22, 1, 1)
+    assert (measurement.lines, measurement.malformed, measurement.unusable) == (26, 1, 1)
     norm = made.blueprints["norm"]
     assert (norm.seeds, norm.params) == (2, 129)
     assert (norm.improvement.seeds, norm.improvement.mean, norm.improvement.spread) == (2, 0.5, 1.5)
@@ -53,8 +57,9 @@ def test_statistics_by_hand() -> None:
     assert norm.share("CULLED") == 0.5
     assert norm.share("PRUNED") == 0
     assert made.blueprints["depthwise"].improvement.seeds == 0
-    assert made.dwell == {"GERMINATED": {0: 3}, "TRAINING": {3: 3}, "BLENDING": {5: 3}}
-    assert made.ends == {"PROBATIONARY": {"FOSSILIZED": 2, "CULLED": 1}}
+    assert made.dwell == {"GERMINATED": {0: 4}, "TRAINING": {3: 3}, "BLENDING": {5: 3}}
+    assert made.ends == {"PROBATIONARY": {"FOSSILIZED": 2, "CULLED": 1}, "TRAINING": {"CULLED": 1}}
+    assert (made.unblended.seeds, made.unblended.mean) == (1, -0.5)
 
 
 def test_numbers_that_no_measurement_gives_are_none() -> None:
@@ -100,9 +105,9 @@ def test_the_packages_calibration_is_of_the_logs() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "{}", "[" * 100_000, '{"format": 2}'),
-        '{"format": 1, "blueprints": {}, "dwell": {"A": {"x": 1}}}',
-        '{"format": 1, "blueprints": {"a": {"seeds": -1}}, "dwell": {}, "ends": {}}',
+        *("", "[]", "{}", "[" * 100_000, '{"format": 1}'),
+        '{"format": 2, "blueprints": {}, "dwell": {"A": {"x": 1}}}',
+        '{"format": 2, "blueprints": {"a": {"seeds": -1}}, "dwell": {}, "ends": {}}',
         Calibration.default().to_json().replace("129", "NaN"),
         Calibration.default().to_json().replace('"mean": 2.5', '"mean": ' + "1" * 400),
         Calibration.default().to_json().replace('"spread": 2.5', '"spread": -2.5'),

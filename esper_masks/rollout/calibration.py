@@ -12,7 +12,7 @@ from esper_masks.rollout.files import write_atomically
 from esper_masks.rules import FrozenMapping
 from esper_masks.telemetry.events import MAX_NUMBER
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,13 @@ class Calibration:
         blueprints: name, as in the rules -> what its seeds did.
         dwell: stage -> epochs spent in it -> number of seeds that went on from it.
         ends: stage -> stage in which a seed ended from there -> number of seeds.
+        unblended: improvement of seeds that ended before they had a share in the network: noise of the measurement.
     """
 
     blueprints: Mapping[str, Blueprint]
     dwell: Mapping[str, Mapping[int, int]]
     ends: Mapping[str, Mapping[str, int]]
+    unblended: Improvement = Improvement(0, 0.0, 0.0)
 
     @classmethod
     def default(cls) -> "Calibration":
@@ -118,9 +120,10 @@ class Calibration:
                 stage: FrozenMapping({outcome: _count(seeds) for outcome, seeds in entry.items()})
                 for stage, entry in record["ends"].items()
             }
+            unblended = _improvement(record["unblended"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{name}: no calibration ({error!r:.80}); `esper-masks calibrate` makes one") from None
-        return cls(FrozenMapping(blueprints), FrozenMapping(dwell), FrozenMapping(ends))
+        return cls(FrozenMapping(blueprints), FrozenMapping(dwell), FrozenMapping(ends), unblended)
 
     def to_json(self) -> str:
         """Statistics as text, the same for the same logs."""
@@ -132,6 +135,7 @@ class Calibration:
                 for stage, entry in sorted(self.dwell.items())
             },
             "ends": {stage: dict(sorted(entry.items())) for stage, entry in sorted(self.ends.items())},
+            "unblended": asdict(self.unblended),
         }
         return json.dumps(record, indent=1) + "\n"
 

@@ -39,7 +39,7 @@ class Dynamics(nn.Module):
 
     Raises:
         RulesError: rules without a head of blueprints or an op that fills an empty slot.
-        ValueError: a legal blueprint, or a stage that is left by itself, of which the calibration has no seed.
+        ValueError: the calibration has no seed of a legal blueprint or a stage that is left by itself, or none that tells noise.
     """
 
     def __init__(
@@ -80,11 +80,13 @@ class Dynamics(nn.Module):
                 f"the calibration lacks the blueprints {', '.join(lacking)}; it has {', '.join(sorted(known))}"
             )
         entries = [known.get(name) for name in choices]
-        share = assumptions.noise_share
+        if assumptions.noise is None and not calibration.unblended.seeds:
+            raise ValueError("no seed of the calibration ended before it had a share: pass Assumptions(noise=...)")
+        self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
         self.blueprints = tuple(sorted(legal))
         self.mean = tuple(0.0 if e is None else e.improvement.mean for e in entries)
-        self.spread = tuple(0.0 if e is None else e.improvement.spread * (1 - share) ** 0.5 for e in entries)
-        self.noise = tuple(0.0 if e is None else e.improvement.spread * share**0.5 for e in entries)
+        variances = [0.0 if e is None else e.improvement.spread**2 - self.noise**2 for e in entries]
+        self.spread = tuple(max(variance, 0.0) ** 0.5 for variance in variances)
         self.params = tuple(0 if e is None else e.params for e in entries)
         waits = set(mechanics.advances) - set(mechanics.cleared)
         if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
@@ -139,7 +141,7 @@ class Dynamics(nn.Module):
         params = self._of(blueprint, self.params).masked_fill(_is_any(entered, self.without_seed), 0)
         reward = gain - old.gain - self.rent * params.sum(0)
         read = torch.where(kept, 0, share)
-        error = self._of(blueprint, self.noise) * normal_quantile(uniform[2 : 2 + slots])
+        error = self.noise * normal_quantile(uniform[2 : 2 + slots])
         evidence = evidence + read * (read * quality + error)
         weight = weight + read * read
 

@@ -10,6 +10,7 @@ from esper_masks.rules import FrozenMapping
 from esper_masks.telemetry.events import OUTCOMES, Germinated, Malformed, Outcome, StageChanged, read_events
 
 MAX_EPOCHS = 1_000_000  # of a seed
+UNBLENDED = {"GERMINATED", "TRAINING"}  # stages in which a seed has no share in the network
 
 
 @dataclass
@@ -69,6 +70,11 @@ class Measurement:
             FrozenMapping({name: _measure(seeds) for name, seeds in by_blueprint.items()}),
             FrozenMapping({stage: FrozenMapping(counts) for stage, counts in dwell.items()}),
             FrozenMapping({stage: FrozenMapping(counts) for stage, counts in ends.items()}),
+            Improvement.measure(
+                seed.improvement
+                for seed in self.seeds
+                if seed.outcome and seed.improvement is not None and {name for name, _ in seed.stages[:-1]} <= UNBLENDED
+            ),
         )
 
 

@@ -13,20 +13,20 @@ class Assumptions:
 
     Args:
         rent: accuracy points that one parameter costs in one epoch.
-        noise_share: part of the variance of logged improvements that is noise of the measurement, 0 to 1.
+        noise: standard deviation of a reading of a seed's improvement, accuracy points; by default that of the
+            calibration's seeds that ended before they had a share in the network.
 
     Raises:
         ValueError: a number out of range.
     """
 
     rent: float = 1e-6
-    noise_share: float = 0.5
+    noise: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise_share <= 1:
-            raise ValueError(f"noise_share must be from 0 to 1, got {self.noise_share!r}")
-        if not 0 <= self.rent < math.inf:
-            raise ValueError(f"rent must be a number of points, not negative, got {self.rent!r}")
+        for name, value in (("rent", self.rent), ("noise", 0 if self.noise is None else self.noise)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of points, not negative, got {value!r}")
 
 
 class State(NamedTuple):
