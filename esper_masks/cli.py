@@ -12,11 +12,12 @@ from io import TextIOWrapper
 
 from esper_masks.bench.suite import BenchError, CheckError
 from esper_masks.bench_cli import add_command as add_bench
+from esper_masks.calibrate_cli import add_command as add_calibrate
 from esper_masks.errors import RulesError, SlotStateError
-from esper_masks.rollout_cli import add_commands as add_rollout
-from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, find_rules
+from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, count, find_rules
 from esper_masks.telemetry import Replay
 from esper_masks.telemetry.events import clean
+from esper_masks.train_cli import add_command as add_train
 
 SAMPLE = "esper_masks/data/sample.jsonl"
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))
     add_commands(commands)
     add_bench(commands.add_parser("bench", help="measure masks and decisions against loops and other libraries"))
-    add_rollout(commands)
+    add_train(commands)
+    add_calibrate(commands)
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -67,7 +69,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument(
         "--max-findings",
-        type=_count,
+        type=count,
         default=10_000,
         metavar="N",
         help="findings of each kind to keep (default: 10000); all are counted",
@@ -117,9 +119,3 @@ def _check_readable(path: str) -> None:
     os.stat(path)
     if not os.access(path, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
-    return int(text)

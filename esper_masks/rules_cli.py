@@ -276,3 +276,17 @@ def _print_verification(result: Verification) -> None:
 def console() -> Console:
     """Standard output, without markup in names; 80 columns where it is no terminal."""
     return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+
+
+def count(text: str) -> int:
+    """The value of a flag: 0, 1, 2 and so on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """The value of a flag: 1, 2 and so on."""
+    if not count(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return int(text)

@@ -69,7 +69,16 @@ def test_nothing_is_learned_from_a_fault() -> None:
 def test_figures_are_named_and_finite() -> None:
     figures = make(batch=30).iterate()
     heads = {f"entropy_{name}" for name in ("slot", "blueprint", "blend", "op")}
-    rest = {"return_mean", "forced_share", "illegal_actions", "policy_loss", "value_loss", "kl", "gradient_norm"}
+    rest = {
+        "return_mean",
+        "forced_share",
+        "legal_ops",
+        "illegal_actions",
+        "policy_loss",
+        "value_loss",
+        "kl",
+        "gradient_norm",
+    }
     rest |= {"clip_fraction", "explained_variance", "optimizer_steps"}
     times = {"env_seconds", "act_seconds", "update_seconds", "env_steps_per_s"}
     assert set(figures) == heads | rest | times

@@ -56,7 +56,7 @@ LAYERS = (
         "verify",
     },
     {"telemetry", "bench", "rollout"},
-    {"rules_cli", "bench_cli", "rollout_cli", "cli"},
+    {"rules_cli", "bench_cli", "calibrate_cli", "train_cli", "cli"},
     {"__main__", "__init__"},
 )
 STDLIB_ONLY = {"errors", "rule_checks", "rules", "rulesets", "reference", "explain"}

@@ -49,7 +49,7 @@ def test_a_training_goes_on_to_the_last_bit(tmp_path: Path, policy: str) -> None
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     ppo = begin()
     path = train(ppo, 16 * 10 * 5, SMALL.to_dict(), tmp_path, report=nothing, save_every=1, keep=2)
-    assert [one.name for one in checkpoint.found(tmp_path)] == ["checkpoint-000000000640.pt", path.name]
+    assert [one.name for (one,) in checkpoint.found(tmp_path)] == ["checkpoint-000000000640.pt", path.name]
     assert checkpoint.load(tmp_path)["env_steps"] == 800
 
 
@@ -107,6 +107,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     code, out, err = run(capsys, "--steps", "2000", "--logdir", folder, "--resume", "--json")
     assert code == 0
     assert "going on from 1,000 steps" in err
+    assert "beyond 1,000 steps, which it was begun for, at the final learning rate" in err
     summary = json.loads(out)
     assert summary["env_steps"] == 2000
     assert summary["illegal_actions"] == summary["faults"] == 0
@@ -120,7 +121,11 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04")
     content = checkpoint.load(checkpoint.save(begin(), SMALL.to_dict(), tmp_path / "some"))
-    torch.save({**content, "settings": SMALL.to_dict() | {"policy": "gru"}}, tmp_path / "odd.pt")
+    odd = {"rules": "esper-2025-12", **SMALL.to_dict(), "policy": "gru"}
+    torch.save({**content, "settings": odd}, tmp_path / "odd.pt")
+    torch.save({**content, "settings": {**odd, "policy": "mlp", "envs": 21}}, tmp_path / "other.pt")
+    torch.save({**content, "processes": 2}, tmp_path / "two.pt")
+    torch.save(content, tmp_path / "bare.pt")
     for arguments, reason in (
         (["--logdir", str(tmp_path / "file")], "File exists"),
         (["--resume", str(tmp_path / "none")], "No such file"),
@@ -129,13 +134,20 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
         (["--rules", "nonsense"], "nonsense"),
         (["--seed", "-1", "--logdir", str(tmp_path / "b")], "seed must be an int of at least 0"),
         (["--device", "nonsense", "--logdir", str(tmp_path / "c")], "device"),
-        (["--resume", str(tmp_path / "odd.pt")], "policy='gru' is not one of mlp, lstm"),
+        (["--resume", str(tmp_path / "odd.pt")], "--envs 20: the checkpoint was begun with 16; leave it out"),
+        (["--resume", str(tmp_path / "bare.pt")], "does not say its rules"),
+        (["--resume", str(tmp_path / "two.pt")], "of 2 processes, and this is one of 1; go on from it by torchrun"),
+        (["--calibration", str(tmp_path / "bad.pt"), "--logdir", str(tmp_path / "d")], "no calibration"),
+        (["--calibration", str(tmp_path / "none"), "--logdir", str(tmp_path / "d")], "No such file"),
         *([(["--device", "cuda"], "no CUDA device")] if not torch.cuda.is_available() else []),
     ):
         code, _, err = run(capsys, "--steps", "100", *arguments)
         assert code == 2, arguments
         assert reason in err
         assert len(err.splitlines()) == 1
+    for name, reason in (("odd", "policy='gru' is not one of mlp, lstm"), ("other", "the checkpoint does not fit")):
+        assert main(["train", "--steps", "100", "--resume", str(tmp_path / f"{name}.pt")]) == 2
+        assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

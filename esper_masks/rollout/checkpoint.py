@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 
 from esper_masks.rollout.files import write_atomically
 from esper_masks.rollout.ppo import PPO
+from esper_masks.rollout.world import World
 
-FORMAT = "esper_masks training 1"
-PARTS = {"settings", "config", "rules", "env_steps", "training"}
-NAME = re.compile(r"checkpoint-(\d{12})\.pt")
+FORMAT = "esper_masks training 2"
+PARTS = {"settings", "config", "rules", "env_steps", "processes", "training"}
+NAME = re.compile(r"checkpoint-(\d{12})(?:-(\d+)-of-(\d+))?\.pt")
 
 
 class CheckpointError(ValueError):
@@ -23,7 +25,9 @@ class CheckpointError(ValueError):
 
 
 def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], keep: int = 3) -> Path:
-    """Write all of a training, and remove all but the last checkpoints of the folder.
+    """Write all of a training, every process its part, and remove all but the last checkpoints of the folder.
+
+    Nothing is removed before all processes have written.
 
     Args:
         ppo: between two iterations.
@@ -31,47 +35,72 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
         folder: where to; it is made if it is not there.
         keep: how many are left.
 
-    Returns: the file.
+    Returns: the file of this process.
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
+    world = ppo.world
     content = {
         "format": FORMAT,
         "settings": dict(settings),
         "config": asdict(ppo.config),
         "rules": ppo.env.engine.fingerprint,
         "env_steps": ppo.env_steps,
+        "processes": world.size,
         "training": ppo.state_dict(),
     }
     stream = io.BytesIO()
     torch.save(content, stream)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    path = place / f"checkpoint-{ppo.env_steps:012}.pt"
+    part = "" if world.size == 1 else f"-{world.rank}-of-{world.size}"
+    path = place / f"checkpoint-{ppo.env_steps:012}{part}.pt"
+    before = [parts[world.rank] for parts in found(place) if len(parts) == world.size and path not in parts]
     write_atomically(path, stream.getvalue())
-    for old in found(place)[:-keep]:
+    world.wait()
+    for old in before[: len(before) + 1 - keep]:
         old.unlink(missing_ok=True)
     return path
 
 
-def found(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the oldest first."""
-    return sorted(path for path in folder.glob("checkpoint-*.pt") if NAME.fullmatch(path.name))
+def found(folder: Path) -> list[tuple[Path, ...]]:
+    """The checkpoints in a folder that are whole, the oldest first, each with the files of its processes by rank."""
+    there: dict[tuple[int, int], dict[int, Path]] = defaultdict(dict)
+    for path in folder.glob("checkpoint-*.pt"):
+        if name := NAME.fullmatch(path.name):
+            steps, rank, size = name.groups()
+            there[int(steps), int(size or 1)][int(rank or 0)] = path
+    return [
+        tuple(parts[rank] for rank in range(size)) for (_, size), parts in sorted(there.items()) if len(parts) == size
+    ]
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint, or the newest of a folder. No code in it is run.
+def clean(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left."""
+    for path in folder.glob(".checkpoint-*.part"):
+        path.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, Any]:
+    """Read this process's part of a checkpoint, or of the newest of a folder. No code in it is run.
+
+    Args:
+        path: a folder, or a file, of whichever process.
+        world: the processes; by default one.
 
     Raises:
         OSError: it cannot be read.
-        CheckpointError: there is none, it is damaged, or of something else.
+        CheckpointError: there is none, it is damaged, of something else, or of another number of processes.
     """
-    place = Path(path)
+    world, place = World() if world is None else world, Path(path)
     if place.is_dir():
         if not (there := found(place)):
             raise CheckpointError(f"{place}: no checkpoint in this folder")
-        place = there[-1]
-    content = place.read_bytes()
+        parts = there[-1]
+    else:
+        parts = next((parts for parts in found(place.parent) if place in parts), (place,))
+    _check_size(parts[0], len(parts), world)
+    content = parts[world.rank].read_bytes()
     try:
         made = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises what it likes for bytes that are no checkpoint
@@ -79,7 +108,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{place}: damaged, or no checkpoint ({type(error).__name__}: {reason})") from None
     if not isinstance(made, dict) or made.get("format") != FORMAT or not set(made) >= PARTS:
         raise CheckpointError(f"{place}: no checkpoint of esper-masks train")
+    _check_size(place, made["processes"], world)
     return made
+
+
+def _check_size(place: Path, size: int, world: World) -> None:
+    if size != world.size:
+        how = "without torchrun" if size == 1 else f"by torchrun with {size} processes in all"
+        raise CheckpointError(f"{place}: of {size} processes, and this is one of {world.size}; go on from it {how}")
 
 
 def restore(ppo: PPO, content: Mapping[str, Any]) -> None:

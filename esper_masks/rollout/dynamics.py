@@ -39,7 +39,8 @@ class Dynamics(nn.Module):
 
     Raises:
         RulesError: rules without a head of blueprints or an op that fills an empty slot.
-        ValueError: the calibration has no seed of a legal blueprint or a stage that is left by itself, or none that tells noise.
+        ValueError: the calibration has no seed of a legal blueprint, of a stage that is left by itself, or to tell
+            noise from.
     """
 
     def __init__(

@@ -109,6 +109,12 @@ class LifecycleEnv:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
         if mode == "cuda-graph" and torch.device("cpu" if device is None else device).type != "cuda":
             raise RuntimeError(f"mode='cuda-graph' needs a CUDA device, got device={device!r}")
+        self._like: dict[str, Any] = {
+            "max_seeds": max_seeds,
+            "episode_length": episode_length,
+            "calibration": calibration,
+        }
+        self._like |= {"device": device, "mechanics": mechanics, "assumptions": assumptions, **switches}
         self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, device=device, **switches)
         self.num_envs, self.mode, self.device = num_envs, mode, self.engine.device
         self.dynamics = Dynamics(
@@ -150,6 +156,10 @@ class LifecycleEnv:
         sums = [zeros(batch, dtype=torch.float32) for _ in range(2)]
         fields = [self.engine.empty_slots(batch), *whole, *real, zeros(batch), zeros(batch), *sums]
         return State(*fields)
+
+    def another(self, num_envs: int, seed: int, mode: Mode = "eager") -> "LifecycleEnv":
+        """Other environments of the same task, at the beginning."""
+        return LifecycleEnv(self.engine.rules, num_envs, self.engine.slot_ids, seed=seed, mode=mode, **self._like)
 
     # -- stepping -----------------------------------------------------------------------------------------------------
 

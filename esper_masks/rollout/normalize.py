@@ -3,33 +3,38 @@
 import torch
 from torch import Tensor, nn
 
+from esper_masks.rollout.world import World
+
 
 class RunningMoments(nn.Module):
-    """Mean and variance of all rows seen so far.
+    """Mean and variance of all rows seen so far, by all processes.
 
     Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 
     Args:
         size: numbers of a row.
         device: where the moments live.
+        world: the processes.
     """
 
     mean: Tensor  # float64 [size]
     square: Tensor  # float64 [size]: sum of the squared differences from the mean
     count: Tensor  # float64 []
 
-    def __init__(self, size: int, device: torch.device | None = None):
+    def __init__(self, size: int, device: torch.device | None = None, world: World | None = None):
         super().__init__()
+        self.world = World() if world is None else world
         for name, shape in (("mean", (size,)), ("square", (size,)), ("count", ())):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64, device=device))
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Take rows ``[..., size]`` into account."""
+        """Take rows ``[..., size]`` into account, of each process as many."""
         rows = rows.reshape(-1, len(self.mean)).double()
-        number, mean = len(rows), rows.mean(0)
+        number, mean = len(rows) * self.world.size, self.world.mean(rows.mean(0))
         total, difference = self.count + number, mean - self.mean
-        self.square += (rows - mean).square().sum(0) + difference.square() * self.count * number / total
+        square = self.world.sum((rows - mean).square().sum(0))
+        self.square += square + difference.square() * self.count * number / total
         self.mean += difference * number / total
         self.count.copy_(total)
 

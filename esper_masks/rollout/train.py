@@ -12,10 +12,12 @@ import torch
 
 from esper_masks.decision import DecisionStep
 from esper_masks.rollout.baselines import always_wait, heuristic, random_legal
-from esper_masks.rollout.checkpoint import save
+from esper_masks.rollout.calibration import Calibration
+from esper_masks.rollout.checkpoint import clean, save
 from esper_masks.rollout.env import LifecycleEnv
-from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic
+from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden
 from esper_masks.rollout.ppo import PPO, PPOConfig
+from esper_masks.rollout.world import World
 from esper_masks.rules import MaskRules
 
 POLICIES = {"mlp": FactoredActorCritic, "lstm": FactoredRecurrentActorCritic}
@@ -27,12 +29,14 @@ class TrainSettings:
     """What a training is built from, beside the rules and the device.
 
     Args:
-        envs: number of environments.
+        envs: number of environments, of all processes.
         slots: of each; 0 for those of the rules.
         policy: a name in ``POLICIES``.
         width: of its layers.
         seed: of the weights, the actions and the environment.
         compile: whether steps are compiled.
+        calibration: as JSON; by default the package's.
+        max_seeds: of an episode; 0 for any number.
     """
 
     envs: int = 1024
@@ -41,26 +45,50 @@ class TrainSettings:
     width: int = 64
     seed: int = 0
     compile: bool = False
+    calibration: str = ""
+    max_seeds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def build(rules: MaskRules, settings: TrainSettings, config: PPOConfig, device: str = "cpu") -> PPO:
+def build(
+    rules: MaskRules, settings: TrainSettings, config: PPOConfig, device: str = "cpu", world: World | None = None
+) -> PPO:
     """A training that has not begun. Seeds torch's own generator.
+
+    Args:
+        rules: a rule set.
+        settings: what else it is of.
+        config: hyper-parameters.
+        device: where it is.
+        world: the processes; each has an equal part of the environments, and noise of its own.
 
     Raises:
         RulesError, ValueError, RuntimeError: rules, settings or a device that no training can have.
     """
+    world = World() if world is None else world
     if settings.policy not in POLICIES:
         raise ValueError(f"policy={settings.policy!r} is not one of {', '.join(POLICIES)}")
     torch.manual_seed(settings.seed)
     ids = [f"slot{i}" for i in range(settings.slots)] if settings.slots else None
     mode: Any = "compiled" if settings.compile else "eager"
-    env = LifecycleEnv(rules, settings.envs, ids, seed=settings.seed, device=device, mode=mode)
+    env = LifecycleEnv(
+        rules,
+        world.share(settings.envs, "environments"),
+        ids,
+        max_seeds=settings.max_seeds,
+        calibration=Calibration.from_json(settings.calibration) if settings.calibration else None,
+        seed=world.seed(settings.seed),
+        device=device,
+        mode=mode,
+    )
     step = DecisionStep(env.engine, mode=mode)
     policy = POLICIES[settings.policy](step, env.obs_size, settings.width, autocast=device.startswith("cuda"))
-    return PPO(env, policy.to(env.device), config)
+    ppo = PPO(env, policy.to(env.device), config, world)
+    if world.rank:  # the weights are the same everywhere, the actions are not
+        torch.manual_seed(world.seed(settings.seed))
+    return ppo
 
 
 def train(
@@ -89,37 +117,37 @@ def train(
         OSError: a checkpoint cannot be written.
         InvalidStateMachineError: as of ``PPO.iterate``.
     """
+    if ppo.world.rank == 0:
+        clean(folder)
+    ppo.world.wait()
     iterations, path = 0, save(ppo, settings, folder, keep)  # a folder that cannot be written to ends it here
     with _signals() as caught:
-        while ppo.env_steps < steps and not caught:
+        ended = ppo.env_steps >= steps
+        while not ended:
             figures = ppo.iterate()
             iterations += 1
             report({"env_steps": ppo.env_steps, **figures})
-            if iterations % save_every == 0 or ppo.env_steps >= steps or caught:
+            # one decision of all processes: a signal reaches them at different times
+            ended = ppo.env_steps >= steps or ppo.world.any(bool(caught), ppo.env.device)
+            if iterations % save_every == 0 or ended:
                 path = save(ppo, settings, folder, keep)
     return path
 
 
-def returns_of(policy: Callable[[LifecycleEnv], torch.Tensor], like: LifecycleEnv, seed: int) -> tuple[float, float]:
-    """Mean return of episodes of fresh environments, and its standard error."""
-    env = LifecycleEnv(
-        like.engine.rules,
-        like.num_envs,
-        like.engine.slot_ids,
-        seed=seed,
-        device=like.device,
-        max_seeds=like.dynamics.max_seeds,
-        episode_length=like.dynamics.episode_length,
-    )
+def returns_of(
+    policy: Callable[[LifecycleEnv], torch.Tensor], like: LifecycleEnv, seed: int, envs: int = 8192
+) -> tuple[float, float]:
+    """Mean return of an episode of fresh environments, and its standard error."""
+    env = like.another(envs, seed)
     env.reset()
-    for _ in range(like.dynamics.episode_length):
+    for _ in range(env.dynamics.episode_length):
         *_, info = env.step(policy(env))
-    return float(info["returns"].mean()), float(info["returns"].std()) / like.num_envs**0.5
+    return float(info["returns"].mean()), float(info["returns"].std()) / envs**0.5
 
 
 def learned(ppo: PPO) -> Callable[[LifecycleEnv], torch.Tensor]:
-    """The policy as a function of an environment at the beginning of an episode, one that draws its actions."""
-    hidden = ppo.policy.initial(ppo.env.num_envs)
+    """The policy as a function of environments at the beginning of an episode, one that draws its actions."""
+    hidden: Hidden | None = None
 
     def act(env: LifecycleEnv) -> torch.Tensor:
         nonlocal hidden

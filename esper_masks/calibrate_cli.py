@@ -1,0 +1,64 @@
+"""The command ``esper-masks calibrate``."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from esper_masks.rules_cli import console
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("calibrate", help="measure from logs what environments to train in are made of")
+    parser.description = (
+        "Measure from event logs, for each blueprint, how many accuracy points its seeds won, how they ended and how "
+        "many parameters they add; and how many epochs seeds spend in each stage. The file sets the distributions of "
+        "an environment; without one it has those that ship with the package."
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a log, one JSON object a line")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the statistics")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.set_defaults(run=_calibrate)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from esper_masks.rollout.measure import Measurement  # no other command needs it
+
+    measurement = Measurement()
+    for path in options.files:
+        with open(path, "rb") as stream:
+            measurement.read(stream)
+    made = measurement.calibration()
+    if not any(entry.improvement.seeds for entry in made.blueprints.values()):
+        reason = f"no seed ended in these logs ({measurement.lines} lines), so there is nothing to measure"
+        print(f"esper-masks calibrate: {reason}", file=sys.stderr)
+        return 2
+    made.save(options.output)
+    if options.json:
+        counts = {"files": len(options.files), "lines": measurement.lines, "malformed": measurement.malformed}
+        print(json.dumps(json.loads(made.to_json()) | counts))
+        return 0
+    outcomes = sorted({outcome for entry in made.blueprints.values() for outcome in entry.by_outcome})
+    table = Table(box=box.SIMPLE, title="improvement in accuracy points, mean ± spread (seeds)", title_justify="left")
+    for name in ("blueprint", "seeds", "parameters", "all", *outcomes):
+        table.add_column(name, justify="left" if name == "blueprint" else "right")
+    for name, entry in sorted(made.blueprints.items(), key=lambda item: -item[1].improvement.mean):
+        parts = [entry.improvement, *(entry.by_outcome.get(outcome) for outcome in outcomes)]
+        points = [f"{part.mean:.2f} ± {part.spread:.2f} ({part.seeds})" if part else "" for part in parts]
+        table.add_row(name, str(entry.seeds), f"{entry.params:,}", *points)
+    stages = Table(
+        box=box.SIMPLE, title="epochs in a stage, and how many seeds", title_justify="left", show_header=False
+    )
+    for stage, seeds in sorted(made.dwell.items()):
+        stages.add_row(stage, ", ".join(f"{epochs}: {number}" for epochs, number in sorted(seeds.items())))
+    out = console()
+    out.print(table)
+    out.print(stages)
+    if measurement.malformed or measurement.unusable:
+        print(f"{measurement.malformed} lines are malformed, {measurement.unusable} germinations lack data")
+    print(f"{len(measurement.seeds)} seeds of {len(options.files)} logs: {options.output}")
+    return 0

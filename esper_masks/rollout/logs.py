@@ -1,0 +1,104 @@
+"""What a training writes beside its checkpoints: figures of every iteration, and a picture of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from esper_masks.rollout.files import write_atomically
+
+METRICS = "metrics.jsonl"
+CURVE = "learning-curve.png"
+
+
+class TrainingLog:
+    """One JSON object a line in ``metrics.jsonl``, and TensorBoard's files if ``tensorboard`` is installed.
+
+    Args:
+        folder: where to; it is made if it is not there.
+        env_steps: from which the training goes on: later figures are of a run that was not saved, and are removed.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, env_steps: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["env_steps"] <= env_steps]
+        write_atomically(folder / METRICS, "".join(kept).encode())
+        self._stream = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  # closed by ``close``
+        self._board: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder), purge_step=env_steps + 1)
+
+    def __call__(self, figures: Mapping[str, float]) -> None:
+        """Keep the figures of an iteration; ``env_steps`` is one of them."""
+        known = {name: value for name, value in figures.items() if value == value}  # no mean of no episode
+        self._stream.write(json.dumps(known) + "\n")
+        self._stream.flush()
+        if self._board is not None:
+            for name, value in known.items():
+                self._board.add_scalar(f"train/{name}", value, int(figures["env_steps"]))
+
+    def close(self) -> None:
+        self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Figures of every iteration; a line that was cut off by the end of its process is left out."""
+    path, lines = folder / METRICS, []
+    if not path.exists():
+        return []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("env_steps"), (int, float)):
+                lines.append(line)
+        except ValueError:
+            continue
+    return lines
+
+
+def learning_curve(metrics: Sequence[Mapping[str, float]], baselines: Mapping[str, float]) -> Any:
+    """A picture of what was learned: a matplotlib figure, mean return of an episode over environment steps.
+
+    Args:
+        metrics: as ``read_metrics`` gives them.
+        baselines: name -> mean return, a dashed line each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    points = [(line["env_steps"] / 1e6, line["return_mean"]) for line in metrics if "return_mean" in line]
+    axis.plot([x for x, _ in points], [y for _, y in points], color="#0072B2", linewidth=1.5, label="learned")
+    # colours of Okabe and Ito, told apart by colour-blind readers too; the strokes differ as well
+    looks = (("#D55E00", "--"), ("#009E73", "-."), ("#000000", ":"))
+    for (name, value), (colour, stroke) in zip(sorted(baselines.items(), key=lambda item: -item[1]), looks):
+        axis.axhline(value, color=colour, linestyle=stroke, linewidth=1.2, label=f"{name}: {value:.2f}")
+    axis.set_xlabel("environment steps, millions")
+    axis.set_ylabel("return of an episode, accuracy points")
+    axis.set_xlim(left=0)
+    axis.grid(True, color="#dddddd", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="center right", frameon=False, fontsize=9)
+    return figure
+
+
+def draw_curve(folder: Path, baselines: Mapping[str, float]) -> Path | None:
+    """Write the picture of a folder's training, if matplotlib is installed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if find_spec("matplotlib") is None:
+        return None
+    path = folder / CURVE
+    learning_curve(read_metrics(folder), baselines).savefig(path, dpi=150)
+    return path

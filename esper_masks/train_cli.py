@@ -1,0 +1,213 @@
+"""The command ``esper-masks train``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, console, find_rules, positive
+
+if TYPE_CHECKING:  # no other command needs it
+    from esper_masks.rollout import PPO
+    from esper_masks.rollout.logs import TrainingLog
+    from esper_masks.rollout.world import World
+
+EVERY_S = 2.0  # seconds between lines of progress
+EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments in which none has been
+SETTINGS = ("envs", "slots", "policy", "width", "seed", "compile", "max_seeds")
+TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
+COUNTED = ("epochs", "minibatches")
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("train", help="train a policy in the environment, and compare it with baselines")
+    parser.description = (
+        "Train an actor-critic by proximal policy optimization in thousands of environments, which act by the joint "
+        "distribution under masks. Checkpoints, figures and a learning curve go to the log folder; Ctrl-C ends it "
+        "after an update and saves. At the end the policy is compared with three baselines in environments of their "
+        "own. Under torchrun the environments are divided among its processes."
+    )
+    add = parser.add_argument
+    add("--envs", type=positive, metavar="N", help="environments, of all processes (default: 1024)")
+    add("--steps", type=positive, default=5_000_000, metavar="N", help="environment steps in all (default: 5000000)")
+    add("--slots", type=positive, metavar="N", help="slots of each (default: those of the rules)")
+    add("--max-seeds", type=positive, metavar="N", help="seeds that may germinate in an episode (default: any number)")
+    add("--policy", choices=("mlp", "lstm"), help="the network (default: mlp)")
+    add("--width", type=positive, metavar="N", help="of its layers (default: 64)")
+    add("--rules", metavar="NAME", help=f"{RULES_HELP} (default: {DEFAULT_RULES})")
+    add("--calibration", metavar="FILE", help="statistics by `esper-masks calibrate` (default: the package's)")
+    add("--seed", type=int, metavar="N", help="of weights, actions and environments (default: 0)")
+    add("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda, under torchrun one for each process")
+    add("--compile", action="store_const", const=True, help="compile the steps first, which takes a minute")
+    add("--logdir", default="runs", metavar="DIR", help="where checkpoints, figures and the curve go (default: runs)")
+    resume = "go on from a checkpoint, by default the newest in the log folder, with its settings"
+    add("--resume", nargs="?", const="", metavar="PATH", help=resume)
+    add("--json", action="store_true", help="print one JSON object at the end instead of progress")
+    tuned = parser.add_argument_group("hyper-parameters", "as of rollout.PPOConfig, which says what they are")
+    for name in TUNED:
+        tuned.add_argument(_flag(name), type=float, metavar="X")
+    for name in COUNTED:
+        tuned.add_argument(_flag(name), type=positive, metavar="N")
+    parser.set_defaults(run=_train)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from esper_masks.rollout.world import World
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        return _refuse("there is no CUDA device here; --device cpu trains without one")
+    try:
+        world = World.told()
+        options.device = world.device(options.device)
+        if world.size > 1 and options.device.startswith("cuda"):
+            torch.cuda.set_device(options.device)
+        with world.joined(options.device):
+            return _train_in(world, options)
+    except (ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, a process that is gone
+        return _refuse(str(error).split("\n", 1)[0])
+
+
+def _train_in(world: "World", options: argparse.Namespace) -> int:
+    from esper_masks.rollout.logs import TrainingLog
+    from esper_masks.rollout.train import train
+
+    folder = Path(options.logdir)
+    ppo, settings = _begin(world, options, folder)
+    first = world.rank == 0
+    log = TrainingLog(folder, ppo.env_steps) if first else None
+    progress = _Progress(options.steps, log, quiet=options.json or not first)
+    try:
+        path = train(ppo, options.steps, settings, folder, report=progress)
+    finally:
+        if log is not None:
+            log.close()
+    illegal = int(world.sum(ppo.env.illegal_actions.sum()))
+    if first:
+        _summarize(ppo, options, progress.steps_per_s, illegal, path)
+    world.wait()
+    return 0
+
+
+def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[PPO, dict[str, Any]]":
+    """A new training, or one that goes on, and the settings that its checkpoints have.
+
+    Raises:
+        RulesError, ValueError, TypeError, RuntimeError: flags or a checkpoint that no training can have.
+    """
+    from esper_masks.rollout import Calibration, PPOConfig, checkpoint
+    from esper_masks.rollout.train import TrainSettings, build
+
+    if options.resume is None:
+        if folder.is_dir() and checkpoint.found(folder):
+            raise ValueError(f"{folder} has checkpoints: --resume goes on from them, --logdir names another folder")
+        world.wait()  # whoever is first will have made one
+        settings = replace(TrainSettings(), **_given(options, SETTINGS))
+        if options.calibration:
+            settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
+        name = options.rules or DEFAULT_RULES
+        config = replace(PPOConfig(horizon=options.steps), **_given(options, TUNED + COUNTED))
+        return build(find_rules(name), settings, config, options.device, world), {"rules": name, **settings.to_dict()}
+    content = checkpoint.load(options.resume or folder, world)
+    world.wait()
+    told = dict(content["settings"])
+    if (name := told.pop("rules", None)) is None:
+        raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
+    settings, config = TrainSettings(**told), PPOConfig(**content["config"])
+    _check_same(options, {"rules": name, **told, **content["config"]})
+    ppo = build(find_rules(name), settings, config, options.device, world)
+    checkpoint.restore(ppo, content)
+    if world.rank == 0:
+        print(f"going on from {ppo.env_steps:,} steps", file=sys.stderr)
+        if options.steps > config.horizon:
+            rate = f"the final learning rate, {config.final_learning_rate:g}"
+            print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
+    return ppo, content["settings"]
+
+
+def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _check_same(options: argparse.Namespace, begun: Mapping[str, Any]) -> None:
+    """Raises: ValueError: a flag says other than what the checkpoint was begun with."""
+    for name, value in _given(options, ("rules", *SETTINGS, *TUNED, *COUNTED)).items():
+        if value != begun[name]:
+            raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {begun[name]}; leave it out")
+    if options.calibration:
+        raise ValueError("--calibration: a checkpoint has its own; leave it out")
+
+
+def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, illegal: int, path: Path) -> None:
+    from esper_masks.rollout.logs import draw_curve
+    from esper_masks.rollout.train import BASELINES, learned, returns_of
+
+    seed = EVALUATION_SEED
+    results = {"learned": returns_of(learned(ppo), ppo.env, seed)}
+    results |= {name: returns_of(policy, ppo.env, seed) for name, policy in BASELINES.items()}
+    baselines = {name: results[name][0] for name in BASELINES}
+    curve = draw_curve(path.parent, baselines)
+    summary = {
+        "env_steps": ppo.env_steps,
+        "env_steps_per_s": steps_per_s,
+        "return_mean": results["learned"][0],
+        "baselines": baselines,
+        "illegal_actions": illegal,
+        "faults": 0,  # one would have ended the training
+        "checkpoint": str(path),
+    }
+    if options.json:
+        print(json.dumps(summary))
+        return
+    table = Table(box=box.SIMPLE)
+    table.add_column("policy")
+    table.add_column("return of an episode, mean ± standard error", justify="right")
+    for name, (mean, error) in sorted(results.items(), key=lambda item: -item[1][0]):
+        table.add_row(name, f"{mean:.2f} ± {error:.2f}")
+    console().print(table)
+    print(f"{ppo.env_steps:,} environment steps, {steps_per_s:,.0f} a second; {illegal} actions were illegal")
+    if curve is not None:
+        print(f"learning curve: {curve}")
+    print(f"checkpoint: {path}")
+
+
+class _Progress:
+    """Figures of iterations to the log, and a line every few seconds."""
+
+    def __init__(self, steps: int, log: "TrainingLog | None", quiet: bool):
+        self.steps, self.log, self.quiet, self.last, self.steps_per_s = steps, log, quiet, 0.0, 0.0
+        self.first: tuple[float, float] | None = None  # when there were how many steps
+
+    def __call__(self, figures: Mapping[str, float]) -> None:
+        if self.log is not None:
+            self.log(figures)
+        now, done = monotonic(), figures["env_steps"]
+        if self.first is None:  # the first iteration compiles
+            self.first, self.steps_per_s = (now, done), figures["env_steps_per_s"]
+        else:
+            self.steps_per_s = (done - self.first[1]) / (now - self.first[0])
+        if self.quiet or (now - self.last < EVERY_S and done < self.steps):
+            return
+        self.last = now
+        parts = {name: figures[name] for name in ("kl", "clip_fraction", "explained_variance", "entropy_op")}
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in parts.items())
+        speed = f"{figures['env_steps_per_s']:,.0f}/s"
+        print(f"{done:>12,.0f} steps  {speed:>10}  return {figures['return_mean']:6.2f}  {shown}", flush=True)
+
+
+def _refuse(reason: str) -> int:
+    print(f"esper-masks train: {reason}", file=sys.stderr)
+    return 2

@@ -1,0 +1,154 @@
+"""Trainings of several processes: one model, one decision, and an end for all when one ends. By gloo, on a CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from esper_masks.rollout import checkpoint
+from esper_masks.rollout.world import World
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TRAIN = ("-m", "esper_masks", "train", "--envs", "20", "--width", "8")
+
+GRADIENTS = """
+import torch
+import esper_masks as em
+from esper_masks.rollout import PPO, FactoredActorCritic, FactoredRecurrentActorCritic, LifecycleEnv
+from esper_masks.rollout.world import World
+
+world = World.told()
+
+
+def made(kind, envs, world=None):
+    torch.manual_seed(0)
+    env = LifecycleEnv(em.ruleset("esper-2025-12"), envs, seed=1)
+    return PPO(env, kind(em.DecisionStep(env.engine, mode='eager'), env.obs_size, 16), None, world)
+
+
+def check():
+    for kind in (FactoredActorCritic, FactoredRecurrentActorCritic):
+        whole, half = made(kind, 12), made(kind, 6, world)
+        whole.rollout()
+        advantages, returns = torch.randn(2, 25, 12)
+        everyone, mine = torch.arange(12), torch.arange(12).chunk(2)[world.rank]
+        hidden = whole.first
+        share = None if hidden is None else tuple(state[mine] for state in hidden)
+        whole._learn(whole.buffer.sequences(everyone), hidden, advantages, returns)
+        half._learn(whole.buffer.sequences(mine), share, advantages[:, mine], returns[:, mine])
+        for a, b in zip(whole.policy.parameters(), half.policy.parameters()):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        seen = torch.randn(2, 30, 5, generator=torch.Generator().manual_seed(3))
+        moments, alone = type(half.obs_moments)(5, world=world), type(half.obs_moments)(5)
+        for _ in range(2):
+            moments.update(seen[world.rank])
+            alone.update(seen)
+        torch.testing.assert_close(moments.mean, alone.mean)
+        torch.testing.assert_close(moments.spread, alone.spread)
+        assert moments.count == alone.count
+        torch.manual_seed(world.seed(0))  # as ``build`` does
+        figures = [half.iterate() for _ in range(2)]
+        flat = torch.cat([p.flatten() for p in half.policy.parameters()] + [torch.tensor([figures[-1]["return_mean"]])])
+        assert torch.equal(world.mean(flat.clone()), flat), "the processes have different models"
+        actions = half.buffer.actions.float()
+        assert not torch.equal(world.mean(actions), actions), "the processes act alike"
+
+
+with world.joined("cpu"):
+    check()
+"""
+
+
+def run(*arguments: str, code: int = 0, timeout: int = 240) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*TORCHRUN, *arguments], capture_output=True, text=True, timeout=timeout, env=environment, check=False
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_two_processes_learn_what_one_would(tmp_path: Path) -> None:
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS, encoding="utf-8")
+    run(str(script))
+
+
+def test_a_training_of_two_processes_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    summary = json.loads(run(*TRAIN, "--steps", "1500", "--logdir", str(folder), "--json").split("\n")[-2])
+    assert summary["env_steps"] == 1500
+    part = ("--logdir", str(tmp_path / "part"), "--json")
+    run(*TRAIN, "--steps", "1000", *part, "--final-learning-rate", "4e-3")
+    whole = run(*TRAIN, "--steps", "1500", "--logdir", str(tmp_path / "same"), "--final-learning-rate", "4e-3")
+    assert "checkpoint-000000001500-0-of-2.pt" in whole
+    run(*TRAIN, "--steps", "1500", *part, "--resume")
+    for rank in range(2):
+        mine, its = (
+            checkpoint.load(tmp_path / name, World(rank, 2))["training"]["policy"] for name in ("part", "same")
+        )
+        assert all(torch.equal(mine[name], its[name]) for name in its)
+    with pytest.raises(checkpoint.CheckpointError, match="of 2 processes, and this is one of 1; go on from it by"):
+        checkpoint.load(tmp_path / "part")
+    with pytest.raises(checkpoint.CheckpointError, match="of 2 processes, and this is one of 4"):
+        checkpoint.load(tmp_path / "part", World(0, 4))
+
+
+def test_environments_are_divided_evenly(tmp_path: Path) -> None:
+    told = run(*TRAIN[:3], "--envs", "21", "--steps", "100", "--logdir", str(tmp_path), code=1)
+    assert "21 environments cannot be divided evenly among 2 processes" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_ends_ends_all(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM to one of them: all save and end. SIGKILL: torchrun ends the rest, and the last checkpoint is whole."""
+    command = [*TORCHRUN, *TRAIN, "--steps", "100000000", "--logdir", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while len(checkpoint.found(tmp_path)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(found.stdout.split()[-1]), number)
+        out, _ = process.communicate(timeout=120)
+    assert (process.returncode == 0) == (number == signal.SIGTERM), out.decode()[-3000:]
+    steps, others = (checkpoint.load(tmp_path, World(rank, 2))["env_steps"] for rank in range(2))
+    assert steps == others > 0
+    run(*TRAIN, "--steps", str(steps + 500), "--logdir", str(tmp_path), "--resume")
+    assert checkpoint.load(tmp_path, World(0, 2))["env_steps"] == steps + 500
+
+
+def test_what_torchrun_tells() -> None:
+    assert World.told({}) == World(0, 1, 0)
+    assert World.told({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(3, 8, 1)
+    with pytest.raises(ValueError, match="the environment has RANK, but torchrun sets RANK, WORLD_SIZE, LOCAL_RANK"):
+        World.told({"RANK": "3"})
+    assert World(3, 8, 1).device("cuda") == "cuda:1"
+    assert World(3, 8, 1).device("cpu") == "cpu"
+    assert World().device("cuda") == "cuda"
+    assert World(3, 8).share(24, "environments") == 3
+    seeds = {World(rank, 4).seed(seed) for rank in range(4) for seed in range(4)}
+    assert len({float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in seeds}) == 16
+
+
+def test_a_checkpoint_without_the_part_of_a_process_is_none(tmp_path: Path) -> None:
+    for name in (
+        "000000000100",
+        "000000000100-0-of-2",
+        "000000000300-0-of-2",
+        "000000000200-1-of-2",
+        "000000000200-0-of-2",
+    ):
+        (tmp_path / f"checkpoint-{name}.pt").write_bytes(b"")
+    (tmp_path / "checkpoint-1.pt").write_bytes(b"")
+    names = [[path.name[16:-3] for path in parts] for parts in checkpoint.found(tmp_path)]
+    assert names == [["0000100"], ["0000200-0-of-2", "0000200-1-of-2"]]
