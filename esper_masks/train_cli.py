@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # no other command needs it
 
 EVERY_S = 2.0  # seconds between lines of progress
 EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments in which none has been
+STEPS = 5_000_000
 SETTINGS = ("envs", "slots", "policy", "width", "seed", "compile", "max_seeds")
 TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
 COUNTED = ("epochs", "minibatches")
@@ -37,7 +39,8 @@ def add_command(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--envs", type=positive, metavar="N", help="environments, of all processes (default: 1024)")
-    add("--steps", type=positive, default=5_000_000, metavar="N", help="environment steps in all (default: 5000000)")
+    steps = "environment steps in all, over which the learning rate falls (default: 5000000, or as the run was begun)"
+    add("--steps", type=positive, metavar="N", help=steps)
     add("--slots", type=positive, metavar="N", help="slots of each (default: those of the rules)")
     add("--max-seeds", type=positive, metavar="N", help="seeds that may germinate in an episode (default: any number)")
     add("--policy", choices=("mlp", "lstm"), help="the network (default: mlp)")
@@ -68,17 +71,24 @@ def _train(options: argparse.Namespace) -> int:
 
     from esper_masks.rollout.world import World
 
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        return _refuse("there is no CUDA device here; --device cpu trains without one")
+    world = World()
     try:
+        if options.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here; --device cpu trains without one")
         world = World.told()
         options.device = world.device(options.device)
         if world.size > 1 and options.device.startswith("cuda"):
             torch.cuda.set_device(options.device)
         with world.joined(options.device):
             return _train_in(world, options)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except (ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, a process that is gone
-        return _refuse(str(error).split("\n", 1)[0])
+        reason = str(error).split("\n", 1)[0]
+    print(f"esper-masks train: {reason}", file=sys.stderr, flush=True)
+    if world.size > 1:
+        os._exit(2)  # not to wait for what the other processes are waiting for
+    return 2
 
 
 def _train_in(world: "World", options: argparse.Namespace) -> int:
@@ -87,11 +97,11 @@ def _train_in(world: "World", options: argparse.Namespace) -> int:
 
     folder = Path(options.logdir)
     ppo, settings = _begin(world, options, folder)
-    first = world.rank == 0
+    steps, first = options.steps or ppo.config.horizon, world.rank == 0
     log = TrainingLog(folder, ppo.env_steps) if first else None
-    progress = _Progress(options.steps, log, quiet=options.json or not first)
+    progress = _Progress(steps, log, quiet=options.json or not first)
     try:
-        path = train(ppo, options.steps, settings, folder, report=progress)
+        path = train(ppo, steps, settings, folder, report=progress)
     finally:
         if log is not None:
             log.close()
@@ -119,20 +129,26 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
         if options.calibration:
             settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
         name = options.rules or DEFAULT_RULES
-        config = replace(PPOConfig(horizon=options.steps), **_given(options, TUNED + COUNTED))
+        config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
         return build(find_rules(name), settings, config, options.device, world), {"rules": name, **settings.to_dict()}
     content = checkpoint.load(options.resume or folder, world)
+    newest = checkpoint.found(folder)[-1:] if folder.is_dir() else []
+    if newest and options.resume and Path(options.resume).resolve() not in [path.resolve() for path in newest[0]]:
+        reason = f"{folder} has another, later checkpoint, {newest[0][0].name}"
+        raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
     world.wait()
     told = dict(content["settings"])
     if (name := told.pop("rules", None)) is None:
         raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
+    if ":" in name and options.rules != name:
+        raise ValueError(f"the checkpoint is of rules in Python code, {name!r:.80}: give --rules too, to have it run")
     settings, config = TrainSettings(**told), PPOConfig(**content["config"])
     _check_same(options, {"rules": name, **told, **content["config"]})
     ppo = build(find_rules(name), settings, config, options.device, world)
     checkpoint.restore(ppo, content)
     if world.rank == 0:
         print(f"going on from {ppo.env_steps:,} steps", file=sys.stderr)
-        if options.steps > config.horizon:
+        if options.steps is not None and options.steps > config.horizon:
             rate = f"the final learning rate, {config.final_learning_rate:g}"
             print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
     return ppo, content["settings"]
@@ -159,6 +175,7 @@ def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, ille
     results = {"learned": returns_of(learned(ppo), ppo.env, seed)}
     results |= {name: returns_of(policy, ppo.env, seed) for name, policy in BASELINES.items()}
     baselines = {name: results[name][0] for name in BASELINES}
+    illegal += sum(each for _, _, each in results.values())
     curve = draw_curve(path.parent, baselines)
     summary = {
         "env_steps": ppo.env_steps,
@@ -175,7 +192,7 @@ def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, ille
     table = Table(box=box.SIMPLE)
     table.add_column("policy")
     table.add_column("return of an episode, mean ± standard error", justify="right")
-    for name, (mean, error) in sorted(results.items(), key=lambda item: -item[1][0]):
+    for name, (mean, error, _) in sorted(results.items(), key=lambda item: -item[1][0]):
         table.add_row(name, f"{mean:.2f} ± {error:.2f}")
     console().print(table)
     print(f"{ppo.env_steps:,} environment steps, {steps_per_s:,.0f} a second; {illegal} actions were illegal")
@@ -205,9 +222,7 @@ class _Progress:
         parts = {name: figures[name] for name in ("kl", "clip_fraction", "explained_variance", "entropy_op")}
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in parts.items())
         speed = f"{figures['env_steps_per_s']:,.0f}/s"
-        print(f"{done:>12,.0f} steps  {speed:>10}  return {figures['return_mean']:6.2f}  {shown}", flush=True)
-
-
-def _refuse(reason: str) -> int:
-    print(f"esper-masks train: {reason}", file=sys.stderr)
-    return 2
+        try:
+            print(f"{done:>12,.0f} steps  {speed:>10}  return {figures['return_mean']:6.2f}  {shown}", flush=True)
+        except BrokenPipeError:  # the reader went away, as in `| head`, which is no reason to end a training
+            self.quiet = True

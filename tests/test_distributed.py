@@ -55,7 +55,7 @@ def check():
         torch.testing.assert_close(moments.mean, alone.mean)
         torch.testing.assert_close(moments.spread, alone.spread)
         assert moments.count == alone.count
-        torch.manual_seed(world.seed(0))  # as ``build`` does
+        torch.manual_seed(world.rank)  # as ``build`` does
         figures = [half.iterate() for _ in range(2)]
         flat = torch.cat([p.flatten() for p in half.policy.parameters()] + [torch.tensor([figures[-1]["return_mean"]])])
         assert torch.equal(world.mean(flat.clone()), flat), "the processes have different models"
@@ -136,8 +136,10 @@ def test_what_torchrun_tells() -> None:
     assert World(3, 8, 1).device("cpu") == "cpu"
     assert World().device("cuda") == "cuda"
     assert World(3, 8).share(24, "environments") == 3
-    seeds = {World(rank, 4).seed(seed) for rank in range(4) for seed in range(4)}
-    assert len({float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in seeds}) == 16
+    seeds = {World(rank, 4).seed(seed, use) for rank in range(4) for seed in range(4) for use in ("a", "b")}
+    assert len({float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in seeds}) == 32
+    with pytest.raises(ValueError, match="cuda:0 would be the device of all 8 processes"):
+        World(3, 8).device("cuda:0")
 
 
 def test_a_checkpoint_without_the_part_of_a_process_is_none(tmp_path: Path) -> None:

@@ -66,6 +66,44 @@ def test_nothing_is_learned_from_a_fault() -> None:
     assert all(torch.equal(p, old) for p, old in zip(ppo.policy.parameters(), before))
 
 
+def test_nothing_is_learned_from_a_rollout_without_actions() -> None:
+    ppo = make(minibatches=1)
+    with torch.no_grad():
+        ppo.policy.output.bias[-2] = torch.inf
+    before = [p.clone() for p in ppo.policy.parameters()]
+    with pytest.raises(em.InvalidStateMachineError, match="rows of the rollout have no action"):
+        ppo.iterate()
+    assert all(torch.equal(p, old) for p, old in zip(ppo.policy.parameters(), before))
+
+
+@pytest.mark.parametrize("kind", [FactoredActorCritic, FactoredRecurrentActorCritic])
+def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
+    """Policy and environment as one graph: what it stored is what the policy says of it, and what the rules allow."""
+    torch.manual_seed(0)
+    env = LifecycleEnv(em.ruleset("esper-2025-12"), 40, seed=1, mode="compiled", max_seeds=4)
+    ppo = PPO(env, kind(em.DecisionStep(env.engine), env.obs_size, 16), PPOConfig(steps=30))
+    counted = torch.zeros(40)
+    for _ in range(2):
+        begun, hidden = ppo.at, ppo.at.hidden
+        figures = ppo.rollout()
+        assert figures["illegal_actions"] == 0
+        rows = ppo.buffer.sequences(torch.arange(40))
+        seen = ppo.obs_moments(rows.fields["obs"])
+        scored = ppo.policy.evaluate_actions(seen, rows.masks, rows.actions, hidden=hidden, starts=rows.fields["start"])
+        torch.testing.assert_close(scored.evaluation.log_prob, rows.log_prob, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scored.values, rows.fields["value"], rtol=1e-4, atol=1e-5)
+        assert torch.equal(rows.fields["obs"][0], begun.obs)
+        assert torch.equal(rows.fields["start"][1:], rows.fields["terminated"][:-1])
+        assert torch.equal(ppo.at.starts, rows.fields["terminated"][-1])
+        assert torch.equal(ppo.at.obs, env.obs)
+        for step in range(30):
+            counted = counted + rows.fields["reward"][step]
+            torch.testing.assert_close(rows.fields["returns"][step], counted)
+            counted = counted.masked_fill(rows.fields["terminated"][step], 0)
+        ppo.update()
+    assert len(torch.unique(rows.actions.flatten(0, 1), dim=0)) > 10
+
+
 def test_figures_are_named_and_finite() -> None:
     figures = make(batch=30).iterate()
     heads = {f"entropy_{name}" for name in ("slot", "blueprint", "blend", "op")}
@@ -80,7 +118,7 @@ def test_figures_are_named_and_finite() -> None:
         "gradient_norm",
     }
     rest |= {"clip_fraction", "explained_variance", "optimizer_steps"}
-    times = {"env_seconds", "act_seconds", "update_seconds", "env_steps_per_s"}
+    times = {"env_seconds", "rollout_seconds", "update_seconds", "env_steps_per_s"}
     assert set(figures) == heads | rest | times
     assert all(value == value and abs(value) < float("inf") for value in figures.values())
 

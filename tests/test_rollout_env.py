@@ -52,7 +52,7 @@ def twins(env: LifecycleEnv, **settings: Any) -> list[Twin]:
 
 def assert_in_step(env: LifecycleEnv, others: list[Twin]) -> None:
     stages = {int(stage): stage.name for stage in env.engine.rules.stages}
-    state = env._state
+    state = env.state
     names = [[stages[stage] for stage in row] for row in env.states[..., 0].tolist()]
     assert names == [[slot.stage for slot in twin.slots] for twin in others]
     assert env.states[..., 1].tolist() == [[slot.age for slot in twin.slots] for twin in others]
@@ -143,7 +143,7 @@ def test_an_illegal_action_is_to_wait() -> None:
         legal = env.masks().permits(actions)
         env.step(actions, noise)
         other.step(torch.where(legal.unsqueeze(-1), actions, 0), noise)
-        assert all(torch.equal(mine, its) for mine, its in zip(env._state, other._state))
+        assert all(torch.equal(mine, its) for mine, its in zip(env.state, other.state))
     assert env.illegal_actions.sum() > 0
     assert other.illegal_actions.sum() == 0
 
@@ -157,7 +157,7 @@ def test_compiled_is_eager() -> None:
         ours, theirs = compiled.step(actions, noise), eager.step(actions, noise)
         for mine, other in zip(ours[:4], theirs[:4]):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
-        for mine, other in zip(compiled._state, eager._state):
+        for mine, other in zip(compiled.state, eager.state):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-3)
     assert torch.equal(compiled.illegal_actions, eager.illegal_actions)
     torch.testing.assert_close(ours[4]["final_obs"], theirs[4]["final_obs"], rtol=1e-4, atol=1e-4)
@@ -236,14 +236,14 @@ def test_seeds_are_what_the_calibration_says() -> None:
     germinate = torch.tensor([[0, 3, 0, 1]]).expand(40_000, -1)  # NORM in the one slot
     env.step(germinate)
     statistics = Calibration.default().blueprints["norm"].improvement
-    quality = env._state.quality
+    quality = env.state.quality
     assert_near(quality.mean(), statistics.mean, tolerance=0.02)
     noise = Calibration.default().unblended.spread
     assert_near(quality.std(), (statistics.spread**2 - noise**2) ** 0.5, tolerance=0.02)
     wait, ages = torch.zeros(40_000, 4, dtype=torch.int64), torch.zeros(40_000)
     for _ in range(24):
         ages += env.states[:, 0, 0] == 3
-        if env._state.epoch[0] == 23:
+        if env.state.epoch[0] == 23:
             ready = env.states[:, 0, 0] == 6
             error = (env.improvement[:, 0] - quality[0])[ready]
         env.step(wait)
@@ -348,7 +348,7 @@ def test_what_does_not_fit_is_named() -> None:
     few = replace(default, blueprints={"norm": default.blueprints["norm"]})
     with pytest.raises(ValueError, match="lacks the blueprints CONV_LIGHT, ATTENTION, DEPTHWISE"):
         make(calibration=few)
-    with pytest.raises(ValueError, match=r"pass Assumptions\(noise="):
+    with pytest.raises(ValueError, match=r"does not tell the noise of readings: pass Assumptions"):
         make(calibration=replace(default, unblended=Improvement(0, 0.0, 0.0)))
     make(calibration=replace(default, unblended=Improvement(0, 0.0, 0.0)), assumptions=Assumptions(noise=1.0))
     with pytest.raises(AttributeError, match="no attribute 'rollouts'"):
@@ -416,6 +416,6 @@ def test_the_heuristic_by_hand() -> None:
     env = make(4)
     env.reset()
     env.states[..., 0] = torch.tensor([[1, 1, 1], [3, 6, 1], [3, 6, 6], [3, 4, 7]], dtype=torch.int32)
-    env._state.weight.fill_(1)
-    env._state.evidence.copy_(torch.tensor([[9, 9, 9], [9, 0, 9], [9, -1, 9], [9, 9, 9.0]]).T)
+    env.state.weight.fill_(1)
+    env.state.evidence.copy_(torch.tensor([[9, 9, 9], [9, 0, 9], [9, -1, 9], [9, 9, 9.0]]).T)
     assert heuristic(env).tolist() == [[0, 3, 0, 1], [1, 0, 0, 3], [1, 0, 0, 2], [0, 0, 0, 0]]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,13 +17,15 @@ import torch
 import esper_masks as em
 from esper_masks.cli import main
 from esper_masks.rollout import PPO, PPOConfig, checkpoint
+from esper_masks.rollout.logs import TrainingLog, draw_curve, learning_curve, read_metrics
 from esper_masks.rollout.train import TrainSettings, build, train
 
 SMALL = TrainSettings(envs=16, width=8)
 
 
 def begin(**settings: Any) -> PPO:
-    return build(em.ruleset("esper-2025-12"), TrainSettings(**{**SMALL.to_dict(), **settings}), PPOConfig(steps=10))
+    config = PPOConfig(steps=10, horizon=16 * 10 * 5)
+    return build(em.ruleset("esper-2025-12"), TrainSettings(**{**SMALL.to_dict(), **settings}), config)
 
 
 def nothing(figures: dict[str, float]) -> None:
@@ -43,14 +46,42 @@ def test_a_training_goes_on_to_the_last_bit(tmp_path: Path, policy: str) -> None
         assert torch.equal(mine, its)
     assert other.env_steps == whole.env_steps == 960
     assert torch.equal(other.env.states, whole.env.states)
-    assert torch.equal(other.obs, whole.obs)
+    assert torch.equal(other.at.obs, whole.at.obs)
+    assert torch.equal(other.obs_moments.square, whole.obs_moments.square)
+    assert other.learning_rate == whole.learning_rate == pytest.approx(2e-4)  # beyond the horizon
 
 
-def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    ppo = begin()
-    path = train(ppo, 16 * 10 * 5, SMALL.to_dict(), tmp_path, report=nothing, save_every=1, keep=2)
-    assert [one.name for (one,) in checkpoint.found(tmp_path)] == ["checkpoint-000000000640.pt", path.name]
+@pytest.mark.parametrize("keep", [1, 2, 4, 9])
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
+    train(begin(), 16 * 10 * 5, SMALL.to_dict(), tmp_path, report=nothing, save_every=1, keep=keep)
+    expected = [f"checkpoint-{steps:012}.pt" for steps in range(0, 801, 160)][-keep:]
+    assert [one.name for (one,) in checkpoint.found(tmp_path)] == expected
     assert checkpoint.load(tmp_path)["env_steps"] == 800
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    left = [".checkpoint-000000000100.pt.77.part", "checkpoint-000000000900-1-of-2.pt"]
+    for name in (*left, "checkpoint-mine.pt"):
+        (tmp_path / name).write_bytes(b"")
+    train(begin(), 160, SMALL.to_dict(), tmp_path, report=nothing)
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "checkpoint-mine.pt"
+    assert not any((tmp_path / name).exists() for name in left)
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    ppo = begin()
+    path = checkpoint.save(ppo, SMALL.to_dict(), tmp_path)
+    with torch.no_grad():
+        ppo.policy.output.bias[0] = torch.nan
+    with pytest.raises(checkpoint.CheckpointError, match="parameters of the policy are not finite"):
+        checkpoint.save(ppo, SMALL.to_dict(), tmp_path)
+    assert checkpoint.load(path)["env_steps"] == 0
+
+
+def test_a_seed_is_of_its_own_for_actions_and_environment() -> None:
+    one, other = begin(seed=3), begin(seed=4)
+    assert one.env._generator.initial_seed() != other.env._generator.initial_seed() != torch.initial_seed()
+    assert begin(seed=3).env._generator.initial_seed() == one.env._generator.initial_seed()
 
 
 class Evil:
@@ -81,6 +112,13 @@ def test_what_is_no_checkpoint_of_this_training_is_refused(tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in this folder"):
         checkpoint.load(tmp_path / "empty")
+    older = checkpoint.save(begin(), SMALL.to_dict(), tmp_path / "two")
+    (tmp_path / "two" / "checkpoint-000000000005.pt").write_bytes(content[:999])
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"5\.pt: damaged, .*checkpoint-000000000000\.pt is the one before"
+    ):
+        checkpoint.load(tmp_path / "two")
+    assert checkpoint.load(older)["env_steps"] == 0
     made = checkpoint.load(path)
     with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
         checkpoint.restore(begin(envs=17), made)
@@ -104,6 +142,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     code, _, err = run(capsys, "--steps", "1000", "--logdir", folder)
     assert code == 2
     assert "--resume goes on from them" in err
+    code, out, err = run(capsys, "--logdir", folder, "--resume", "--json")
+    assert code == 0
+    assert json.loads(out)["env_steps"] == 1000  # as it was begun for
     code, out, err = run(capsys, "--steps", "2000", "--logdir", folder, "--resume", "--json")
     assert code == 0
     assert "going on from 1,000 steps" in err
@@ -115,9 +156,46 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert summary["baselines"]["wait"] == 0
     assert Path(summary["checkpoint"]).exists()
     assert summary["env_steps_per_s"] > 0
+    assert [line["env_steps"] for line in read_metrics(Path(folder))] == [500, 1000, 1500, 2000]
+    with open(Path(folder) / "metrics.jsonl", "a", encoding="utf-8") as stream:
+        stream.write('{"env_steps": 2500}\n{"env_st')  # of a run that was killed
+    for _ in range(2):
+        TrainingLog(Path(folder), 2000).close()
+    assert [line["env_steps"] for line in read_metrics(Path(folder))] == [500, 1000, 1500, 2000]
+    older, newer = (path for (path,) in checkpoint.found(Path(folder))[-2:])
+    code, _, err = run(capsys, "--steps", "3000", "--logdir", folder, "--resume", str(older))
+    assert code == 2
+    assert f"has another, later checkpoint, {newer.name}" in err
+    code, *_ = run(capsys, "--steps", "2500", "--logdir", str(tmp_path / "other"), "--resume", str(older), "--json")
+    assert code == 0
 
 
-def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_that_cannot_be_kept_end_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = TrainingLog(tmp_path)
+    log._stream.close()
+    with open("/dev/full", "w", encoding="utf-8") as log._stream:
+        log({"env_steps": 1.0})
+        log({"env_steps": 2.0})
+        assert capsys.readouterr().err == f"{tmp_path}: figures are not kept from here on: No space left on device\n"
+        log.close()
+
+
+def test_a_curve_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    log = TrainingLog(tmp_path)
+    for step in range(5):
+        log({"env_steps": step * 1e6, "return_mean": math.nan if step == 2 else step * 1.5})
+    log.close()
+    assert "return_mean" not in read_metrics(tmp_path)[2]
+    assert draw_curve(tmp_path, {"random": 0.0, "heuristic": 2.5}) == tmp_path / "learning-curve.png"
+    axis = learning_curve(read_metrics(tmp_path), {"random": 0.0, "heuristic": 2.5}).axes[0]
+    assert axis.lines[0].get_xydata().tolist() == [[0, 0], [1, 1.5], [3, 4.5], [4, 6]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["learned", "heuristic: 2.50", "random: 0.00"]
+
+
+def test_the_command_names_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04")
     content = checkpoint.load(checkpoint.save(begin(), SMALL.to_dict(), tmp_path / "some"))
@@ -126,16 +204,27 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     torch.save({**content, "settings": {**odd, "policy": "mlp", "envs": 21}}, tmp_path / "other.pt")
     torch.save({**content, "processes": 2}, tmp_path / "two.pt")
     torch.save(content, tmp_path / "bare.pt")
+    torch.save({**content, "settings": {**odd, "rules": "evil:RULES"}}, tmp_path / "evil.pt")
+    (tmp_path / "evil.py").write_text("open('was-run', 'w')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     for arguments, reason in (
         (["--logdir", str(tmp_path / "file")], "File exists"),
         (["--resume", str(tmp_path / "none")], "No such file"),
         (["--resume", str(tmp_path / "bad.pt")], "damaged"),
         (["--rules", "esper-2026-06", "--logdir", str(tmp_path / "a")], "no mechanics are known"),
         (["--rules", "nonsense"], "nonsense"),
-        (["--seed", "-1", "--logdir", str(tmp_path / "b")], "seed must be an int of at least 0"),
+        (["--seed", "-1", "--logdir", str(tmp_path / "b")], "seed must be from 0 to 4294967295"),
         (["--device", "nonsense", "--logdir", str(tmp_path / "c")], "device"),
-        (["--resume", str(tmp_path / "odd.pt")], "--envs 20: the checkpoint was begun with 16; leave it out"),
+        (["--resume", str(tmp_path / "odd.pt")], "policy='gru' is not one of mlp, lstm"),
+        (["--resume", str(tmp_path / "other.pt")], "--envs 20: the checkpoint was begun with 21; leave it out"),
         (["--resume", str(tmp_path / "bare.pt")], "does not say its rules"),
+        (["--resume", str(tmp_path / "evil.pt")], "of rules in Python code, 'evil:RULES': give --rules too"),
+        (["--clip", "-1", "--logdir", "e"], "clip must be a number from 0 on, got -1.0"),
+        (["--final-learning-rate", "nan", "--logdir", "e"], "final_learning_rate must be a number from 0 on, got nan"),
+        (["--gae-lambda", "1.5", "--logdir", "e"], "gae_lambda must be a number from 0 to 1, got 1.5"),
+        (["--minibatches", "501", "--logdir", "e"], "501 minibatches cannot be made of 500 steps of a rollout"),
+        (["--minibatches", "21", "--policy", "lstm", "--logdir", "e"], "21 minibatches cannot be made of 20 env"),
+        (["--seed", "4294967296", "--logdir", "e"], "seed must be from 0 to 4294967295"),
         (["--resume", str(tmp_path / "two.pt")], "of 2 processes, and this is one of 1; go on from it by torchrun"),
         (["--calibration", str(tmp_path / "bad.pt"), "--logdir", str(tmp_path / "d")], "no calibration"),
         (["--calibration", str(tmp_path / "none"), "--logdir", str(tmp_path / "d")], "No such file"),
@@ -145,9 +234,9 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
         assert code == 2, arguments
         assert reason in err
         assert len(err.splitlines()) == 1
-    for name, reason in (("odd", "policy='gru' is not one of mlp, lstm"), ("other", "the checkpoint does not fit")):
-        assert main(["train", "--steps", "100", "--resume", str(tmp_path / f"{name}.pt")]) == 2
-        assert reason in capsys.readouterr().err
+    assert not (tmp_path / "was-run").exists()
+    assert main(["train", "--steps", "100", "--resume", str(tmp_path / "other.pt")]) == 2
+    assert "the checkpoint does not fit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -2,10 +2,11 @@
 
 from esper_masks.rollout.calibration import Blueprint, Calibration, Improvement
 from esper_masks.rollout.env import LifecycleEnv, StepInfo
+from esper_masks.rollout.hyper import PPOConfig
 from esper_masks.rollout.measure import Measurement
 from esper_masks.rollout.mechanics import MECHANICS, Mechanics
 from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic
-from esper_masks.rollout.ppo import PPO, PPOConfig
+from esper_masks.rollout.ppo import PPO
 from esper_masks.rollout.state import Assumptions
 
 __all__ = [

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import secrets
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from esper_masks.rollout.ppo import PPO
 from esper_masks.rollout.world import World
 
 FORMAT = "esper_masks training 2"
-PARTS = {"settings", "config", "rules", "env_steps", "processes", "training"}
+PARTS = {"settings", "config", "rules", "env_steps", "processes", "id", "training"}
 NAME = re.compile(r"checkpoint-(\d{12})(?:-(\d+)-of-(\d+))?\.pt")
 
 
@@ -38,8 +39,12 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     Returns: the file of this process.
     Raises:
         OSError: it cannot be written; what was there before still is.
+        CheckpointError: parameters are not finite, so there is nothing to go on from; or processes do not see the same
+            folder.
     """
     world = ppo.world
+    if not all(bool(parameter.isfinite().all()) for parameter in ppo.policy.parameters()):
+        raise CheckpointError("parameters of the policy are not finite; the last checkpoint was saved before")
     content = {
         "format": FORMAT,
         "settings": dict(settings),
@@ -47,6 +52,7 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
         "rules": ppo.env.engine.fingerprint,
         "env_steps": ppo.env_steps,
         "processes": world.size,
+        "id": world.agreed(secrets.randbits(53), ppo.env.device),  # tells whether parts are of one checkpoint
         "training": ppo.state_dict(),
     }
     stream = io.BytesIO()
@@ -58,7 +64,9 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     before = [parts[world.rank] for parts in found(place) if len(parts) == world.size and path not in parts]
     write_atomically(path, stream.getvalue())
     world.wait()
-    for old in before[: len(before) + 1 - keep]:
+    if world.size > 1 and not any(path in parts for parts in found(place)):
+        raise CheckpointError(f"{place} lacks what other processes saved: all must save in one folder that they share")
+    for old in before[: max(len(before) + 1 - keep, 0)]:
         old.unlink(missing_ok=True)
     return path
 
@@ -76,9 +84,14 @@ def found(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def clean(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote have left."""
-    for path in folder.glob(".checkpoint-*.part"):
-        path.unlink(missing_ok=True)
+    """Remove what processes that were killed have left: parts of files, and of checkpoints."""
+    whole = {path for parts in found(folder) for path in parts}
+    for path in (
+        *folder.glob(".checkpoint-*.part"),
+        *(p for p in folder.glob("checkpoint-*.pt") if NAME.fullmatch(p.name)),
+    ):
+        if path not in whole:
+            path.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, Any]:
@@ -98,14 +111,20 @@ def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, 
             raise CheckpointError(f"{place}: no checkpoint in this folder")
         parts = there[-1]
     else:
+        os.stat(place)
         parts = next((parts for parts in found(place.parent) if place in parts), (place,))
+        if len(parts) == 1 and (name := NAME.fullmatch(place.name)) and name[3]:
+            raise CheckpointError(f"{place}: the parts of other processes are not beside it")
     _check_size(parts[0], len(parts), world)
-    content = parts[world.rank].read_bytes()
+    place = parts[world.rank]
+    content = place.read_bytes()
     try:
         made = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises what it likes for bytes that are no checkpoint
         reason = str(error).split("\n", 1)[0][:80]
-        raise CheckpointError(f"{place}: damaged, or no checkpoint ({type(error).__name__}: {reason})") from None
+        older = [parts[0] for parts in found(place.parent) if parts[0] < place and place not in parts]
+        hint = f"; {older[-1]} is the one before it" if older else ""
+        raise CheckpointError(f"{place}: damaged, or no checkpoint ({type(error).__name__}: {reason}){hint}") from None
     if not isinstance(made, dict) or made.get("format") != FORMAT or not set(made) >= PARTS:
         raise CheckpointError(f"{place}: no checkpoint of esper-masks train")
     _check_size(place, made["processes"], world)
@@ -122,8 +141,10 @@ def restore(ppo: PPO, content: Mapping[str, Any]) -> None:
     """Go on from what ``load`` gave.
 
     Raises:
-        CheckpointError: it is of other rules, or of another size.
+        CheckpointError: it is of other rules, or of another size; or the parts of processes are of several checkpoints.
     """
+    if ppo.world.any(ppo.world.agreed(content["id"], ppo.env.device) != content["id"], ppo.env.device):
+        raise CheckpointError("the parts of the processes are of different checkpoints")
     if content["rules"] != ppo.env.engine.fingerprint:
         raise CheckpointError("the checkpoint is of other rules, or of other settings of their switches")
     try:

@@ -82,7 +82,10 @@ class Dynamics(nn.Module):
             )
         entries = [known.get(name) for name in choices]
         if assumptions.noise is None and not calibration.unblended.seeds:
-            raise ValueError("no seed of the calibration ended before it had a share: pass Assumptions(noise=...)")
+            raise ValueError(
+                "no seed of the calibration ended before it was blended in, so it does not tell the noise of readings: "
+                "pass Assumptions(noise=...), or calibrate from logs with such seeds"
+            )
         self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
         self.blueprints = tuple(sorted(legal))
         self.mean = tuple(0.0 if e is None else e.improvement.mean for e in entries)

@@ -129,7 +129,7 @@ class LifecycleEnv:
         self._generator = torch.Generator(self.device).manual_seed(seed)
         with torch.inference_mode(False):
             self.illegal_actions = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        self._state = self._fresh()
+        self.state = self._fresh()
         self._step, self._observe = self._run("step"), self._run("observe")
 
     def _run(self, name: str) -> Any:
@@ -168,7 +168,7 @@ class LifecycleEnv:
 
         Returns: observations, float32 ``[batch, obs_size]``.
         """
-        self._state = self._fresh()
+        self.state = self._fresh()
         return self.obs
 
     def masks(self) -> ActionMasks:
@@ -195,50 +195,54 @@ class LifecycleEnv:
                 f"actions have shape {tuple(actions.shape)} on {actions.device}; wanted {wanted} on {self.device}"
             )
         key = None
-        shape = self.num_envs, self.dynamics.uniforms
-        if noise is None and self.mode == "compiled" and self.device.type == "cpu":
-            key = random_key(self._generator)  # compiled for a CPU, torch draws one by one
-        elif noise is None:
-            noise = uniforms(shape, torch.float32, self.device, self._generator)
+        if noise is None:
+            noise, key = self.draw()
         else:
-            noise = check_noise(noise, torch.Size(shape), self._state.quality)
-        before = [field.clone() for field in self._state] if self.mode == "cuda-graph" else self._state
+            noise = check_noise(noise, torch.Size([self.num_envs, self.dynamics.uniforms]), self.state.quality)
+        before = [field.clone() for field in self.state] if self.mode == "cuda-graph" else self.state
         actions = actions.clone()  # its memory may be a buffer's, and what ``info`` has not computed yet needs it
         arguments = *before, actions, noise, key, None
         with torch.no_grad():
             *made, obs = self._step(*arguments)
-            self._state, outcome = State(*made[: len(State._fields)]), Outcome(*made[len(State._fields) :])
+            self.state, outcome = State(*made[: len(State._fields)]), Outcome(*made[len(State._fields) :])
             self.illegal_actions = self.illegal_actions + outcome.illegal
         info = StepInfo(self.dynamics, arguments, outcome.returns)
         return obs, outcome.reward, outcome.terminated, torch.zeros_like(outcome.terminated), info
+
+    def draw(self) -> tuple[Tensor | None, Tensor | None]:
+        """Noise of a step from the environment's generator, or the key of such noise: one of them, the other None."""
+        if self.mode == "compiled" and self.device.type == "cpu":
+            return None, random_key(self._generator)  # compiled for a CPU, torch draws one by one
+        shape = self.num_envs, self.dynamics.uniforms
+        return uniforms(shape, torch.float32, self.device, self._generator), None
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
     @property
     def states(self) -> Tensor:
         """Slot states, int32 ``[batch, slots, features]``."""
-        return self._state.states
+        return self.state.states
 
     @property
     def total_seeds(self) -> Tensor:
         """Seeds germinated in the episode, int32 ``[batch]``."""
-        return self._state.total_seeds
+        return self.state.total_seeds
 
     @property
     def obs(self) -> Tensor:
         """What is observed of the current states, float32 ``[batch, obs_size]``."""
         with torch.no_grad():
-            observed: Tensor = self._observe(*self._state, None)
+            observed: Tensor = self._observe(*self.state, None)
         return observed
 
     @property
     def improvement(self) -> Tensor:
         """Measured improvement of each seed in accuracy points, float32 ``[batch, slots]``; 0 where there is none."""
-        return improvement(self._state).movedim(0, -1)
+        return improvement(self.state).movedim(0, -1)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, to go on from: tensors, the state of the generator, and what tells the task."""
-        fields = {name: field.clone() for name, field in self._state._asdict().items()}
+        fields = {name: field.clone() for name, field in self.state._asdict().items()}
         counts = {"illegal_actions": self.illegal_actions.clone(), "generator": self._generator.get_state()}
         return {"rules": self.engine.fingerprint, "task": self.dynamics.task, **fields, **counts}
 
@@ -248,7 +252,7 @@ class LifecycleEnv:
         Raises:
             ValueError: of other rules, another number of environments or slots, or no such dict; nothing is changed.
         """
-        wanted = {**self._state._asdict(), "illegal_actions": self.illegal_actions}
+        wanted = {**self.state._asdict(), "illegal_actions": self.illegal_actions}
         if not isinstance(state, Mapping) or set(state) != {"rules", "task", "generator", *wanted}:
             raise ValueError("this is no state_dict of a LifecycleEnv")
         if state["rules"] != self.engine.fingerprint:
@@ -268,4 +272,4 @@ class LifecycleEnv:
         except (AttributeError, RuntimeError, TypeError):
             raise ValueError("the state has a generator of another kind of device") from None
         self.illegal_actions = fields.pop("illegal_actions")
-        self._state = State(**fields)
+        self.state = State(**fields)

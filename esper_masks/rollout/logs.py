@@ -1,7 +1,9 @@
 """What a training writes beside its checkpoints: figures of every iteration, and a picture of them."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ class TrainingLog:
         kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["env_steps"] <= env_steps]
         write_atomically(folder / METRICS, "".join(kept).encode())
         self._stream = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  # closed by ``close``
-        self._board: Any = None
+        self._folder, self._failed, self._board = folder, False, None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -36,6 +38,15 @@ class TrainingLog:
 
     def __call__(self, figures: Mapping[str, float]) -> None:
         """Keep the figures of an iteration; ``env_steps`` is one of them."""
+        if self._failed:
+            return
+        try:
+            self._keep(figures)
+        except OSError as error:  # no reason to lose a training
+            self._failed = True
+            print(f"{self._folder}: figures are not kept from here on: {error.strerror}", file=sys.stderr)
+
+    def _keep(self, figures: Mapping[str, float]) -> None:
         known = {name: value for name, value in figures.items() if value == value}  # no mean of no episode
         self._stream.write(json.dumps(known) + "\n")
         self._stream.flush()
@@ -44,9 +55,11 @@ class TrainingLog:
                 self._board.add_scalar(f"train/{name}", value, int(figures["env_steps"]))
 
     def close(self) -> None:
-        self._stream.close()
-        if self._board is not None:
-            self._board.close()
+        with suppress(OSError):
+            self._stream.close()
+        with suppress(OSError):
+            if self._board is not None:
+                self._board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

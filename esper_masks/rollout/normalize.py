@@ -27,13 +27,23 @@ class RunningMoments(nn.Module):
         for name, shape in (("mean", (size,)), ("square", (size,)), ("count", ())):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64, device=device))
 
-    @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """Take rows ``[..., size]`` into account, of each process as many."""
-        rows = rows.reshape(-1, len(self.mean)).double()
-        number, mean = len(rows) * self.world.size, self.world.mean(rows.mean(0))
+        self.merge(*self.measure(rows))
+
+    @torch.no_grad()
+    def measure(self, rows: Tensor) -> tuple[int, Tensor, Tensor]:
+        """How many rows all processes have, their mean, and the sum of squared differences from it, for ``merge``."""
+        rows = rows.reshape(-1, len(self.mean))
+        variance, own = (part.double() for part in torch.var_mean(rows, 0, correction=0))
+        mean = self.world.mean(own)
+        square = self.world.sum((variance + (own - mean).square()) * len(rows))
+        return len(rows) * self.world.size, mean, square
+
+    @torch.no_grad()
+    def merge(self, number: int, mean: Tensor, square: Tensor) -> None:
+        """Take rows into account that were measured."""
         total, difference = self.count + number, mean - self.mean
-        square = self.world.sum((rows - mean).square().sum(0))
         self.square += square + difference.square() * self.count * number / total
         self.mean += difference * number / total
         self.count.copy_(total)
@@ -46,4 +56,9 @@ class RunningMoments(nn.Module):
 
     def forward(self, rows: Tensor, limit: float = 10.0) -> Tensor:
         """Rows less the mean, over the spread, within ``±limit``, float32 ``[..., size]``."""
-        return ((rows - self.mean.float()) / self.spread).clamp(-limit, limit)
+        return self.scale(rows, self.mean.float(), self.spread, limit)
+
+    @staticmethod
+    def scale(rows: Tensor, mean: Tensor, spread: Tensor, limit: float = 10.0) -> Tensor:
+        """The same by given moments."""
+        return ((rows - mean) / spread).clamp(-limit, limit)

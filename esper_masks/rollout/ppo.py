@@ -1,60 +1,25 @@
-"""Proximal policy optimization, read from top to bottom: configuration, rollout, advantages, update.
+"""Proximal policy optimization, read from top to bottom: rollout, advantages, update.
 
 Source: Schulman et al., "Proximal policy optimization algorithms", 2017.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper_masks.buffer import Minibatch, RolloutBuffer
+from esper_masks.buffer import Minibatch
 from esper_masks.errors import InvalidStateMachineError
 from esper_masks.faults import raise_on_fault
+from esper_masks.rollout.acting import Acting, Situation
 from esper_masks.rollout.env import LifecycleEnv
 from esper_masks.rollout.gae import gae
+from esper_masks.rollout.hyper import PPOConfig
 from esper_masks.rollout.normalize import RunningMoments
 from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden, Scored
 from esper_masks.rollout.world import World
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """Hyper-parameters.
-
-    Args:
-        steps: of every environment in a rollout.
-        epochs: passes over a rollout in an update.
-        minibatches: optimizer steps of a pass.
-        learning_rate: of Adam, at first.
-        final_learning_rate: to which it falls, a straight line over ``horizon``.
-        horizon: environment steps of all environments; later ones have the final learning rate. 0: it does not fall.
-        gamma: discount of a step.
-        gae_lambda: weight of a further step in advantages.
-        clip: how far the ratio of probabilities may be from 1.
-        value_weight: of the value loss, on returns of unit spread.
-        entropy_weight: of the mean over heads of their normalized entropies.
-        max_grad_norm: gradients are scaled down to it.
-        target_kl: an update ends before a step at which its policy is further than 1.5 times this from that of the
-            rollout, in nats.
-    """
-
-    steps: int = 25
-    epochs: int = 4
-    minibatches: int = 4
-    learning_rate: float = 4e-3
-    final_learning_rate: float = 2e-4
-    horizon: int = 0
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    value_weight: float = 0.5
-    entropy_weight: float = 0.02
-    max_grad_norm: float = 0.5
-    target_kl: float = 0.02
 
 
 class Scoring(nn.Module):
@@ -77,7 +42,7 @@ class PPO:
     >>> policy = em.rollout.FactoredActorCritic(em.DecisionStep(env.engine, mode="eager"), env.obs_size)
     >>> ppo = PPO(env, policy)
     >>> sorted(ppo.iterate())[:3]
-    ['act_seconds', 'clip_fraction', 'entropy_blend']
+    ['clip_fraction', 'entropy_blend', 'entropy_blueprint']
 
     Args:
         env: to act in; it is reset.
@@ -93,19 +58,22 @@ class PPO:
         config: PPOConfig | None = None,
         world: World | None = None,
     ):
+        recurrent = isinstance(policy, FactoredRecurrentActorCritic)
         self.env, self.policy, self.config = env, policy, PPOConfig() if config is None else config
         self.world = World() if world is None else world
-        device, batch = env.device, env.num_envs
-        real, obs = torch.zeros((), device=device), torch.zeros(env.obs_size, device=device)
-        fields = {"obs": obs, "value": real, "reward": real, "start": real.bool(), "terminated": real.bool()}
-        self.buffer = RolloutBuffer(env.engine, self.config.steps, batch, fields=fields)
+        self.rows = env.num_envs * (1 if recurrent else self.config.steps)  # or whole sequences
+        if self.config.minibatches > self.rows:
+            of = "environments, whose sequences a recurrent policy learns from" if recurrent else "steps of a rollout"
+            raise ValueError(f"{self.config.minibatches} minibatches cannot be made of {self.rows} {of}")
+        device = env.device
         self.optimizer = torch.optim.Adam(policy.parameters(), self.config.learning_rate, eps=1e-5)
         self.obs_moments = RunningMoments(env.obs_size, device, self.world)
         self.return_moments = RunningMoments(1, device, self.world)  # so that what values are fitted to has unit spread
-        self.obs = env.reset()
-        self.starts = torch.ones(batch, dtype=torch.bool, device=device)
-        self.hidden = policy.initial(batch)
-        self.first: Hidden | None = self.hidden  # of the rollout
+        self.acting = Acting(env, policy, self.obs_moments, self.config.steps)
+        self.buffer = self.acting.buffer
+        starts = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+        self.at = Situation(env.reset(), policy.initial(env.num_envs), starts)
+        self.first: Hidden | None = self.at.hidden  # of the rollout
         self.env_steps = 0  # of all processes
         self.scoring: nn.Module = Scoring(policy)
         if self.world.size > 1:
@@ -116,15 +84,15 @@ class PPO:
 
         Returns: what to log, of all processes; times in seconds.
         Raises:
-            InvalidStateMachineError: a row without a legal action, or a gradient that is not finite; nothing is learned
-                from it.
+            InvalidStateMachineError: a row without an action, since none was legal or logits are not finite; or a
+                gradient that is not finite. Nothing is learned from it.
         """
         began = perf_counter()
         figures = self.rollout()
         acted = perf_counter()
         figures |= self.update()
         ended = perf_counter()
-        figures |= {"act_seconds": acted - began - figures["env_seconds"], "update_seconds": ended - acted}
+        figures |= {"rollout_seconds": acted - began, "update_seconds": ended - acted}
         names = sorted(figures)
         told = self.world.mean(torch.tensor([figures[name] for name in names], device=self.env.device)).tolist()
         figures = dict(zip(names, told))
@@ -140,7 +108,7 @@ class PPO:
 
     def state_dict(self) -> dict[str, Any]:
         """All that an iteration depends on, torch's own generators too: between two iterations, not within one."""
-        hidden = () if self.hidden is None else tuple(part.clone() for part in self.hidden)
+        obs, hidden, starts = self.at
         generators = {"cpu": torch.get_rng_state()}
         if self.env.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.env.device)
@@ -150,9 +118,9 @@ class PPO:
             "env": self.env.state_dict(),
             "obs_moments": self.obs_moments.state_dict(),
             "return_moments": self.return_moments.state_dict(),
-            "obs": self.obs.clone(),
-            "starts": self.starts.clone(),
-            "hidden": hidden,
+            "obs": obs.clone(),
+            "starts": starts.clone(),
+            "hidden": () if hidden is None else tuple(part.clone() for part in hidden),
             "env_steps": self.env_steps,
             "generators": generators,
         }
@@ -169,9 +137,9 @@ class PPO:
         self.obs_moments.load_state_dict(state["obs_moments"])
         self.return_moments.load_state_dict(state["return_moments"])
         device = self.env.device
-        self.obs, self.starts = torch.empty_like(self.obs).copy_(state["obs"]), state["starts"].to(device)
+        obs = torch.empty_like(self.at.obs).copy_(state["obs"])  # in memory as it was
         hidden = [part.to(device) for part in state["hidden"]]
-        self.hidden = (hidden[0], hidden[1]) if hidden else None
+        self.at = Situation(obs, (hidden[0], hidden[1]) if hidden else None, state["starts"].to(device))
         self.env_steps = state["env_steps"]
         torch.set_rng_state(state["generators"]["cpu"])
         if device.type == "cuda":
@@ -180,28 +148,28 @@ class PPO:
     # -- rollout ------------------------------------------------------------------------------------------------------
 
     def rollout(self) -> dict[str, float]:
-        """Fill the buffer. The time of the environment is its own on a CPU, and that of its launches on a GPU."""
-        env, buffer, env_seconds = self.env, self.buffer, 0.0
-        buffer.clear()
-        self.first, returns, ended = self.hidden, torch.zeros((), device=env.device), torch.zeros((), device=env.device)
+        """Fill the buffer.
+
+        Returns: what to log. The time of the environment is that of its launches on a GPU, and 0 where compiled code
+            is one graph for environment and policy.
+        """
+        env, buffer, env_seconds = self.env, self.buffer, self.acting.env_seconds
         illegal = env.illegal_actions.sum()
-        for step in range(self.config.steps):
-            obs, place = self.obs, buffer.at(step)
-            acted = self.policy.act(
-                self.obs_moments(obs), env.states, env.total_seeds, hidden=self.hidden, starts=self.starts, out=place
-            )
-            began = perf_counter()
-            self.obs, reward, terminated, _, info = env.step(place.actions)
-            env_seconds += perf_counter() - began
-            buffer.write(step, obs=obs, value=acted.values, reward=reward, start=self.starts, terminated=terminated)
-            returns += torch.where(terminated, info["returns"], 0).sum()
-            ended += terminated.sum()
-            self.starts, self.hidden = terminated, acted.hidden
+        self.first = self.at.hidden
+        self.at = self.acting.rollout(self.at)
         self.env_steps += self.world.size * env.num_envs * self.config.steps
+        ended = buffer.fields["terminated"]
+        faulty = int((buffer.actions[..., 0] < 0).sum())
+        if self.world.any(faulty > 0, env.device):
+            rows = "no rows here, but some of another process" if not faulty else f"{faulty} of {ended.numel()} rows"
+            raise InvalidStateMachineError(
+                f"{rows} of the rollout have no action: none is legal, or logits are not finite"
+            )
+        returns = buffer.fields["returns"].masked_fill(~ended, 0).sum()
         masks = buffer.masks()
         return {
-            "env_seconds": env_seconds,
-            "return_mean": float(returns / ended) if ended else float("nan"),
+            "env_seconds": self.acting.env_seconds - env_seconds,
+            "return_mean": float(returns / ended.sum()),  # nan if no episode ended
             "forced_share": float(masks.forced.float().mean()),
             "legal_ops": float(masks["op"].float().sum(-1).mean()),
             "illegal_actions": float(env.illegal_actions.sum() - illegal),
@@ -213,40 +181,39 @@ class PPO:
         """Improve the policy by what is in the buffer."""
         fields, config = self.buffer.fields, self.config
         with torch.no_grad():
-            *_, last_value, _ = self.policy(self.obs_moments(self.obs), self.hidden, self.starts)
+            _, last_value, _ = self.policy(self.obs_moments(self.at.obs), self.at.hidden, self.at.starts)
+            seen = self.obs_moments.measure(fields["obs"])
+            fields["obs"].copy_(self.obs_moments(fields["obs"]))  # as the policy saw them
             scale = self.return_moments.spread
             values, last = fields["value"] * scale, last_value * scale
             advantages, returns = gae(
                 fields["reward"], values, fields["terminated"], last, config.gamma, config.gae_lambda
             )
+            unexplained = (returns - values).var() / returns.var().clamp_min(1e-8)
             self.return_moments.update(returns.unsqueeze(-1))
             returns = returns / self.return_moments.spread
-            unexplained = (returns - fields["value"]).var() / returns.var().clamp_min(1e-8)
             advantages = advantages - self.world.mean(advantages.mean())
             advantages = advantages / self.world.mean(advantages.square().mean()).sqrt().clamp_min(1e-8)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         sums: dict[str, Tensor] = {}
-        seen = steps = 0
+        tried = steps = 0
         for rows, hidden, (gained, target) in self._minibatches(advantages, returns):
             figures, near = self._learn(rows, hidden, gained, target)
-            seen, steps = seen + 1, steps + near
+            tried, steps = tried + 1, steps + near
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0) + value
             if not near:
                 break
-        self.obs_moments.update(fields["obs"])
-        mean = {name: float(value) / seen for name, value in sums.items()}
+        self.obs_moments.merge(*seen)
+        mean = {name: float(value) / tried for name, value in sums.items()}
         return {**mean, "explained_variance": float(1 - unexplained), "optimizer_steps": float(steps)}
 
     def _minibatches(self, *values: Tensor) -> Iterator[tuple[Minibatch, Hidden | None, list[Tensor]]]:
         """Rows in any order, in each epoch another, and of ``values`` the same; of a recurrent policy sequences."""
-        recurrent = isinstance(self.policy, FactoredRecurrentActorCritic)
-        number = self.env.num_envs * (1 if recurrent else self.config.steps)
         for _ in range(self.config.epochs):
-            for index in torch.randperm(number, device=self.env.device).chunk(self.config.minibatches):
-                if recurrent:
-                    assert self.first is not None
+            for index in torch.randperm(self.rows, device=self.env.device).chunk(self.config.minibatches):
+                if self.first is not None:
                     hidden = self.first[0][index], self.first[1][index]
                     yield self.buffer.sequences(index), hidden, [value[:, index] for value in values]
                 else:
@@ -258,7 +225,7 @@ class PPO:
         """One optimizer step, unless the policy has gone too far; whether it was taken."""
         config, policy = self.config, self.policy
         starts = None if hidden is None else rows.fields["start"]
-        scored: Scored = self.scoring(self.obs_moments(rows.fields["obs"]), rows, hidden, starts)
+        scored: Scored = self.scoring(rows.fields["obs"], rows, hidden, starts)
         log_ratio = scored.evaluation.log_prob - rows.log_prob
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)

@@ -15,8 +15,9 @@ from esper_masks.rollout.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.calibration import Calibration
 from esper_masks.rollout.checkpoint import clean, save
 from esper_masks.rollout.env import LifecycleEnv
+from esper_masks.rollout.hyper import PPOConfig
 from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden
-from esper_masks.rollout.ppo import PPO, PPOConfig
+from esper_masks.rollout.ppo import PPO
 from esper_masks.rollout.world import World
 from esper_masks.rules import MaskRules
 
@@ -37,6 +38,9 @@ class TrainSettings:
         compile: whether steps are compiled.
         calibration: as JSON; by default the package's.
         max_seeds: of an episode; 0 for any number.
+
+    Raises:
+        ValueError: no such policy or seed.
     """
 
     envs: int = 1024
@@ -47,6 +51,12 @@ class TrainSettings:
     compile: bool = False
     calibration: str = ""
     max_seeds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy={self.policy!r} is not one of {', '.join(POLICIES)}")
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed must be from 0 to {(1 << 32) - 1}, got {self.seed}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,8 +78,6 @@ def build(
         RulesError, ValueError, RuntimeError: rules, settings or a device that no training can have.
     """
     world = World() if world is None else world
-    if settings.policy not in POLICIES:
-        raise ValueError(f"policy={settings.policy!r} is not one of {', '.join(POLICIES)}")
     torch.manual_seed(settings.seed)
     ids = [f"slot{i}" for i in range(settings.slots)] if settings.slots else None
     mode: Any = "compiled" if settings.compile else "eager"
@@ -79,7 +87,7 @@ def build(
         ids,
         max_seeds=settings.max_seeds,
         calibration=Calibration.from_json(settings.calibration) if settings.calibration else None,
-        seed=world.seed(settings.seed),
+        seed=world.seed(settings.seed, "environment"),
         device=device,
         mode=mode,
     )
@@ -87,7 +95,7 @@ def build(
     policy = POLICIES[settings.policy](step, env.obs_size, settings.width, autocast=device.startswith("cuda"))
     ppo = PPO(env, policy.to(env.device), config, world)
     if world.rank:  # the weights are the same everywhere, the actions are not
-        torch.manual_seed(world.seed(settings.seed))
+        torch.manual_seed(world.seed(settings.seed, "actions"))
     return ppo
 
 
@@ -114,11 +122,11 @@ def train(
 
     Returns: the last checkpoint.
     Raises:
-        OSError: a checkpoint cannot be written.
+        OSError, CheckpointError: as of ``save``.
         InvalidStateMachineError: as of ``PPO.iterate``.
     """
     if ppo.world.rank == 0:
-        clean(folder)
+        clean(folder)  # what a process that was killed has left
     ppo.world.wait()
     iterations, path = 0, save(ppo, settings, folder, keep)  # a folder that cannot be written to ends it here
     with _signals() as caught:
@@ -136,13 +144,14 @@ def train(
 
 def returns_of(
     policy: Callable[[LifecycleEnv], torch.Tensor], like: LifecycleEnv, seed: int, envs: int = 8192
-) -> tuple[float, float]:
-    """Mean return of an episode of fresh environments, and its standard error."""
+) -> tuple[float, float, int]:
+    """Mean return of an episode of fresh environments, its standard error, and how many actions were illegal."""
     env = like.another(envs, seed)
     env.reset()
     for _ in range(env.dynamics.episode_length):
         *_, info = env.step(policy(env))
-    return float(info["returns"].mean()), float(info["returns"].std()) / envs**0.5
+    returns = info["returns"]
+    return float(returns.mean()), float(returns.std()) / envs**0.5, int(env.illegal_actions.sum())
 
 
 def learned(ppo: PPO) -> Callable[[LifecycleEnv], torch.Tensor]:

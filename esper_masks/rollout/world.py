@@ -45,7 +45,13 @@ class World:
         return cls(*(int(environ[name]) for name in names))
 
     def device(self, name: str) -> str:
-        """The device of this process: of CUDA devices one for each process of a machine."""
+        """The device of this process: of CUDA devices one for each process of a machine.
+
+        Raises:
+            ValueError: the same one for all of several processes.
+        """
+        if self.size > 1 and name.startswith("cuda:"):
+            raise ValueError(f"{name} would be the device of all {self.size} processes; cuda gives each its own")
         return f"cuda:{self.local_rank}" if name == "cuda" and self.size > 1 else name
 
     def share(self, number: int, what: str) -> int:
@@ -58,11 +64,9 @@ class World:
             raise ValueError(f"{number} {what} cannot be divided evenly among {self.size} processes")
         return number // self.size
 
-    def seed(self, seed: int) -> int:
-        """A seed of its own for each process; the first one has the seed that was given."""
-        if self.rank == 0:
-            return seed
-        digest = hashlib.sha256(f"{seed} {self.rank}".encode()).digest()
+    def seed(self, seed: int, use: str) -> int:
+        """A seed of its own for each process and use."""
+        digest = hashlib.sha256(f"{seed} {self.rank} {use}".encode()).digest()
         return int.from_bytes(digest[:4], "little")  # torch's generator of a CPU heeds 32 bits of a seed
 
     @contextmanager
@@ -72,11 +76,9 @@ class World:
             yield
             return
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        try:
-            yield
-        finally:
-            gc.collect()  # an averaged module that is part of a cycle would outlive the group, and abort the process
-            dist.destroy_process_group()
+        yield  # after an error the others may be waiting for this process, and to part from them might never end
+        gc.collect()  # an averaged module that is part of a cycle would outlive the group, and abort the process
+        dist.destroy_process_group()
 
     def averaged(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module with gradients that are means over processes; its parameters become those of the first one."""
@@ -103,6 +105,11 @@ class World:
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process says so."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=device)) > 0)
+
+    def agreed(self, number: int, device: torch.device) -> int:
+        """A number below ``2**53``: that of the first process."""
+        told = torch.tensor(float(number if self.rank == 0 else 0), dtype=torch.float64, device=device)
+        return int(self.sum(told))
 
     def wait(self) -> None:
         """Until all are here."""

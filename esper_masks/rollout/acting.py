@@ -1,0 +1,95 @@
+"""A policy in an environment: one step of both, kept in a buffer."""
+
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from esper_masks.buffer import RolloutBuffer
+from esper_masks.calls import Compiled, copy_into, intercepted
+from esper_masks.drawing import random_key
+from esper_masks.rollout.env import LifecycleEnv
+from esper_masks.rollout.normalize import RunningMoments
+from esper_masks.rollout.policy import FactoredActorCritic, Hidden
+from esper_masks.rollout.state import Outcome, State
+
+
+class Situation(NamedTuple):
+    """Where the next step begins."""
+
+    obs: Tensor  # float32 [batch, obs_size], as the environment gave it
+    hidden: Hidden | None  # of a recurrent policy
+    starts: Tensor  # bool [batch]: an episode begins with it
+
+
+class Acting(nn.Module):
+    """Normalize what is observed, decide, step, and store. Where policy and environment are compiled, it is one graph.
+
+    Args:
+        env: to act in.
+        policy: to decide.
+        moments: of observations.
+        steps: of a rollout.
+    """
+
+    FIELDS = ("obs", "value", "start", "reward", "terminated", "returns")
+
+    def __init__(self, env: LifecycleEnv, policy: FactoredActorCritic, moments: RunningMoments, steps: int):
+        super().__init__()
+        self.env, self.policy, self.moments = env, policy, moments
+        real, obs = torch.zeros((), device=env.device), torch.zeros(env.obs_size, device=env.device)
+        examples = (obs, real, real.bool(), real, real.bool(), real)
+        self.buffer = RolloutBuffer(env.engine, steps, env.num_envs, fields=dict(zip(self.FIELDS, examples)))
+        fields = self.buffer.fields
+        self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
+        self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows
+        self._graph = Compiled(self, "_whole") if env.mode == policy.step.mode == "compiled" else None
+
+    def rollout(self, at: Situation) -> Situation:
+        """Fill the buffer: decisions, and ``FIELDS``, of which returns are those of the episode so far."""
+        buffer, scale = self.buffer, (self.moments.mean.float(), self.moments.spread)
+        buffer.clear()
+        one_graph = self._graph is not None and not intercepted()
+        for step in range(buffer.steps):
+            at = self._compiled(step, at, scale) if one_graph else self._eager(step, at)
+        return at
+
+    def _eager(self, step: int, at: Situation) -> Situation:
+        env, place = self.env, self.buffer.at(step)
+        acted = self.policy.act(
+            self.moments(at.obs), env.states, env.total_seeds, hidden=at.hidden, starts=at.starts, out=place
+        )
+        began = perf_counter()
+        obs, reward, terminated, _, info = env.step(place.actions)
+        self.env_seconds += perf_counter() - began
+        values = at.obs, acted.values, at.starts, reward, terminated, info["returns"]
+        self.buffer.write(step, **dict(zip(self.FIELDS, values)))
+        return Situation(obs, acted.hidden, terminated)
+
+    def _compiled(self, step: int, at: Situation, scale: tuple[Tensor, Tensor]) -> Situation:
+        assert self._graph is not None
+        env, out = self.env, self._rows[step]
+        key = random_key() if env.device.type == "cpu" else None
+        first, second = (None, None) if at.hidden is None else at.hidden
+        given = at.obs, *scale, first, second, at.starts, key, *env.state, *env.draw()
+        with torch.no_grad():
+            first, second, obs, ended, env.illegal_actions, *after = self._graph(*given, env.illegal_actions, out=out)
+        env.state = State(*after)
+        return Situation(obs, None if first is None else (first, second), ended)
+
+    def _whole(self, obs: Tensor, mean: Tensor, spread: Tensor, *given: Any, fused: bool = False) -> tuple[Any, ...]:
+        first, second, starts, key, *before, noise, own_key, illegal, out = given
+        state, step = State(*before), self.policy.step
+        hidden = None if first is None else (first, second)
+        seen = self.moments.scale(obs, mean, spread)
+        logits, values, hidden = self.policy(seen, hidden, starts)
+        limits = state.total_seeds, step.engine.max_seeds, None, None
+        decision = step._decide(state.states, logits, *limits, None, key, torch.int64, False, None, fused=fused)
+        assert decision is not None  # since it was given no place
+        *made, following = self.env.dynamics.step(*before, decision.actions, noise, own_key, None)
+        after, outcome = made[: len(State._fields)], Outcome(*made[len(State._fields) :])
+        kept = obs, values, starts, outcome.reward, outcome.terminated, outcome.returns
+        copy_into(out, (*decision[:3], *kept))
+        kept_hidden = (None, None) if hidden is None else hidden
+        return (*kept_hidden, following, outcome.terminated, illegal + outcome.illegal, *after)

@@ -1,0 +1,55 @@
+"""Hyper-parameters of proximal policy optimization."""
+
+import math
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Hyper-parameters.
+
+    Args:
+        steps: of every environment in a rollout.
+        epochs: passes over a rollout in an update.
+        minibatches: optimizer steps of a pass.
+        learning_rate: of Adam, at first.
+        final_learning_rate: to which it falls, a straight line over ``horizon``.
+        horizon: environment steps of all environments; later ones have the final learning rate. 0: it does not fall.
+        gamma: discount of a step.
+        gae_lambda: weight of a further step in advantages.
+        clip: how far the ratio of probabilities may be from 1.
+        value_weight: of the value loss, on returns of unit spread.
+        entropy_weight: of the mean over heads of their normalized entropies.
+        max_grad_norm: gradients are scaled down to it.
+        target_kl: an update ends before a step at which its policy is further than 1.5 times this from that of the
+            rollout, in nats.
+
+    Raises:
+        ValueError: a number out of range; names it.
+    """
+
+    steps: int = 25
+    epochs: int = 4
+    minibatches: int = 4
+    learning_rate: float = 4e-3
+    final_learning_rate: float = 2e-4
+    horizon: int = 0
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    value_weight: float = 0.5
+    entropy_weight: float = 0.02
+    max_grad_norm: float = 0.5
+    target_kl: float = 0.02
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, whole = getattr(self, field.name), isinstance(field.default, int)
+            least = 1 if whole and field.name != "horizon" else 0
+            most = 1 if field.name in ("gamma", "gae_lambda") else math.inf
+            fits = type(value) is int if whole else isinstance(value, int | float) and math.isfinite(value)
+            if not fits or not least <= value <= most:
+                wanted = f"{'a whole number' if whole else 'a number'} from {least}" + (
+                    f" to {most}" if most == 1 else ""
+                )
+                raise ValueError(f"{field.name} must be {wanted}, got {value!r}")
