@@ -44,7 +44,9 @@ class Acting(nn.Module):
         fields = self.buffer.fields
         self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
         self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows
-        self._graph = Compiled(self, "_whole") if env.mode == policy.step.mode == "compiled" else None
+        # a few environments take less time than Python takes to call the parts of a graph: C++ does it
+        one = env.mode == policy.step.mode == "compiled"
+        self._graph = Compiled(self, "_whole", cpp_wrapper=True) if one else None
 
     def rollout(self, at: Situation) -> Situation:
         """Fill the buffer: decisions, and ``FIELDS``, of which returns are those of the episode so far."""

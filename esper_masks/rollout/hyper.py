@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, fields
 
+SHARES = ("gamma", "gae_lambda")
+ENDLESS = ("max_grad_norm", "target_kl")  # of which infinity switches the limit off
+
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -20,9 +23,9 @@ class PPOConfig:
         clip: how far the ratio of probabilities may be from 1.
         value_weight: of the value loss, on returns of unit spread.
         entropy_weight: of the mean over heads of their normalized entropies.
-        max_grad_norm: gradients are scaled down to it.
+        max_grad_norm: gradients are scaled down to it; infinite for as they are.
         target_kl: an update ends before a step at which its policy is further than 1.5 times this from that of the
-            rollout, in nats.
+            rollout, in nats; infinite for no such end.
 
     Raises:
         ValueError: a number out of range; names it.
@@ -46,10 +49,8 @@ class PPOConfig:
         for field in fields(self):
             value, whole = getattr(self, field.name), isinstance(field.default, int)
             least = 1 if whole and field.name != "horizon" else 0
-            most = 1 if field.name in ("gamma", "gae_lambda") else math.inf
-            fits = type(value) is int if whole else isinstance(value, int | float) and math.isfinite(value)
-            if not fits or not least <= value <= most:
-                wanted = f"{'a whole number' if whole else 'a number'} from {least}" + (
-                    f" to {most}" if most == 1 else ""
-                )
-                raise ValueError(f"{field.name} must be {wanted}, got {value!r}")
+            most = 1 if field.name in SHARES else math.inf
+            fits = type(value) is int if whole else isinstance(value, int | float) and least <= value <= most
+            if not fits or value < least or (value == math.inf and field.name not in ENDLESS):
+                bounds = f"from {least} to {most}" if field.name in SHARES else f"not below {least}"
+                raise ValueError(f"{field.name} must be a {'whole ' * whole}number {bounds}, got {value!r}")

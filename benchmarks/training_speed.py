@@ -1,0 +1,246 @@
+"""Training speed against sb3-contrib's MaskablePPO in the same environment: ``python -m benchmarks.training_speed``.
+
+    ours eager       ``PPO``, whose actions are drawn from the joint distribution; nothing is compiled
+    ours compiled    all that the library compiles: a step of a rollout as one graph, and scoring
+    sb3 heads        MaskablePPO over one choice a head: the heads are drawn independently, which forms illegal pairs of
+                     op and slot; the environment takes them for WAIT
+    sb3 joint        MaskablePPO over the index of the whole action, with exact masks
+
+All have two hidden layers of the same width shared by logits and value, the same hyper-parameters, as many optimizer
+steps (updates never end early) and one thread. The environment of sb3 is always compiled. A rollout is environment,
+masks, decisions and what is stored; sb3's ends with its advantages, which our update makes. Adapter, masks and legality
+are checked before anything is timed. Rounds of all ways take turns, so that what else the machine does meets them all.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import esper_masks as em
+from benchmarks.training_profile import ROLLOUT, UPDATE, decisions_alone, profile
+from esper_masks.bench.libraries import LIBRARIES
+from esper_masks.bench.suite import machine
+from esper_masks.rollout import PPO, LifecycleEnv, PPOConfig
+from esper_masks.rollout.train import TrainSettings, build
+
+RULES = "esper-2025-12"
+CONFIG = PPOConfig(target_kl=float("inf"))
+OURS = {"ours eager": False, "ours compiled": True}
+PROFILED = ("ours eager", "ours compiled")
+SB3 = {"sb3 heads": False, "sb3 joint": True}
+FEWEST = 5  # rounds
+Result = dict[str, Any]
+Way = dict[str, Callable[[], Any]]  # "rollout" and "iterate"
+
+
+def new_env(envs: int) -> LifecycleEnv:
+    return LifecycleEnv(em.ruleset(RULES), envs, seed=0, mode="compiled")
+
+
+def ours(way: str, envs: int) -> PPO:
+    return build(em.ruleset(RULES), TrainSettings(envs=envs, compile=OURS[way]), CONFIG)
+
+
+# -- what must hold before anything is timed ---------------------------------------------------------------------------
+
+
+def check_adapter(joint: bool, envs: int = 64) -> None:
+    """The adapter gives what the environment gives, and its masks.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    from benchmarks.sb3_peer import Sb3Env
+
+    env, adapter = new_env(envs), Sb3Env(new_env(envs), joint)
+    logits = torch.zeros(envs, sum(head.size for head in env.engine.layout.heads))
+    same(env.reset(), adapter.reset(), "first observation")
+    for step in range(2 * env.dynamics.episode_length):
+        masks = env.masks()
+        same(masks.joint() if joint else masks.flat(), adapter.env_method("action_masks"), f"masks of step {step}")
+        actions = em.FactoredCategorical(logits, masks).sample()
+        given = env.engine.joint_actions.encode(actions) if joint else actions
+        wanted, made = env.step(actions), adapter.step(given.numpy())
+        for at, name in enumerate(("observation", "reward", "end")):
+            same(torch.as_tensor(wanted[at]), made[at], f"{name} of step {step}")
+    assert not adapter.env.illegal_actions.any()
+
+
+def same(wanted: torch.Tensor, made: Any, what: str) -> None:
+    rows = torch.stack([torch.as_tensor(row) for row in made])
+    assert torch.equal(wanted, rows), f"{what} differs"
+
+
+def illegal_share(run: Callable[[], Any], env: LifecycleEnv) -> float:
+    """Of the actions of a rollout."""
+    before = env.illegal_actions.sum()
+    run()
+    return int(env.illegal_actions.sum() - before) / (env.num_envs * CONFIG.steps)
+
+
+# -- what is timed -----------------------------------------------------------------------------------------------------
+
+
+def speeds(envs: int, seconds: float) -> list[Result]:
+    """A row for every way: steps of environments in a second, rollout alone and with the update."""
+    from benchmarks.sb3_peer import Sb3Training
+
+    ways: dict[str, Way] = {}
+    rows: dict[str, Result] = {}
+    for way in (*OURS, *SB3):
+        start = perf_counter()
+        trained: Any
+        if way in OURS:
+            trained = ours(way, envs)
+            env, parameters = trained.env, sum(p.numel() for p in trained.policy.parameters())
+        else:
+            trained = Sb3Training(new_env(envs), SB3[way], CONFIG, TrainSettings().width)
+            env, parameters = trained.venv.env, trained.parameters()
+        share = illegal_share(trained.rollout, env)
+        assert (share > 0) == (way == "sb3 heads"), f"{way}: {share:.2%} of the actions are illegal"
+        trained.iterate()
+        rows[way] = {"way": way, "envs": envs, "parameters": parameters, "illegal_share": share}
+        rows[way]["first_s"] = perf_counter() - start  # all that a program waits for, once
+        ways[way] = {"rollout": partial(collect, trained), "iterate": trained.iterate}
+    for what in ("rollout", "iterate"):
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        while min(map(len, times.values())) < FEWEST or sum(map(sum, times.values())) < seconds * len(ways):
+            for way, runs in ways.items():
+                start = perf_counter()
+                runs[what]()
+                times[way].append(perf_counter() - start)
+        for way, each in times.items():
+            steps = envs * CONFIG.steps
+            rows[way] |= {f"{what}_per_s": steps / min(each), f"{what}_per_s_median": steps / statistics.median(each)}
+            rows[way][f"{what}_rounds"] = len(each)
+    for row in rows.values():
+        for what in ("rollout", "iterate"):
+            row[f"{what}_x"] = {peer: row[f"{what}_per_s"] / rows[peer][f"{what}_per_s"] for peer in SB3}
+    return list(rows.values())
+
+
+def collect(trained: Any) -> None:
+    """A rollout without the figures that ours logs of it, which sb3 does not have."""
+    if isinstance(trained, PPO):
+        trained.at = trained.acting.rollout(trained.at)
+    else:
+        trained.rollout()
+
+
+def run(options: argparse.Namespace) -> Result:
+    """All rows and profiles."""
+    torch.set_num_threads(1)
+    result = machine("cpu")
+    for name in () if options.only_profile else ("sb3-contrib", "stable-baselines3", "gymnasium"):
+        result["versions"][name] = version(name)
+    result |= {"rules": RULES, "config": asdict(CONFIG) | {"target_kl": None}, "width": TrainSettings().width}
+    result |= {"threads": 1, "rows": [], "profiles": []}
+    if not options.only_profile:
+        for joint in SB3.values():
+            check_adapter(joint)
+        for envs in options.envs:
+            result["rows"] += speeds(envs, options.seconds)
+            print(f"{envs:,} environments: done", file=sys.stderr, flush=True)
+    for envs in options.profile:
+        for way in PROFILED:
+            ppo = ours(way, envs)
+            for _ in range(2):
+                ppo.iterate()
+            row = {"way": way, "envs": envs, "seconds": profile(ppo, FEWEST)}
+            result["profiles"].append({**row, "decisions_alone_s": decisions_alone(ppo, FEWEST)})
+            print(f"profile of {way}, {envs:,} environments: done", file=sys.stderr, flush=True)
+    return result
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def print_result(console: Console, result: Result) -> None:
+    """Speeds, then the shares of an iteration."""
+    others = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if name != "esper_masks")
+    console.print(f"{result['machine']['cpu']}, 1 thread\n{others}\n")
+    console.print("rollout, whole  thousand environment steps a second, the fastest round")
+    console.print("/heads, /joint  times as fast as sb3 heads and sb3 joint")
+    console.print("illegal         share of actions of a fresh policy")
+    console.print("first           seconds until all is built and has run, once")
+    for envs in dict.fromkeys(row["envs"] for row in result["rows"]):
+        table = new_table(
+            f"{envs:,} envs", "rollout", "/heads", "/joint", "whole", "/heads", "/joint", "illegal", "first"
+        )
+        for row in (row for row in result["rows"] if row["envs"] == envs):
+            cells = [row["way"]]
+            for what in ("rollout", "iterate"):
+                cells += [f"{row[f'{what}_per_s'] / 1000:,.1f}", *(f"{row[f'{what}_x'][peer]:.2f}" for peer in SB3)]
+            table.add_row(*cells, f"{row['illegal_share']:.1%}", f"{row['first_s']:.0f}s")
+        console.print(table)
+    if result["profiles"]:
+        console.print("one iteration, ms (share of it)")
+        heads = [f"{row['way'].removeprefix('ours ')}\n{row['envs']:,}" for row in result["profiles"]]
+        table = new_table("", *heads)
+        for phase, names in (("rollout", ROLLOUT), ("update", UPDATE)):
+            for name in (None, *names):
+                cells = [_part(row, phase, name) for row in result["profiles"]]
+                table.add_row(phase if name is None else f"  {name}", *cells)
+        table.add_row("decisions alone", *(f"{1000 * row['decisions_alone_s']:.1f}" for row in result["profiles"]))
+        console.print(table)
+
+
+def new_table(first: str, *titles: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _part(row: Result, phase: str, name: str | None) -> str:
+    seconds = row["seconds"]
+    whole = sum(sum(part.values()) for part in seconds.values())
+    took = sum(seconds[phase].values()) if name is None else seconds[phase][name]
+    return f"{1000 * took:.{0 if took >= 0.1 else 1}f} ({took / whole:.0%})"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description="See the module.")
+    parser.add_argument("--envs", type=int, nargs="+", default=[8, 64, 1024], metavar="N", help="of the comparison")
+    parser.add_argument("--profile", type=int, nargs="*", default=[1024, 8192], metavar="N", help="of the profiles")
+    parser.add_argument("--only-profile", action="store_true", help="leave the comparison out; needs no sb3-contrib")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="for each way and half (default: 3)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--from", dest="source", metavar="FILE", help="print a result instead of measuring")
+    options = parser.parse_args(arguments)
+    if options.output and not Path(options.output).absolute().parent.is_dir():
+        parser.error(f"cannot write {options.output}: its folder is not there")
+    peer = LIBRARIES["sb3"]
+    if not (options.only_profile or options.source) and find_spec(peer.module) is None:
+        parser.error(f"{peer.package} is not installed (it is in the extra `peers`)")
+    if options.source:
+        result = json.loads(Path(options.source).read_text(encoding="utf-8"))
+    else:
+        with tempfile.TemporaryDirectory() as folder:  # compile times are those of a first run
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+            result = run(options)
+    print_result(Console(highlight=False), result)
+    if options.output:
+        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
