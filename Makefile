@@ -1,6 +1,7 @@
 # The first target that runs makes .venv; later ones use it as it is.
 #
-#   make run                 replay the sample log      make run LOG=path/to/log.jsonl RULES=esper-2025-11
+#   make run                 train for about a minute; make run TRAIN_ARGS="--policy lstm --slots 16"
+#   make replay              replay the sample log      make replay LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
 #   make bench               esper-masks bench, the whole suite; writes benchmarks/results
 #   make bench DEVICE=cuda           the same on a GPU
@@ -10,14 +11,18 @@ PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
+LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 
 BIN   := .venv/bin
 READY := .venv/ready
 PEERS := .venv/peers
 
-.PHONY: run test lint bench clean
+.PHONY: run replay test lint bench clean
 
 run: $(READY)
+	@$(BIN)/python -m esper_masks train --rules "$(RULES)" --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
+
+replay: $(READY)
 	@$(BIN)/python -m esper_masks replay "$(LOG)" --rules "$(RULES)"
 
 test: $(READY)
