@@ -44,11 +44,10 @@ class Compiled:
         module: what belongs to it, but for the values of its tensors, is constant to the graphs.
         name: the method. It takes tensors, pytrees of tensors, numbers and None; ``out`` last, and ``fused``, True in
             code that is compiled here.
-        options: further ones of the compiler, for a CPU.
     """
 
-    def __init__(self, module: nn.Module, name: str, **options: Any):
-        self.method, self.options = getattr(module, name), {**CPU_OPTIONS, **options}
+    def __init__(self, module: nn.Module, name: str):
+        self.method = getattr(module, name)
         self.forms: dict[Any, tuple[Any, list[Any]]] = {}  # what is compiled for each, and the graphs of it
         self.chosen: dict[Any, tuple[list[int], Callable[..., Any]]] = {}
 
@@ -79,7 +78,7 @@ class Compiled:
         form = spec, *[_form(leaf) for leaf in leaves]
         if form not in self.forms:
             on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
-            self.forms[form] = self._compile(as_bits, self.options if on_cpu else {}), []
+            self.forms[form] = self._compile(as_bits, CPU_OPTIONS if on_cpu else {}), []
         call, graphs = self.forms[form]
         if not hasattr(call, "aot_compile") or not _caches():  # nothing is to be compiled, or nothing kept
             return as_bits, call
@@ -87,7 +86,9 @@ class Compiled:
         given, places = tree_map_only(Tensor, _like, (_passed(arguments, as_bits), out))
         fitting = next((graph for graph in graphs if graph.guard_check(given, places)), None)
         if fitting is None:
-            fitting = call.aot_compile(((given, places), {}))
+            # torch's cache of whole compiled calls (2.13) once gave one for 64 rows where 1,024 were compiled
+            with torch._functorch.config.patch(enable_autograd_cache=False):
+                fitting = call.aot_compile(((given, places), {}))
             graphs.append(fitting)
         return as_bits, fitting.fn
 

@@ -98,10 +98,11 @@ def _train_in(world: "World", options: argparse.Namespace) -> int:
     folder = Path(options.logdir)
     ppo, settings = _begin(world, options, folder)
     steps, first = options.steps or ppo.config.horizon, world.rank == 0
+    resumed = options.resume is not None and Path(options.resume or folder).resolve().is_relative_to(folder.resolve())
     log = TrainingLog(folder, ppo.env_steps) if first else None
     progress = _Progress(steps, log, quiet=options.json or not first)
     try:
-        path = train(ppo, steps, settings, folder, report=progress)
+        path = train(ppo, steps, settings, folder, report=progress, resumed=resumed)
     finally:
         if log is not None:
             log.close()
@@ -132,9 +133,12 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
         config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
         return build(find_rules(name), settings, config, options.device, world), {"rules": name, **settings.to_dict()}
     content = checkpoint.load(options.resume or folder, world)
-    newest = checkpoint.found(folder)[-1:] if folder.is_dir() else []
-    if newest and options.resume and Path(options.resume).resolve() not in [path.resolve() for path in newest[0]]:
-        reason = f"{folder} has another, later checkpoint, {newest[0][0].name}"
+    newest, from_folder = (
+        checkpoint.found(folder)[-1:] if folder.is_dir() else [],
+        Path(options.resume or folder).resolve(),
+    )
+    if newest and from_folder not in [folder.resolve(), *[path.resolve() for path in newest[0]]]:
+        reason = f"{folder} has another checkpoint as its newest, {newest[0][0].name}"
         raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
     world.wait()
     told = dict(content["settings"])

@@ -55,7 +55,7 @@ def check():
         torch.testing.assert_close(moments.mean, alone.mean)
         torch.testing.assert_close(moments.spread, alone.spread)
         assert moments.count == alone.count
-        torch.manual_seed(world.rank)  # as ``build`` does
+        torch.manual_seed(world.rank)
         figures = [half.iterate() for _ in range(2)]
         flat = torch.cat([p.flatten() for p in half.policy.parameters()] + [torch.tensor([figures[-1]["return_mean"]])])
         assert torch.equal(world.mean(flat.clone()), flat), "the processes have different models"

@@ -165,7 +165,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     older, newer = (path for (path,) in checkpoint.found(Path(folder))[-2:])
     code, _, err = run(capsys, "--steps", "3000", "--logdir", folder, "--resume", str(older))
     assert code == 2
-    assert f"has another, later checkpoint, {newer.name}" in err
+    assert f"has another checkpoint as its newest, {newer.name}" in err
     code, *_ = run(capsys, "--steps", "2500", "--logdir", str(tmp_path / "other"), "--resume", str(older), "--json")
     assert code == 0
 

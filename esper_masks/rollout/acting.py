@@ -44,9 +44,7 @@ class Acting(nn.Module):
         fields = self.buffer.fields
         self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
         self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows
-        # a few environments take less time than Python takes to call the parts of a graph: C++ does it
-        one = env.mode == policy.step.mode == "compiled"
-        self._graph = Compiled(self, "_whole", cpp_wrapper=True) if one else None
+        self._graph = Compiled(self, "_whole") if env.mode == policy.step.mode == "compiled" else None
 
     def rollout(self, at: Situation) -> Situation:
         """Fill the buffer: decisions, and ``FIELDS``, of which returns are those of the episode so far."""
@@ -59,14 +57,15 @@ class Acting(nn.Module):
 
     def _eager(self, step: int, at: Situation) -> Situation:
         env, place = self.env, self.buffer.at(step)
+        self.buffer.write(step, obs=at.obs, start=at.starts)  # a CUDA graph of the environment overwrites them
         acted = self.policy.act(
             self.moments(at.obs), env.states, env.total_seeds, hidden=at.hidden, starts=at.starts, out=place
         )
         began = perf_counter()
         obs, reward, terminated, _, info = env.step(place.actions)
         self.env_seconds += perf_counter() - began
-        values = at.obs, acted.values, at.starts, reward, terminated, info["returns"]
-        self.buffer.write(step, **dict(zip(self.FIELDS, values)))
+        after = {"reward": reward, "terminated": terminated, "returns": info["returns"]}
+        self.buffer.write(step, value=acted.values, **after)
         return Situation(obs, acted.hidden, terminated)
 
     def _compiled(self, step: int, at: Situation, scale: tuple[Tensor, Tensor]) -> Situation:

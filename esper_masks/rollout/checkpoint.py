@@ -16,7 +16,7 @@ from esper_masks.rollout.files import write_atomically
 from esper_masks.rollout.ppo import PPO
 from esper_masks.rollout.world import World
 
-FORMAT = "esper_masks training 2"
+FORMAT = "esper_masks training 3"
 PARTS = {"settings", "config", "rules", "env_steps", "processes", "id", "training"}
 NAME = re.compile(r"checkpoint-(\d{12})(?:-(\d+)-of-(\d+))?\.pt")
 

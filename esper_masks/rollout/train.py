@@ -13,7 +13,7 @@ import torch
 from esper_masks.decision import DecisionStep
 from esper_masks.rollout.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.calibration import Calibration
-from esper_masks.rollout.checkpoint import clean, save
+from esper_masks.rollout.checkpoint import clean, found, save
 from esper_masks.rollout.env import LifecycleEnv
 from esper_masks.rollout.hyper import PPOConfig
 from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden
@@ -108,6 +108,7 @@ def train(
     report: Callable[[dict[str, float]], None],
     save_every: int = 20,
     keep: int = 3,
+    resumed: bool = False,
 ) -> Path:
     """Go on until there were so many environment steps, or until SIGINT or SIGTERM, which ends it after an update.
 
@@ -119,6 +120,7 @@ def train(
         report: is given the figures of every iteration.
         save_every: iterations between checkpoints; there is one at the end in any case.
         keep: as of ``save``.
+        resumed: the newest checkpoint of the folder is what is gone on from.
 
     Returns: the last checkpoint.
     Raises:
@@ -128,7 +130,9 @@ def train(
     if ppo.world.rank == 0:
         clean(folder)  # what a process that was killed has left
     ppo.world.wait()
-    iterations, path = 0, save(ppo, settings, folder, keep)  # a folder that cannot be written to ends it here
+    there = [parts[ppo.world.rank] for parts in found(folder)[-1:] if len(parts) == ppo.world.size] if resumed else []
+    # a folder that cannot be written to ends it here; what a training goes on from is left as it is
+    iterations, path = 0, there[0] if there else save(ppo, settings, folder, keep)
     with _signals() as caught:
         ended = ppo.env_steps >= steps
         while not ended:
