@@ -16,7 +16,8 @@ def read(name: str) -> dict[str, Any]:
     text = (RESULTS / name).read_text(encoding="utf-8")
     assert not re.search(r"/(home|root|work|tmp|Users)/", text)
     result: dict[str, Any] = json.loads(text)
-    assert re.fullmatch("[0-9a-f]{40}", result["commit"]), "of changes that are in no commit"
+    assert re.fullmatch("[0-9a-f]{40}", result["commit"]["id"])
+    assert not result["commit"]["dirty"], "of changes that are in no commit"
     return result
 
 
