@@ -86,9 +86,7 @@ class Compiled:
         given, places = tree_map_only(Tensor, _like, (_passed(arguments, as_bits), out))
         fitting = next((graph for graph in graphs if graph.guard_check(given, places)), None)
         if fitting is None:
-            # torch's cache of whole compiled calls (2.13) once gave one for 64 rows where 1,024 were compiled
-            with torch._functorch.config.patch(enable_autograd_cache=False):
-                fitting = call.aot_compile(((given, places), {}))
+            fitting = _ahead(call, ((given, places), {}))
             graphs.append(fitting)
         return as_bits, fitting.fn
 
@@ -103,6 +101,17 @@ class Compiled:
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
         own_call = FunctionType(code, dict(globals()), closure=call.__closure__)
         return torch.compile(own_call, fullgraph=True, options={**options, "guard_filter_fn": _of_arguments})
+
+
+def _ahead(call: Any, arguments: Any) -> Any:
+    """The call compiled ahead, not from torch's cache of whole calls: it once gave one for 64 rows in place of 1,024."""
+    try:
+        with torch._functorch.config.patch(enable_autograd_cache=False):
+            return call.aot_compile(arguments)
+    except RuntimeError as error:
+        if "SerializableCallable" not in str(error):
+            raise
+        return call.aot_compile(arguments)  # a compiler other than torch's own keeps nothing else
 
 
 def _passed(arguments: Sequence[Any], as_bits: Sequence[int]) -> list[Any]:
