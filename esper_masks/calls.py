@@ -104,7 +104,7 @@ class Compiled:
 
 
 def _ahead(call: Any, arguments: Any) -> Any:
-    """The call compiled ahead, not from torch's cache of whole calls: it once gave one for 64 rows in place of 1,024."""
+    """The call compiled ahead, not from torch's cache of whole calls: it once gave one for 64 rows where 1,024 came."""
     try:
         with torch._functorch.config.patch(enable_autograd_cache=False):
             return call.aot_compile(arguments)
