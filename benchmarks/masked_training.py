@@ -20,13 +20,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.bench.plot import check_plot
+from benchmarks.tables import new_table
+from esper_masks.bench.plot import check_plot, plain
 from esper_masks.bench.suite import BenchError, machine
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
 from esper_masks.rollout.train import BASELINES, TrainSettings, learned, returns_of
@@ -43,14 +42,7 @@ Result = dict[str, Any]
 class AllLegal(em.MaskEngine):
     """An engine that masks nothing: every op that some state allows is legal in every slot."""
 
-    def forward(
-        self,
-        states: Tensor,
-        total_seeds: Tensor | None = None,
-        *,
-        max_seeds: int | Tensor | None = None,
-        enabled: Tensor | None = None,
-    ) -> em.ActionMasks:
+    def forward(self, states: Tensor, *_: Any, **__: Any) -> em.ActionMasks:
         words = torch.full_like(states[..., 0], self.layout.possible)
         return em.ActionMasks(self.layout, words, torch.full_like(words[..., 0], self.layout.possible))
 
@@ -179,11 +171,8 @@ def print_result(console: Console, result: Result) -> None:
     console.print("        of the heuristic's, for the slowest seed; ! seeds that never were there")
     console.print("illegal share of actions in the first iteration, in the last, and in all")
     for slots, heuristic, arms in groups(result):
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column(f"{slots} slots", no_wrap=True)
         reached = [f"{100 * part:.0f} %" for part in REACHED]
-        for title in ("return", "range", *reached, "illegal", "last", "all"):
-            table.add_column(title, justify="right", no_wrap=True)
+        table = new_table(f"{slots} slots", "return", "range", *reached, "illegal", "last", "all")
         for arm, rows in arms.items():
             ends = [row["return_mean"] for row in rows]
             after = [_slowest([_steps_to(row["curve"], part * heuristic) for row in rows]) for part in REACHED]
@@ -231,9 +220,7 @@ def plot(result: Result, path: str) -> None:
     axes[0, 0].set_ylabel("return, accuracy points")
     axes[1, 0].set_ylabel("illegal actions, %")
     for axis in axes.flat:
-        axis.grid(True, color="#dddddd", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     seeds = len({row["seed"] for row in result["runs"]})
     figure.suptitle(f"{result['settings']['rules']}, seeds: {seeds} (line: mean, band: least to most)", fontsize=10)

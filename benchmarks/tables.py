@@ -74,11 +74,17 @@ def _distinct(rows: Iterable[Row], *names: str) -> Iterable[tuple[Any, ...]]:
     return dict.fromkeys(tuple(row[name] for name in names) for row in rows)
 
 
-def _table(columns: Mapping[str, str], rows: Iterable[Row]) -> Table:
+def new_table(first: str, *titles: str) -> Table:
+    """A column of names, then figures."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("way", no_wrap=True)
-    for title in columns:
+    table.add_column(first, no_wrap=True)
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _table(columns: Mapping[str, str], rows: Iterable[Row]) -> Table:
+    table = new_table("way", *columns)
     for row in rows:
         table.add_row(row["way"], *(_figure(name, row.get(name)) for name in columns.values()))
     return table

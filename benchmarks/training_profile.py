@@ -103,6 +103,7 @@ def timed(ppo: PPO) -> Iterator[Clock]:
         clock.wrap(policy.step, "forward", "masks and sampling")
         clock.wrap(policy.step, "evaluate", "masks and scoring")
         clock.wrap(ppo.obs_moments, "forward", "normalizing")
+        clock.wrap(ppo.obs_moments, "scale", "normalizing")
         clock.wrap(ppo.obs_moments, "measure", "normalizing")
         clock.wrap(ppo.acting, "_compiled", "one graph")
         for method in ("at", "write", "clear"):

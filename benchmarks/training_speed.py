@@ -28,11 +28,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 import esper_masks as em
+from benchmarks.tables import new_table
 from benchmarks.training_profile import ROLLOUT, UPDATE, decisions_alone, profile
 from esper_masks.bench.libraries import LIBRARIES
 from esper_masks.bench.suite import machine
@@ -199,14 +198,6 @@ def print_result(console: Console, result: Result) -> None:
                 table.add_row(phase if name is None else f"  {name}", *cells)
         table.add_row("decisions alone", *(f"{1000 * row['decisions_alone_s']:.1f}" for row in result["profiles"]))
         console.print(table)
-
-
-def new_table(first: str, *titles: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
 
 
 def _part(row: Result, phase: str, name: str | None) -> str:

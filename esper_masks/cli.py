@@ -14,9 +14,8 @@ from esper_masks.bench.suite import BenchError, CheckError
 from esper_masks.bench_cli import add_command as add_bench
 from esper_masks.calibrate_cli import add_command as add_calibrate
 from esper_masks.errors import RulesError, SlotStateError
-from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, count, find_rules
+from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, count, find_rules, reason_of
 from esper_masks.telemetry import Replay
-from esper_masks.telemetry.events import clean
 from esper_masks.train_cli import add_command as add_train
 
 SAMPLE = "esper_masks/data/sample.jsonl"
@@ -46,17 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (RulesError, SlotStateError, BenchError, OSError) as error:
-        print(f"esper-masks {options.command}: {_reason(error)}", file=sys.stderr)
+        print(f"esper-masks {options.command}: {reason_of(error)}", file=sys.stderr)
         return 2
     except CheckError as error:
         print(f"esper-masks {options.command}: {error}", file=sys.stderr)
         return 1
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{clean(str(error.filename), 4096)}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +97,7 @@ def _read_all(replay: Replay, paths: Sequence[str]) -> int:
         replay.finish()
         if isinstance(error, KeyboardInterrupt):
             return 130
-        print(f"esper-masks replay: {_reason(error)}", file=sys.stderr)
+        print(f"esper-masks replay: {reason_of(error)}", file=sys.stderr)
         return 2
     return 0
 

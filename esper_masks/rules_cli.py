@@ -25,6 +25,7 @@ from esper_masks.rules import MaskRules
 from esper_masks.rulesets import ruleset, rulesets
 from esper_masks.show import describe, difference, mermaid, show, show_difference
 from esper_masks.slots import SlotState
+from esper_masks.telemetry.events import clean
 from esper_masks.verify import Verification, verify
 
 DEFAULT_RULES = "esper-2025-12"
@@ -276,6 +277,13 @@ def _print_verification(result: Verification) -> None:
 def console() -> Console:
     """Standard output, without markup in names; 80 columns where it is no terminal."""
     return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+
+
+def reason_of(error: Exception) -> str:
+    """What to tell of an error; of a file that cannot be used its name too."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{clean(str(error.filename), 4096)}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def count(text: str) -> int:

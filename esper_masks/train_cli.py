@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, console, find_rules, positive
+from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, console, find_rules, positive, reason_of
 
 if TYPE_CHECKING:  # no other command needs it
     from esper_masks.rollout import PPO
@@ -81,10 +81,8 @@ def _train(options: argparse.Namespace) -> int:
             torch.cuda.set_device(options.device)
         with world.joined(options.device):
             return _train_in(world, options)
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except (ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, a process that is gone
-        reason = str(error).split("\n", 1)[0]
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
+        reason = reason_of(error).split("\n", 1)[0]
     print(f"esper-masks train: {reason}", file=sys.stderr, flush=True)
     if world.size > 1:
         os._exit(2)  # not to wait for what the other processes are waiting for
@@ -98,11 +96,10 @@ def _train_in(world: "World", options: argparse.Namespace) -> int:
     folder = Path(options.logdir)
     ppo, settings = _begin(world, options, folder)
     steps, first = options.steps or ppo.config.horizon, world.rank == 0
-    resumed = options.resume is not None and Path(options.resume or folder).resolve().is_relative_to(folder.resolve())
     log = TrainingLog(folder, ppo.env_steps) if first else None
     progress = _Progress(steps, log, quiet=options.json or not first)
     try:
-        path = train(ppo, steps, settings, folder, report=progress, resumed=resumed)
+        path = train(ppo, steps, settings, folder, report=progress, resumed=options.resume is not None)
     finally:
         if log is not None:
             log.close()
@@ -123,7 +120,7 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
     from esper_masks.rollout.train import TrainSettings, build
 
     if options.resume is None:
-        if folder.is_dir() and checkpoint.found(folder):
+        if checkpoint.found(folder):
             raise ValueError(f"{folder} has checkpoints: --resume goes on from them, --logdir names another folder")
         world.wait()  # whoever is first will have made one
         settings = replace(TrainSettings(), **_given(options, SETTINGS))
@@ -133,13 +130,11 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
         config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
         return build(find_rules(name), settings, config, options.device, world), {"rules": name, **settings.to_dict()}
     content = checkpoint.load(options.resume or folder, world)
-    newest, from_folder = (
-        checkpoint.found(folder)[-1:] if folder.is_dir() else [],
-        Path(options.resume or folder).resolve(),
-    )
-    if newest and from_folder not in [folder.resolve(), *[path.resolve() for path in newest[0]]]:
-        reason = f"{folder} has another checkpoint as its newest, {newest[0][0].name}"
-        raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
+    if there := checkpoint.found(folder):
+        given = Path(options.resume or folder).resolve()
+        if given not in [folder.resolve(), *[path.resolve() for path in there[-1]]]:
+            reason = f"{folder} has another checkpoint as its newest, {there[-1][0].name}"
+            raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
     world.wait()
     told = dict(content["settings"])
     if (name := told.pop("rules", None)) is None:
@@ -175,9 +170,8 @@ def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, ille
     from esper_masks.rollout.logs import draw_curve
     from esper_masks.rollout.train import BASELINES, learned, returns_of
 
-    seed = EVALUATION_SEED
-    results = {"learned": returns_of(learned(ppo), ppo.env, seed)}
-    results |= {name: returns_of(policy, ppo.env, seed) for name, policy in BASELINES.items()}
+    policies = {"learned": learned(ppo), **BASELINES}
+    results = {name: returns_of(policy, ppo.env, EVALUATION_SEED) for name, policy in policies.items()}
     baselines = {name: results[name][0] for name in BASELINES}
     illegal += sum(each for _, _, each in results.values())
     curve = draw_curve(path.parent, baselines)

@@ -72,14 +72,19 @@ def plot(result: dict[str, Any], path: str | Path) -> None:
     )
     for axis in (left, right):
         axis.set_yscale("log")
-        axis.grid(True, which="major", color="#dddddd", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     machine = result["machine"]
     threads = "" if machine["gpu"] else f", {CENTRE.threads} thread"
     figure.suptitle(f"{CENTRE.rules} on {machine['gpu'] or machine['cpu']}{threads}", fontsize=10)
     figure.savefig(path, dpi=150)
+
+
+def plain(axis: Any) -> None:
+    """A faint grid behind what is drawn, and no frame above and to the right of it."""
+    axis.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _line(axis: Any, over: str, rows: list[Row], what: str, label: str, colour: str, marker: str) -> None:

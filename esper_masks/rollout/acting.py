@@ -41,10 +41,11 @@ class Acting(nn.Module):
         real, obs = torch.zeros((), device=env.device), torch.zeros(env.obs_size, device=env.device)
         examples = (obs, real, real.bool(), real, real.bool(), real)
         self.buffer = RolloutBuffer(env.engine, steps, env.num_envs, fields=dict(zip(self.FIELDS, examples)))
-        fields = self.buffer.fields
-        self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
         self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows
         self._graph = Compiled(self, "_whole") if env.mode == policy.step.mode == "compiled" else None
+        if self._graph is not None:  # places of each step, which take as long to look up as some of what is computed
+            fields = self.buffer.fields
+            self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
 
     def rollout(self, at: Situation) -> Situation:
         """Fill the buffer: decisions, and ``FIELDS``, of which returns are those of the episode so far."""
@@ -52,15 +53,14 @@ class Acting(nn.Module):
         buffer.clear()
         one_graph = self._graph is not None and not intercepted()
         for step in range(buffer.steps):
-            at = self._compiled(step, at, scale) if one_graph else self._eager(step, at)
+            at = self._compiled(step, at, scale) if one_graph else self._eager(step, at, scale)
         return at
 
-    def _eager(self, step: int, at: Situation) -> Situation:
+    def _eager(self, step: int, at: Situation, scale: tuple[Tensor, Tensor]) -> Situation:
         env, place = self.env, self.buffer.at(step)
+        seen = self.moments.scale(at.obs, *scale)
         self.buffer.write(step, obs=at.obs, start=at.starts)  # a CUDA graph of the environment overwrites them
-        acted = self.policy.act(
-            self.moments(at.obs), env.states, env.total_seeds, hidden=at.hidden, starts=at.starts, out=place
-        )
+        acted = self.policy.act(seen, env.states, env.total_seeds, hidden=at.hidden, starts=at.starts, out=place)
         began = perf_counter()
         obs, reward, terminated, _, info = env.step(place.actions)
         self.env_seconds += perf_counter() - began

@@ -86,12 +86,9 @@ def found(folder: Path) -> list[tuple[Path, ...]]:
 def clean(folder: Path) -> None:
     """Remove what processes that were killed have left: parts of files, and of checkpoints."""
     whole = {path for parts in found(folder) for path in parts}
-    for path in (
-        *folder.glob(".checkpoint-*.part"),
-        *(p for p in folder.glob("checkpoint-*.pt") if NAME.fullmatch(p.name)),
-    ):
-        if path not in whole:
-            path.unlink(missing_ok=True)
+    alone = {path for path in folder.glob("checkpoint-*.pt") if NAME.fullmatch(path.name)} - whole
+    for path in (*folder.glob(".checkpoint-*.part"), *alone):
+        path.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class PPOConfig:
             value, whole = getattr(self, field.name), isinstance(field.default, int)
             least = 1 if whole and field.name != "horizon" else 0
             most = 1 if field.name in SHARES else math.inf
-            fits = type(value) is int if whole else isinstance(value, int | float) and least <= value <= most
-            if not fits or value < least or (value == math.inf and field.name not in ENDLESS):
+            kind = type(value) is int if whole else isinstance(value, int | float)
+            if not kind or not least <= value <= most or (value == math.inf and field.name not in ENDLESS):
                 bounds = f"from {least} to {most}" if field.name in SHARES else f"not below {least}"
                 raise ValueError(f"{field.name} must be a {'whole ' * whole}number {bounds}, got {value!r}")

@@ -86,6 +86,8 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], baselines: Mapping[st
     """
     from matplotlib.figure import Figure
 
+    from esper_masks.bench.plot import plain
+
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     points = [(line["env_steps"] / 1e6, line["return_mean"]) for line in metrics if "return_mean" in line]
@@ -97,9 +99,7 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], baselines: Mapping[st
     axis.set_xlabel("environment steps, millions")
     axis.set_ylabel("return of an episode, accuracy points")
     axis.set_xlim(left=0)
-    axis.grid(True, color="#dddddd", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    plain(axis)
     axis.legend(loc="center right", frameon=False, fontsize=9)
     return figure
 

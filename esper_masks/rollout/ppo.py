@@ -161,7 +161,7 @@ class PPO:
         ended = buffer.fields["terminated"]
         faulty = int((buffer.actions[..., 0] < 0).sum())
         if self.world.any(faulty > 0, env.device):
-            rows = "no rows here, but some of another process" if not faulty else f"{faulty} of {ended.numel()} rows"
+            rows = f"{faulty} of {ended.numel()} rows" if faulty else "rows of another process, but none here,"
             raise InvalidStateMachineError(
                 f"{rows} of the rollout have no action: none is legal, or logits are not finite"
             )
