@@ -17,17 +17,15 @@ from pathlib import Path
 
 from esper_masks.rollout import checkpoint
 
-FLAGS = ("--envs", "20", "--width", "8", "--steps", "1000000000")
+# a checkpoint every iteration: more kills meet one
+FLAGS = ("--envs", "20", "--width", "8", "--steps", "1000000000", "--save-every", "1")
 
 
-def kill_once(folder: Path, seconds: float, save_every: int) -> int:
+def kill_once(folder: Path, seconds: float) -> int:
     """Go on with the training of a folder, or begin one, kill it, and give the steps of the newest checkpoint."""
     begun = bool(checkpoint.found(folder))
-    code = "import sys; from esper_masks.rollout import train as t; from esper_masks.cli import main; "
-    # a checkpoint every few iterations instead of twenty: more kills meet one
-    code += f"t.train.__kwdefaults__['save_every'] = {save_every}; sys.exit(main(sys.argv[1:]))"
     resume = ("--resume",) if begun else ()
-    command = [sys.executable, "-c", code, "train", *FLAGS, "--logdir", str(folder), *resume]
+    command = [sys.executable, "-m", "esper_masks", "train", *FLAGS, "--logdir", str(folder), *resume]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         first, deadline = checkpoint.found(folder)[-1:], time.monotonic() + 120
         while checkpoint.found(folder)[-1:] == first and process.poll() is None and time.monotonic() < deadline:
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(options.n):
-            now = kill_once(folder, times.uniform(0, 0.2), save_every=1)
+            now = kill_once(folder, times.uniform(0, 0.2))
             if now < steps:
                 raise AssertionError(
                     f"after kill {number} the newest checkpoint has {now} steps, before it had {steps}"

@@ -44,10 +44,12 @@ class Compiled:
         module: what belongs to it, but for the values of its tensors, is constant to the graphs.
         name: the method. It takes tensors, pytrees of tensors, numbers and None; ``out`` last, and ``fused``, True in
             code that is compiled here.
+        cpu_options: of torch's compiler, beside ``CPU_OPTIONS``.
     """
 
-    def __init__(self, module: nn.Module, name: str):
+    def __init__(self, module: nn.Module, name: str, cpu_options: Mapping[str, Any] | None = None):
         self.method = getattr(module, name)
+        self.cpu_options = {**CPU_OPTIONS, **(cpu_options or {})}
         self.forms: dict[Any, tuple[Any, list[Any]]] = {}  # what is compiled for each, and the graphs of it
         self.chosen: dict[Any, tuple[list[int], Callable[..., Any]]] = {}
 
@@ -78,7 +80,7 @@ class Compiled:
         form = spec, *[_form(leaf) for leaf in leaves]
         if form not in self.forms:
             on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
-            self.forms[form] = self._compile(as_bits, CPU_OPTIONS if on_cpu else {}), []
+            self.forms[form] = self._compile(as_bits, self.cpu_options if on_cpu else {}), []
         call, graphs = self.forms[form]
         if not hasattr(call, "aot_compile") or not _caches():  # nothing is to be compiled, or nothing kept
             return as_bits, call

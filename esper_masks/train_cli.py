@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -53,6 +54,7 @@ def add_command(commands: Any) -> None:
     add("--logdir", default="runs", metavar="DIR", help="where checkpoints, figures and the curve go (default: runs)")
     resume = "go on from a checkpoint, by default the newest in the log folder, with its settings"
     add("--resume", nargs="?", const="", metavar="PATH", help=resume)
+    add("--save-every", type=positive, default=20, metavar="N", help="iterations between checkpoints (default: 20)")
     add("--json", action="store_true", help="print one JSON object at the end instead of progress")
     tuned = parser.add_argument_group("hyper-parameters", "as of rollout.PPOConfig, which says what they are")
     for name in TUNED:
@@ -99,13 +101,15 @@ def _train_in(world: "World", options: argparse.Namespace) -> int:
     log = TrainingLog(folder, ppo.env_steps) if first else None
     progress = _Progress(steps, log, quiet=options.json or not first)
     try:
-        path = train(ppo, steps, settings, folder, report=progress, resumed=options.resume is not None)
+        resumed = options.resume is not None
+        path = train(ppo, steps, settings, folder, report=progress, save_every=options.save_every, resumed=resumed)
     finally:
         if log is not None:
             log.close()
     illegal = int(world.sum(ppo.env.illegal_actions.sum()))
     if first:
-        _summarize(ppo, options, progress.steps_per_s, illegal, path)
+        with suppress(BrokenPipeError, SystemExit):  # the latter is rich's way; the training is done, and saved
+            _summarize(ppo, options, progress.steps_per_s, illegal, path)
     world.wait()
     return 0
 
@@ -147,7 +151,10 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
     checkpoint.restore(ppo, content)
     if world.rank == 0:
         print(f"going on from {ppo.env_steps:,} steps", file=sys.stderr)
-        if options.steps is not None and options.steps > config.horizon:
+        if ppo.env_steps >= (options.steps or config.horizon):
+            what = f"--steps {options.steps}" if options.steps else f"the {config.horizon:,} that it was begun for"
+            print(f"which is no less than {what}: nothing is trained; a larger --steps goes on", file=sys.stderr)
+        elif options.steps is not None and options.steps > config.horizon:
             rate = f"the final learning rate, {config.final_learning_rate:g}"
             print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
     return ppo, content["settings"]
@@ -174,7 +181,11 @@ def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, ille
     results = {name: returns_of(policy, ppo.env, EVALUATION_SEED) for name, policy in policies.items()}
     baselines = {name: results[name][0] for name in BASELINES}
     illegal += sum(each for _, _, each in results.values())
-    curve = draw_curve(path.parent, baselines)
+    try:
+        curve = draw_curve(path.parent, baselines)
+    except OSError as failure:  # the training is done, and saved
+        curve = None
+        print(f"esper-masks train: no learning curve: {reason_of(failure)}", file=sys.stderr)
     summary = {
         "env_steps": ppo.env_steps,
         "env_steps_per_s": steps_per_s,

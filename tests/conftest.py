@@ -2,6 +2,10 @@
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core, whose own threads would wait for those of the others
+    for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+        os.environ.setdefault(variable, "1")
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -82,9 +82,9 @@ def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
     torch.manual_seed(0)
     env = LifecycleEnv(em.ruleset("esper-2025-12"), 40, seed=1, mode="compiled", max_seeds=4)
     ppo = PPO(env, kind(em.DecisionStep(env.engine), env.obs_size, 16), PPOConfig(steps=30))
-    counted = torch.zeros(40)
+    again, counted = env.another(40, 0, mode="compiled"), torch.zeros(40)
     for _ in range(2):
-        begun, hidden = ppo.at, ppo.at.hidden
+        begun, hidden, before = ppo.at, ppo.at.hidden, env.state_dict()
         figures = ppo.rollout()
         assert figures["illegal_actions"] == 0
         rows = ppo.buffer.sequences(torch.arange(40))
@@ -100,7 +100,16 @@ def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
             counted = counted + rows.fields["reward"][step]
             torch.testing.assert_close(rows.fields["returns"][step], counted)
             counted = counted.masked_fill(rows.fields["terminated"][step], 0)
+        again.load_state_dict(before)  # what was stored is what these actions do in it
+        for step, actions in enumerate(rows.actions):
+            _, reward, terminated, *_ = again.step(actions)
+            torch.testing.assert_close(reward, rows.fields["reward"][step], rtol=1e-4, atol=1e-5)
+            assert torch.equal(terminated, rows.fields["terminated"][step])
+        torch.testing.assert_close(again.obs, env.obs, rtol=1e-4, atol=1e-5)
+        assert torch.equal(again.states, env.states)
         ppo.update()
+    assert ppo.acting._graph is not None
+    assert len(ppo.acting._graph.chosen) == 1  # and nothing else has run
     assert len(torch.unique(rows.actions.flatten(0, 1), dim=0)) > 10
 
 

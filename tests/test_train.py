@@ -32,14 +32,13 @@ def nothing(figures: dict[str, float]) -> None:
     pass
 
 
-@pytest.mark.parametrize("policy", ["mlp", "lstm"])
-def test_a_training_goes_on_to_the_last_bit(tmp_path: Path, policy: str) -> None:
-    whole = begin(policy=policy)
+@pytest.mark.parametrize(("policy", "compile"), [("mlp", False), ("lstm", False), ("mlp", True)])
+def test_a_training_goes_on_to_the_last_bit(tmp_path: Path, policy: str, compile: bool) -> None:
+    whole = begin(policy=policy, compile=compile)
+    path = train(whole, 16 * 10 * 3, SMALL.to_dict(), tmp_path / "part", report=nothing)
     train(whole, 16 * 10 * 6, SMALL.to_dict(), tmp_path / "whole", report=nothing)
-    part = begin(policy=policy)
-    path = train(part, 16 * 10 * 3, SMALL.to_dict(), tmp_path / "part", report=nothing)
     torch.rand(7)  # something else draws in between
-    other = begin(policy=policy, seed=9)
+    other = begin(policy=policy, compile=compile, seed=9)
     checkpoint.restore(other, checkpoint.load(path))
     train(other, 16 * 10 * 6, SMALL.to_dict(), tmp_path / "part", report=nothing)
     for mine, its in zip(other.policy.parameters(), whole.policy.parameters()):
@@ -145,6 +144,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     code, out, err = run(capsys, "--logdir", folder, "--resume", "--json")
     assert code == 0
     assert json.loads(out)["env_steps"] == 1000  # as it was begun for
+    assert "no less than the 1,000 that it was begun for: nothing is trained; a larger --steps goes on" in err
     code, out, err = run(capsys, "--steps", "2000", "--logdir", folder, "--resume", "--json")
     assert code == 0
     assert "going on from 1,000 steps" in err
@@ -259,3 +259,24 @@ def test_whatever_ends_it_the_last_checkpoint_goes_on(tmp_path: Path, number: si
     assert steps > 0
     subprocess.run([*command, "--steps", str(steps + 500), "--resume"], check=True, timeout=120, capture_output=True)
     assert checkpoint.load(tmp_path)["env_steps"] == steps + 500
+
+
+def test_a_picture_that_cannot_be_kept_fails_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "learning-curve.png"))
+
+    monkeypatch.setattr("esper_masks.rollout.logs.draw_curve", full)
+    code, out, err = run(capsys, "--steps", "500", "--logdir", str(tmp_path), "--json")
+    assert code == 0
+    assert json.loads(out)["env_steps"] == 500
+    assert err == f"esper-masks train: no learning curve: {tmp_path}/learning-curve.png: No space left on device\n"
+
+
+def test_a_reader_that_goes_away_fails_nothing(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m esper_masks train --envs 20 --steps 500 --logdir {tmp_path}"
+    piped = ["bash", "-c", f"set -o pipefail; {command} | true"]
+    done = subprocess.run(piped, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert checkpoint.load(tmp_path)["env_steps"] == 500

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from esper_masks.rollout.world import World
 
 FORMAT = "esper_masks training 3"
 PARTS = {"settings", "config", "rules", "env_steps", "processes", "id", "training"}
+APPEARS_S = 10.0  # how long a shared folder may take to show what was written elsewhere
 NAME = re.compile(r"checkpoint-(\d{12})(?:-(\d+)-of-(\d+))?\.pt")
 
 
@@ -59,16 +61,31 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     torch.save(content, stream)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    part = "" if world.size == 1 else f"-{world.rank}-of-{world.size}"
-    path = place / f"checkpoint-{ppo.env_steps:012}{part}.pt"
+    path = place / _name(ppo.env_steps, world.rank, world.size)
     before = [parts[world.rank] for parts in found(place) if len(parts) == world.size and path not in parts]
     write_atomically(path, stream.getvalue())
     world.wait()
-    if world.size > 1 and not any(path in parts for parts in found(place)):
+    parts = [place / _name(ppo.env_steps, rank, world.size) for rank in range(world.size)]
+    if not all(_appears(part) for part in parts):
         raise CheckpointError(f"{place} lacks what other processes saved: all must save in one folder that they share")
     for old in before[: max(len(before) + 1 - keep, 0)]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _name(env_steps: int, rank: int, size: int) -> str:
+    part = "" if size == 1 else f"-{rank}-of-{size}"
+    return f"checkpoint-{env_steps:012}{part}.pt"
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file that another process has written is seen here, at once or where a network is in between soon."""
+    deadline = time.monotonic() + APPEARS_S
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def found(folder: Path) -> list[tuple[Path, ...]]:
