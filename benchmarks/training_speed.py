@@ -9,11 +9,13 @@
 All have two hidden layers of the same width shared by logits and value, the same hyper-parameters, as many optimizer
 steps (updates never end early) and one thread. The environment of sb3 is always compiled. A rollout is environment,
 masks, decisions and what is stored; sb3's ends with its advantages, which our update makes. Adapter, masks and legality
-are checked before anything is timed. Rounds of all ways take turns, so that what else the machine does meets them all.
+are checked before anything is timed. All ways take turns of a tenth of a second or more, so that what else the machine
+does meets them all.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -43,7 +45,8 @@ CONFIG = PPOConfig(target_kl=float("inf"))
 OURS = {"ours eager": False, "ours compiled": True}
 PROFILED = ("ours eager", "ours compiled")
 SB3 = {"sb3 heads": False, "sb3 joint": True}
-FEWEST = 5  # rounds
+FEWEST = 5  # turns
+TURN_S = 0.1  # at least: what others left in caches matters to none of them
 Result = dict[str, Any]
 Way = dict[str, Callable[[], Any]]  # "rollout" and "iterate"
 
@@ -119,15 +122,18 @@ def speeds(envs: int, seconds: float) -> list[Result]:
         ways[way] = {"rollout": partial(collect, trained), "iterate": trained.iterate}
     for what in ("rollout", "iterate"):
         times: dict[str, list[float]] = {way: [] for way in ways}
-        while min(map(len, times.values())) < FEWEST or sum(map(sum, times.values())) < seconds * len(ways):
+        began = perf_counter()
+        while min(map(len, times.values())) < FEWEST or perf_counter() - began < seconds * len(ways):
             for way, runs in ways.items():
-                start = perf_counter()
-                runs[what]()
-                times[way].append(perf_counter() - start)
+                first = times[way][0] if times[way] else TURN_S
+                start, rounds = perf_counter(), math.ceil(TURN_S / first)
+                for _ in range(rounds):
+                    runs[what]()
+                times[way].append((perf_counter() - start) / rounds)
         for way, each in times.items():
             steps = envs * CONFIG.steps
             rows[way] |= {f"{what}_per_s": steps / min(each), f"{what}_per_s_median": steps / statistics.median(each)}
-            rows[way][f"{what}_rounds"] = len(each)
+            rows[way][f"{what}_turns"] = len(each)
     for row in rows.values():
         for what in ("rollout", "iterate"):
             row[f"{what}_x"] = {peer: row[f"{what}_per_s"] / rows[peer][f"{what}_per_s"] for peer in SB3}
@@ -174,7 +180,7 @@ def print_result(console: Console, result: Result) -> None:
     """Speeds, then the shares of an iteration."""
     others = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if name != "esper_masks")
     console.print(f"{result['machine']['cpu']}, 1 thread\n{others}\n")
-    console.print("rollout, whole  thousand environment steps a second, the fastest round")
+    console.print("rollout, whole  thousand environment steps a second, the fastest turn")
     console.print("/heads, /joint  times as fast as sb3 heads and sb3 joint")
     console.print("illegal         share of actions of a fresh policy")
     console.print("first           seconds until all is built and has run, once")
@@ -220,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"cannot write {options.output}: its folder is not there")
     peer = LIBRARIES["sb3"]
     if not (options.only_profile or options.source) and find_spec(peer.module) is None:
-        parser.error(f"{peer.package} is not installed (it is in the extra `peers`)")
+        parser.error(f"{peer.package} is not installed (pip install 'esper-masks[sb3]')")
     if options.source:
         result = json.loads(Path(options.source).read_text(encoding="utf-8"))
     else:
