@@ -25,6 +25,8 @@ WARM_UP = 3  # calls before a capture
 MOST = 4096  # arguments whose graph is remembered
 NUMBERS = (type(None), bool, int, float, torch.dtype)  # constants to a graph
 
+Found = tuple[list[int], Callable[..., Any]]  # a graph, and which of its arguments it takes as bits
+
 _numbers = count()
 
 
@@ -51,27 +53,30 @@ class Compiled:
         self.method = getattr(module, name)
         self.cpu_options = {**CPU_OPTIONS, **(cpu_options or {})}
         self.forms: dict[Any, tuple[Any, list[Any]]] = {}  # what is compiled for each, and the graphs of it
-        self.chosen: dict[Any, tuple[list[int], Callable[..., Any]]] = {}
+        self.chosen: dict[Any, Found] = {}
 
     def __call__(self, *arguments: Any, out: Any = None) -> Any:
         if torch.is_inference_mode_enabled():  # in which the compiler would set itself up for no other
             with torch.inference_mode(False), torch.no_grad():
                 return self(*arguments, out=out)
-        key = _modes(), tuple([_exact(a) for a in arguments]), out is None or tuple([_exact(place) for place in out])
         try:
-            found = self.chosen.get(key)
-            if found is None:
-                if len(self.chosen) == MOST:
-                    self.chosen.clear()
-                with torch._dynamo.convert_frame.compile_lock:
-                    found = self.chosen[key] = self._choose(arguments, out)
-            as_bits, graph = found
-            return graph(_passed(arguments, as_bits), out)
+            return run(self.find(arguments, out), arguments, out)
         except torch._dynamo.exc.TorchDynamoException:
             self.method(*arguments, None)  # what does not fit is named by the method itself
             raise
 
-    def _choose(self, arguments: Sequence[Any], out: Any) -> tuple[list[int], Callable[..., Any]]:
+    def find(self, arguments: Sequence[Any], out: Any) -> Found:
+        """What ``run`` calls, with these arguments or with any that are alike; to look it up takes some 10 us."""
+        key = _modes(), tuple([_exact(a) for a in arguments]), out is None or tuple([_exact(place) for place in out])
+        found = self.chosen.get(key)
+        if found is None:
+            if len(self.chosen) == MOST:
+                self.chosen.clear()
+            with torch._dynamo.convert_frame.compile_lock:
+                found = self.chosen[key] = self._choose(arguments, out)
+        return found
+
+    def _choose(self, arguments: Sequence[Any], out: Any) -> Found:
         """The graph for such arguments, and which of them it takes as bits."""
         leaves, spec = tree_flatten((arguments, out))
         as_bits = [
@@ -103,6 +108,12 @@ class Compiled:
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
         own_call = FunctionType(code, dict(globals()), closure=call.__closure__)
         return torch.compile(own_call, fullgraph=True, options={**options, "guard_filter_fn": _of_arguments})
+
+
+def run(found: Found, arguments: Sequence[Any], out: Any) -> Any:
+    """Call what was found."""
+    as_bits, graph = found
+    return graph(_passed(arguments, as_bits), out)
 
 
 def _ahead(call: Any, arguments: Any) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_masks.buffer import RolloutBuffer
-from esper_masks.calls import Compiled, copy_into, intercepted
+from esper_masks.calls import Compiled, Found, copy_into, intercepted, run
 from esper_masks.drawing import random_key
 from esper_masks.rollout.env import LifecycleEnv
 from esper_masks.rollout.normalize import RunningMoments
@@ -45,6 +45,7 @@ class Acting(nn.Module):
         # of its many small tensors C++ takes less time to allocate than Python: a sixth less at 8 and 64 environments
         options = {"cpp_wrapper": True}
         self._graph = Compiled(self, "_whole", options) if env.mode == policy.step.mode == "compiled" else None
+        self._found: Found
         if self._graph is not None:  # places of each step, which take as long to look up as some of what is computed
             fields = self.buffer.fields
             self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
@@ -53,9 +54,13 @@ class Acting(nn.Module):
         """Fill the buffer: decisions, and ``FIELDS``, of which returns are those of the episode so far."""
         buffer, scale = self.buffer, (self.moments.mean.float(), self.moments.spread)
         buffer.clear()
-        one_graph = self._graph is not None and not intercepted()
-        for step in range(buffer.steps):
-            at = self._compiled(step, at, scale) if one_graph else self._eager(step, at, scale)
+        if self._graph is None or intercepted():
+            for step in range(buffer.steps):
+                at = self._eager(step, at, scale)
+            return at
+        with torch.inference_mode(False), torch.no_grad():
+            for step in range(buffer.steps):
+                at = self._compiled(step, at, scale)
         return at
 
     def _eager(self, step: int, at: Situation, scale: tuple[Tensor, Tensor]) -> Situation:
@@ -75,9 +80,10 @@ class Acting(nn.Module):
         env, out = self.env, self._rows[step]
         key = random_key() if env.device.type == "cpu" else None
         first, second = (None, None) if at.hidden is None else at.hidden
-        given = at.obs, *scale, first, second, at.starts, key, *env.state, *env.draw()
-        with torch.no_grad():
-            first, second, obs, ended, env.illegal_actions, *after = self._graph(*given, env.illegal_actions, out=out)
+        given = at.obs, *scale, first, second, at.starts, key, *env.state, *env.draw(), env.illegal_actions
+        if step < 2:  # what is given to those that follow was made as what is given to the second
+            self._found = self._graph.find(given, out)
+        first, second, obs, ended, env.illegal_actions, *after = run(self._found, given, out)
         env.state = State(*after)
         return Situation(obs, None if first is None else (first, second), ended)
 
