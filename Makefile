@@ -15,7 +15,6 @@ LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 
 BIN   := .venv/bin
 READY := .venv/ready
-PEERS := .venv/peers
 
 .PHONY: run replay test lint bench clean
 
@@ -33,7 +32,7 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(PEERS)
+bench: $(READY)
 ifdef BENCH_ARGS
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 else
@@ -50,11 +49,6 @@ $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)
-
-# the libraries that the benchmarks compare with, which tests do not need
-$(PEERS): $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,peers]"
-	@touch $(PEERS)
 
 FORCE:
 

@@ -37,7 +37,7 @@ def run_suite(name: str, options: Sequence[str]) -> int:
     """All parts of a suite; returns the exit code. Only a whole run that passed replaces the result."""
     missing = [part for part in SUITES[name] if not is_installed(part)]
     for part in missing:
-        print(f"{LIBRARIES[part].package} is not installed (it is in the extra `peers`): no rows of it")
+        print(f"{LIBRARIES[part].package} is not installed: no rows of it")
     present = [part for part in SUITES[name] if part not in missing]
     parts = []
     for part in present:

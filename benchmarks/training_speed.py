@@ -44,15 +44,17 @@ RULES = "esper-2025-12"
 CONFIG = PPOConfig(target_kl=float("inf"))
 OURS = {"ours eager": False, "ours compiled": True}
 PROFILED = ("ours eager", "ours compiled")
-SB3 = {"sb3 heads": False, "sb3 joint": True}
+SB3 = {"sb3 heads": "factored", "sb3 joint": "joint"}
 FEWEST = 5  # turns
 TURN_S = 0.1  # at least: what others left in caches matters to none of them
 Result = dict[str, Any]
 Way = dict[str, Callable[[], Any]]  # "rollout" and "iterate"
 
 
-def new_env(envs: int) -> LifecycleEnv:
-    return LifecycleEnv(em.ruleset(RULES), envs, seed=0, mode="compiled")
+def adapter(way: str, envs: int) -> Any:
+    from esper_masks.interop.sb3 import LifecycleVecEnv
+
+    return LifecycleVecEnv(envs, action=SB3[way], rules=RULES, mode="compiled")
 
 
 def ours(way: str, envs: int) -> PPO:
@@ -62,26 +64,24 @@ def ours(way: str, envs: int) -> PPO:
 # -- what must hold before anything is timed ---------------------------------------------------------------------------
 
 
-def check_adapter(joint: bool, envs: int = 64) -> None:
+def check_adapter(way: str, envs: int = 64) -> None:
     """The adapter gives what the environment gives, and its masks.
 
     Raises:
         AssertionError: it does not.
     """
-    from benchmarks.sb3_peer import Sb3Env
-
-    env, adapter = new_env(envs), Sb3Env(new_env(envs), joint)
+    env, venv, joint = LifecycleEnv(em.ruleset(RULES), envs, mode="compiled"), adapter(way, envs), way == "sb3 joint"
     logits = torch.zeros(envs, sum(head.size for head in env.engine.layout.heads))
-    same(env.reset(), adapter.reset(), "first observation")
+    same(env.reset(), venv.reset(), "first observation")
     for step in range(2 * env.dynamics.episode_length):
         masks = env.masks()
-        same(masks.joint() if joint else masks.flat(), adapter.env_method("action_masks"), f"masks of step {step}")
+        same(masks.joint() if joint else masks.flat(), venv.env_method("action_masks"), f"masks of step {step}")
         actions = em.FactoredCategorical(logits, masks).sample()
         given = env.engine.joint_actions.encode(actions) if joint else actions
-        wanted, made = env.step(actions), adapter.step(given.numpy())
+        wanted, made = env.step(actions), venv.step(given.numpy())
         for at, name in enumerate(("observation", "reward", "end")):
             same(torch.as_tensor(wanted[at]), made[at], f"{name} of step {step}")
-    assert not adapter.env.illegal_actions.any()
+    assert not venv.illegal_actions.any()
 
 
 def same(wanted: torch.Tensor, made: Any, what: str) -> None:
@@ -112,8 +112,8 @@ def speeds(envs: int, seconds: float) -> list[Result]:
             trained = ours(way, envs)
             env, parameters = trained.env, sum(p.numel() for p in trained.policy.parameters())
         else:
-            trained = Sb3Training(new_env(envs), SB3[way], CONFIG, TrainSettings().width)
-            env, parameters = trained.venv.env, trained.parameters()
+            trained = Sb3Training(adapter(way, envs), CONFIG, TrainSettings().width)
+            env, parameters = trained.venv.host.env, trained.parameters()
         share = illegal_share(trained.rollout, env)
         assert (share > 0) == (way == "sb3 heads"), f"{way}: {share:.2%} of the actions are illegal"
         trained.iterate()
@@ -157,8 +157,8 @@ def run(options: argparse.Namespace) -> Result:
     result |= {"rules": RULES, "config": asdict(CONFIG) | {"target_kl": None}, "width": TrainSettings().width}
     result |= {"threads": 1, "rows": [], "profiles": []}
     if not options.only_profile:
-        for joint in SB3.values():
-            check_adapter(joint)
+        for way in SB3:
+            check_adapter(way)
         for envs in options.envs:
             result["rows"] += speeds(envs, options.seconds)
             print(f"{envs:,} environments: done", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Vectorized action masks for controllers that grow networks by a lifecycle."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from esper_masks import compat, reference
@@ -19,7 +20,9 @@ from esper_masks.rulesets import ruleset, rulesets
 from esper_masks.slots import SlotState
 
 if TYPE_CHECKING:
+    from esper_masks import interop as interop
     from esper_masks import rollout as rollout
+    from esper_masks import viz as viz
 
 __version__ = "0.1.0"
 
@@ -52,9 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """``esper_masks.rollout``, loaded when it is first asked for."""
-    if name == "rollout":
-        import esper_masks.rollout as rollout
-
-        return rollout
+    """``esper_masks.rollout``, ``.interop`` and ``.viz``, loaded when they are first asked for."""
+    if name in ("rollout", "interop", "viz"):
+        return import_module(f"esper_masks.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

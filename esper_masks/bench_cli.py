@@ -114,7 +114,7 @@ def _installed(cases: Sequence[Case]) -> list[Case]:
     """
     absent = suite.missing(cases)
     present = [case for case in cases if case.way.split()[0] not in absent]
-    said = f"{' and '.join(absent.values())} not installed (pip install 'esper-masks[peers]')"
+    said = f"{' and '.join(absent.values())} not installed (pip install 'esper-masks[sb3,torchrl]')"
     if not present:
         raise BenchError(said)
     if absent:

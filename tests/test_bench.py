@@ -239,7 +239,7 @@ def test_a_library_that_is_not_there(
 ) -> None:
     monkeypatch.setattr(suite, "find_spec", lambda module: None)
     assert main(["bench", "--rows", "torchrl", "sb3"]) == 2
-    said = "torchrl and sb3-contrib not installed (pip install 'esper-masks[peers]')"
+    said = "torchrl and sb3-contrib not installed (pip install 'esper-masks[sb3,torchrl]')"
     assert capsys.readouterr().err == f"esper-masks bench: {said}\n"
     measured = []
     monkeypatch.setattr(suite, "run", lambda cases, *_: measured.extend(cases) or suite.load(saved))

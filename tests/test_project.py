@@ -14,7 +14,7 @@ PACKAGE = ROOT / "esper_masks"
 
 # imports point down only; what shares a layer may not form a circle
 LAYERS = (
-    {"errors"},
+    {"errors", "extras"},
     {
         "rule_checks",
         "rules",
@@ -55,7 +55,9 @@ LAYERS = (
         "show",
         "verify",
     },
+    {"viz"},
     {"telemetry", "bench", "rollout"},
+    {"interop"},
     {"rules_cli", "bench_cli", "calibrate_cli", "train_cli", "cli"},
     {"__main__", "__init__"},
 )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esper_masks.calls import Compiled, Graphed, intercepted
-from esper_masks.checks import check_actions, check_noise
+from esper_masks.checks import check_actions, check_bool, check_noise
 from esper_masks.decision import MODES, Mode
 from esper_masks.drawing import random_key, uniforms
 from esper_masks.engine import MaskEngine
@@ -163,12 +163,26 @@ class LifecycleEnv:
 
     # -- stepping -----------------------------------------------------------------------------------------------------
 
-    def reset(self) -> Tensor:
-        """Start an episode in every environment.
+    def reset(self, where: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """Start an episode in every environment, or in some of them.
+
+        Args:
+            where: bool ``[batch]``: environments that begin anew; the others stay as they are.
+            seed: of the noise from here on; by default it goes on as it was.
 
         Returns: observations, float32 ``[batch, obs_size]``.
+        Raises:
+            ValueError: ``where`` of another shape, dtype or device.
         """
-        self.state = self._fresh()
+        if where is None:
+            self.state = self._fresh()
+        else:
+            check_bool("where", where, torch.Size([self.num_envs]), self.device)
+            wide = State(*[where] * len(State._fields))._replace(states=where.view(-1, 1, 1))
+            parts = zip(wide, self._fresh(), self.state)
+            self.state = State(*[torch.where(begins, fresh, field) for begins, fresh, field in parts])
+        if seed is not None:
+            self._generator.manual_seed(seed)
         return self.obs
 
     def masks(self) -> ActionMasks:

@@ -1,0 +1,132 @@
+"""An engine's actions and masks as libraries write them: one choice of a whole action, or one choice a head."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from esper_masks.checks import check_integer
+from esper_masks.engine import MaskEngine
+from esper_masks.masks import ActionMasks
+from esper_masks.rollout import LifecycleEnv
+from esper_masks.rules import MaskRules
+from esper_masks.rulesets import ruleset
+
+Form = Literal["joint", "factored"]
+
+
+def check_form(action: str) -> None:
+    """Raises: ValueError: no such form."""
+    if action not in get_args(Form):
+        raise ValueError(f"action={action!r} is not one of {', '.join(map(repr, get_args(Form)))}")
+
+
+def check_rows(masks: ActionMasks, observation: Tensor) -> None:
+    """Raises: ValueError: not masks ``[batch]`` and observations ``[batch, ...]``."""
+    batch = masks.op_words.shape
+    if len(batch) != 1 or observation.shape[:1] != batch:
+        shape = tuple(observation.shape)
+        raise ValueError(
+            f"masks of shape {tuple(batch)} beside an observation of shape {shape}; wanted [batch] of both"
+        )
+
+
+class ActionForm:
+    """How actions are written for a library.
+
+    ``"joint"``: the index of a whole action, its masks are exact. ``"factored"``: one choice a head, with the masks of
+    all heads side by side; a library that draws heads independently of each other forms illegal pairs of op and slot
+    then, whatever mask it is given.
+
+    Args:
+        engine: whose actions they are.
+        name: ``"joint"`` or ``"factored"``.
+
+    Raises:
+        ValueError: no such form.
+    """
+
+    def __init__(self, engine: MaskEngine, name: Form = "joint"):
+        check_form(name)
+        self.engine, self.name = engine, name
+        joint = name == "joint"
+        self.sizes = (engine.joint_actions.size,) if joint else tuple(head.size for head in engine.layout.heads)
+        self.row = () if joint else (len(self.sizes),)  # the shape of one action
+
+    def masks(self, masks: ActionMasks) -> Tensor:
+        """Bool ``[..., sum(sizes)]``, True is legal."""
+        return masks.joint() if self.name == "joint" else masks.flat()
+
+    def actions(self, given: Tensor, num_envs: int) -> Tensor:
+        """The library's actions as the environment takes them, int64 ``[num_envs, heads]``.
+
+        Args:
+            given: integer ``[num_envs]`` (joint) or ``[num_envs, heads]``. What is out of range is no action: it is
+                illegal, and the environment counts it.
+            num_envs: how many there must be.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        check_integer("actions", given)
+        if given.shape != (num_envs, *self.row):
+            wanted = (num_envs, *self.row)
+            raise ValueError(f"actions have shape {tuple(given.shape)}; wanted {wanted}, the {self.name} form")
+        return self.engine.joint_actions.decode(given) if self.name == "joint" else given.long()
+
+
+class HostEnv:
+    """``LifecycleEnv`` for a library that lives in numpy: arrays in and out.
+
+    Args:
+        num_envs: number of environments.
+        action: ``"joint"`` or ``"factored"``.
+        rules: a rule set, or the name of one that the package has.
+        settings: of ``LifecycleEnv``.
+
+    Raises:
+        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
+    """
+
+    def __init__(self, num_envs: int, action: Form, rules: MaskRules | str, settings: dict[str, Any]):
+        self.env = make_env(num_envs, rules, settings)
+        self.form = ActionForm(self.env.engine, action)
+
+    def reset(self, seed: int | None = None, where: Any = None) -> Any:
+        """Observations, float32 ``[batch, obs_size]``; ``where`` bool ``[batch]``, which of them begin anew."""
+        some = None if where is None else torch.as_tensor(where).to(self.env.device)
+        return _array(self.env.reset(some, seed=seed))
+
+    def masks(self) -> Any:
+        """Bool ``[batch, sum(sizes)]``."""
+        return _array(self.form.masks(self.env.masks()))
+
+    def step(self, given: Any) -> tuple[Any, Any, Any, Any]:
+        """Observations, rewards, ends, and the final observations of environments that ended; None where none did.
+
+        Raises:
+            ValueError: actions of another dtype, shape or number, or that are none.
+        """
+        actions = torch.as_tensor(given)
+        made = self.form.actions(actions, self.env.num_envs)
+        outside = (actions < 0) | (actions >= torch.tensor(self.form.sizes))
+        if outside.any():
+            at = int(outside.view(self.env.num_envs, -1).any(1).nonzero()[0])
+            sizes = [size - 1 for size in self.form.sizes]
+            raise ValueError(
+                f"the action of environment {at} is {actions[at].tolist()}; wanted from 0 to "
+                f"{sizes if self.form.row else sizes[0]}"
+            )
+        obs, reward, terminated, _, info = self.env.step(made.to(self.env.device))
+        ended = _array(terminated)
+        final = _array(info["final_obs"]) if ended.any() else None
+        return _array(obs), _array(reward), ended, final
+
+
+def make_env(num_envs: int, rules: MaskRules | str, settings: dict[str, Any]) -> LifecycleEnv:
+    """The environment that an adapter is of; rules may be the name of a rule set of the package."""
+    return LifecycleEnv(ruleset(rules) if isinstance(rules, str) else rules, num_envs, **settings)
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.cpu().numpy()

@@ -1,0 +1,48 @@
+"""Masks beside an observation, in the form of PettingZoo: https://pettingzoo.farama.org."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from esper_masks.interop.forms import Form, check_form, check_rows
+from esper_masks.masks import ActionMasks
+
+
+def observations(
+    masks: ActionMasks, observation: Tensor, agents: Sequence[str], *, action: Form = "joint"
+) -> dict[str, dict[str, Any]]:
+    """What a parallel environment gives its agents, who are the rows of a batch.
+
+        made[agents[i]]["observation"]  as it came, row i
+        made[agents[i]]["action_mask"]  int8 [n], 1 is legal, for Discrete(n); factored, a tuple of one a head, which is
+                                        what the sampler of MultiDiscrete takes
+
+    >>> import esper_masks as em, torch
+    >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    >>> masks = engine(engine.empty_slots(2))
+    >>> made = em.interop.pettingzoo.observations(masks, torch.zeros(2, 6), ["one", "two"])
+    >>> made["two"]["action_mask"].shape, made["two"]["action_mask"].sum()
+    ((43,), np.int64(37))
+
+    Args:
+        masks: of the agents, ``[batch]``.
+        observation: ``[batch, ...]``.
+        agents: their names.
+        action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
+
+    Raises:
+        ValueError: another number of rows than agents, or no such form.
+    """
+    check_form(action)
+    check_rows(masks, observation)
+    if len(agents) != len(observation):
+        raise ValueError(f"{len(agents)} agents, and masks of {len(observation)} rows; wanted a row for each agent")
+    heads = [masks.joint()] if action == "joint" else list(masks.values())
+    rows = list(zip(*(head.cpu().numpy().astype(np.int8) for head in heads)))
+    seen = observation.cpu().numpy()
+    return {
+        agent: {"observation": seen[at], "action_mask": rows[at][0] if action == "joint" else rows[at]}
+        for at, agent in enumerate(agents)
+    }

@@ -1,0 +1,117 @@
+"""``LifecycleEnv`` for stable-baselines3, and for sb3-contrib's ``MaskablePPO``: https://sb3-contrib.readthedocs.io."""
+
+from typing import Any
+
+import numpy as np
+
+from esper_masks.extras import needs
+from esper_masks.interop.forms import Form, HostEnv
+from esper_masks.rules import MaskRules
+
+with needs("interop.sb3"):
+    from stable_baselines3.common.vec_env import VecEnv
+
+from esper_masks.interop.gymnasium import spaces_of
+
+MASKS = "action_masks"  # the name that sb3-contrib asks for
+
+
+class LifecycleVecEnv(VecEnv):
+    """Environments stepped together, as of ``rollout.LifecycleEnv``. Masks of all come from one tensor.
+
+    An environment whose episode ends begins anew in the same step, as everywhere in stable-baselines3; the last
+    observation of the old one is ``infos[i]["terminal_observation"]``.
+
+    An illegal action is WAIT, and is counted in ``illegal_actions``. The factored form has illegal pairs of op and slot
+    however it is masked; see ``docs/frameworks/sb3.md``.
+
+    >>> import esper_masks as em
+    >>> env = em.interop.sb3.LifecycleVecEnv(4)
+    >>> env.reset().shape, env.action_masks().shape
+    ((4, 53), (4, 43))
+
+    Args:
+        num_envs: number of environments.
+        action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
+        rules: a rule set, or the name of one that the package has.
+        settings: of ``rollout.LifecycleEnv``, ``slot_ids`` and ``mode`` among them.
+
+    Raises:
+        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
+    """
+
+    render_mode = None
+
+    def __init__(
+        self, num_envs: int, *, action: Form = "joint", rules: MaskRules | str = "esper-2025-12", **settings: Any
+    ):
+        self.host = HostEnv(num_envs, action, rules, settings)
+        self._actions: Any = None
+        super().__init__(num_envs, *spaces_of(self.host.form, self.host.env.obs_size))
+
+    @property
+    def illegal_actions(self) -> Any:
+        """How many actions of each environment were illegal so far, int64 ``[num_envs]``."""
+        return self.host.env.illegal_actions.cpu().numpy()
+
+    def action_masks(self) -> Any:
+        """Of the current states, bool ``[num_envs, n]``."""
+        return self.host.masks()
+
+    def reset(self) -> Any:
+        """Start an episode everywhere; with the first of the seeds of ``seed``, if it was called."""
+        obs = self.host.reset(self._seeds[0])
+        self._reset_seeds()
+        return obs
+
+    def step_async(self, actions: Any) -> None:
+        """Keep what the next ``step_wait`` is to do."""
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        """One epoch of every environment.
+
+        Raises:
+            ValueError: actions of another dtype or shape, or out of range.
+        """
+        obs, reward, ended, final = self.host.step(self._actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if final is not None:
+            for at in np.flatnonzero(ended):
+                infos[at] = {"terminal_observation": final[at], "TimeLimit.truncated": False}
+        return obs, reward, ended, infos
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    # -- questions to single environments ------------------------------------------------------------------------------
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """``action_masks``, a row for each environment.
+
+        Raises:
+            AttributeError: another method; the environments are one object, which has it or has not.
+        """
+        if method_name != MASKS or method_args or method_kwargs:
+            raise AttributeError(
+                f"a lifecycle has no method {method_name!r} with arguments of its own; it has {MASKS}()"
+            )
+        masks = self.action_masks()
+        return [masks[at] for at in self._get_indices(indices)]
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """An attribute of all of them, once for each.
+
+        Raises:
+            AttributeError: there is none of the name.
+        """
+        value = getattr(self, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Raises: AttributeError: the environments are one object, and have no attributes of their own."""
+        raise AttributeError(f"{attr_name!r} cannot be set for single environments: they are one object")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """No environment is wrapped by itself."""
+        return [False for _ in self._get_indices(indices)]

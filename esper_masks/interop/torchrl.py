@@ -1,0 +1,163 @@
+"""``LifecycleEnv`` and ``FactoredCategorical`` for TorchRL, https://docs.pytorch.org/rl; on any device.
+
+Importing TorchRL switches off torch's validation of distributions for the whole process. What this package checks it
+goes on checking.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import esper_masks.factored
+from esper_masks.extras import needs
+from esper_masks.interop.forms import ActionForm, Form, make_env
+from esper_masks.layout import ActionLayout
+from esper_masks.masks import ActionMasks
+from esper_masks.rules import MaskRules
+
+with needs("interop.torchrl"):
+    from tensordict import TensorDict, TensorDictBase
+    from torchrl.data import Binary, Categorical, Composite, MultiCategorical, Unbounded
+    from torchrl.envs import EnvBase
+
+ENDS = ("done", "terminated")
+
+
+class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
+    """Environments stepped together, as of ``rollout.LifecycleEnv``: an ``EnvBase`` of batch size ``[num_envs]``.
+
+        "observation"  float32 [num_envs, obs_size]
+        "action_mask"  bool [num_envs, n], True is legal: n whole actions; factored, of all heads side by side
+        "slot_words"   int32 [num_envs, slots] and "op_words" int32 [num_envs]: the same masks, exact in either form, for
+                       ``FactoredCategorical`` below
+
+    ``("next", "observation")`` of an episode that ends is its last one. TorchRL's collectors, and ``rollout`` with
+    ``break_when_any_done=False``, then begin the next one by themselves; masks beside that last observation are already
+    those of the next, and nothing is drawn from them.
+
+    An illegal action is WAIT, and is counted in ``illegal_actions``. Under ``ActionMask`` the joint form has none. The
+    factored form has none with ``FactoredCategorical``; a library's own heads, drawn independently of each other, form
+    illegal pairs of op and slot however they are masked. See ``docs/frameworks/torchrl.md``.
+
+    >>> import esper_masks as em
+    >>> env = em.interop.torchrl.LifecycleEnv(4)
+    >>> env.rollout(3)["action_mask"].shape
+    torch.Size([4, 3, 43])
+
+    Args:
+        num_envs: number of environments.
+        action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
+        rules: a rule set, or the name of one that the package has.
+        device: where everything lives.
+        settings: of ``rollout.LifecycleEnv``, ``slot_ids`` and ``mode`` among them.
+
+    Raises:
+        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        action: Form = "joint",
+        rules: MaskRules | str = "esper-2025-12",
+        device: torch.device | str = "cpu",
+        **settings: Any,
+    ):
+        lifecycles = make_env(num_envs, rules, {**settings, "device": device})
+        form = ActionForm(lifecycles.engine, action)
+        super().__init__(device=torch.device(device), batch_size=torch.Size([num_envs]))
+        self.lifecycles, self.form = lifecycles, form
+        slots, width = len(self.layout.slot_ids), sum(form.sizes)
+        self.observation_spec = Composite(
+            observation=self._spec(Unbounded, lifecycles.obs_size),
+            action_mask=Binary(width, shape=(num_envs, width), dtype=torch.bool, device=device),
+            slot_words=self._spec(Unbounded, slots, dtype=torch.int32),
+            op_words=self._spec(Unbounded, dtype=torch.int32),
+            shape=self.batch_size,
+        )
+        shape = (num_envs, *form.row)
+        self.action_spec = (
+            MultiCategorical(form.sizes, shape=shape, device=device)
+            if form.row
+            else Categorical(form.sizes[0], shape=shape, device=device)
+        )
+        self.reward_spec = self._spec(Unbounded, 1)
+        done = {name: Binary(1, shape=(num_envs, 1), dtype=torch.bool, device=device) for name in ENDS}
+        self.done_spec = Composite(done, shape=self.batch_size)
+
+    def _spec(self, kind: Any, *row: int, dtype: torch.dtype = torch.float32) -> Any:
+        return kind(shape=(*self.batch_size, *row), dtype=dtype, device=self.device)
+
+    @property
+    def layout(self) -> ActionLayout:
+        """Heads and ops, for ``FactoredCategorical``."""
+        return self.lifecycles.engine.layout
+
+    @property
+    def illegal_actions(self) -> Tensor:
+        """How many actions of each environment were illegal so far, int64 ``[num_envs]``."""
+        return self.lifecycles.illegal_actions
+
+    def _seen(self, observation: Tensor) -> dict[str, Tensor]:
+        masks = self.lifecycles.masks()
+        words = {"slot_words": masks.slot_words.contiguous(), "op_words": masks.op_words}
+        return {"observation": observation, "action_mask": self.form.masks(masks), **words}
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
+        where = None if tensordict is None else tensordict.get("_reset", None)
+        obs = self.lifecycles.reset(None if where is None else where.view(self.batch_size))
+        ends = {name: torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device) for name in ENDS}
+        return TensorDict({**self._seen(obs), **ends}, self.batch_size, device=self.device)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        actions = self.form.actions(tensordict["action"], self.batch_size[0])
+        obs, reward, terminated, _, info = self.lifecycles.step(actions)
+        if terminated.any():  # TorchRL reads it as well, to begin anew
+            obs = torch.where(terminated.unsqueeze(-1), info["final_obs"], obs)
+        made = {**self._seen(obs), "reward": reward.unsqueeze(-1)}
+        made |= {name: terminated.unsqueeze(-1) for name in ENDS}
+        return TensorDict(made, self.batch_size, device=self.device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            self.lifecycles.reset(seed=seed)
+
+
+class FactoredCategorical(esper_masks.factored.FactoredCategorical):
+    """``FactoredCategorical`` of words, for a ``ProbabilisticActor``: exact under the masks, all heads in one action.
+
+    ``entropy()`` is in nats, which is what TorchRL's losses take it for; ``normalized_entropy()`` is that of the
+    package, in [0, 1].
+
+        ProbabilisticActor(network, in_keys=["logits", "slot_words", "op_words"], out_keys=["action"],
+                           distribution_class=FactoredCategorical, distribution_kwargs={"layout": env.layout}, ...)
+
+    Args:
+        logits: all heads side by side in head order, ``[..., sum of head sizes]``.
+        slot_words: int32 ``[..., slots]``, as the environment gives them.
+        op_words: int32 ``[...]``.
+        layout: heads and ops (``env.layout``).
+        settings: of ``esper_masks.FactoredCategorical``; ``validate`` is ``"flag"``, which does not read the device.
+
+    Raises:
+        ValueError: as of ``ActionMasks.from_words`` and ``esper_masks.FactoredCategorical``.
+    """
+
+    def __init__(self, logits: Tensor, slot_words: Tensor, op_words: Tensor, layout: ActionLayout, **settings: Any):
+        masks = ActionMasks.from_words(layout, slot_words, op_words)
+        super().__init__(logits, masks, **{"validate": "flag", **settings})
+
+    def entropy(self) -> Tensor:
+        """Exact entropy of whole actions in nats, ``[...]``."""
+        return self.raw_entropy()
+
+    def normalized_entropy(self) -> Tensor:
+        """Entropy over the logarithm of the number of legal actions, ``[...]``, in [0, 1]."""
+        return super().entropy()
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """The likeliest choices, int64 ``[..., heads]``."""
+        return self.mode

@@ -1,0 +1,106 @@
+"""The environment for stable-baselines3: MaskablePPO trains in it, and nothing of the joint form is ever illegal."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import esper_masks as em
+
+pytest.importorskip("sb3_contrib")
+
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.evaluation import evaluate_policy
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+
+from esper_masks.interop.gymnasium import LifecycleEnv
+from esper_masks.interop.sb3 import LifecycleVecEnv
+
+FORMS = ("joint", "factored")
+
+
+def ppo(env: Any, **settings: Any) -> MaskablePPO:
+    return MaskablePPO("MlpPolicy", env, n_steps=25, batch_size=200, n_epochs=2, seed=0, device="cpu", **settings)
+
+
+def test_it_learns_and_nothing_is_illegal() -> None:
+    env = LifecycleVecEnv(64)
+    model = ppo(VecMonitor(env), learning_rate=3e-3)
+    model.learn(64 * 25 * 12)
+    returns = [episode["r"] for episode in model.ep_info_buffer]
+    assert np.mean(returns) > 2  # 0 at random
+    assert env.illegal_actions.sum() == 0
+    mean, _ = evaluate_policy(model, VecMonitor(env), n_eval_episodes=64, warn=False)
+    assert mean > 2
+    assert env.illegal_actions.sum() == 0  # masks are used at inference, too
+
+
+def test_the_share_of_illegal_pairs() -> None:
+    shares = {}
+    for action in FORMS:
+        env = LifecycleVecEnv(64, action=action)  # type: ignore[arg-type]
+        ppo(env).learn(64 * 25)
+        shares[action] = env.illegal_actions.sum() / (64 * 25)
+    print(f"sb3: {shares['joint']:.1%} of whole actions illegal, {shares['factored']:.1%} of factored ones")
+    assert shares["joint"] == 0
+    assert 0.1 < shares["factored"] < 0.6
+
+
+@pytest.mark.parametrize("action", FORMS)
+def test_masks_come_as_the_library_asks_for_them(action: Any) -> None:
+    env = LifecycleVecEnv(5, action=action)
+    env.reset()
+    assert is_masking_supported(env)
+    masks = get_action_masks(VecNormalize(env))
+    lifecycles = env.host.env.masks()
+    assert np.array_equal(masks, (lifecycles.joint() if action == "joint" else lifecycles.flat()).numpy())
+    assert np.array_equal(env.env_method("action_masks", indices=[3]), masks[3:4])
+    assert np.array_equal(env.env_method("action_masks", indices=2), masks[2:3])
+
+
+def test_steps_are_those_of_the_environment() -> None:
+    env, twin = (
+        LifecycleVecEnv(6, episode_length=5),
+        em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 6, episode_length=5),
+    )
+    env.seed(11)
+    assert np.array_equal(env.reset(), twin.reset(seed=11).numpy())
+    for step in range(1, 12):
+        actions = em.FactoredCategorical(torch.zeros(6, 15), twin.masks()).sample()
+        obs, reward, done, infos = env.step(twin.engine.joint_actions.encode(actions).numpy())
+        wanted, gained, terminated, _, info = twin.step(actions)
+        assert np.array_equal(obs, wanted.numpy())
+        assert np.array_equal(reward, gained.numpy())
+        assert done.tolist() == terminated.tolist() == [step % 5 == 0] * 6
+        for at, one in enumerate(infos):
+            assert ("terminal_observation" in one) == (step % 5 == 0)
+            if one:
+                assert np.array_equal(one["terminal_observation"], info["final_obs"][at].numpy())
+                assert one["TimeLimit.truncated"] is False
+    assert np.array_equal(env.reset(), twin.reset().numpy())  # the seed was for one reset
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("action", FORMS)
+def test_a_single_environment_passes_its_checker(action: Any) -> None:
+    check_env(LifecycleEnv(action=action))
+
+
+def test_what_does_not_fit_is_named() -> None:
+    env = LifecycleVecEnv(4)
+    env.reset()
+    assert env.get_attr("render_mode") == [None] * 4
+    assert env.env_is_wrapped(VecMonitor, indices=[0, 1]) == [False, False]
+    for call, error, reason in (
+        (lambda: env.step(np.zeros(3, dtype=np.int64)), ValueError, r"actions have shape \(3,\); wanted \(4,\)"),
+        (lambda: env.step(np.full(4, 99)), ValueError, "the action of environment 0 is 99; wanted from 0 to 42"),
+        (lambda: env.env_method("render"), AttributeError, r"no method 'render' .*; it has action_masks\(\)"),
+        (lambda: env.get_attr("difficulty"), AttributeError, "difficulty"),
+        (lambda: env.set_attr("difficulty", 3), AttributeError, "'difficulty' cannot be set for single environments"),
+        (lambda: LifecycleVecEnv(4, action="pair"), ValueError, "action='pair' is not one of"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(error, match=reason):
+            call()

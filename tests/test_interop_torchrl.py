@@ -1,0 +1,219 @@
+"""The environment and the distribution for TorchRL: its checker, its collectors and its loss, and nothing illegal."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import esper_masks as em
+
+pytest.importorskip("torchrl")
+
+from tensordict.nn import TensorDictModule
+from torchrl.collectors import Collector, MultiSyncCollector
+from torchrl.envs import ParallelEnv, TransformedEnv, check_env_specs
+from torchrl.envs.transforms import ActionMask
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import MaskedCategorical, ProbabilisticActor, ValueOperator
+from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives.value import GAE
+
+from esper_masks.interop.torchrl import FactoredCategorical, LifecycleEnv
+
+FORMS = ("joint", "factored")
+
+
+def factored() -> LifecycleEnv:
+    return LifecycleEnv(16, action="factored")
+
+
+def whole() -> LifecycleEnv:
+    return LifecycleEnv(16)
+
+
+def actor_of(env: LifecycleEnv) -> ProbabilisticActor:
+    torch.manual_seed(0)
+    columns = sum(head.size for head in env.layout.heads)
+    network = nn.Sequential(nn.Linear(53, 32), nn.Tanh(), nn.Linear(32, columns))
+    return ProbabilisticActor(
+        TensorDictModule(network, ["observation"], ["logits"]),
+        in_keys=["logits", "slot_words", "op_words"],
+        out_keys=["action"],
+        distribution_class=FactoredCategorical,
+        distribution_kwargs={"layout": env.layout},
+        return_log_prob=True,
+        spec=env.action_spec,
+    )
+
+
+@pytest.mark.parametrize("action", FORMS)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_checker_passes(action: Any, batch: int) -> None:
+    check_env_specs(LifecycleEnv(batch, action=action, episode_length=3), break_when_any_done="both", seed=0)
+
+
+def test_steps_are_those_of_the_environment() -> None:
+    env, twin = (
+        LifecycleEnv(6, episode_length=5),
+        em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 6, episode_length=5),
+    )
+    env.set_seed(4)
+    twin.reset(seed=4)
+    row = env.reset()
+    assert torch.equal(row["observation"], twin.obs)
+    for step in range(1, 12):
+        masks = twin.masks()
+        assert torch.equal(row["action_mask"], masks.joint())
+        words = em.ActionMasks.from_words(env.layout, row["slot_words"], row["op_words"])
+        assert torch.equal(words.slot_by_op, masks.slot_by_op)
+        assert torch.equal(words.joint(), masks.joint())
+        actions = em.FactoredCategorical(torch.zeros(6, 15), masks).sample()
+        row["action"] = twin.engine.joint_actions.encode(actions)
+        made, row = env.step_and_maybe_reset(row)
+        obs, reward, terminated, _, info = twin.step(actions)
+        following = made["next"]
+        assert torch.equal(following["observation"], info["final_obs"] if step % 5 == 0 else obs)
+        assert torch.equal(row["observation"], obs)
+        assert torch.equal(following["reward"].squeeze(-1), reward)
+        assert following["done"].squeeze(-1).tolist() == terminated.tolist() == [step % 5 == 0] * 6
+    assert env.illegal_actions.tolist() == [0] * 6
+
+
+def test_some_environments_begin_anew() -> None:
+    env = TransformedEnv(LifecycleEnv(4), ActionMask())
+    row = env.rollout(3)[:, -1]["next"]
+    where = torch.tensor([[True], [False], [False], [True]])
+    row = env.reset(row.exclude("reward").set("_reset", where))
+    fresh = env.reset()
+    same = (row["observation"] == fresh["observation"]).all(-1)
+    assert same.tolist() == [True, False, False, True]
+
+
+def test_nothing_is_illegal_under_its_own_mask() -> None:
+    env = TransformedEnv(whole(), ActionMask())
+    data = env.rollout(60, break_when_any_done=False)
+    assert data.shape == (16, 60)
+    assert data["next", "done"].sum() == 2 * 16
+    assert env.illegal_actions.sum() == 0
+    columns = env.base_env.form.sizes[0]
+    actor = ProbabilisticActor(
+        TensorDictModule(nn.Linear(53, columns), ["observation"], ["logits"]),
+        in_keys={"logits": "logits", "mask": "action_mask"},
+        distribution_class=MaskedCategorical,
+        return_log_prob=True,
+    )
+    collector = Collector(LifecycleEnv(16), actor, frames_per_batch=16 * 25, total_frames=16 * 50)
+    assert [len(data) for data in collector] == [16, 16]
+    assert collector.env.illegal_actions.sum() == 0
+    collector.shutdown()
+
+
+def test_the_distribution_is_the_librarys() -> None:
+    env = factored()
+    row = env.reset()
+    words = {name: row[name] for name in ("slot_words", "op_words")}
+    logits = torch.randn(16, 15)
+    ours, theirs = (
+        FactoredCategorical(logits, **words, layout=env.layout),
+        em.FactoredCategorical(logits, env.lifecycles.masks()),
+    )
+    assert torch.equal(ours.entropy(), theirs.raw_entropy())  # nats, as a loss takes it for
+    assert torch.equal(ours.normalized_entropy(), theirs.entropy())
+    assert torch.equal(ours.deterministic_sample, theirs.mode)
+    actions = theirs.sample()
+    assert torch.equal(ours.log_prob(actions), theirs.log_prob(actions))
+    actor = actor_of(env)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        made = actor(row)
+    assert torch.equal(made["action"], actor.get_dist(row).mode)
+    torch.testing.assert_close(made["action_log_prob"], actor.get_dist(row).log_prob(made["action"]))
+    with pytest.raises(ValueError, match="slot_words"):
+        FactoredCategorical(logits, words["slot_words"][:, :2], words["op_words"], env.layout)
+
+
+def test_it_learns_by_the_librarys_loss_and_nothing_is_illegal() -> None:
+    env = LifecycleEnv(64, action="factored")
+    actor = actor_of(env)
+    critic = ValueOperator(nn.Sequential(nn.Linear(53, 32), nn.Tanh(), nn.Linear(32, 1)), in_keys=["observation"])
+    loss, gae = ClipPPOLoss(actor, critic, entropy_coeff=0.01), GAE(gamma=1.0, lmbda=0.95, value_network=critic)
+    optimizer = torch.optim.Adam(loss.parameters(), 5e-3)
+    collector = Collector(env, actor, frames_per_batch=64 * 25, total_frames=64 * 25 * 12)
+    returns = []
+    for number, data in enumerate(collector):
+        returns.append(float(data["next", "reward"].sum(1).mean()))
+        with torch.no_grad():
+            gae(data)
+        rows = data.reshape(-1)
+        for epoch in range(2):
+            for index in torch.randperm(len(rows)).chunk(8):
+                made = loss(rows[index])
+                if number == epoch == 0 and optimizer.state == {}:
+                    assert abs(float(made["kl_approx"])) < 1e-6  # scored as it was drawn
+                total = made["loss_objective"] + made["loss_critic"] + made["loss_entropy"]
+                optimizer.zero_grad()
+                total.backward()
+                nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
+                optimizer.step()
+    collector.shutdown()
+    assert returns[-1] > returns[0] + 1.5
+    assert env.illegal_actions.sum() == 0
+
+
+def test_the_share_of_illegal_pairs() -> None:
+    """Heads that are drawn by themselves, as the library's own sampler does, whatever their masks are."""
+    env = TransformedEnv(factored(), ActionMask())
+    env.rollout(25)
+    share = float(env.illegal_actions.sum()) / (16 * 25)
+    print(f"torchrl: {share:.1%} of factored actions illegal by its own sampler")
+    assert 0.1 < share < 0.6
+
+
+def test_two_processes_collect() -> None:
+    env = factored()
+    actor = actor_of(env)
+    collector = MultiSyncCollector([factored, factored], actor, frames_per_batch=2 * 16 * 25, total_frames=2 * 16 * 50)
+    batches = list(collector)
+    collector.shutdown()
+    assert len(batches) == 2
+    for data in batches:
+        rows = data.reshape(-1)
+        assert len(rows) == 2 * 16 * 25
+        words = em.ActionMasks.from_words(env.layout, rows["slot_words"], rows["op_words"])
+        assert em.FactoredCategorical(torch.zeros(len(rows), 15), words).legal(rows["action"]).all()
+
+
+def test_environments_in_parallel_processes() -> None:
+    env = TransformedEnv(ParallelEnv(2, whole), ActionMask())  # masks are of this process, where actions are drawn
+    try:
+        data = env.rollout(30, break_when_any_done=False)
+        assert data.shape == (2, 16, 30)
+        assert data["action_mask"].gather(-1, data["action"].unsqueeze(-1)).all()
+    finally:
+        env.close()
+
+
+def test_workers_of_ray_collect() -> None:
+    pytest.importorskip("ray", reason="ray is large; TorchRL's way past one machine is tested where it is installed")
+    from torchrl.collectors.distributed import RayCollector
+
+    env = factored()
+    collector = RayCollector([factored, factored], actor_of(env), frames_per_batch=16 * 25, total_frames=16 * 100)
+    try:
+        for data in collector:
+            rows = data.reshape(-1)
+            words = em.ActionMasks.from_words(env.layout, rows["slot_words"], rows["op_words"])
+            assert em.FactoredCategorical(torch.zeros(len(rows), 15), words).legal(rows["action"]).all()
+    finally:
+        collector.shutdown()
+
+
+def test_what_does_not_fit_is_named() -> None:
+    env = LifecycleEnv(4)
+    row = env.reset()
+    with pytest.raises(ValueError, match=r"actions have shape \(4, 4\); wanted \(4,\), the joint form"):
+        env.step(row.clone().set("action", torch.zeros(4, 4, dtype=torch.int64)))
+    with pytest.raises(ValueError, match="actions must be an integer tensor, got torch"):
+        env.step(row.clone().set("action", torch.zeros(4)))
+    with pytest.raises(ValueError, match="action='pair' is not one of"):
+        LifecycleEnv(4, action="pair")  # type: ignore[arg-type]
