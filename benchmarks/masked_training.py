@@ -25,14 +25,14 @@ from torch import Tensor
 
 import esper_masks as em
 from benchmarks.tables import new_table
-from esper_masks.bench.plot import check_plot, plain
+from esper_masks.bench.plot import check_plot
 from esper_masks.bench.suite import BenchError, machine
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
 from esper_masks.rollout.train import BASELINES, TrainSettings, learned, returns_of
+from esper_masks.viz import compare_trainings
 
 RULES = "esper-2025-12"
 ARMS = ("masked", "unmasked", "penalized")
-LOOKS = {"masked": ("#0072B2", "-"), "unmasked": ("#D55E00", "-."), "penalized": ("#CC79A7", ":")}  # Okabe and Ito
 REACHED = (0.5, 0.9)  # parts of the heuristic's return
 EVALUATED = 8192  # episodes behind the return of a policy at the end, and of a baseline
 NEAR = 1e-4  # most that a ratio in a minibatch may be off by rounding, since its layers run over other rows at once
@@ -201,38 +201,16 @@ def _mean(values: Any) -> float:
 
 
 def plot(result: Result, path: str) -> None:
-    """Above the return, below the share of illegal actions; a line is the mean over seeds, a band all of them."""
-    from matplotlib.figure import Figure
-
+    """Write the picture of ``viz.compare_trainings``, a column for each number of slots."""
     parts = list(groups(result))
-    figure = Figure(figsize=(1 + 4 * len(parts), 5.6), layout="constrained")
-    axes = figure.subplots(2, len(parts), squeeze=False, sharex="col", height_ratios=(3, 2))
-    for column, (slots, heuristic, arms) in enumerate(parts):
-        above, below = axes[:, column]
-        for arm, rows in arms.items():
-            curves = [row["curve"] for row in rows]
-            _band(above, curves, "return_mean", 1, arm)
-            _band(below, curves, "illegal_share", 100, arm)
-        above.axhline(heuristic, color="#000000", linestyle="--", linewidth=1, label="heuristic")
-        above.set_title(f"{slots} slots", fontsize=9)
-        below.set_xlabel("environment steps, millions")
-        below.set_ylim(0, 100)
-    axes[0, 0].set_ylabel("return, accuracy points")
-    axes[1, 0].set_ylabel("illegal actions, %")
-    for axis in axes.flat:
-        plain(axis)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    curves = {
+        f"{slots} slots": {arm: [row["curve"] for row in rows] for arm, rows in arms.items()}
+        for slots, _, arms in parts
+    }
+    figure = compare_trainings(curves, {f"{slots} slots": heuristic for slots, heuristic, _ in parts})
     seeds = len({row["seed"] for row in result["runs"]})
     figure.suptitle(f"{result['settings']['rules']}, seeds: {seeds} (line: mean, band: least to most)", fontsize=10)
     figure.savefig(path, dpi=150)
-
-
-def _band(axis: Any, curves: Sequence[dict[str, list[float]]], what: str, scale: float, arm: str) -> None:
-    colour, style = LOOKS[arm]
-    steps = [number / 1e6 for number in curves[0]["env_steps"]]
-    seeds = [[scale * value for value in together] for together in zip(*(curve[what] for curve in curves))]
-    axis.fill_between(steps, [min(s) for s in seeds], [max(s) for s in seeds], color=colour, alpha=0.2, linewidth=0)
-    axis.plot(steps, [_mean(s) for s in seeds], color=colour, linestyle=style, label=arm)
 
 
 def main(arguments: Sequence[str]) -> int:

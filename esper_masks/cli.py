@@ -17,6 +17,7 @@ from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, count, find_rules, reason_of
 from esper_masks.telemetry import Replay
 from esper_masks.train_cli import add_command as add_train
+from esper_masks.verify_cli import add_command as add_verify
 
 SAMPLE = "esper_masks/data/sample.jsonl"
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))
     add_commands(commands)
+    add_verify(commands)
     add_bench(commands.add_parser("bench", help="measure masks and decisions against loops and other libraries"))
     add_train(commands)
     add_calibrate(commands)

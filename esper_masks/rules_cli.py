@@ -1,4 +1,4 @@
-"""The commands about rule sets: ``esper-masks explain``, ``show`` and ``verify``."""
+"""The commands that tell of rule sets: ``esper-masks explain`` and ``show``."""
 
 import argparse
 import importlib
@@ -10,12 +10,10 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
-from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import RulesError, SlotStateError
@@ -26,7 +24,6 @@ from esper_masks.rulesets import ruleset, rulesets
 from esper_masks.show import describe, difference, mermaid, show, show_difference
 from esper_masks.slots import SlotState
 from esper_masks.telemetry.events import clean
-from esper_masks.verify import Verification, verify
 
 DEFAULT_RULES = "esper-2025-12"
 RULES_HELP = f"{', '.join(rulesets())}, or module:NAME for rules of your own (default: {DEFAULT_RULES})"
@@ -60,10 +57,9 @@ def find_rules(name: str) -> MaskRules:
 
 
 def add_commands(commands: Any) -> None:
-    """Add the three commands to a parser's."""
+    """Add the two commands to a parser's."""
     _add_explain(commands.add_parser("explain", help="say why each op is legal or masked in a state"))
     _add_show(commands.add_parser("show", help="print a rule set, or the difference of two"))
-    _add_verify(commands.add_parser("verify", help="lint a rule set and prove that all masks of it agree"))
 
 
 # -- explain ----------------------------------------------------------------------------------------------------------
@@ -118,10 +114,11 @@ def _print_explanation(explanation: Explanation) -> None:
         print(f"  {slot}: {holds}")
     print()
     for line in explanation.lines():
-        _print_wrapped(line)
+        print_wrapped(line)
 
 
-def _print_wrapped(line: str) -> None:
+def print_wrapped(line: str) -> None:
+    """Print a line at the terminal's width, what does not fit indented below."""
     print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
 
 
@@ -203,6 +200,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
     parser.add_argument("--mermaid", action="store_true", help="print the lifecycle as a Mermaid state diagram")
     parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="print what differs between two rule sets")
+    parser.add_argument("--over-time", action="store_true", help="print how often ops are legal in a random episode")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=_show)
 
@@ -217,61 +215,21 @@ def _show(options: argparse.Namespace) -> int:
             show_difference(first, second, console())
         return 0
     rules = find_rules(options.name)
-    if options.mermaid:
+    if options.over_time:
+        from esper_masks.over_time_cli import over_time, print_over_time  # which loads the environment
+
+        facts = over_time(rules)
+        if options.json:
+            print(json.dumps(facts, indent=2))
+        else:
+            print_over_time(facts, console())
+    elif options.mermaid:
         print(json.dumps({"mermaid": mermaid(rules)}) if options.json else mermaid(rules))
     elif options.json:
         print(json.dumps(describe(rules), indent=2, default=str))
     else:
         show(rules, console())
     return 0
-
-
-# -- verify -----------------------------------------------------------------------------------------------------------
-
-
-def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Lint a rule set, and compare engine, whole actions, explanations and the loop oracle over everything that two "
-        "slots can be. Without a NAME, all rule sets of the package. Exit code 1 where something disagrees."
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=RULES_HELP.replace(DEFAULT_RULES, "all three"))
-    parser.add_argument("--json", action="store_true", help="print one JSON list instead")
-    parser.set_defaults(run=_verify)
-
-
-def _verify(options: argparse.Namespace) -> int:
-    found = [find_rules(name) for name in options.names or rulesets()]  # a wrong name must not cost the work before it
-    results: list[Verification] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        for rules in found:
-            task = bar.add_task(rules.name)
-            results.append(verify(rules, partial(_advance, bar, task)))
-            if not options.json:
-                bar.stop()
-                _print_verification(results[-1])
-                bar.start()
-            if results[-1].interrupted:
-                break
-    if options.json:
-        print(json.dumps([result.to_json() for result in results], indent=2))
-    if any(result.interrupted for result in results):
-        return 130
-    return 0 if all(result.agrees for result in results) else 1
-
-
-def _advance(bar: Progress, task: TaskID, done: float, of: int) -> None:
-    bar.update(task, completed=done, total=of)
-
-
-def _print_verification(result: Verification) -> None:
-    state = "DISAGREE" if result.disagreements else "interrupted" if result.interrupted else "all agree"
-    settings = f" under {result.settings} settings of its switches" if result.settings > 1 else ""
-    print(f"{result.rules}: {state}: {result.environments:,} environments{settings},")
-    print(f"  {result.verdicts:,} verdicts of the oracle")
-    for line in result.disagreements:
-        _print_wrapped(f"  {line}")
-    for note in result.notes:
-        print(f"  note: {note}")
 
 
 def console() -> Console:

@@ -1,17 +1,21 @@
 """A rule set as people read it: which op where and behind which gates, the heads, the lifecycle as a diagram."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from esper_masks.layout import build_layout
 from esper_masks.layout_tables import actions_per_op
 from esper_masks.rules import Head, MaskRules, Op
 
 ALWAYS, GATED, PLAIN, NEVER = "always", "gated", "yes", "."
+# ink and ground of a cell, colours of Okabe and Ito; the words say the same
+COLOURS = {ALWAYS: ("black", "#56B4E9"), GATED: ("black", "#E69F00"), PLAIN: ("white", "#0072B2")}
 
 
 def describe(rules: MaskRules) -> dict[str, Any]:
@@ -111,15 +115,28 @@ def _stage_table(rules: MaskRules) -> Table:
     for op in rules.op_rules:
         table.add_column(op.name.replace("_", "\n"), justify="center", no_wrap=True)
     for stage in rules.stages:
-        cells = [_cell(op, stage in rules.legal_stages(op.id)) for op in rules.op_rules]
+        said = [verdict(rules, op, stage) for op in rules.op_rules]
+        cells = [Text(word, " on ".join(COLOURS.get(word, ()))) for word in said]
         table.add_row(f"{int(stage):>2} {stage.name}", *cells)
     return table
 
 
-def _cell(op: Op, legal: bool) -> str:
+def verdict(rules: MaskRules, op: Op, stage: IntEnum) -> str:
+    """Whether an op is legal in a stage: ``ALWAYS``, ``PLAIN``, ``GATED`` (where its gates pass) or ``NEVER``."""
+    legal = stage in rules.legal_stages(op.id)
     if op.always or not legal:
         return ALWAYS if op.always else NEVER
     return GATED if any(gates(op)) else PLAIN
+
+
+def takers(rules: MaskRules, stage: IntEnum, to: IntEnum) -> list[str]:
+    """Names of the ops that move a seed along an edge of the lifecycle; none where it goes on by itself."""
+    return [op.name for op in rules.op_rules if not op.disabled and to in (op.enters, op.moves.get(stage))]
+
+
+def stayers(rules: MaskRules, stage: IntEnum) -> list[str]:
+    """Names of the ops that act in a stage without moving the seed."""
+    return [op.name for op in rules.op_rules if not op.disabled and stage in op.acts_in]
 
 
 def _head_table(rules: MaskRules, facts: Mapping[str, Any]) -> Table:
@@ -153,18 +170,16 @@ def mermaid(rules: MaskRules) -> str:
     lines = ["stateDiagram-v2"]
     lines += [f'    state "{stage.name}" as {name}' for stage, name in names.items() if name != stage.name]
     lines.append(f"    [*] --> {names[rules.empty]}")
-    ops = [op for op in rules.op_rules if not op.disabled]
     met = {to for targets in rules.transitions.values() for to in targets}
     for stage in rules.stages:
         if not rules.transitions[stage] and stage not in met and stage != rules.empty:
             lines.append(f"    {names[stage]}")
         for to in rules.transitions[stage]:
-            takers = [op.name for op in ops if op.enters == to or op.moves.get(stage) == to]
-            lines.append(f"    {names[stage]} --> {names[to]}{': ' + ', '.join(takers) if takers else ''}")
+            ops = takers(rules, stage, to)
+            lines.append(f"    {names[stage]} --> {names[to]}{': ' + ', '.join(ops) if ops else ''}")
     for stage in rules.stages:
-        staying = [op.name for op in ops if stage in op.acts_in]
-        if staying:
-            lines.append(f"    note right of {names[stage]}: {', '.join(staying)} without moving")
+        if ops := stayers(rules, stage):
+            lines.append(f"    note right of {names[stage]}: {', '.join(ops)} without moving")
     return "\n".join(lines)
 
 

@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from esper_masks.rollout.files import write_atomically
+from esper_masks.viz import learning_curve
 
 METRICS = "metrics.jsonl"
 CURVE = "learning-curve.png"
@@ -77,41 +77,15 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
-def learning_curve(metrics: Sequence[Mapping[str, float]], baselines: Mapping[str, float]) -> Any:
-    """A picture of what was learned: a matplotlib figure, mean return of an episode over environment steps.
-
-    Args:
-        metrics: as ``read_metrics`` gives them.
-        baselines: name -> mean return, a dashed line each.
-    """
-    from matplotlib.figure import Figure
-
-    from esper_masks.bench.plot import plain
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    points = [(line["env_steps"] / 1e6, line["return_mean"]) for line in metrics if "return_mean" in line]
-    axis.plot([x for x, _ in points], [y for _, y in points], color="#0072B2", linewidth=1.5, label="learned")
-    # colours of Okabe and Ito, told apart by colour-blind readers too; the strokes differ as well
-    looks = (("#D55E00", "--"), ("#009E73", "-."), ("#000000", ":"))
-    for (name, value), (colour, stroke) in zip(sorted(baselines.items(), key=lambda item: -item[1]), looks):
-        axis.axhline(value, color=colour, linestyle=stroke, linewidth=1.2, label=f"{name}: {value:.2f}")
-    axis.set_xlabel("environment steps, millions")
-    axis.set_ylabel("return of an episode, accuracy points")
-    axis.set_xlim(left=0)
-    plain(axis)
-    axis.legend(loc="center right", frameon=False, fontsize=9)
-    return figure
-
-
 def draw_curve(folder: Path, baselines: Mapping[str, float]) -> Path | None:
-    """Write the picture of a folder's training, if matplotlib is installed.
+    """Write the picture of a folder's training, if matplotlib is installed and an episode ended.
 
     Raises:
         OSError: it cannot be written.
     """
-    if find_spec("matplotlib") is None:
+    metrics = read_metrics(folder)
+    if find_spec("matplotlib") is None or not any("return_mean" in line for line in metrics):
         return None
     path = folder / CURVE
-    learning_curve(read_metrics(folder), baselines).savefig(path, dpi=150)
+    learning_curve(metrics, baselines).savefig(path, dpi=150)
     return path

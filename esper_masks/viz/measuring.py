@@ -1,0 +1,151 @@
+"""How fast things are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from esper_masks.viz.style import BLACK, BLUE, GREEN, MUTED, ORANGE, PURPLE, SKY, VERMILION, Look, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+
+# what all points of a picture of the scaling have in common: the centre of ``esper-masks bench``
+CENTRE = {"rules": "esper-2025-12", "step": "forward", "layout": "row-major", "threads": 1, "memory": "allocated"}
+SLOTS, BATCH = 3, 65536  # of its other axes
+LINES: tuple[tuple[str, Look, Callable[[Row], bool]], ...] = (
+    ("loop with Categorical", Look(VERMILION, "-", "o"), lambda row: _is(row, "loop, small tensors", "decision")),
+    ("best loop with Categorical", Look(ORANGE, "-", "^"), lambda row: _is(row, "loop, one tensor")),
+    ("eager step", Look(SKY, "-", "v"), lambda row: _is(row, "eager")),
+    ("compiled step", Look(BLUE, "-", "s"), lambda row: _is(row, "compiled", "decision")),
+    ("step in a CUDA graph", Look(PURPLE, "-", "P"), lambda row: _is(row, "cuda-graph")),
+    ("compiled masks alone", Look(GREEN, "-", "D"), lambda row: _is(row, "compiled", "words")),
+)
+LIMIT = "limit: a decision's fewest bytes, copied", Look(BLACK, ":")
+TIMES = "\N{MULTIPLICATION SIGN}"
+NEEDED = ("way", "work", "batch", "slots", *CENTRE)
+
+
+def is_drawn(row: Row) -> bool:
+    """Whether a row of ``esper-masks bench`` is a point of one of the lines of ``scaling``."""
+    return all(row[name] == value for name, value in CENTRE.items()) and any(belongs(row) for *_, belongs in LINES)
+
+
+def scaling(result: Mapping[str, Any]) -> "Figure":
+    """Nanoseconds per environment over the batch, and over the slots.
+
+        em.viz.scaling(json.loads(Path("scaling-cpu.json").read_text()))
+
+    Args:
+        result: what ``esper-masks bench --json`` prints. Rows are drawn where ``is_drawn`` says so, unless they failed.
+
+    Raises:
+        ValueError: no such result, or one without a row to draw.
+        ImportError: matplotlib is not installed.
+    """
+    if not isinstance(result, Mapping) or not {"rows", "machine"} <= set(result):
+        raise ValueError("this is no result of esper-masks bench: wanted a mapping with rows and machine")
+    for row in result["rows"]:
+        if lacking := [name for name in NEEDED if name not in row]:
+            raise ValueError(f"a row of the result has no {lacking[0]}; it has {', '.join(row)}")
+    rows = [row for row in result["rows"] if "error" not in row and is_drawn(row)]
+    if not rows:
+        raise ValueError("the result has no row to draw")
+    _, compiled, of_compiled = LINES[3]
+    three = [row for row in rows if row["slots"] == SLOTS]
+    by_slots = [row for row in rows if row["batch"] == BATCH and of_compiled(row)]
+    figure = new_figure(8, 4.4)
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    for label, look, belongs in LINES:
+        _line(left, "batch", [row for row in three if belongs(row)], "ns_per_env", label, look)
+    _line(left, "batch", [row for row in three if of_compiled(row)], "limit_ns_per_env", *LIMIT)
+    _line(right, "slots", by_slots, "ns_per_env", "compiled step", compiled)
+    _line(right, "slots", by_slots, "limit_ns_per_env", *LIMIT)
+    left.set_title(f"{SLOTS} slots", fontsize=9)
+    left.set_xlabel("environments in a batch")
+    right.set_title(f"batch {BATCH:,}", fontsize=9)
+    right.set_xlabel("slots")
+    for axis in (left, right):
+        axis.set_ylabel("time per environment, ns")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        plain(axis)
+    left.set_xticks([16**power for power in range(6)])
+    ticks = sorted({row["slots"] for row in by_slots})
+    right.set_xticks(ticks, [str(slots) for slots in ticks])
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    machine = result["machine"]
+    threads = "" if machine["gpu"] else f", {CENTRE['threads']} thread"
+    figure.suptitle(f"{CENTRE['rules']} on {machine['gpu'] or machine['cpu']}{threads}", fontsize=10)
+    return figure
+
+
+def speedups(ratios: Mapping[str, float], reference: str, *, title: str = "") -> "Figure":
+    """How many times as fast each row is: bars to the right of 1, and to the left, hatched, where a row loses.
+
+    The axis is logarithmic: the bar of twice as fast is as long as that of half as fast.
+
+    Args:
+        ratios: name of a row -> time of the reference over the row's time; above 1 is faster. In the order of the bars.
+        reference: what is compared with.
+        title: above the picture.
+
+    Raises:
+        ValueError: no rows, or a ratio that is no number above 0.
+        ImportError: matplotlib is not installed.
+    """
+    if not ratios:
+        raise ValueError("there are no rows to draw")
+    for name, ratio in ratios.items():
+        if not 0 < ratio < float("inf"):
+            raise ValueError(f"the ratio of {name!r} is {ratio!r}; wanted a number above 0")
+    figure = new_figure(8, 0.9 + 0.24 * len(ratios))
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis = figure.subplots()
+    for row, ratio in enumerate(ratios.values()):
+        wins = ratio >= 1
+        look: dict[str, Any] = (
+            {"color": BLUE} if wins else {"facecolor": "white", "edgecolor": VERMILION, "hatch": "////"}
+        )
+        axis.barh(row, ratio - 1, left=1, height=0.72, **look)
+        said = f"{ratio:,.0f} {TIMES}" if ratio >= 100 else f"{ratio:.{3 if wins else 2}g} {TIMES}"
+        offset, side = (4, "left") if wins else (-4, "right")
+        axis.annotate(
+            said,
+            (ratio, row),
+            (offset, 0),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=8,
+            color="black" if wins else VERMILION,
+        )
+    least, most = min(1.0, *ratios.values()), max(1.0, *ratios.values())
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if most / least > 50 else (1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    room = (most / least) ** 0.13 * 1.1  # for the numbers beside the longest bars
+    axis.set_xlim(least / room, most * room)
+    axis.axvline(1, color=MUTED, linewidth=1)
+    axis.set_yticks(range(len(ratios)), list(ratios), fontsize=8)
+    axis.set_ylim(len(ratios) - 0.4, -0.6)
+    axis.set_xlabel(f"times as fast as {reference}{' (hatched: slower)' * (least < 1)}")
+    axis.set_title(title, fontsize=10)
+    plain(axis)
+    axis.grid(False, axis="y")
+    axis.tick_params(axis="y", length=0)
+    return figure
+
+
+def _is(row: Row, way: str, work: str | None = None) -> bool:
+    return bool(row["way"] == way and work in (None, row["work"]))
+
+
+def _line(axis: "Axes", over: str, rows: Sequence[Row], what: str, label: str, look: Look) -> None:
+    points = sorted({row[over]: row[what] for row in rows}.items())
+    if points:
+        colour, stroke, marker = look
+        axis.plot(*zip(*points), color=colour, marker=marker, linestyle=stroke, label=label, markersize=5)

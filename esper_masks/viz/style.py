@@ -1,0 +1,60 @@
+"""The look that all pictures share."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from esper_masks.extras import needs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# colours of Okabe and Ito, "Color universal design", 2008: told apart by colour-blind readers too. Their yellow is left
+# out, since a line of it does not show on white
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GRID, MUTED = "#dddddd", "#666666"
+DPI = 120
+
+
+class Look(NamedTuple):
+    """How a series is drawn. Strokes and markers differ as well as colours."""
+
+    colour: str
+    stroke: Any = "-"  # what matplotlib calls a line style
+    marker: str = ""
+
+
+LOOKS = (
+    Look(BLUE, "-", "o"),
+    Look(VERMILION, "--", "s"),
+    Look(GREEN, "-.", "^"),
+    Look(PURPLE, ":", "D"),
+    Look(ORANGE, (0, (6, 1.5)), "v"),
+    Look(SKY, (0, (3, 1, 1, 1, 1, 1)), "P"),
+    Look(BLACK, (0, (1, 3)), "X"),
+)
+
+
+def look(index: int) -> Look:
+    """Of the series with that index; no two of the first 49 are the same."""
+    turn, at = divmod(index, len(LOOKS))
+    other = LOOKS[(at + turn) % len(LOOKS)]
+    return Look(LOOKS[at].colour, other.stroke, other.marker)
+
+
+def new_figure(width: float, height: float, *, constrained: bool = True) -> "Figure":
+    """An empty figure of a size in inches.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message says how to.
+    """
+    with needs("viz"):
+        from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained" if constrained else None)
+
+
+def plain(axis: "Axes") -> None:
+    """A faint grid behind what is drawn, and no frame above and to the right of it."""
+    axis.grid(True, which="major", color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
