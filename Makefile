@@ -3,6 +3,9 @@
 #   make run                 train for about a minute; make run TRAIN_ARGS="--policy lstm --slots 16"
 #   make replay              replay the sample log      make replay LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
+#   make docs                write what is generated: docs/api.md, the tables of docs/rules.md
+#   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
+#   make dist                wheel and sdist into dist/, the wheel installed in a fresh environment and tried there
 #   make bench               esper-masks bench, the whole suite; writes benchmarks/results
 #   make bench DEVICE=cuda           the same on a GPU
 #   make bench BENCH_ARGS=masks      one of the older suites in detail; or distributions -k "decision and not compiled"
@@ -16,7 +19,7 @@ LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 BIN   := .venv/bin
 READY := .venv/ready
 
-.PHONY: run replay test lint bench clean
+.PHONY: run replay test lint docs notebooks dist bench clean
 
 run: $(READY)
 	@$(BIN)/python -m esper_masks train --rules "$(RULES)" --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
@@ -31,6 +34,20 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+docs: $(READY)
+	@$(BIN)/python docs/make_api.py
+	@$(BIN)/python docs/make_rules.py
+
+notebooks: $(READY)
+	@$(BIN)/python -m notebooks $(NOTEBOOKS)
+
+dist:
+	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; rm -rf dist; \
+	  install() { where=$$1; shift; $(PYTHON) -m venv "$$scratch/$$where"; \
+	    "$$scratch/$$where/bin/python" -m pip install --quiet --disable-pip-version-check "$$@"; }; \
+	  install build build; "$$scratch/build/bin/python" -m build --outdir dist .; \
+	  install fresh -c constraints.txt dist/*.whl; cd "$$scratch"; fresh/bin/python -I "$(CURDIR)/tests/smoke.py"
 
 bench: $(READY)
 ifdef BENCH_ARGS
@@ -53,4 +70,4 @@ $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)
 FORCE:
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

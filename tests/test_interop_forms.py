@@ -1,4 +1,4 @@
-"""Actions and masks as libraries write them: the engine's, whatever the form; and none of the libraries unless asked."""
+"""Actions and masks as libraries write them: the engine's, whatever the form; and no library unless asked."""
 
 import subprocess
 import sys
@@ -106,7 +106,7 @@ def test_some_begin_anew_and_the_others_go_on() -> None:
             assert torch.equal(part, wanted.movedim(0 if name == "states" else -1, 0)[at]), (name, at)
     assert env.states.stride() == before.states.stride()
     assert torch.equal(obs[where], fresh.obs[where])
-    with pytest.raises(ValueError, match="where must be a bool tensor, got torch.int64"):
+    with pytest.raises(ValueError, match="where must be a bool tensor, got torch"):
         env.reset(torch.tensor([1, 0, 1, 0]))
     with pytest.raises(ValueError, match="where"):
         env.reset(torch.tensor([True, False]))
@@ -134,8 +134,8 @@ began = perf_counter()
 import esper_masks as em
 seconds = perf_counter() - began
 em.interop
-libraries = {"gymnasium", "stable_baselines3", "sb3_contrib", "torchrl", "tensordict", "pettingzoo", "ray", "matplotlib"}
-assert not libraries & {name.split(".")[0] for name in sys.modules}
+libraries = "gymnasium stable_baselines3 sb3_contrib torchrl tensordict pettingzoo ray matplotlib".split()
+assert not set(libraries) & {name.split(".")[0] for name in sys.modules}
 print(seconds)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -161,4 +161,4 @@ except ImportError as error:
     wanted = f"esper_masks.interop.{module} needs {library}: pip install 'esper-masks[{module}]'\n"
     assert done.stdout == wanted, done.stderr
     with pytest.raises(AttributeError, match="has no attribute 'jax'; there are gymnasium, pettingzoo"):
-        em.interop.jax
+        _ = em.interop.jax

@@ -61,7 +61,9 @@ def test_a_parallel_environment_passes_the_librarys_test() -> None:
             self.env = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 3, episode_length=10)
             observation = spaces.Box(-np.inf, np.inf, (self.env.obs_size,), np.float32)
             mask = spaces.Box(0, 1, (43,), np.int8)
-            self.seen = {agent: spaces.Dict(observation=observation, action_mask=mask) for agent in self.possible_agents}
+            self.seen = {
+                agent: spaces.Dict(observation=observation, action_mask=mask) for agent in self.possible_agents
+            }
             self.acts = {agent: spaces.Discrete(43) for agent in self.possible_agents}
 
         def observation_space(self, agent: str) -> spaces.Space[Any]:

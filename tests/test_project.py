@@ -58,7 +58,7 @@ LAYERS = (
     {"viz"},
     {"telemetry", "bench", "rollout"},
     {"interop"},
-    {"rules_cli", "bench_cli", "calibrate_cli", "train_cli", "cli"},
+    {"rules_cli", "verify_cli", "over_time_cli", "bench_cli", "calibrate_cli", "train_cli", "cli"},
     {"__main__", "__init__"},
 )
 STDLIB_ONLY = {"errors", "rule_checks", "rules", "rulesets", "reference", "explain"}
@@ -151,12 +151,8 @@ def test_files_hold_one_idea(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
-def blocks(path: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
-
-
 def readme_blocks() -> list[str]:
-    return blocks(ROOT / "README.md")
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block.split("\n")[0])
@@ -164,12 +160,6 @@ def test_the_readme_runs_and_prints_what_it_says(block: str, capsys: pytest.Capt
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     promised = [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
     assert capsys.readouterr().out.splitlines() == promised
-
-
-@pytest.mark.parametrize("page", ["environment", "training"])
-def test_the_pages_run(page: str) -> None:
-    [block] = blocks(ROOT / "docs" / f"{page}.md")
-    exec(compile(block, page, "exec"), {"__name__": page})
 
 
 def test_the_example_lifecycle_is_short() -> None:

@@ -124,7 +124,7 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 class LifecycleEnv(gymnasium.Env[Any, Any]):
-    """One environment, for what takes no others: as ``LifecycleVectorEnv`` of one, which ends instead of beginning anew.
+    """One environment, for what takes no others: ``LifecycleVectorEnv`` of one, which ends instead of beginning anew.
 
     ``info["action_mask"]`` is int8 ``[n]``, as ``env.action_space.sample(mask)`` takes it in the joint form.
 

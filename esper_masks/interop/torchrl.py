@@ -29,8 +29,8 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
 
         "observation"  float32 [num_envs, obs_size]
         "action_mask"  bool [num_envs, n], True is legal: n whole actions; factored, of all heads side by side
-        "slot_words"   int32 [num_envs, slots] and "op_words" int32 [num_envs]: the same masks, exact in either form, for
-                       ``FactoredCategorical`` below
+        "slot_words"   int32 [num_envs, slots] and "op_words" int32 [num_envs]: the same masks, exact in either form,
+                       for ``FactoredCategorical`` below
 
     ``("next", "observation")`` of an episode that ends is its last one. TorchRL's collectors, and ``rollout`` with
     ``break_when_any_done=False``, then begin the next one by themselves; masks beside that last observation are already

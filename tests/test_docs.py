@@ -1,0 +1,238 @@
+"""The documentation: its code runs and prints what it says, links lead somewhere, what is generated is up to date."""
+
+import dataclasses
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+from zipfile import ZipFile
+
+import pytest
+import torch
+
+import esper_masks as em
+from esper_masks.cli import main
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+GENERATED = DOCS / "api.md"  # its blocks are signatures, and the examples of docstrings, which are tests of their own
+PAGES = sorted(DOCS.rglob("*.md"))
+LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
+
+
+def name_of(path: Any) -> str:
+    return str(path.relative_to(ROOT)) if isinstance(path, Path) else str(path)
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(path: Path, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(path), re.DOTALL | re.MULTILINE)
+
+
+def is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of a package that is not there either
+        return False
+
+
+# -- code -------------------------------------------------------------------------------------------------------------
+
+
+def promised(block: str) -> list[str]:
+    """Comment lines directly behind a ``print(...)``, and those that follow them: what the block prints."""
+    lines: list[str] = []
+    behind = False
+    for line in block.splitlines():
+        behind = line.lstrip().startswith("print(") or (behind and line.startswith("# "))
+        if behind and line.startswith("# "):
+            lines.append(line.removeprefix("# "))
+    return lines
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED and blocks(page)], ids=name_of)
+def test_a_page_runs_and_prints_what_it_says(
+    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": page.stem}
+    missing: list[str] = []
+    ran = 0
+    for block in blocks(page):
+        needs = re.match(r"# needs: (\S+)\n", block)
+        if needs and not is_installed(needs[1]):
+            missing.append(needs[1])
+            continue
+        exec(compile(block, name_of(page), "exec"), names)
+        printed, ran = capsys.readouterr().out, ran + 1
+        if promised(block):
+            assert printed.splitlines() == promised(block)
+    if not ran:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+
+
+def test_what_a_block_promises() -> None:
+    block = "x = 1\n# no promise\nprint(x)\n# 1\nfor i in (2, 3):\n    print(i)\n# 2\n# 3\ny = 4\n# none either\n"
+    assert promised(block) == ["1", "2", "3"]
+
+
+SHELL = [
+    (page, *block)
+    for page in PAGES
+    for block in re.findall(r"^```\n\$ esper-masks (.*)\n([^`]*)^```", text_of(page), re.M)
+]
+
+
+@pytest.mark.parametrize(("page", "command", "says"), SHELL, ids=name_of)
+def test_a_command_prints_what_a_page_says(
+    page: Path, command: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(command)) == 0
+    assert capsys.readouterr().out == says
+
+
+def test_the_quickstart_is_quick() -> None:
+    first = blocks(DOCS / "quickstart.md")[0]
+    assert len([line for line in first.splitlines() if line.strip() and not line.startswith("#")]) <= 15
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(ROOT / "README.md").splitlines()) <= 150
+
+
+# -- links ------------------------------------------------------------------------------------------------------------
+
+
+def links(page: Path) -> Iterator[str]:
+    """Targets of links and pictures, those in code left out."""
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`+[^`\n]*`+(?!\])", "", text)
+    yield from re.findall(r"\]\(([^()\s]+)\)", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """What can be linked to: headings in lower case, spaces as hyphens, no other signs; repeated ones numbered."""
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    found: dict[str, int] = {}
+    places = set()
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        place = re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+        places.add(f"{place}-{found[place]}" if place in found else place)
+        found[place] = found.get(place, 0) + 1
+    return places
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        target = urlsplit(link)
+        if target.scheme or target.netloc:
+            assert target.scheme == "https", link
+            assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", target.netloc), link
+            continue
+        there = (page.parent / target.path).resolve() if target.path else page
+        assert there.exists(), f"{link}: no such file"
+        assert there.is_relative_to(ROOT), f"{link} leads out of the project"
+        if target.fragment:
+            assert target.fragment in anchors(there), f"{link}: no such heading"
+
+
+def test_links_and_anchors_are_found() -> None:
+    faq = DOCS / "faq.md"
+    assert "#masks-and-dqn" in set(links(faq))
+    assert {"masks-and-dqn", "does-it-compile"} <= anchors(faq)
+    assert "`ActionMasks`" not in set(links(GENERATED))
+    assert {"rolloutmechanics", "rolloutmechanics-1"} <= anchors(GENERATED)
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = DOCS / "README.md"
+    listed = {(DOCS / link.partition("#")[0]).resolve() for link in links(index)}
+    assert {page.resolve() for page in PAGES if page != index} <= listed
+
+
+def test_pages_that_docstrings_name_are_there() -> None:
+    for path in (ROOT / "esper_masks").rglob("*.py"):
+        for name in re.findall(r"docs/[\w/-]+\.md", text_of(path)):
+            assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+# -- what is generated, and what could drift --------------------------------------------------------------------------
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_api_reference_is_up_to_date() -> None:
+    pytest.importorskip("griffe")
+    assert script("make_api").build() == text_of(GENERATED), "make docs"
+
+
+def test_every_public_name_has_an_entry() -> None:
+    headings = set(re.findall(r"^### `(.*)`$", text_of(GENERATED), re.MULTILINE))
+    parts = {"": em, "rollout.": em.rollout, "viz.": em.viz}
+    assert {f"{part}{name}" for part, module in parts.items() for name in module.__all__} <= headings
+    assert {f"interop.{name}" for name in em.interop.__all__} <= {heading.rpartition(".")[0] for heading in headings}
+
+
+def test_tables_of_rule_sets_are_up_to_date() -> None:
+    page = text_of(DOCS / "rules.md")
+    assert script("make_rules").with_tables(page) == page, "make docs"
+
+
+@pytest.mark.parametrize("name", em.rulesets())
+def test_tables_of_rule_sets_say_what_the_engine_does(name: str) -> None:
+    """A seed that is old enough, alone in its environment, features as an empty slot has them: every gate is open."""
+    [part] = re.findall(rf"<!-- rules: {name} -->\n\n(\| stage.*?)\n\n", text_of(DOCS / "rules.md"), re.DOTALL)
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()]
+    rules = em.ruleset(name)
+    assert header[1:] == [f"{op.name} {int(op)}" for op in rules.ops]
+    assert [row[0] for row in rows] == [f"{stage.name} {int(stage)}" for stage in rules.stages]
+    engine = em.MaskEngine(rules, ["one", "other"])
+    for stage, row in zip(rules.stages, rows):
+        masks = engine(engine.pack_slots([{"one": em.SlotState(stage, 100)}]))
+        assert [cell != "·" for cell in row[1:]] == masks.slot_by_op[0, :, 0].tolist(), stage
+
+
+@pytest.mark.parametrize("kind", [em.MaskRules, em.Op, em.Head], ids=lambda kind: kind.__name__)
+def test_every_field_of_rules_has_an_example(kind: type) -> None:
+    page = DOCS / "rules.md"
+    [section] = re.findall(rf"^## `{kind.__name__}`\n(.*?)(?=^## )", text_of(page), re.DOTALL | re.MULTILINE)
+    described = dict(re.findall(r"^\| `(\w+)` \|.*\| `([^|`]+)` \|$", section, re.MULTILINE))
+    assert list(described) == [field.name for field in dataclasses.fields(kind)]
+    code = "\n".join(blocks(page))
+    for field, example in described.items():
+        assert example in code, f"{field}: {example} is in no example that runs"
+
+
+def test_citation_and_changelog_are_of_this_version() -> None:
+    citation = text_of(ROOT / "CITATION.cff")
+    assert f"\nversion: {em.__version__}\n" in citation
+    assert f"## {em.__version__} " in text_of(ROOT / "CHANGELOG.md")
+
+
+def test_the_wheel_holds_the_package_and_its_data(tmp_path: Path) -> None:
+    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    [wheel] = builder.build(directory=str(tmp_path), versions=["standard"])
+    held = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = ROOT / "esper_masks"
+    assert held == {path.relative_to(ROOT).as_posix() for path in package.rglob("*") if is_of_the_package(path)}
+    assert {f"esper_masks/{name}" for name in ("py.typed", "data/calibration.json", "data/sample.jsonl")} <= held
+
+
+def is_of_the_package(path: Path) -> bool:
+    return path.suffix == ".py" or path.name == "py.typed" or (path.parent.name == "data" and path.is_file())
