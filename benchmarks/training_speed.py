@@ -54,7 +54,7 @@ Way = dict[str, Callable[[], Any]]  # "rollout" and "iterate"
 def adapter(way: str, envs: int) -> Any:
     from esper_masks.interop.sb3 import LifecycleVecEnv
 
-    return LifecycleVecEnv(envs, action=SB3[way], rules=RULES, mode="compiled")
+    return LifecycleVecEnv(envs, action=SB3[way], rules=RULES, seed=0, mode="compiled")
 
 
 def ours(way: str, envs: int) -> PPO:

@@ -44,7 +44,7 @@ class HeadLogits:
         if not isinstance(logits, Mapping) or set(logits) != set(layout.head_names):
             given = ", ".join(map(str, logits)) if isinstance(logits, Mapping) else type(logits).__name__
             raise ValueError(
-                f"logits must be a tensor [..., {sum(sizes)}] or one for each of the heads "
+                f"logits must be a tensor [..., {sum(sizes)}] or a mapping with one for each of the heads "
                 f"{', '.join(layout.head_names)}; got {given}"
             )
         parts, by_op, ops = [], [], len(layout.ops)

@@ -212,7 +212,11 @@ def changed(name: str, value: Any) -> dict[str, Tensor]:
             r"logits must be a tensor of float16, bfloat16, float32 or float64, got torch.int32",
         ),
         (torch.zeros(5, 15, device="meta"), {}, r"logits are on meta, the masks are on cpu; move one of them"),
-        ([0.0], {}, r"logits must be a tensor \[..., 15\] or one for each of the heads slot, .*; got list"),
+        (
+            [0.0],
+            {},
+            r"logits must be a tensor \[..., 15\] or a mapping with one for each of the heads slot, .*; got list",
+        ),
         (changed("op", None), {}, r"for each of the heads slot, blueprint, blend, op; got slot, blueprint, blend$"),
         (changed("tempo", torch.zeros(5, 3)), {}, r"got slot, blueprint, blend, op, tempo"),
         (changed("slot", torch.zeros(5, 2)), {}, r"head 'slot' have shape \(5, 2\); wanted \(5, 3\) or \(5, 4, 3\)"),

@@ -117,6 +117,18 @@ def test_a_seed_decides() -> None:
     assert not data_equivalence(runs[0], runs[1])
 
 
+def test_without_a_seed_no_two_are_alike() -> None:
+    made = []
+    for _ in range(2):
+        env = LifecycleVectorEnv(8)
+        env.reset()
+        env.single_action_space.seed(0)
+        for _ in range(20):
+            obs, *_ = env.step(sample(env, env.action_masks().astype(np.int8)))
+        made.append(obs)
+    assert not np.array_equal(*made)
+
+
 def test_some_environments_begin_anew() -> None:
     env = LifecycleVectorEnv(4)
     _, info = env.reset(seed=1)
@@ -133,16 +145,36 @@ def test_what_does_not_fit_is_named() -> None:
     for call, reason in (
         (lambda: env.reset(seed=[1, 2, 3, 4]), "4 seeds: the environments share one generator; give one int"),
         (lambda: env.reset(options={"difficulty": 3}), "options 'difficulty': there is 'reset_mask' and nothing else"),
-        (lambda: env.reset(options={"reset_mask": np.ones(3, dtype=bool)}), "where"),
+        (
+            lambda: env.reset(options={"reset_mask": np.ones(3, dtype=bool)}),
+            r"of shape \(3,\); wanted bool of shape \(4,\)",
+        ),
+        (
+            lambda: env.reset(options={"reset_mask": np.ones(4, dtype=int)}),
+            r"reset_mask is torch.int64 of shape \(4,\)",
+        ),
+        (lambda: env.step(None), "actions must be an array of integers, got NoneType: None"),
+        (lambda: env.step(["WAIT"] * 4), r"actions must be an array of integers, got list: \['WAIT'"),
+        (
+            lambda: LifecycleVectorEnv(4, calibration="x"),
+            r"calibration must be a Calibration \(Calibration.load\), got 'x'",
+        ),
+        (lambda: LifecycleVectorEnv(4, max_seeds=-1), "max_seeds must be an int of at least 0, got -1"),
+        (lambda: LifecycleVectorEnv(4, slot_ids=[]), "slot_ids are empty"),
         (lambda: env.step(np.zeros(3, dtype=np.int64)), r"actions have shape \(3,\); wanted \(4,\), the joint form"),
         (lambda: env.step(np.zeros((4, 4), dtype=np.int64)), r"actions have shape \(4, 4\); wanted \(4,\)"),
         (lambda: env.step(np.full(4, 43)), "the action of environment 0 is 43; wanted from 0 to 42"),
         (lambda: env.step(np.zeros(4)), "actions must be an integer tensor, got torch"),
-        (lambda: LifecycleVectorEnv(4, render_mode="human"), "render_mode='human': there is nothing to render"),  # type: ignore[arg-type]
         (lambda: LifecycleVectorEnv(4, action="pair"), "action='pair' is not one of"),  # type: ignore[arg-type]
         (lambda: LifecycleVectorEnv(0), "num_envs must be an int of at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=reason):
             call()
+    with pytest.raises(
+        TypeError, match=r"no setting 'max_seed' \(did you mean max_seeds\?\). There are assumptions, .*"
+    ):
+        LifecycleVectorEnv(4, max_seed=3)
+    with pytest.raises(TypeError, match="no setting 'render_mode'"):  # as stable-baselines3 wants it
+        gymnasium.make("esper/Lifecycle-v0", render_mode="rgb_array")
     with pytest.raises(em.RulesError, match="esper-2025-13"):
         LifecycleVectorEnv(4, rules="esper-2025-13")

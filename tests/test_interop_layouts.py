@@ -28,6 +28,9 @@ def test_agents_have_rows() -> None:
         assert np.array_equal(one["observation"], seen[at].numpy())
         assert one["action_mask"].dtype == np.int8
         assert np.array_equal(one["action_mask"], masks.joint()[at].numpy())
+    kept = made["agent_0"]["observation"].copy()
+    seen += 1
+    assert np.array_equal(made["agent_0"]["observation"], kept)  # memory of its own
     heads = zoo.observations(masks, seen, list(made), action="factored")["agent_4"]["action_mask"]
     for head, mask in zip(heads, masks.values(), strict=True):
         assert head.dtype == np.int8
@@ -100,6 +103,7 @@ def test_a_vector_environment_of_rllib_has_arrays() -> None:
         assert set(made) == {"observations", "action_mask"}
         assert made["observations"].dtype == made["action_mask"].dtype == np.float32
         assert np.array_equal(made["observations"], seen.float().numpy())
+        assert np.array_equal(rllib.observations(masks, seen.numpy())["observations"], made["observations"])
         assert np.array_equal(made["action_mask"], flat.float().numpy())
 
 
@@ -109,6 +113,9 @@ def test_what_does_not_fit_is_named() -> None:
         (lambda: zoo.observations(masks, seen, ["one"]), "1 agents, and masks of 3 rows; wanted a row for each agent"),
         (lambda: zoo.observations(masks, torch.zeros(2, 2), ["a", "b", "c"]), r"masks of shape \(3,\) beside"),
         (lambda: rllib.observations(masks, torch.zeros(4, 2)), r"an observation of shape \(4, 2\); wanted \[batch\]"),
+        (lambda: zoo.observations(masks, seen, ["a", "b", "b"]), "2 agents, and masks of 3 rows"),
+        (lambda: zoo.observations(masks.joint(), seen, list("abc")), "masks must be ActionMasks, got Tensor"),  # type: ignore[arg-type]
+        (lambda: rllib.observations(masks, {"obs": seen}), "must be a tensor or an array, got dict"),
         (lambda: rllib.observations(masks.select(0), seen), r"masks of shape \(\) beside"),
         (lambda: rllib.observations(masks, seen, action="heads"), "action='heads' is not one of"),  # type: ignore[arg-type]
         (lambda: zoo.observations(masks, seen, list("abc"), action="heads"), "action='heads' is not one of"),  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from esper_masks.interop.gymnasium import LifecycleEnv
@@ -83,6 +84,14 @@ def test_steps_are_those_of_the_environment() -> None:
     assert np.array_equal(env.reset(), twin.reset().numpy())  # the seed was for one reset
 
 
+def test_the_library_makes_environments_by_their_name() -> None:
+    venv = make_vec_env("esper/Lifecycle-v0", 2, seed=1)
+    model = ppo(venv)
+    model.learn(100)
+    assert sum(venv.get_attr("unwrapped")[at].vector.illegal_actions[0] for at in range(2)) == 0
+    MaskablePPO("MlpPolicy", "esper/Lifecycle-v0", n_steps=25, batch_size=25, device="cpu")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("action", FORMS)
 def test_a_single_environment_passes_its_checker(action: Any) -> None:
@@ -100,6 +109,9 @@ def test_what_does_not_fit_is_named() -> None:
         (lambda: env.env_method("render"), AttributeError, r"no method 'render' .*; it has action_masks\(\)"),
         (lambda: env.get_attr("difficulty"), AttributeError, "difficulty"),
         (lambda: env.set_attr("difficulty", 3), AttributeError, "'difficulty' cannot be set for single environments"),
+        (lambda: env.seed([1, 2]), ValueError, r"seed \[1, 2\]: the environments share one generator; give one int"),  # type: ignore[arg-type]
+        (lambda: env.set_options({"reset_mask": 1}), ValueError, r"options \{'reset_mask': 1\}: there are none"),
+        (lambda: LifecycleVecEnv(4, slots=3), TypeError, r"no setting 'slots' \(did you mean slot_ids\?\)"),
         (lambda: LifecycleVecEnv(4, action="pair"), ValueError, "action='pair' is not one of"),  # type: ignore[arg-type]
     ):
         with pytest.raises(error, match=reason):

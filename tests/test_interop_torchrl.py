@@ -128,6 +128,11 @@ def test_the_distribution_is_the_librarys() -> None:
         made = actor(row)
     assert torch.equal(made["action"], actor.get_dist(row).mode)
     torch.testing.assert_close(made["action_log_prob"], actor.get_dist(row).log_prob(made["action"]))
+    logits[3] = torch.nan
+    with pytest.raises(em.InvalidStateMachineError, match="1 of 16 rows are faulty: row 3"):
+        FactoredCategorical(logits, **words, layout=env.layout)
+    faults = FactoredCategorical(logits, **words, layout=env.layout, validate="flag").faults
+    assert faults.nonzero().flatten().tolist() == [3]
     with pytest.raises(ValueError, match="slot_words"):
         FactoredCategorical(logits, words["slot_words"][:, :2], words["op_words"], env.layout)
 
@@ -177,6 +182,8 @@ def test_two_processes_collect() -> None:
     collector.shutdown()
     assert len(batches) == 2
     for data in batches:
+        one, other = data["observation"].view(2, -1).unbind()
+        assert not torch.equal(one, other)  # noise of its own in each
         rows = data.reshape(-1)
         assert len(rows) == 2 * 16 * 25
         words = em.ActionMasks.from_words(env.layout, rows["slot_words"], rows["op_words"])

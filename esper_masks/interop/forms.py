@@ -1,5 +1,8 @@
 """An engine's actions and masks as libraries write them: one choice of a whole action, or one choice a head."""
 
+import secrets
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,14 +24,22 @@ def check_form(action: str) -> None:
         raise ValueError(f"action={action!r} is not one of {', '.join(map(repr, get_args(Form)))}")
 
 
-def check_rows(masks: ActionMasks, observation: Tensor) -> None:
-    """Raises: ValueError: not masks ``[batch]`` and observations ``[batch, ...]``."""
-    batch = masks.op_words.shape
-    if len(batch) != 1 or observation.shape[:1] != batch:
-        shape = tuple(observation.shape)
-        raise ValueError(
-            f"masks of shape {tuple(batch)} beside an observation of shape {shape}; wanted [batch] of both"
-        )
+def rows_of(masks: ActionMasks, observation: Any) -> Tensor:
+    """Observations as a tensor of its own on the host.
+
+    Raises:
+        ValueError: not masks ``[batch]`` and numbers ``[batch, ...]``, as a tensor or an array.
+    """
+    if not isinstance(masks, ActionMasks):
+        raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}; ActionMasks.from_bools makes them")
+    try:
+        seen = torch.as_tensor(observation).cpu().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"the observation must be a tensor or an array, got {type(observation).__name__}") from None
+    if len(masks.shape) != 1 or seen.shape[:1] != masks.shape:
+        shapes = f"masks of shape {tuple(masks.shape)} beside an observation of shape {tuple(seen.shape)}"
+        raise ValueError(f"{shapes}; wanted [batch] of both")
+    return seen
 
 
 class ActionForm:
@@ -71,7 +82,9 @@ class ActionForm:
         check_integer("actions", given)
         if given.shape != (num_envs, *self.row):
             wanted = (num_envs, *self.row)
-            raise ValueError(f"actions have shape {tuple(given.shape)}; wanted {wanted}, the {self.name} form")
+            raise ValueError(
+                f"actions have shape {tuple(given.shape)}; wanted {wanted}, the {self.name} form (action= chooses it)"
+            )
         return self.engine.joint_actions.decode(given) if self.name == "joint" else given.long()
 
 
@@ -94,8 +107,12 @@ class HostEnv:
 
     def reset(self, seed: int | None = None, where: Any = None) -> Any:
         """Observations, float32 ``[batch, obs_size]``; ``where`` bool ``[batch]``, which of them begin anew."""
-        some = None if where is None else torch.as_tensor(where).to(self.env.device)
-        return _array(self.env.reset(some, seed=seed))
+        if where is None:
+            return _array(self.env.reset(seed=seed))
+        mask, wanted = torch.as_tensor(where), (self.env.num_envs,)
+        if mask.dtype != torch.bool or mask.shape != wanted:
+            raise ValueError(f"reset_mask is {mask.dtype} of shape {tuple(mask.shape)}; wanted bool of shape {wanted}")
+        return _array(self.env.reset(mask.to(self.env.device), seed=seed))
 
     def masks(self) -> Any:
         """Bool ``[batch, sum(sizes)]``."""
@@ -107,7 +124,12 @@ class HostEnv:
         Raises:
             ValueError: actions of another dtype, shape or number, or that are none.
         """
-        actions = torch.as_tensor(given)
+        try:
+            actions = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"actions must be an array of integers, got {type(given).__name__}: {given!r:.80}"
+            ) from None
         made = self.form.actions(actions, self.env.num_envs)
         outside = (actions < 0) | (actions >= torch.tensor(self.form.sizes))
         if outside.any():
@@ -124,8 +146,25 @@ class HostEnv:
 
 
 def make_env(num_envs: int, rules: MaskRules | str, settings: dict[str, Any]) -> LifecycleEnv:
-    """The environment that an adapter is of; rules may be the name of a rule set of the package."""
-    return LifecycleEnv(ruleset(rules) if isinstance(rules, str) else rules, num_envs, **settings)
+    """The environment that an adapter is of; rules may be the name of a rule set of the package.
+
+    Without a ``seed`` among the settings its noise is unlike that of any other, as libraries expect.
+
+    Raises:
+        TypeError: a setting that neither ``LifecycleEnv`` nor the rules have.
+        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``.
+    """
+    found = ruleset(rules) if isinstance(rules, str) else rules
+    parameters = signature(LifecycleEnv).parameters.values()
+    known = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY] + ["slot_ids", *found.switches]
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise TypeError(
+                f"there is no setting {name!r}{hint}. There are {', '.join(sorted(known))}, rules and action"
+            )
+    return LifecycleEnv(found, num_envs, **{"seed": secrets.randbits(32), **settings})
 
 
 def _array(tensor: Tensor) -> Any:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import numpy as np
-
 from esper_masks.extras import needs
 from esper_masks.interop.forms import ActionForm, Form, HostEnv
+from esper_masks.rollout import LifecycleEnv as RolloutEnv
 from esper_masks.rules import MaskRules
 
 with needs("interop.gymnasium"):
     import gymnasium
+    import numpy as np
     from gymnasium import spaces
     from gymnasium.vector import AutoresetMode, VectorEnv
     from gymnasium.vector.utils import batch_space
@@ -32,7 +32,7 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
     the action that follows. The last of the old one are ``info["final_obs"]`` and ``info["final_info"]``.
 
         info["action_mask"]      int8 [num_envs, n], 1 is legal: n whole actions; factored, of all heads side by side
-        info["illegal_actions"]  int64 [num_envs]: how many were taken for WAIT so far
+        info["illegal_actions"]  int64 [num_envs]: how many were taken for WAIT since it was made
         info["_action_mask"]     bool [num_envs]: where there is one, which is everywhere; so is "_illegal_actions"
 
     An illegal action is WAIT, and is counted. The factored form has illegal pairs of op and slot however it is masked;
@@ -48,9 +48,11 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
         num_envs: number of environments.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
         rules: a rule set, or the name of one that the package has.
-        settings: of ``rollout.LifecycleEnv``, ``slot_ids`` and ``mode`` among them.
+        settings: of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed here or
+            in ``reset``, no two have the same noise.
 
     Raises:
+        TypeError: there is no such setting; nothing can be rendered.
         RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
     """
 
@@ -62,19 +64,21 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
         *,
         action: Form = "joint",
         rules: MaskRules | str = "esper-2025-12",
-        render_mode: None = None,
         **settings: Any,
     ):
-        if render_mode is not None:
-            raise ValueError(f"render_mode={render_mode!r}: there is nothing to render")
         self.host, self.render_mode, self.num_envs = HostEnv(num_envs, action, rules, settings), None, num_envs
         self.single_observation_space, self.single_action_space = spaces_of(self.host.form, self.host.env.obs_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     @property
+    def lifecycles(self) -> RolloutEnv:
+        """What is stepped: ``lifecycles.engine``, ``lifecycles.masks()``, ``lifecycles.states``."""
+        return self.host.env
+
+    @property
     def illegal_actions(self) -> Any:
-        """How many actions of each environment were illegal so far, int64 ``[num_envs]``."""
+        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
         return self.host.env.illegal_actions.cpu().numpy()
 
     def action_masks(self) -> Any:

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from esper_masks.interop.forms import Form, check_form, check_rows
+from esper_masks.extras import needs
+from esper_masks.interop.forms import Form, check_form, rows_of
 from esper_masks.masks import ActionMasks
+
+with needs("interop.pettingzoo"):
+    import numpy as np
 
 
 def observations(
-    masks: ActionMasks, observation: Tensor, agents: Sequence[str], *, action: Form = "joint"
+    masks: ActionMasks, observation: Tensor | Any, agents: Sequence[str], *, action: Form = "joint"
 ) -> dict[str, dict[str, Any]]:
     """What a parallel environment gives its agents, who are the rows of a batch.
 
@@ -28,20 +31,20 @@ def observations(
 
     Args:
         masks: of the agents, ``[batch]``.
-        observation: ``[batch, ...]``.
+        observation: ``[batch, ...]``, a tensor or an array.
         agents: their names.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
 
     Raises:
-        ValueError: another number of rows than agents, or no such form.
+        ValueError: another number of rows than agents, names that repeat, arguments of another kind, or no such form.
+        ImportError: numpy is not installed.
     """
     check_form(action)
-    check_rows(masks, observation)
-    if len(agents) != len(observation):
-        raise ValueError(f"{len(agents)} agents, and masks of {len(observation)} rows; wanted a row for each agent")
+    seen = rows_of(masks, observation).numpy()
+    if len(agents) != len(seen) or len(set(agents)) != len(agents):
+        raise ValueError(f"{len(set(agents))} agents, and masks of {len(seen)} rows; wanted a row for each agent")
     heads = [masks.joint()] if action == "joint" else list(masks.values())
     rows = list(zip(*(head.cpu().numpy().astype(np.int8) for head in heads)))
-    seen = observation.cpu().numpy()
     return {
         agent: {"observation": seen[at], "action_mask": rows[at][0] if action == "joint" else rows[at]}
         for at, agent in enumerate(agents)

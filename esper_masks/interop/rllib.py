@@ -2,14 +2,17 @@
 
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from esper_masks.interop.forms import Form, check_form, check_rows
+from esper_masks.extras import needs
+from esper_masks.interop.forms import Form, check_form, rows_of
 from esper_masks.masks import ActionMasks
 
+with needs("interop.rllib"):
+    import numpy as np
 
-def observations(masks: ActionMasks, observation: Tensor, *, action: Form = "joint") -> dict[str, Any]:
+
+def observations(masks: ActionMasks, observation: Tensor | Any, *, action: Form = "joint") -> dict[str, Any]:
     """What a vector environment gives: arrays of all rows.
 
         made["observations"]  float32 [batch, ...]
@@ -23,16 +26,17 @@ def observations(masks: ActionMasks, observation: Tensor, *, action: Form = "joi
 
     Args:
         masks: ``[batch]``.
-        observation: ``[batch, ...]``.
+        observation: ``[batch, ...]``, a tensor or an array.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
 
     Raises:
-        ValueError: another number of rows in the two, or no such form.
+        ValueError: another number of rows in the two, arguments of another kind, or no such form.
+        ImportError: numpy is not installed.
     """
     check_form(action)
-    check_rows(masks, observation)
+    seen = rows_of(masks, observation).numpy()
     flat = masks.joint() if action == "joint" else masks.flat()
     return {
-        "observations": observation.cpu().numpy().astype(np.float32),
+        "observations": seen.astype(np.float32),
         "action_mask": flat.cpu().numpy().astype(np.float32),
     }

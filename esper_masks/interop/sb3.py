@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-
 from esper_masks.extras import needs
 from esper_masks.interop.forms import Form, HostEnv
+from esper_masks.rollout import LifecycleEnv
 from esper_masks.rules import MaskRules
 
 with needs("interop.sb3"):
+    import numpy as np
     from stable_baselines3.common.vec_env import VecEnv
 
 from esper_masks.interop.gymnasium import spaces_of
@@ -34,9 +34,11 @@ class LifecycleVecEnv(VecEnv):
         num_envs: number of environments.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
         rules: a rule set, or the name of one that the package has.
-        settings: of ``rollout.LifecycleEnv``, ``slot_ids`` and ``mode`` among them.
+        settings: of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed here or
+            by ``seed``, no two have the same noise.
 
     Raises:
+        TypeError: there is no such setting.
         RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
     """
 
@@ -50,8 +52,13 @@ class LifecycleVecEnv(VecEnv):
         super().__init__(num_envs, *spaces_of(self.host.form, self.host.env.obs_size))
 
     @property
+    def lifecycles(self) -> LifecycleEnv:
+        """What is stepped: ``lifecycles.engine``, ``lifecycles.masks()``, ``lifecycles.states``."""
+        return self.host.env
+
+    @property
     def illegal_actions(self) -> Any:
-        """How many actions of each environment were illegal so far, int64 ``[num_envs]``."""
+        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
         return self.host.env.illegal_actions.cpu().numpy()
 
     def action_masks(self) -> Any:
@@ -63,6 +70,21 @@ class LifecycleVecEnv(VecEnv):
         obs = self.host.reset(self._seeds[0])
         self._reset_seeds()
         return obs
+
+    def seed(self, seed: int | None = None) -> Any:
+        """Seed the next ``reset``; None for one that no other has.
+
+        Raises:
+            ValueError: no int.
+        """
+        if not (seed is None or isinstance(seed, int)):
+            raise ValueError(f"seed {seed!r:.80}: the environments share one generator; give one int")
+        return super().seed(seed)
+
+    def set_options(self, options: Any = None) -> None:
+        """Raises: ValueError: there are no options of a reset."""
+        if options:
+            raise ValueError(f"options {options!r:.80}: there are none; all environments begin together")
 
     def step_async(self, actions: Any) -> None:
         """Keep what the next ``step_wait`` is to do."""

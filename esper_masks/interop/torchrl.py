@@ -50,9 +50,11 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
         rules: a rule set, or the name of one that the package has.
         device: where everything lives.
-        settings: of ``rollout.LifecycleEnv``, ``slot_ids`` and ``mode`` among them.
+        settings: of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed here or
+            by ``set_seed``, no two have the same noise.
 
     Raises:
+        TypeError: there is no such setting.
         RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
     """
 
@@ -97,7 +99,7 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
 
     @property
     def illegal_actions(self) -> Tensor:
-        """How many actions of each environment were illegal so far, int64 ``[num_envs]``."""
+        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
         return self.lifecycles.illegal_actions
 
     def _seen(self, observation: Tensor) -> dict[str, Tensor]:
@@ -139,15 +141,17 @@ class FactoredCategorical(esper_masks.factored.FactoredCategorical):
         slot_words: int32 ``[..., slots]``, as the environment gives them.
         op_words: int32 ``[...]``.
         layout: heads and ops (``env.layout``).
-        settings: of ``esper_masks.FactoredCategorical``; ``validate`` is ``"flag"``, which does not read the device.
+        settings: of ``esper_masks.FactoredCategorical``. ``validate="flag"`` reads nothing from the device, and rows at
+            fault are then for the caller to look at (``esper_masks.raise_on_fault``): their action is -1.
 
     Raises:
+        InvalidStateMachineError: rows at fault, such as logits that are NaN.
         ValueError: as of ``ActionMasks.from_words`` and ``esper_masks.FactoredCategorical``.
     """
 
     def __init__(self, logits: Tensor, slot_words: Tensor, op_words: Tensor, layout: ActionLayout, **settings: Any):
         masks = ActionMasks.from_words(layout, slot_words, op_words)
-        super().__init__(logits, masks, **{"validate": "flag", **settings})
+        super().__init__(logits, masks, **settings)
 
     def entropy(self) -> Tensor:
         """Exact entropy of whole actions in nats, ``[...]``."""

@@ -102,9 +102,13 @@ class LifecycleEnv:
         assumptions: Assumptions | None = None,
         **switches: Any,
     ):
-        for name, value, least in (("num_envs", num_envs, 1), ("episode_length", episode_length, 1), ("seed", seed, 0)):
+        numbers = {"num_envs": num_envs, "episode_length": episode_length, "seed": seed, "max_seeds": max_seeds}
+        for name, value in numbers.items():
+            least = int(name in ("num_envs", "episode_length"))
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+        if not (calibration is None or isinstance(calibration, Calibration)):
+            raise ValueError(f"calibration must be a Calibration (Calibration.load), got {calibration!r:.80}")
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
         if mode == "cuda-graph" and torch.device("cpu" if device is None else device).type != "cuda":
