@@ -64,7 +64,7 @@ def check_slot_ids(slot_ids: Sequence[str]) -> tuple[str, ...]:
     if not ordered or not all(isinstance(slot_id, str) and slot_id for slot_id in ids):
         raise SlotStateError(f"slot_ids must be a sequence of names, got {slot_ids!r:.80}")
     if not ids:
-        raise SlotStateError("slot_ids are empty, or the rules have no default: an engine needs at least one")
+        raise SlotStateError("slot_ids are empty, or the rules have no default: an engine needs at least one slot id")
     if len(set(ids)) != len(ids):
         raise SlotStateError(f"slot ids repeat: {', '.join(ids)}")
     return ids
