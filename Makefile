@@ -5,7 +5,7 @@
 #   make test                all tests                  make lint     format, lint and types
 #   make docs                write what is generated: docs/api.md, the tables of docs/rules.md
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
-#   make dist                wheel and sdist into dist/, the wheel installed in a fresh environment and tried there
+#   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
 #   make bench               esper-masks bench, the whole suite; writes benchmarks/results
 #   make bench DEVICE=cuda           the same on a GPU
 #   make bench BENCH_ARGS=masks      one of the older suites in detail; or distributions -k "decision and not compiled"
@@ -47,7 +47,8 @@ dist:
 	  install() { where=$$1; shift; $(PYTHON) -m venv "$$scratch/$$where"; \
 	    "$$scratch/$$where/bin/python" -m pip install --quiet --disable-pip-version-check "$$@"; }; \
 	  install build build; "$$scratch/build/bin/python" -m build --outdir dist .; \
-	  install fresh -c constraints.txt dist/*.whl; cd "$$scratch"; fresh/bin/python -I "$(CURDIR)/tests/smoke.py"
+	  for made in dist/*.whl dist/*.tar.gz; do install "$${made##*.}" -c constraints.txt "$$made"; \
+	    (cd "$$scratch" && "$${made##*.}/bin/python" -I "$(CURDIR)/tests/smoke.py"); done
 
 bench: $(READY)
 ifdef BENCH_ARGS

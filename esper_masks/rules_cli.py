@@ -198,9 +198,11 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
         "Print the table of stages and ops of a rule set, its gates, heads and size, or what differs in two."
     )
     parser.add_argument("name", nargs="?", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
-    parser.add_argument("--mermaid", action="store_true", help="print the lifecycle as a Mermaid state diagram")
-    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="print what differs between two rule sets")
-    parser.add_argument("--over-time", action="store_true", help="print how often ops are legal in a random episode")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--mermaid", action="store_true", help="print the lifecycle as a Mermaid state diagram")
+    instead.add_argument("--diff", nargs=2, metavar=("A", "B"), help="print what differs between two rule sets")
+    over_time = "print how often ops are legal in a random episode, of rules that have an environment"
+    instead.add_argument("--over-time", action="store_true", help=over_time)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=_show)
 

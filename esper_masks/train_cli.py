@@ -174,7 +174,7 @@ def _check_same(options: argparse.Namespace, begun: Mapping[str, Any]) -> None:
 
 
 def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, illegal: int, path: Path) -> None:
-    from esper_masks.rollout.logs import draw_curve
+    from esper_masks.rollout.logs import draw_curve, read_metrics, sparklines
     from esper_masks.rollout.train import BASELINES, learned, returns_of
 
     policies = {"learned": learned(ppo), **BASELINES}
@@ -204,6 +204,8 @@ def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, ille
     for name, (mean, error, _) in sorted(results.items(), key=lambda item: -item[1][0]):
         table.add_row(name, f"{mean:.2f} ± {error:.2f}")
     console().print(table)
+    for line in sparklines(read_metrics(path.parent)):  # from the beginning of the training to its end
+        print(line)
     print(f"{ppo.env_steps:,} environment steps, {steps_per_s:,.0f} a second; {illegal} actions were illegal")
     if curve is not None:
         print(f"learning curve: {curve}")

@@ -86,7 +86,7 @@ def test_what_a_block_promises() -> None:
 
 SHELL = [
     (page, *block)
-    for page in PAGES
+    for page in (ROOT / "README.md", *PAGES)
     for block in re.findall(r"^```\n\$ esper-masks (.*)\n([^`]*)^```", text_of(page), re.M)
 ]
 
@@ -222,7 +222,8 @@ def test_every_field_of_rules_has_an_example(kind: type) -> None:
 def test_citation_and_changelog_are_of_this_version() -> None:
     citation = text_of(ROOT / "CITATION.cff")
     assert f"\nversion: {em.__version__}\n" in citation
-    assert f"## {em.__version__} " in text_of(ROOT / "CHANGELOG.md")
+    changes = text_of(ROOT / "CHANGELOG.md")
+    assert f"## [{em.__version__}]" in changes or f"## [Unreleased]\n\nWhat will be {em.__version__}.\n" in changes
 
 
 def test_the_wheel_holds_the_package_and_its_data(tmp_path: Path) -> None:

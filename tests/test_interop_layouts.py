@@ -103,6 +103,8 @@ def test_a_vector_environment_of_rllib_has_arrays() -> None:
         assert set(made) == {"observations", "action_mask"}
         assert made["observations"].dtype == made["action_mask"].dtype == np.float32
         assert np.array_equal(made["observations"], seen.float().numpy())
+        grown = seen.bfloat16().requires_grad_()
+        assert np.array_equal(rllib.observations(masks, grown)["observations"], seen.bfloat16().float().numpy())
         assert np.array_equal(rllib.observations(masks, seen.numpy())["observations"], made["observations"])
         assert np.array_equal(made["action_mask"], flat.float().numpy())
 
@@ -115,7 +117,7 @@ def test_what_does_not_fit_is_named() -> None:
         (lambda: rllib.observations(masks, torch.zeros(4, 2)), r"an observation of shape \(4, 2\); wanted \[batch\]"),
         (lambda: zoo.observations(masks, seen, ["a", "b", "b"]), "2 agents, and masks of 3 rows"),
         (lambda: zoo.observations(masks.joint(), seen, list("abc")), "masks must be ActionMasks, got Tensor"),  # type: ignore[arg-type]
-        (lambda: rllib.observations(masks, {"obs": seen}), "must be a tensor or an array, got dict"),
+        (lambda: rllib.observations(masks, {"obs": seen}), r"must be numbers \[batch, ...\], got dict"),
         (lambda: rllib.observations(masks.select(0), seen), r"masks of shape \(\) beside"),
         (lambda: rllib.observations(masks, seen, action="heads"), "action='heads' is not one of"),  # type: ignore[arg-type]
         (lambda: zoo.observations(masks, seen, list("abc"), action="heads"), "action='heads' is not one of"),  # type: ignore[arg-type]

@@ -90,6 +90,44 @@ def test_some_environments_begin_anew() -> None:
     assert same.tolist() == [True, False, False, True]
 
 
+def test_to_seed_it_changes_no_state() -> None:
+    env, noise = TransformedEnv(whole(), ActionMask()), []
+    row = env.rollout(6, break_when_any_done=False)[:, -1]["next"].exclude("reward")
+    states = env.base_env.lifecycles.states
+    for _ in range(2):
+        env.set_seed(5)
+        assert torch.equal(env.base_env.lifecycles.states, states)
+        made = env.rand_step(row.clone())
+        noise.append(env.base_env.lifecycles._generator.get_state())
+        assert made["action_mask"].gather(-1, made["action"].unsqueeze(-1)).all()
+        states = env.base_env.lifecycles.states
+        row = made["next"].exclude("reward")
+    assert torch.equal(*noise)
+    assert env.base_env.illegal_actions.sum() == 0
+
+
+def test_memory_that_the_next_step_writes_over_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a CUDA graph."""
+    env, twin = LifecycleEnv(8, seed=3), LifecycleEnv(8, seed=3)
+    step, kept = env.lifecycles.step, []
+
+    def overwriting(actions: torch.Tensor) -> Any:
+        made = step(actions)
+        kept.append([each.clone() for each in made[:4]] if not kept else kept[0])
+        for place, each in zip(kept[0], made[:4]):
+            place.copy_(each)
+        return *kept[0], made[4]
+
+    monkeypatch.setattr(env.lifecycles, "step", overwriting)
+    monkeypatch.setattr(env.lifecycles, "mode", "cuda-graph")
+    made = []
+    for each in (env, twin):
+        torch.manual_seed(0)
+        made.append(TransformedEnv(each, ActionMask()).rollout(8))
+    assert torch.equal(made[0]["next", "reward"], made[1]["next", "reward"])
+    assert torch.equal(made[0]["next", "observation"], made[1]["next", "observation"])
+
+
 def test_nothing_is_illegal_under_its_own_mask() -> None:
     env = TransformedEnv(whole(), ActionMask())
     data = env.rollout(60, break_when_any_done=False)
@@ -222,5 +260,8 @@ def test_what_does_not_fit_is_named() -> None:
         env.step(row.clone().set("action", torch.zeros(4, 4, dtype=torch.int64)))
     with pytest.raises(ValueError, match="actions must be an integer tensor, got torch"):
         env.step(row.clone().set("action", torch.zeros(4)))
+    assert env.to("cpu") is env
+    with pytest.raises(RuntimeError, match="is on cpu and stays there; make it with device='meta'"):
+        env.to("meta")
     with pytest.raises(ValueError, match="action='pair' is not one of"):
         LifecycleEnv(4, action="pair")  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import torch
 import esper_masks as em
 from esper_masks.cli import main
 from esper_masks.rollout import PPO, PPOConfig, checkpoint
-from esper_masks.rollout.logs import TrainingLog, draw_curve, learning_curve, read_metrics
+from esper_masks.rollout.logs import TrainingLog, draw_curve, learning_curve, read_metrics, sparklines
 from esper_masks.rollout.train import TrainSettings, build, train
 
 SMALL = TrainSettings(envs=16, width=8)
@@ -259,6 +259,34 @@ def test_whatever_ends_it_the_last_checkpoint_goes_on(tmp_path: Path, number: si
     assert steps > 0
     subprocess.run([*command, "--steps", str(steps + 500), "--resume"], check=True, timeout=120, capture_output=True)
     assert checkpoint.load(tmp_path)["env_steps"] == steps + 500
+
+
+def test_curves_are_shown_in_the_terminal_too() -> None:
+    lines = [{"env_steps": at, "return_mean": at / 10, "entropy_op": 1 - at / 100} for at in range(80)]
+    lines[3].pop("return_mean")
+    rise, fall = sparklines(lines, 8)
+    assert rise == f"return mean          {rise.split()[2]} ▁▂▃▄▅▆▇█ 7.45"
+    assert fall == "entropy op           0.95 █▇▆▅▄▃▂▁ 0.26"
+    assert sparklines([{"env_steps": 0, "return_mean": 1.0}] * 3)[0].split()[3] == "▁▁▁"
+    assert sparklines(lines[:1]) == []
+
+
+@pytest.mark.parametrize("appears", [True, False])
+def test_a_file_of_another_process_may_appear_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appears: bool
+) -> None:
+    """As on a folder behind a network."""
+    path, waited = tmp_path / "part.pt", []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if appears and len(waited) == 3:
+            path.touch()
+
+    monkeypatch.setattr(checkpoint.time, "sleep", wait)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: sum(waited))
+    assert checkpoint._appears(path) == appears
+    assert appears == (sum(waited) < checkpoint.APPEARS_S)
 
 
 def test_a_picture_that_cannot_be_kept_fails_nothing(

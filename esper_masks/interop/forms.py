@@ -33,9 +33,10 @@ def rows_of(masks: ActionMasks, observation: Any) -> Tensor:
     if not isinstance(masks, ActionMasks):
         raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}; ActionMasks.from_bools makes them")
     try:
-        seen = torch.as_tensor(observation).cpu().clone()
+        seen = torch.as_tensor(observation).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"the observation must be a tensor or an array, got {type(observation).__name__}") from None
+        raise ValueError(f"the observation must be numbers [batch, ...], got {type(observation).__name__}") from None
+    seen = seen.float() if seen.dtype == torch.bfloat16 else seen  # which numpy does not have
     if len(masks.shape) != 1 or seen.shape[:1] != masks.shape:
         shapes = f"masks of shape {tuple(masks.shape)} beside an observation of shape {tuple(seen.shape)}"
         raise ValueError(f"{shapes}; wanted [batch] of both")
@@ -109,14 +110,18 @@ class HostEnv:
         """Observations, float32 ``[batch, obs_size]``; ``where`` bool ``[batch]``, which of them begin anew."""
         if where is None:
             return _array(self.env.reset(seed=seed))
-        mask, wanted = torch.as_tensor(where), (self.env.num_envs,)
-        if mask.dtype != torch.bool or mask.shape != wanted:
-            raise ValueError(f"reset_mask is {mask.dtype} of shape {tuple(mask.shape)}; wanted bool of shape {wanted}")
+        mask, wanted = own_array("reset_mask", where, "b"), (self.env.num_envs,)
+        if mask.shape != wanted:
+            raise ValueError(f"reset_mask has shape {tuple(mask.shape)}; wanted {wanted}")
         return _array(self.env.reset(mask.to(self.env.device), seed=seed))
 
     def masks(self) -> Any:
         """Bool ``[batch, sum(sizes)]``."""
         return _array(self.form.masks(self.env.masks()))
+
+    def illegal_actions(self) -> Any:
+        """How many of each environment were illegal since it was made, int64 ``[batch]``, in memory of its own."""
+        return _array(self.env.illegal_actions.clone())
 
     def step(self, given: Any) -> tuple[Any, Any, Any, Any]:
         """Observations, rewards, ends, and the final observations of environments that ended; None where none did.
@@ -124,12 +129,7 @@ class HostEnv:
         Raises:
             ValueError: actions of another dtype, shape or number, or that are none.
         """
-        try:
-            actions = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(
-                f"actions must be an array of integers, got {type(given).__name__}: {given!r:.80}"
-            ) from None
+        actions = own_array("actions", given, "iu")
         made = self.form.actions(actions, self.env.num_envs)
         outside = (actions < 0) | (actions >= torch.tensor(self.form.sizes))
         if outside.any():
@@ -145,6 +145,28 @@ class HostEnv:
         return _array(obs), _array(reward), ended, final
 
 
+def own_array(name: str, given: Any, kinds: str) -> Tensor:
+    """An array of a library as a tensor of its own, whatever its layout and the width of its numbers.
+
+    Raises:
+        ValueError: nothing of these kinds, numpy's letters: b for bool, iu for integers.
+    """
+    import numpy as np  # the libraries that this is for bring it
+
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # ragged
+        array = np.asarray(None)
+    if array.dtype.kind not in kinds:
+        what = "bools" if kinds == "b" else "integers"
+        raise ValueError(f"{name} must be an array of {what}, got {_told(array, given)}")
+    return torch.from_numpy(np.array(array, dtype=np.bool_ if kinds == "b" else np.int64))
+
+
+def _told(array: Any, given: Any) -> str:
+    return str(array.dtype) if array.dtype.kind in "biufc" else f"{type(given).__name__}: {given!r:.80}"
+
+
 def make_env(num_envs: int, rules: MaskRules | str, settings: dict[str, Any]) -> LifecycleEnv:
     """The environment that an adapter is of; rules may be the name of a rule set of the package.
 
@@ -155,6 +177,10 @@ def make_env(num_envs: int, rules: MaskRules | str, settings: dict[str, Any]) ->
         RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``.
     """
     found = ruleset(rules) if isinstance(rules, str) else rules
+    if not isinstance(found, MaskRules):
+        raise TypeError(f"rules must be MaskRules or the name of a rule set, got {type(rules).__name__}")
+    if settings.get("seed") is None:
+        settings = {**settings, "seed": secrets.randbits(32)}
     parameters = signature(LifecycleEnv).parameters.values()
     known = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY] + ["slot_ids", *found.switches]
     for name in settings:
@@ -164,7 +190,7 @@ def make_env(num_envs: int, rules: MaskRules | str, settings: dict[str, Any]) ->
             raise TypeError(
                 f"there is no setting {name!r}{hint}. There are {', '.join(sorted(known))}, rules and action"
             )
-    return LifecycleEnv(found, num_envs, **{"seed": secrets.randbits(32), **settings})
+    return LifecycleEnv(found, num_envs, **settings)
 
 
 def _array(tensor: Tensor) -> Any:

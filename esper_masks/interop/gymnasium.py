@@ -64,8 +64,11 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
         *,
         action: Form = "joint",
         rules: MaskRules | str = "esper-2025-12",
+        render_mode: None = None,
         **settings: Any,
     ):
+        if render_mode is not None:
+            raise TypeError(f"render_mode={render_mode!r}: there is nothing to render")
         self.host, self.render_mode, self.num_envs = HostEnv(num_envs, action, rules, settings), None, num_envs
         self.single_observation_space, self.single_action_space = spaces_of(self.host.form, self.host.env.obs_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -79,7 +82,7 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
     @property
     def illegal_actions(self) -> Any:
         """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
-        return self.host.env.illegal_actions.cpu().numpy()
+        return self.host.illegal_actions()
 
     def action_masks(self) -> Any:
         """Of the current states, bool ``[num_envs, n]``."""
@@ -97,6 +100,8 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
         """
         if isinstance(seed, (list, tuple)):
             raise ValueError(f"{len(seed)} seeds: the environments share one generator; give one int")
+        if options is not None and not isinstance(options, dict):
+            raise ValueError(f"options must be a dict, got {type(options).__name__}")
         if others := set(options or {}) - {"reset_mask"}:
             raise ValueError(f"options {', '.join(map(repr, others))}: there is 'reset_mask' and nothing else")
         super().reset(seed=seed)
@@ -117,20 +122,20 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
             rows = np.full(self.num_envs, None, dtype=object)
             for at in np.flatnonzero(ended):
                 rows[at] = final[at]
-            counts = {name: info[name] for name in ("illegal_actions", "_illegal_actions")}
-            info |= {"final_obs": rows, "_final_obs": ended, "final_info": counts, "_final_info": ended}
+            counts = {name: info[name].copy() for name in ("illegal_actions", "_illegal_actions")}
+            info |= {"final_obs": rows, "_final_obs": ended.copy(), "final_info": counts, "_final_info": ended.copy()}
         return obs, reward, ended, np.zeros_like(ended), info
 
     def _info(self) -> dict[str, Any]:
-        everywhere = np.ones(self.num_envs, dtype=np.bool_)
         info = {"action_mask": self.action_masks().astype(np.int8), "illegal_actions": self.illegal_actions}
-        return info | {f"_{name}": everywhere for name in info}
+        return info | {f"_{name}": np.ones(self.num_envs, dtype=np.bool_) for name in info}
 
 
 class LifecycleEnv(gymnasium.Env[Any, Any]):
     """One environment, for what takes no others: ``LifecycleVectorEnv`` of one, which ends instead of beginning anew.
 
-    ``info["action_mask"]`` is int8 ``[n]``, as ``env.action_space.sample(mask)`` takes it in the joint form.
+    ``info["action_mask"]`` is int8 ``[n]``, as ``env.action_space.sample(mask)`` takes it in the joint form. Beside the
+    last observation of an episode it is already that of the next one, which begins with ``reset``.
 
     Args:
         action: as of ``LifecycleVectorEnv``.
@@ -170,4 +175,4 @@ def _first(info: dict[str, Any]) -> dict[str, Any]:
     return {name: info[name][0] for name in ("action_mask", "illegal_actions")}
 
 
-gymnasium.register(ID, entry_point=LifecycleEnv, vector_entry_point=LifecycleVectorEnv)
+gymnasium.register(ID, entry_point=f"{__name__}:LifecycleEnv", vector_entry_point=f"{__name__}:LifecycleVectorEnv")

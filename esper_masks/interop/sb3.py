@@ -1,5 +1,7 @@
 """``LifecycleEnv`` for stable-baselines3, and for sb3-contrib's ``MaskablePPO``: https://sb3-contrib.readthedocs.io."""
 
+import secrets
+from functools import partial
 from typing import Any
 
 from esper_masks.extras import needs
@@ -59,7 +61,7 @@ class LifecycleVecEnv(VecEnv):
     @property
     def illegal_actions(self) -> Any:
         """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
-        return self.host.env.illegal_actions.cpu().numpy()
+        return self.host.illegal_actions()
 
     def action_masks(self) -> Any:
         """Of the current states, bool ``[num_envs, n]``."""
@@ -77,9 +79,9 @@ class LifecycleVecEnv(VecEnv):
         Raises:
             ValueError: no int.
         """
-        if not (seed is None or isinstance(seed, int)):
+        if not (seed is None or isinstance(seed, int | np.integer)):
             raise ValueError(f"seed {seed!r:.80}: the environments share one generator; give one int")
-        return super().seed(seed)
+        return super().seed(secrets.randbits(31) if seed is None else int(seed))
 
     def set_options(self, options: Any = None) -> None:
         """Raises: ValueError: there are no options of a reset."""
@@ -122,13 +124,20 @@ class LifecycleVecEnv(VecEnv):
         return [masks[at] for at in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of all of them, once for each.
+        """An attribute of each: its count of ``illegal_actions``, its ``action_masks``; others are of all of them.
 
         Raises:
             AttributeError: there is none of the name.
         """
-        value = getattr(self, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        value, chosen = getattr(self, attr_name), self._get_indices(indices)
+        if attr_name == "illegal_actions":
+            return [value[at] for at in chosen]
+        if attr_name == MASKS:
+            return [partial(self._mask, at) for at in chosen]
+        return [value for _ in chosen]
+
+    def _mask(self, at: int) -> Any:
+        return self.action_masks()[at]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Raises: AttributeError: the environments are one object, and have no attributes of their own."""

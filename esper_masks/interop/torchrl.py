@@ -64,12 +64,12 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         *,
         action: Form = "joint",
         rules: MaskRules | str = "esper-2025-12",
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         **settings: Any,
     ):
         lifecycles = make_env(num_envs, rules, {**settings, "device": device})
-        form = ActionForm(lifecycles.engine, action)
-        super().__init__(device=torch.device(device), batch_size=torch.Size([num_envs]))
+        form, device = ActionForm(lifecycles.engine, action), lifecycles.device
+        super().__init__(device=device, batch_size=torch.Size([num_envs]))
         self.lifecycles, self.form = lifecycles, form
         slots, width = len(self.layout.slot_ids), sum(form.sizes)
         self.observation_spec = Composite(
@@ -107,15 +107,19 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         words = {"slot_words": masks.slot_words.contiguous(), "op_words": masks.op_words}
         return {"observation": observation, "action_mask": self.form.masks(masks), **words}
 
+    def _own(self, tensor: Tensor) -> Tensor:
+        return tensor.clone() if self.lifecycles.mode == "cuda-graph" else tensor  # whose next step writes over it
+
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
         where = None if tensordict is None else tensordict.get("_reset", None)
-        obs = self.lifecycles.reset(None if where is None else where.view(self.batch_size))
+        obs = self._own(self.lifecycles.reset(None if where is None else where.view(self.batch_size)))
         ends = {name: torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device) for name in ENDS}
         return TensorDict({**self._seen(obs), **ends}, self.batch_size, device=self.device)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         actions = self.form.actions(tensordict["action"], self.batch_size[0])
-        obs, reward, terminated, _, info = self.lifecycles.step(actions)
+        *given, _, info = self.lifecycles.step(actions)
+        obs, reward, terminated = (self._own(each) for each in given)
         if terminated.any():  # TorchRL reads it as well, to begin anew
             obs = torch.where(terminated.unsqueeze(-1), info["final_obs"], obs)
         made = {**self._seen(obs), "reward": reward.unsqueeze(-1)}
@@ -124,7 +128,20 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            self.lifecycles.reset(seed=seed)
+            self.lifecycles.seed(seed)
+
+    def to(self, device: Any, *arguments: Any, **settings: Any) -> "LifecycleEnv":
+        """Itself, on the device that it is on.
+
+        Raises:
+            RuntimeError: another device.
+        """
+        place = torch.device(device)
+        if place.type != self.device.type or place.index not in (None, self.device.index or 0):
+            raise RuntimeError(
+                f"the environment is on {self.device} and stays there; make it with device={str(place)!r}"
+            )
+        return self
 
 
 class FactoredCategorical(esper_masks.factored.FactoredCategorical):

@@ -107,8 +107,9 @@ class LifecycleEnv:
             least = int(name in ("num_envs", "episode_length"))
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
-        if not (calibration is None or isinstance(calibration, Calibration)):
-            raise ValueError(f"calibration must be a Calibration (Calibration.load), got {calibration!r:.80}")
+        for kind, given in ((Calibration, calibration), (Mechanics, mechanics), (Assumptions, assumptions)):
+            if not (given is None or isinstance(given, kind)):
+                raise ValueError(f"{kind.__name__.lower()} must be of rollout.{kind.__name__}, got {given!r:.80}")
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
         if mode == "cuda-graph" and torch.device("cpu" if device is None else device).type != "cuda":
@@ -186,8 +187,12 @@ class LifecycleEnv:
             parts = zip(wide, self._fresh(), self.state)
             self.state = State(*[torch.where(begins, fresh, field) for begins, fresh, field in parts])
         if seed is not None:
-            self._generator.manual_seed(seed)
+            self.seed(seed)
         return self.obs
+
+    def seed(self, seed: int) -> None:
+        """Begin the noise anew; states stay as they are."""
+        self._generator.manual_seed(seed)
 
     def masks(self) -> ActionMasks:
         """What is legal in the current states, ``[batch]``."""

@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from esper_masks.rollout.files import write_atomically
@@ -12,6 +13,7 @@ from esper_masks.viz import learning_curve
 
 METRICS = "metrics.jsonl"
 CURVE = "learning-curve.png"
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class TrainingLog:
@@ -75,6 +77,23 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         except ValueError:
             continue
     return lines
+
+
+def sparklines(metrics: Sequence[Mapping[str, float]], width: int = 40) -> list[str]:
+    """A line for the return and one for each entropy, over the steps of a training: means of parts of it as blocks."""
+    names = ["return_mean", *sorted({name for line in metrics for name in line if name.startswith("entropy_")})]
+    made = []
+    for name in names:
+        values = [line[name] for line in metrics if name in line]
+        count = min(width, len(values))
+        if count < 2:
+            continue
+        edges = [at * len(values) // count for at in range(count + 1)]
+        parts = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+        low, high = min(parts), max(parts)
+        blocks = "".join(BLOCKS[round((part - low) / ((high - low) or 1) * (len(BLOCKS) - 1))] for part in parts)
+        made.append(f"{name.replace('_', ' '):18} {parts[0]:6.2f} {blocks} {parts[-1]:.2f}")
+    return made
 
 
 def draw_curve(folder: Path, baselines: Mapping[str, float]) -> Path | None:
