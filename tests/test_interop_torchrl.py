@@ -83,8 +83,13 @@ def test_steps_are_those_of_the_environment() -> None:
 def test_some_environments_begin_anew() -> None:
     env = TransformedEnv(LifecycleEnv(4), ActionMask())
     row = env.rollout(3)[:, -1]["next"]
-    where = torch.tensor([[True], [False], [False], [True]])
+    where, before = torch.tensor([[True], [False], [False], [True]]), env.base_env.lifecycles.state
     row = env.reset(row.exclude("reward").set("_reset", where))
+    after = (
+        env.base_env.lifecycles.state
+    )  # TorchRL itself would keep what is seen, of environments that begin anew as well
+    assert after.epoch.tolist() == [0, 3, 3, 0]
+    assert torch.equal(after.states[1:3], before.states[1:3])
     fresh = env.reset()
     same = (row["observation"] == fresh["observation"]).all(-1)
     assert same.tolist() == [True, False, False, True]

@@ -82,6 +82,16 @@ def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
     torch.manual_seed(0)
     env = LifecycleEnv(em.ruleset("esper-2025-12"), 40, seed=1, mode="compiled", max_seeds=4)
     ppo = PPO(env, kind(em.DecisionStep(env.engine), env.obs_size, 16), PPOConfig(steps=30))
+    graph = ppo.acting._graph
+    assert graph is not None
+    looked: list[int] = []
+    find, compiled = graph.find, ppo.acting._compiled
+
+    def counted_step(step: int, *rest: Any) -> Any:
+        graph.find = lambda *given: (looked.append(step), find(*given))[1]
+        return compiled(step, *rest)
+
+    ppo.acting._compiled = counted_step
     again, counted = env.another(40, 0, mode="compiled"), torch.zeros(40)
     for _ in range(2):
         begun, hidden, before = ppo.at, ppo.at.hidden, env.state_dict()
@@ -108,8 +118,8 @@ def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
         torch.testing.assert_close(again.obs, env.obs, rtol=1e-4, atol=1e-5)
         assert torch.equal(again.states, env.states)
         ppo.update()
-    assert ppo.acting._graph is not None
-    assert len(ppo.acting._graph.chosen) == 1  # and nothing else has run
+    assert looked == [0, 1, 0, 1]  # steps of the rollouts at which the graph is looked up: modes may change in between
+    assert len(graph.chosen) == 1  # and nothing else has run
     assert len(torch.unique(rows.actions.flatten(0, 1), dim=0)) > 10
 
 
