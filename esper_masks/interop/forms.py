@@ -145,6 +145,26 @@ class HostEnv:
         return _array(obs), _array(reward), ended, final
 
 
+class Hosted:
+    """What the adapters on top of a ``HostEnv`` have in common."""
+
+    host: HostEnv
+
+    @property
+    def lifecycles(self) -> LifecycleEnv:
+        """What is stepped: ``lifecycles.engine``, ``lifecycles.masks()``, ``lifecycles.states``."""
+        return self.host.env
+
+    @property
+    def illegal_actions(self) -> Any:
+        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
+        return self.host.illegal_actions()
+
+    def action_masks(self) -> Any:
+        """Of the current states, bool ``[num_envs, n]``."""
+        return self.host.masks()
+
+
 def own_array(name: str, given: Any, kinds: str) -> Tensor:
     """An array of a library as a tensor of its own, whatever its layout and the width of its numbers.
 

@@ -3,8 +3,7 @@
 from typing import Any
 
 from esper_masks.extras import needs
-from esper_masks.interop.forms import ActionForm, Form, HostEnv
-from esper_masks.rollout import LifecycleEnv as RolloutEnv
+from esper_masks.interop.forms import ActionForm, Form, Hosted, HostEnv
 from esper_masks.rules import MaskRules
 
 with needs("interop.gymnasium"):
@@ -24,7 +23,7 @@ def spaces_of(form: ActionForm, obs_size: int) -> tuple[spaces.Box, spaces.Space
     return spaces.Box(-np.inf, np.inf, (obs_size,), np.float32), action
 
 
-class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
+class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
     """Environments stepped together, as of ``rollout.LifecycleEnv``.
 
     An environment whose episode ends begins anew in the same step (``AutoresetMode.SAME_STEP``). Observation and
@@ -73,20 +72,6 @@ class LifecycleVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_observation_space, self.single_action_space = spaces_of(self.host.form, self.host.env.obs_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-
-    @property
-    def lifecycles(self) -> RolloutEnv:
-        """What is stepped: ``lifecycles.engine``, ``lifecycles.masks()``, ``lifecycles.states``."""
-        return self.host.env
-
-    @property
-    def illegal_actions(self) -> Any:
-        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
-        return self.host.illegal_actions()
-
-    def action_masks(self) -> Any:
-        """Of the current states, bool ``[num_envs, n]``."""
-        return self.host.masks()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode everywhere.

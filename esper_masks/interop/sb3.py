@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 from esper_masks.extras import needs
-from esper_masks.interop.forms import Form, HostEnv
-from esper_masks.rollout import LifecycleEnv
+from esper_masks.interop.forms import Form, Hosted, HostEnv
 from esper_masks.rules import MaskRules
 
 with needs("interop.sb3"):
@@ -18,7 +17,7 @@ from esper_masks.interop.gymnasium import spaces_of
 MASKS = "action_masks"  # the name that sb3-contrib asks for
 
 
-class LifecycleVecEnv(VecEnv):
+class LifecycleVecEnv(Hosted, VecEnv):
     """Environments stepped together, as of ``rollout.LifecycleEnv``. Masks of all come from one tensor.
 
     An environment whose episode ends begins anew in the same step, as everywhere in stable-baselines3; the last
@@ -52,20 +51,6 @@ class LifecycleVecEnv(VecEnv):
         self.host = HostEnv(num_envs, action, rules, settings)
         self._actions: Any = None
         super().__init__(num_envs, *spaces_of(self.host.form, self.host.env.obs_size))
-
-    @property
-    def lifecycles(self) -> LifecycleEnv:
-        """What is stepped: ``lifecycles.engine``, ``lifecycles.masks()``, ``lifecycles.states``."""
-        return self.host.env
-
-    @property
-    def illegal_actions(self) -> Any:
-        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
-        return self.host.illegal_actions()
-
-    def action_masks(self) -> Any:
-        """Of the current states, bool ``[num_envs, n]``."""
-        return self.host.masks()
 
     def reset(self) -> Any:
         """Start an episode everywhere; with the first of the seeds of ``seed``, if it was called."""
