@@ -148,7 +148,7 @@ assert not loaded & {"rich", "pytest", "torchrl"}, loaded
 
 @pytest.mark.parametrize("path", [path for _, path in modules()], ids=lambda path: path.name)
 def test_files_hold_one_idea(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
 
 
 def readme_blocks() -> list[str]:
