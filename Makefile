@@ -3,6 +3,8 @@
 #   make run                 train for about a minute; make run TRAIN_ARGS="--policy lstm --slots 16"
 #   make replay              replay the sample log      make replay LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
+#   make matrix              all tests under each promised pair of Python and torch; downloads some gigabytes.
+#                            make matrix MATRIX_ARGS="--pairs 3.12/2.11.0"
 #   make docs                write what is generated: docs/api.md, the tables of docs/rules.md
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
@@ -19,7 +21,7 @@ LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 BIN   := .venv/bin
 READY := .venv/ready
 
-.PHONY: run replay test lint docs notebooks dist bench clean
+.PHONY: run replay test matrix lint docs notebooks dist bench clean
 
 run: $(READY)
 	@$(BIN)/python -m esper_masks train --rules "$(RULES)" --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
@@ -29,6 +31,9 @@ replay: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+
+matrix:
+	@$(PYTHON) tests/matrix.py $(MATRIX_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
@@ -71,4 +76,4 @@ $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)
 FORCE:
 
 clean:
-	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .matrix dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
