@@ -15,10 +15,9 @@ from esper_masks.torch_private import (
     can_compile_ahead,
     compile_ahead,
     compile_error,
+    compile_function,
     compile_lock,
-    compiles_ahead,
     function_modes,
-    known_options,
 )
 
 CPU_OPTIONS = {
@@ -119,9 +118,7 @@ class Compiled:
         # with code of its own it learns by itself which sizes change; what is compiled is kept by its globals
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
         own_call = FunctionType(code, dict(globals()), closure=call.__closure__)
-        options = {**known_options(options), "guard_filter_fn": _of_arguments}
-        # where transforms and modes cannot be seen before, torch steps back from what it cannot compile under them
-        return torch.compile(own_call, fullgraph=compiles_ahead(), options=options)
+        return compile_function(own_call, {**options, "guard_filter_fn": _of_arguments})
 
 
 def run(found: Found, arguments: Sequence[Any], out: Any) -> Any:

@@ -45,6 +45,8 @@ BATCHING = (
     "_C._functorch.CInterpreter",
     "_functorch.pyfunctorch.coerce_cinterpreter",
 )
+SWITCH = "_dynamo.config.enable_aot_compile"
+
 SLOWER = "a call of compiled code takes some tens of microseconds longer"
 
 
@@ -97,6 +99,16 @@ def compile_lock() -> AbstractContextManager[Any]:
     return lock
 
 
+def compile_function(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """``torch.compile``, of what can also be compiled ahead.
+
+    Where transforms and modes cannot be seen before, torch steps back from what it cannot compile under them.
+    """
+    ahead = nullcontext() if lacks(SWITCH) else torch._dynamo.config.patch(enable_aot_compile=True)  # off in torch 2.11
+    with ahead:
+        return torch.compile(function, fullgraph=compiles_ahead(), options=known_options(options))
+
+
 def can_compile_ahead(call: Any) -> bool:
     """Whether a function that ``torch.compile`` gave can be compiled before its first call."""
     if not compiles_ahead():
@@ -129,10 +141,10 @@ def compile_ahead(call: Any, arguments: Any) -> Ahead | None:
 
 
 def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options of torch's compiler that it has."""
+    """Those options of torch's compiler that it has; ``guard_filter_fn``, which is of another part of torch, too."""
     if lacks("_inductor.list_options"):
         return dict(options)
-    has = {name.replace("-", "_") for name in torch._inductor.list_options()}
+    has = {"guard_filter_fn", *(name.replace("-", "_") for name in torch._inductor.list_options())}
     missing = tuple(f"_inductor.config.{name}" for name in options if name not in has)
     if missing:
         warn_lost(missing, "compiled code may be slower, and differ from eager code in the last bits")

@@ -141,6 +141,13 @@ def test_options_that_a_compiler_lacks_are_left_out(monkeypatch: pytest.MonkeyPa
     assert torch_private.known_options({"any": 1}) == {"any": 1}
 
 
+def test_without_a_switch_to_compile_ahead_none_is_set(take: Taken) -> None:
+    take(torch_private.SWITCH)
+    one = torch.randn(5)
+    with warnings.catch_warnings(record=True):  # torch 2.11 compiles nothing ahead then
+        assert torch.equal(calls.Compiled(Sums(), "add")(one, one, False), one * 3)
+
+
 @pytest.mark.usefixtures("take")
 def test_without_a_class_of_errors_torchs_own_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_private, "lacks", lambda path: path.startswith("_dynamo.exc"))
