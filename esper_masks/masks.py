@@ -161,7 +161,8 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             name = self.layout.head_names[at]
             table, limit = self._table(name), self._limits[name]
             permitted = (limit.unsqueeze(-2) & table.by_op).sum(-1)
-            count = count // table.by_op.sum(-1) * torch.where((op_bits & table.users) != 0, permitted, 1)
+            whole = table.by_op.sum(-1).clamp_min(1)  # torch 2.11 also divides by the zeros that fill up a vector
+            count = count // whole * torch.where((op_bits & table.users) != 0, permitted, 1)
         return count.sum(-1)
 
     def permits(self, actions: Tensor) -> Tensor:
