@@ -18,7 +18,7 @@ class UnderRules:
 
     def get_extra_state(self) -> Tensor:
         """The rules' fingerprint, uint8 ``[32]``, which a ``state_dict`` holds beside the persistent buffers."""
-        return torch.tensor(list(bytes.fromhex(self.fingerprint)), dtype=torch.uint8)
+        return torch.tensor(list(bytes.fromhex(self.fingerprint)), dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Any) -> None:
         """Refuse the fingerprint of other rules.

@@ -1,5 +1,6 @@
 """Proximal policy optimization: it learns, from what the rollout did, and from nothing that is faulty."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import esper_masks as em
 from esper_masks.rollout import PPO, FactoredActorCritic, FactoredRecurrentActorCritic, LifecycleEnv, PPOConfig
 from esper_masks.rollout.normalize import RunningMoments
+from esper_masks.rollout.train import BASELINES
 
 
 def make(kind: Any = FactoredActorCritic, batch: int = 64, slots: int = 3, **settings: Any) -> PPO:
@@ -40,6 +42,46 @@ def test_the_first_step_is_of_the_policy_of_the_rollout(kind: Any) -> None:
         assert figures["optimizer_steps"] == 1
         assert abs(figures["kl"]) < 1e-6
         assert figures["clip_fraction"] == 0
+
+
+@pytest.fixture
+def other_defaults() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("kind", [FactoredActorCritic, FactoredRecurrentActorCritic])
+def test_the_callers_defaults_are_no_matter(kind: Any, other_defaults: None) -> None:
+    """Layers have the default dtype, as every module; whatever else there is has its own, and the device's place."""
+    ppo = make(kind, steps=20, epochs=1, minibatches=1)
+    assert all(parameter.dtype == torch.float64 for parameter in ppo.policy.parameters())
+    torch.set_default_device("meta")
+    ppo = PPO(ppo.env, ppo.policy, ppo.config)
+    for _ in range(2):
+        figures = ppo.iterate()
+        assert abs(figures["kl"]) < 1e-6
+        assert 0 < figures["gradient_norm"] < 10
+    assert ppo.buffer.log_prob.dtype == torch.float32
+    dtypes = {name: rows.dtype for name, rows in ppo.buffer.fields.items()}
+    flags = dict.fromkeys(("start", "terminated"), torch.bool)
+    assert dtypes == {**dict.fromkeys(("obs", "value", "reward", "returns"), torch.float32), **flags}
+    for baseline in BASELINES.values():
+        assert baseline(ppo.env).shape == (64, 4)
+    ppo.load_state_dict(ppo.state_dict())
+    assert ppo.at.obs.dtype == torch.float32
+
+
+def test_layers_may_be_of_another_dtype() -> None:
+    ppo = make(steps=20, epochs=1, minibatches=1)
+    for module in (ppo.policy.double(), ppo.policy.bfloat16()):
+        obs = ppo.env.obs
+        logits, values, _ = module(obs)
+        assert logits.dtype == values.dtype == torch.float32
+        acted = module.act(obs, ppo.env.states)
+        scored = module.evaluate_actions(obs, ppo.env.masks(), acted.decision.actions)
+        assert torch.equal(scored.evaluation.log_prob, acted.decision.log_prob)
 
 
 def test_it_ends_where_the_policy_has_gone_far() -> None:

@@ -39,7 +39,7 @@ class Acting(nn.Module):
     def __init__(self, env: LifecycleEnv, policy: FactoredActorCritic, moments: RunningMoments, steps: int):
         super().__init__()
         self.env, self.policy, self.moments = env, policy, moments
-        real, obs = torch.zeros((), device=env.device), torch.zeros(env.obs_size, device=env.device)
+        real, obs = (torch.zeros(size, dtype=torch.float32, device=env.device) for size in ((), env.obs_size))
         examples = (obs, real, real.bool(), real, real.bool(), real)
         self.buffer = RolloutBuffer(env.engine, steps, env.num_envs, fields=dict(zip(self.FIELDS, examples)))
         self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows

@@ -54,7 +54,10 @@ class FactoredActorCritic(nn.Module):
         step: how to decide and to score.
         obs_size: numbers of an observation.
         width: of the hidden layers.
-        autocast: whether layers run in bfloat16; logits and values are float32, and so is all of the distribution.
+        autocast: whether layers run in bfloat16.
+
+    Layers have torch's default dtype, or what ``policy.double()`` and its like make of it. Observations, logits, values
+    and all of the distribution are float32.
     """
 
     def __init__(self, step: DecisionStep, obs_size: int, width: int = 128, *, autocast: bool = False):
@@ -90,7 +93,7 @@ class FactoredActorCritic(nn.Module):
             starts: bool ``[..., batch]``: an episode begins with the observation.
         """
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.autocast):
-            features, kept = self._remember(self.features(obs), hidden, starts)
+            features, kept = self._remember(self.features(obs.to(self.output.weight.dtype)), hidden, starts)
             made = self.output(features).float()
         return made[..., :-1], made[..., -1], kept
 
@@ -169,13 +172,15 @@ class FactoredRecurrentActorCritic(FactoredActorCritic):
 
     def initial(self, batch: int) -> Hidden:
         """What an episode begins with."""
-        zeros = torch.zeros(batch, self.width, device=self.output.weight.device)
+        zeros = torch.zeros(batch, self.width, dtype=torch.float32, device=self.output.weight.device)
         return zeros, zeros
 
     def _remember(self, features: Tensor, hidden: Hidden | None, starts: Tensor | None) -> tuple[Tensor, Hidden | None]:
         steps = features.unsqueeze(0) if features.ndim == 2 else features
         begins = None if starts is None else starts.view(len(steps), -1, 1)
-        state, made = self.initial(steps.shape[1]) if hidden is None else hidden, []
+        first, second = self.initial(steps.shape[1]) if hidden is None else hidden
+        dtype, made = self.output.weight.dtype, []
+        state = first.to(dtype), second.to(dtype)
         for at, step in enumerate(steps.unbind()):
             if begins is not None:
                 state = state[0].masked_fill(begins[at], 0), state[1].masked_fill(begins[at], 0)

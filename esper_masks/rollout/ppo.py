@@ -94,7 +94,8 @@ class PPO:
         ended = perf_counter()
         figures |= {"rollout_seconds": acted - began, "update_seconds": ended - acted}
         names = sorted(figures)
-        told = self.world.mean(torch.tensor([figures[name] for name in names], device=self.env.device)).tolist()
+        values = torch.tensor([figures[name] for name in names], dtype=torch.float64, device=self.env.device)
+        told = self.world.mean(values).tolist()
         figures = dict(zip(names, told))
         figures["illegal_actions"] *= self.world.size
         figures["env_steps_per_s"] = self.world.size * self.env.num_envs * self.config.steps / (ended - began)
