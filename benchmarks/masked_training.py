@@ -27,9 +27,11 @@ import esper_masks as em
 from benchmarks.tables import new_table
 from esper_masks.bench.plot import check_plot
 from esper_masks.bench.suite import BenchError, machine
+from esper_masks.files import check_output, write_file
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
 from esper_masks.rollout.train import BASELINES, TrainSettings, learned, returns_of
 from esper_masks.viz import compare_trainings
+from esper_masks.viz.style import save
 
 RULES = "esper-2025-12"
 ARMS = ("masked", "unmasked", "penalized")
@@ -210,7 +212,7 @@ def plot(result: Result, path: str) -> None:
     figure = compare_trainings(curves, {f"{slots} slots": heuristic for slots, heuristic, _ in parts})
     seeds = len({row["seed"] for row in result["runs"]})
     figure.suptitle(f"{result['settings']['rules']}, seeds: {seeds} (line: mean, band: least to most)", fontsize=10)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -226,17 +228,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--plot", metavar="FILE", help="draw it: .png, .svg or .pdf (extra `viz`)")
     parser.add_argument("--from", dest="source", metavar="FILE", help="print or draw a result instead of training")
     options = parser.parse_args(arguments)
-    if options.output and not Path(options.output).absolute().parent.is_dir():
-        parser.error(f"cannot write {options.output}: its folder is not there")
     try:
+        for path in filter(None, (options.output, options.plot)):
+            check_output(path, filter(None, [options.source]))
         if options.plot:
             check_plot(options.plot)
-    except BenchError as error:
+    except (BenchError, OSError) as error:
         parser.error(str(error))
     result = json.loads(Path(options.source).read_text(encoding="utf-8")) if options.source else run(options)
     print_result(Console(highlight=False), result)
     if options.output:
-        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_file(options.output, f"{json.dumps(result, indent=1)}\n".encode())
     if options.plot:
         plot(result, options.plot)
     return 0

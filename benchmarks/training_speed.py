@@ -37,6 +37,7 @@ from benchmarks.tables import new_table
 from benchmarks.training_profile import ROLLOUT, UPDATE, decisions_alone, profile
 from esper_masks.bench.libraries import LIBRARIES
 from esper_masks.bench.suite import machine
+from esper_masks.files import check_output, write_file
 from esper_masks.rollout import PPO, LifecycleEnv, PPOConfig
 from esper_masks.rollout.train import TrainSettings, build
 
@@ -222,8 +223,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", metavar="FILE", help="write the result as JSON")
     parser.add_argument("--from", dest="source", metavar="FILE", help="print a result instead of measuring")
     options = parser.parse_args(arguments)
-    if options.output and not Path(options.output).absolute().parent.is_dir():
-        parser.error(f"cannot write {options.output}: its folder is not there")
+    try:
+        if options.output:
+            check_output(options.output, filter(None, [options.source]))
+    except OSError as error:
+        parser.error(str(error))
     peer = LIBRARIES["sb3"]
     if not (options.only_profile or options.source) and find_spec(peer.module) is None:
         parser.error(f"{peer.package} is not installed (pip install 'esper-masks[sb3]')")
@@ -235,7 +239,7 @@ def main(arguments: Sequence[str]) -> int:
             result = run(options)
     print_result(Console(highlight=False), result)
     if options.output:
-        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_file(options.output, f"{json.dumps(result, indent=1)}\n".encode())
     return 0
 
 

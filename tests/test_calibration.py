@@ -1,8 +1,6 @@
 """Statistics of logs: what is measured from a log written by hand, and the file they are kept in."""
 
-import errno
 import json
-import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import pytest
 
 from esper_masks.cli import main
 from esper_masks.rollout import Calibration, Measurement
-from esper_masks.rollout.files import write_atomically
 from tests.helpers import SHARED
 
 LOGS = sorted((SHARED / "telemetry").glob("*.jsonl"))
@@ -116,20 +113,6 @@ def test_the_packages_calibration_is_of_the_logs() -> None:
 def test_something_else_is_no_calibration(text: str) -> None:
     with pytest.raises(ValueError, match="here: no calibration"):
         Calibration.from_json(text, "here")
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "c.json"
-    write_atomically(place, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(place, b"new")
-    assert place.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "esper_masks"
 
 # imports point down only; what shares a layer may not form a circle
 LAYERS = (
-    {"errors", "extras", "progress"},
+    {"errors", "extras", "files", "progress"},
     {
         "rule_checks",
         "rules",

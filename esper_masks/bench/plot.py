@@ -8,6 +8,7 @@ from typing import Any
 from esper_masks.bench.cases import Case
 from esper_masks.bench.suite import BenchError
 from esper_masks.viz import measuring
+from esper_masks.viz.style import save
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -36,4 +37,4 @@ def plot(result: dict[str, Any], path: str | Path) -> None:
         figure = measuring.scaling(result)
     except ValueError as error:
         raise BenchError(str(error)) from None
-    figure.savefig(path, dpi=150)
+    save(figure, path)

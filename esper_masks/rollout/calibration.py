@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
-from esper_masks.rollout.files import write_atomically
+from esper_masks.files import write_file
 from esper_masks.rules import FrozenMapping
 from esper_masks.telemetry.events import MAX_NUMBER
 
@@ -145,7 +145,7 @@ class Calibration:
         Raises:
             OSError: it cannot be written.
         """
-        write_atomically(path, self.to_json().encode())
+        write_file(path, self.to_json().encode())
 
 
 def _blueprint(entry: Mapping[str, Any]) -> Blueprint:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from esper_masks.rollout.files import write_atomically
+from esper_masks.files import write_file
 from esper_masks.rollout.ppo import PPO
 from esper_masks.rollout.world import World
 
@@ -63,7 +63,7 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     place.mkdir(parents=True, exist_ok=True)
     path = place / _name(ppo.env_steps, world.rank, world.size)
     before = [parts[world.rank] for parts in found(place) if len(parts) == world.size and path not in parts]
-    write_atomically(path, stream.getvalue())
+    write_file(path, stream.getvalue())
     world.wait()
     parts = [place / _name(ppo.env_steps, rank, world.size) for rank in range(world.size)]
     if not all(_appears(part) for part in parts):

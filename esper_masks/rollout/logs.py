@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-from esper_masks.rollout.files import write_atomically
+from esper_masks.files import write_file
 from esper_masks.viz import learning_curve
+from esper_masks.viz.style import save
 
 METRICS = "metrics.jsonl"
 CURVE = "learning-curve.png"
@@ -30,7 +31,7 @@ class TrainingLog:
     def __init__(self, folder: Path, env_steps: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
         kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["env_steps"] <= env_steps]
-        write_atomically(folder / METRICS, "".join(kept).encode())
+        write_file(folder / METRICS, "".join(kept).encode())
         self._stream = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  # closed by ``close``
         self._folder, self._failed, self._board = folder, False, None
         if find_spec("tensorboard") is not None:
@@ -106,5 +107,5 @@ def draw_curve(folder: Path, baselines: Mapping[str, float]) -> Path | None:
     if find_spec("matplotlib") is None or not any("return_mean" in line for line in metrics):
         return None
     path = folder / CURVE
-    learning_curve(metrics, baselines).savefig(path, dpi=150)
+    save(learning_curve(metrics, baselines), path)
     return path

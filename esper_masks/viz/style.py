@@ -1,8 +1,12 @@
 """The look that all pictures share."""
 
+import io
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esper_masks.extras import needs
+from esper_masks.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +17,7 @@ if TYPE_CHECKING:
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GRID, MUTED = "#dddddd", "#666666"
-DPI = 120
+DPI, FILE_DPI = 120, 150
 
 
 class Look(NamedTuple):
@@ -51,6 +55,17 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> "Fig
     with needs("viz"):
         from matplotlib.figure import Figure
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained" if constrained else None)
+
+
+def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    """Write a figure to a file, in the format that its name ends in.
+
+    Raises:
+        OSError: as of ``write_file``.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix.removeprefix("."), dpi=FILE_DPI)
+    write_file(path, content.getvalue())
 
 
 def plain(axis: "Axes") -> None:
