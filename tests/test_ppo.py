@@ -178,7 +178,7 @@ def test_figures_are_named_and_finite() -> None:
         "kl",
         "gradient_norm",
     }
-    rest |= {"clip_fraction", "explained_variance", "optimizer_steps"}
+    rest |= {"clip_fraction", "explained_variance", "optimizer_steps", "learning_rate"}
     times = {"env_seconds", "rollout_seconds", "update_seconds", "env_steps_per_s"}
     assert set(figures) == heads | rest | times
     assert all(value == value and abs(value) < float("inf") for value in figures.values())
@@ -194,3 +194,10 @@ def test_moments_are_those_of_all_rows() -> None:
     torch.testing.assert_close(moments.spread[:2], rows.std(0, correction=0)[:2])
     assert moments.spread[2] == 1  # of what never differs
     assert moments(torch.full((2, 3), 1e9)).max() == 10
+
+
+def test_the_learning_rate_is_told_as_it_falls() -> None:
+    ppo = make(batch=4, steps=10, minibatches=1, learning_rate=1e-3, final_learning_rate=2e-4, horizon=80)
+    told = [ppo.iterate()["learning_rate"] for _ in range(3)]
+    assert told == pytest.approx([6e-4, 2e-4, 2e-4])  # of the update, which comes after the steps of the rollout
+    assert told[-1] == ppo.optimizer.param_groups[0]["lr"]

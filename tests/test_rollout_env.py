@@ -199,8 +199,11 @@ def test_a_state_of_something_else_is_refused() -> None:
         env.load_state_dict({})
     with pytest.raises(ValueError, match="other rules"):
         env.load_state_dict(make(rules="esper-2025-11").state_dict())
-    with pytest.raises(ValueError, match=r"states of the state is torch.int32 \(7, 3, 2\)"):
+    n = env.num_envs
+    with pytest.raises(ValueError, match=f"of 7 environments, and there are {n} here: make them with num_envs=7"):
         env.load_state_dict(make(7).state_dict())
+    with pytest.raises(ValueError, match=rf"gain of the state is torch.float64 \({n},\)"):
+        env.load_state_dict(env.state_dict() | {"gain": env.state.gain.double()})
     for other in (make(episode_length=9), make(max_seeds=1), make(assumptions=Assumptions(rent=0.0))):
         with pytest.raises(ValueError, match="other slots, another episode length, seed limit or calibration"):
             env.load_state_dict(other.state_dict())

@@ -50,6 +50,33 @@ def test_a_training_goes_on_to_the_last_bit(tmp_path: Path, policy: str, compile
     assert other.learning_rate == whole.learning_rate == pytest.approx(2e-4)  # beyond the horizon
 
 
+def test_what_was_learned_goes_on_in_any_number_of_environments(tmp_path: Path) -> None:
+    begun = begin(policy="lstm")
+    path = train(begun, 16 * 10 * 3, SMALL.to_dict(), tmp_path, report=nothing)
+    content = checkpoint.load(path)
+    other = begin(policy="lstm", envs=5, seed=9)
+    weights, states = [p.clone() for p in other.policy.parameters()], other.env.states.clone()
+    wrong = r"the state is of 16 environments, and there are 5 here: make as many, or load it with environments=False"
+    with pytest.raises(ValueError, match=wrong):
+        other.load_state_dict(content["training"])
+    with pytest.raises(checkpoint.CheckpointError, match="does not fit: " + wrong):
+        checkpoint.restore(other, content)
+    assert all(torch.equal(p, before) for p, before in zip(other.policy.parameters(), weights))  # nothing was changed
+    drawn = torch.get_rng_state()
+    checkpoint.restore(other, content, environments=False)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert torch.equal(other.env.states, states)
+    assert all(torch.equal(p, its) for p, its in zip(other.policy.parameters(), begun.policy.parameters()))
+    for mine, its in ((other.obs_moments, begun.obs_moments), (other.return_moments, begun.return_moments)):
+        assert torch.equal(mine.mean, its.mean)
+        assert torch.equal(mine.square, its.square)
+    mine, its = (one.optimizer.state_dict()["state"] for one in (other, begun))
+    assert all(torch.equal(mine[at]["exp_avg"], its[at]["exp_avg"]) for at in its)
+    assert other.env_steps == 480
+    assert other.iterate()["learning_rate"] == other.learning_rate < begun.learning_rate
+    assert other.env_steps == 480 + 5 * 10
+
+
 @pytest.mark.parametrize("keep", [1, 2, 4, 9])
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
     train(begin(), 16 * 10 * 5, SMALL.to_dict(), tmp_path, report=nothing, save_every=1, keep=keep)

@@ -151,8 +151,13 @@ def _check_size(place: Path, size: int, world: World) -> None:
         raise CheckpointError(f"{place}: of {size} processes, and this is one of {world.size}; go on from it {how}")
 
 
-def restore(ppo: PPO, content: Mapping[str, Any]) -> None:
+def restore(ppo: PPO, content: Mapping[str, Any], *, environments: bool = True) -> None:
     """Go on from what ``load`` gave.
+
+    Args:
+        ppo: a training of the same rules and policy.
+        content: of ``load``.
+        environments: as of ``PPO.load_state_dict``; without, another number of environments will do.
 
     Raises:
         CheckpointError: it is of other rules, or of another size; or the parts of processes are of several checkpoints.
@@ -162,6 +167,7 @@ def restore(ppo: PPO, content: Mapping[str, Any]) -> None:
     if content["rules"] != ppo.env.engine.fingerprint:
         raise CheckpointError("the checkpoint is of other rules, or of other settings of their switches")
     try:
-        ppo.load_state_dict(content["training"])
+        ppo.load_state_dict(content["training"], environments=environments)
     except (ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint does not fit: {str(error).splitlines()[0][:120]}") from None
+        reason = " ".join(str(error).split())  # torch's have several lines, and what matters is not in the first
+        raise CheckpointError(f"the checkpoint does not fit: {reason[:300]}") from None

@@ -283,6 +283,12 @@ class LifecycleEnv:
             raise ValueError("the state is of an environment with other rules or other settings of their switches")
         if state["task"] != self.dynamics.task:
             raise ValueError("the state is of other slots, another episode length, seed limit or calibration")
+        given = state["states"]
+        if isinstance(given, Tensor) and given.ndim == 3 and len(given) != self.num_envs:
+            raise ValueError(
+                f"the state is of {len(given)} environments, and there are {self.num_envs} here: make them with "
+                f"num_envs={len(given)}"
+            )
         for name, field in wanted.items():
             given = state[name]
             if not isinstance(given, Tensor) or given.shape != field.shape or given.dtype != field.dtype:

@@ -98,6 +98,7 @@ class PPO:
         told = self.world.mean(values).tolist()
         figures = dict(zip(names, told))
         figures["illegal_actions"] *= self.world.size
+        figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         figures["env_steps_per_s"] = self.world.size * self.env.num_envs * self.config.steps / (ended - began)
         return figures
 
@@ -126,22 +127,39 @@ class PPO:
             "generators": generators,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, environments: bool = True) -> None:
         """Go on from a ``state_dict``: on a CPU, with as many threads, to the last bit.
+
+        Args:
+            state: of a training with the same policy.
+            environments: whether to go on in its environments, too, with the noise that they and the policy were about
+                to draw. Without, there may be any number of them: those of this training stay as they are, and of the
+                state it takes what was learned: policy, optimizer, moments, and the number of steps.
 
         Raises:
             ValueError, RuntimeError, KeyError: of another environment or policy.
         """
-        self.env.load_state_dict(state["env"])
+        there, here = len(state["starts"]), self.env.num_envs
+        if environments and there != here:
+            raise ValueError(
+                f"the state is of {there} environments, and there are {here} here: make as many, or load it with "
+                "environments=False, which takes what was learned and leaves these environments as they are"
+            )
+        if environments:
+            self.env.load_state_dict(state["env"])
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.obs_moments.load_state_dict(state["obs_moments"])
         self.return_moments.load_state_dict(state["return_moments"])
+        self.env_steps = state["env_steps"]
+        if environments:
+            self._go_on(state)
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
         device = self.env.device
         obs = torch.empty_like(self.at.obs).copy_(state["obs"])  # in memory as it was
         hidden = [part.to(device) for part in state["hidden"]]
         self.at = Situation(obs, (hidden[0], hidden[1]) if hidden else None, state["starts"].to(device))
-        self.env_steps = state["env_steps"]
         torch.set_rng_state(state["generators"]["cpu"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], device)
