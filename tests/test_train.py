@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from esper_masks.cli import main
 from esper_masks.rollout import PPO, PPOConfig, checkpoint
 from esper_masks.rollout.logs import TrainingLog, draw_curve, learning_curve, read_metrics, sparklines
 from esper_masks.rollout.train import TrainSettings, build, train
+from esper_masks.rollout.world import World
 
 SMALL = TrainSettings(envs=16, width=8)
 
@@ -151,6 +154,50 @@ def test_what_is_no_checkpoint_of_this_training_is_refused(tmp_path: Path) -> No
     other = build(em.ruleset("esper-2025-11"), SMALL, PPOConfig())
     with pytest.raises(checkpoint.CheckpointError, match="of other rules"):
         checkpoint.restore(other, made)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damage_is_noticed_wherever_it_is(tmp_path: Path, seed: int) -> None:
+    path = checkpoint.save(begin(), SMALL.to_dict(), tmp_path)
+    content, random = bytearray(path.read_bytes()), Random(seed)
+    # many bytes, or one of those at the end, which say what the others should be
+    for at in random.sample(range(len(content)), 64) if seed < 10 else [len(content) - 1 - 8 * (seed - 10)]:
+        content[at] ^= 1 << random.randrange(8)
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.CheckpointError, match=rf"{path.name}: damaged, or no checkpoint \("):
+        checkpoint.load(tmp_path)
+
+
+def test_every_bit_counts_in_every_part(tmp_path: Path) -> None:
+    path = checkpoint.save(begin(), SMALL.to_dict(), tmp_path)
+    content = checkpoint.load(path)
+    whole, value = path.read_bytes(), content["training"]["policy"]["output.weight"].numpy().tobytes()
+    assert value in whole
+    at = whole.index(value) + 5
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(checkpoint.CheckpointError, match="its bytes are not those that were written, by their SHA-256"):
+        checkpoint.load(path)
+    parts = [tmp_path / f"checkpoint-000000000010-{rank}-of-2.pt" for rank in range(2)]
+    unsealed = io.BytesIO()
+    torch.save({**content, "processes": 2}, unsealed)
+    parts[0].write_bytes(checkpoint._sealed(unsealed.getvalue()))
+    parts[1].write_bytes(checkpoint._sealed(unsealed.getvalue())[:-1] + b"x")
+    assert checkpoint.load(tmp_path, World(0, 2))["processes"] == 2
+    with pytest.raises(checkpoint.CheckpointError, match=r"1-of-2\.pt: damaged"):
+        checkpoint.load(tmp_path, World(1, 2))
+
+
+def test_files_without_a_checksum_load(tmp_path: Path) -> None:
+    """As those of earlier versions; and who knows only torch and zip files reads those of this one."""
+    path = checkpoint.save(begin(), SMALL.to_dict(), tmp_path)
+    content = checkpoint.load(path)
+    torch.save(content, tmp_path / "before.pt")
+    again = checkpoint.load(tmp_path / "before.pt")
+    assert again["training"]["policy"].keys() == content["training"]["policy"].keys()
+    assert torch.load(path, weights_only=True)["env_steps"] == 0
+    with ZipFile(path) as file:
+        assert file.testzip() is None
+        assert file.comment.startswith(b"sha256:")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -1,5 +1,6 @@
 """Checkpoints of a training: whole or not there, without code, and of a kind that can be told."""
 
+import hashlib
 import io
 import os
 import re
@@ -20,6 +21,9 @@ from esper_masks.rollout.world import World
 FORMAT = "esper_masks training 3"
 PARTS = {"settings", "config", "rules", "env_steps", "processes", "id", "training"}
 APPEARS_S = 10.0  # how long a shared folder may take to show what was written elsewhere
+ZIP, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+SEAL = b"sha256:"
+DIGEST = 64  # hexadecimal digits behind the seal
 NAME = re.compile(r"checkpoint-(\d{12})(?:-(\d+)-of-(\d+))?\.pt")
 
 
@@ -56,6 +60,7 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
         "processes": world.size,
         "id": world.agreed(secrets.randbits(53), ppo.env.device),  # tells whether parts are of one checkpoint
         "training": ppo.state_dict(),
+        "sealed": True,
     }
     stream = io.BytesIO()
     torch.save(content, stream)
@@ -63,7 +68,7 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     place.mkdir(parents=True, exist_ok=True)
     path = place / _name(ppo.env_steps, world.rank, world.size)
     before = [parts[world.rank] for parts in found(place) if len(parts) == world.size and path not in parts]
-    write_file(path, stream.getvalue())
+    write_file(path, _sealed(stream.getvalue()))
     world.wait()
     parts = [place / _name(ppo.env_steps, rank, world.size) for rank in range(world.size)]
     if not all(_appears(part) for part in parts):
@@ -132,17 +137,47 @@ def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, 
     _check_size(parts[0], len(parts), world)
     place = parts[world.rank]
     content = place.read_bytes()
+    foreign = f"{place}: no checkpoint of esper-masks train; give one of its checkpoint-*.pt, or its log folder"
+    if content and SEAL not in content and not content.startswith(ZIP):
+        raise CheckpointError(foreign)
     try:
+        sealed = _is_sealed(content)
         made = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        if isinstance(made, dict) and made.pop("sealed", False) and not sealed:
+            raise ValueError("its checksum is missing")
     except Exception as error:  # torch raises what it likes for bytes that are no checkpoint
         reason = str(error).split("\n", 1)[0][:80]
         older = [parts[0] for parts in found(place.parent) if parts[0] < place and place not in parts]
-        hint = f"; {older[-1]} is the one before it" if older else ""
+        hint = f"; {older[-1]} is the one before it, which --resume takes when this one is removed" if older else ""
         raise CheckpointError(f"{place}: damaged, or no checkpoint ({type(error).__name__}: {reason}){hint}") from None
     if not isinstance(made, dict) or made.get("format") != FORMAT or not set(made) >= PARTS:
-        raise CheckpointError(f"{place}: no checkpoint of esper-masks train")
+        raise CheckpointError(foreign)
     _check_size(place, made["processes"], world)
     return made
+
+
+def _sealed(content: bytes) -> bytes:
+    """The file that ``torch.save`` made, with a digest of it as the comment that a zip file ends with.
+
+    ... PK 05 06 ... 47 00 | sha256: | 64 hexadecimal digits, of all bytes before them
+    """
+    assert content[-22:-18] + content[-2:] == ZIP_END + bytes(2), "torch.save gave no zip file without a comment"
+    content = content[:-2] + (len(SEAL) + DIGEST).to_bytes(2, "little") + SEAL
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def _is_sealed(content: bytes) -> bool:
+    """Whether a file has a digest; those of earlier versions have none.
+
+    Raises:
+        ValueError: it is the digest of other bytes.
+    """
+    body, digest = content[:-DIGEST], content[-DIGEST:]
+    if not body.endswith(SEAL):
+        return False
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError("its bytes are not those that were written, by their SHA-256")
+    return True
 
 
 def _check_size(place: Path, size: int, world: World) -> None:
