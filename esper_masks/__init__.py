@@ -3,6 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import esper_masks.starting  # noqa: F401  # before torch is imported
+
+# isort: split
 from esper_masks import compat, reference
 from esper_masks.buffer import Minibatch, RolloutBuffer
 from esper_masks.categorical import MaskedCategorical

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from importlib.resources import as_file, files
 from io import TextIOWrapper
 
+from esper_masks import starting
 from esper_masks.bench.suite import BenchError, CheckError
 from esper_masks.bench_cli import add_command as add_bench
 from esper_masks.calibrate_cli import add_command as add_calibrate
@@ -24,6 +25,7 @@ SAMPLE = "esper_masks/data/sample.jsonl"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the return value is the exit code: 0 done, 1 wrong results, 2 bad input, 130 interrupted."""
+    starting.done()
     parser = argparse.ArgumentParser(prog="esper-masks", description="Action masks for lifecycle controllers.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_replay(commands.add_parser("replay", help="judge event logs of real runs against a rule set"))

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "esper_masks"
 
 # imports point down only; what shares a layer may not form a circle
 LAYERS = (
-    {"errors", "extras", "files", "progress"},
+    {"errors", "extras", "files", "progress", "starting"},
     {
         "rule_checks",
         "rules",
