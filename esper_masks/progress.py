@@ -3,7 +3,7 @@
 import os
 from typing import TextIO
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 
 
 class Live:
@@ -20,9 +20,12 @@ class Live:
         self.terminal = stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
     def show(self, text: str) -> None:
-        """Put a text in place of the one before; what does not fit is cut off."""
-        self._shown = True
-        self._write(set_cell_size(text, self._width() - 1).rstrip())  # in the last column a terminal may wrap
+        """Put a text in place of the one before; what does not fit is left out, from the last two spaces on if any."""
+        self._shown, width = True, self._width() - 1  # in the last column a terminal may wrap
+        shown = set_cell_size(text, width)
+        if cell_len(text) > width:  # half a number would be another one
+            shown = shown.rsplit("  ", 1)[0]
+        self._write(shown.rstrip())
 
     def end(self) -> None:
         """Take the line away: what is printed next begins in its place."""
@@ -46,17 +49,18 @@ class Live:
             self.terminal = False
 
 
-def how_far(done: float, total: float, seconds: float) -> str:
+def how_far(done: float, total: float, seconds: float, before: float = 0) -> str:
     """The part that is done and the time that is left at the speed so far, such as ``"42 %, 1:05 left"``.
 
     Args:
-        done: of ``total``, in any unit, since the beginning of ``seconds``.
+        done: of ``total``, in any unit.
         total: not 0.
-        seconds: that it took.
+        seconds: since there were ``before``.
+        before: of ``done``, as when something is gone on with.
     """
-    part = min(done / total, 1.0)
-    percent = f"{int(100 * part)} %"  # 100 only where all is done
-    return f"{percent}, {duration(seconds * (1 / part - 1))} left" if done > 0 else percent
+    percent = f"{int(100 * min(done / total, 1.0))} %"  # 100 only where all is done
+    left = max(total - done, 0) * seconds
+    return f"{percent}, {duration(left / (done - before))} left" if done > before else percent
 
 
 def duration(seconds: float) -> str:

@@ -40,6 +40,8 @@ def test_it_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, sho
             live = Live(stream)
             live.show("0123456789" * 30)
             assert os.read(ours, 4096).decode() == "\r\x1b[K" + ("0123456789" * 30)[:shown]
+            live.show("whole 1.5  " * 30)  # parts are shown whole
+            assert os.read(ours, 4096).decode() == "\r\x1b[K" + "  ".join(["whole 1.5"] * (shown // 11))
             live.show("日本" * 100)  # characters of two columns
             assert os.read(ours, 4096).decode() == "\r\x1b[K" + ("日本" * 100)[: shown // 2]
     finally:
@@ -78,6 +80,8 @@ def test_what_is_left_is_told() -> None:
     assert how_far(5, 10, 3.0) == "50 %, 0:03 left"
     assert how_far(999, 1000, 999.0) == "99 %, 0:01 left"
     assert how_far(12, 10, 3.0) == "100 %, 0:00 left"  # the last step may go beyond
+    assert how_far(50, 100, 10.0, 40) == "50 %, 0:50 left"  # gone on with from 40
+    assert how_far(40, 100, 0.0, 40) == "40 %"
     assert how_far(1, 101, 60.0) == "0 %, 1:40:00 left"
     assert [duration(s) for s in (0.4, 59.6, 3600, 86399, 86400, 190000)] == [
         "0:00",
