@@ -77,6 +77,7 @@ def mechanics_of(rules: MaskRules) -> Mechanics:
     """
     if rules.name not in MECHANICS:
         raise RulesError(
-            f"no mechanics are known for {rules.name}: pass mechanics=; known are {', '.join(sorted(MECHANICS))}"
+            f"no mechanics are known for {rules.name}; known are {', '.join(sorted(MECHANICS))}: pass mechanics=, or, "
+            f"for commands, let the module of the rules enter them as esper_masks.rollout.MECHANICS[{rules.name!r}]"
         )
     return MECHANICS[rules.name].of(rules)
