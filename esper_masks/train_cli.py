@@ -3,9 +3,10 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -14,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, console, find_rules, positive, reason_of
+from esper_masks.progress import Live, how_far
+from esper_masks.rules import MaskRules
+from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, console, count, find_rules, positive, reason_of
 
 if TYPE_CHECKING:  # no other command needs it
     from esper_masks.rollout import PPO
     from esper_masks.rollout.logs import TrainingLog
+    from esper_masks.rollout.stopping import Stopping
     from esper_masks.rollout.world import World
 
 EVERY_S = 2.0  # seconds between lines of progress
+LIVE_S = 0.1  # and between those that take each other's place
 EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments in which none has been
 STEPS = 5_000_000
 SETTINGS = ("envs", "slots", "policy", "width", "seed", "compile", "max_seeds")
@@ -34,26 +39,29 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a policy in the environment, and compare it with baselines")
     parser.description = (
         "Train an actor-critic by proximal policy optimization in thousands of environments, which act by the joint "
-        "distribution under masks. Checkpoints, figures and a learning curve go to the log folder; Ctrl-C ends it "
-        "after an update and saves. At the end the policy is compared with three baselines in environments of their "
-        "own. Under torchrun the environments are divided among its processes."
+        "distribution under masks. Checkpoints, figures and a learning curve go to the log folder. Ctrl-C ends it "
+        "after an update and saves; a second one ends it at once. At the end the policy is compared with three "
+        "baselines in environments of their own. Under torchrun the environments are divided among its processes."
     )
     add = parser.add_argument
     add("--envs", type=positive, metavar="N", help="environments, of all processes (default: 1024)")
     steps = "environment steps in all, over which the learning rate falls (default: 5000000, or as the run was begun)"
     add("--steps", type=positive, metavar="N", help=steps)
     add("--slots", type=positive, metavar="N", help="slots of each (default: those of the rules)")
-    add("--max-seeds", type=positive, metavar="N", help="seeds that may germinate in an episode (default: any number)")
+    seeds = "seeds that may germinate in an episode, 0 for any number (default: 0)"
+    add("--max-seeds", type=count, metavar="N", help=seeds)
     add("--policy", choices=("mlp", "lstm"), help="the network (default: mlp)")
     add("--width", type=positive, metavar="N", help="of its layers (default: 64)")
-    add("--rules", metavar="NAME", help=f"{RULES_HELP} (default: {DEFAULT_RULES})")
-    add("--calibration", metavar="FILE", help="statistics by `esper-masks calibrate` (default: the package's)")
+    add("--rules", type=_named, metavar="NAME", help=RULES_HELP)
+    calibration = "statistics by `esper-masks calibrate` (default: the package's)"
+    add("--calibration", type=_named, metavar="FILE", help=calibration)
     add("--seed", type=int, metavar="N", help="of weights, actions and environments (default: 0)")
     add("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda, under torchrun one for each process")
     add("--compile", action="store_const", const=True, help="compile the steps first, which takes a minute")
-    add("--logdir", default="runs", metavar="DIR", help="where checkpoints, figures and the curve go (default: runs)")
+    where = "where checkpoints, figures and the curve go, for one training at a time (default: runs)"
+    add("--logdir", type=_named, default="runs", metavar="DIR", help=where)
     resume = "go on from a checkpoint, by default the newest in the log folder, with its settings"
-    add("--resume", nargs="?", const="", metavar="PATH", help=resume)
+    add("--resume", nargs="?", const=False, type=_named, metavar="PATH", help=resume)  # an empty one is not the default
     add("--save-every", type=positive, default=20, metavar="N", help="iterations between checkpoints (default: 20)")
     add("--json", action="store_true", help="print one JSON object at the end instead of progress")
     tuned = parser.add_argument_group("hyper-parameters", "as of rollout.PPOConfig, which says what they are")
@@ -62,6 +70,12 @@ def add_command(commands: Any) -> None:
     for name in COUNTED:
         tuned.add_argument(_flag(name), type=positive, metavar="N")
     parser.set_defaults(run=_train)
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a name, or leave the flag out")
+    return text
 
 
 def _flag(name: str) -> str:
@@ -85,33 +99,131 @@ def _train(options: argparse.Namespace) -> int:
             return _train_in(world, options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
         reason = reason_of(error).split("\n", 1)[0]
-    print(f"esper-masks train: {reason}", file=sys.stderr, flush=True)
+    _tell(reason)
     if world.size > 1:
         os._exit(2)  # not to wait for what the other processes are waiting for
     return 2
 
 
 def _train_in(world: "World", options: argparse.Namespace) -> int:
+    from esper_masks.rollout.lock import FolderLock
     from esper_masks.rollout.logs import TrainingLog
+    from esper_masks.rollout.stopping import Stopping
+
+    folder, first = Path(options.logdir), world.rank == 0
+    with FolderLock(folder) if first else nullcontext() as lock:
+        if lock is not None and folder.is_dir():
+            lock.take()
+        ppo, settings = _begin(world, options, folder)
+        if lock is not None:
+            lock.take()  # of a folder that is made for a training, not for flags that none can have
+        steps, stopping = options.steps or ppo.config.horizon, Stopping(say=first)
+        log = TrainingLog(folder, ppo.env_steps) if first else None
+        progress = _Progress(steps, log, quiet=options.json or not first)
+        try:
+            progress.begin(ppo)
+            path = _run(ppo, steps, settings, options, progress, stopping)
+        except KeyboardInterrupt:
+            progress.live.end()
+            return _quit(world, f"quit without saving{_last(folder)}")
+        finally:
+            progress.live.end()
+            if log is not None:
+                log.close()
+        illegal = int(world.sum(ppo.env.illegal_actions.sum()))
+        code = 128 + stopping.number if stopping.number else 0
+        if first:
+            if stopping.number:
+                _tell(f"stopped after {ppo.env_steps:,} of {steps:,} steps; {_command(ppo, steps, settings, options)}")
+            try:
+                _summarize(ppo, options, progress, illegal, path, bool(stopping.number))
+            except KeyboardInterrupt:
+                progress.live.end()
+                return _quit(world, f"not compared with baselines; all is saved: {path}")
+            except (OSError, SystemExit) as failure:  # the latter is rich's way; the training is done, and saved
+                failed = _unprinted(failure, path)
+                code = code or failed
+        world.wait()
+        return code
+
+
+def _run(
+    ppo: "PPO",
+    steps: int,
+    settings: Mapping[str, Any],
+    options: argparse.Namespace,
+    progress: "_Progress",
+    stopping: "Stopping",
+) -> Path:
+    """Train, and say of what ends it early what is left.
+
+    Raises:
+        RuntimeError: whatever ended it, in one line.
+    """
+    from esper_masks.errors import InvalidStateMachineError
     from esper_masks.rollout.train import train
 
-    folder = Path(options.logdir)
-    ppo, settings = _begin(world, options, folder)
-    steps, first = options.steps or ppo.config.horizon, world.rank == 0
-    log = TrainingLog(folder, ppo.env_steps) if first else None
-    progress = _Progress(steps, log, quiet=options.json or not first)
+    folder, resumed = Path(options.logdir), options.resume is not None
     try:
-        resumed = options.resume is not None
-        path = train(ppo, steps, settings, folder, report=progress, save_every=options.save_every, resumed=resumed)
-    finally:
-        if log is not None:
-            log.close()
-    illegal = int(world.sum(ppo.env.illegal_actions.sum()))
-    if first:
-        with suppress(BrokenPipeError, SystemExit):  # the latter is rich's way; the training is done, and saved
-            _summarize(ppo, options, progress.steps_per_s, illegal, path)
-    world.wait()
-    return 0
+        return train(
+            ppo,
+            steps,
+            settings,
+            folder,
+            report=progress,
+            save_every=options.save_every,
+            resumed=resumed,
+            stopping=stopping,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = reason_of(error).split("\n", 1)[0]
+        finite = all(bool(parameter.isfinite().all()) for parameter in ppo.policy.parameters())
+        if not finite or isinstance(error, InvalidStateMachineError):
+            hint = f"begin again with a smaller --learning-rate than {ppo.config.learning_rate:g}"
+            reason = f"after {ppo.env_steps:,} steps the policy has diverged ({reason}): {hint}"
+        raise RuntimeError(f"{reason}{_last(folder)}") from error
+
+
+def _last(folder: Path) -> str:
+    from esper_masks.rollout import checkpoint
+
+    there = checkpoint.found(folder)
+    return f"; the last checkpoint is {there[-1][0]}, from which --resume goes on" if there else ""
+
+
+def _command(ppo: "PPO", steps: int, settings: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """How to go on with what was stopped."""
+    words = ["esper-masks", "train", "--logdir", options.logdir, "--resume"]
+    if ":" in settings["rules"]:
+        words += ["--rules", settings["rules"]]
+    if steps != ppo.config.horizon:
+        words += ["--steps", str(steps)]
+    if ppo.env.device.type != "cpu":
+        words += ["--device", ppo.env.device.type]
+    return f"to go on{' under torchrun' * (ppo.world.size > 1)}: {shlex.join(words)}"
+
+
+def _tell(reason: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        print(f"esper-masks train: {reason}", file=sys.stderr, flush=True)
+
+
+def _quit(world: "World", reason: str) -> int:
+    if world.rank == 0:
+        _tell(reason)
+    if world.size > 1:
+        os._exit(130)  # not to wait for what the other processes are waiting for
+    return 130
+
+
+def _unprinted(failure: BaseException, path: Path) -> int:
+    """Give up on standard output, so that nothing else fails by it; a reader that went away is no failure."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(failure, (BrokenPipeError, SystemExit)):
+        return 0
+    _tell(f"the summary cannot be printed ({reason_of(failure)}); all is saved: {path}")  # type: ignore[arg-type]
+    return 2
 
 
 def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[PPO, dict[str, Any]]":
@@ -128,7 +240,7 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
             raise ValueError(f"{folder} has checkpoints: --resume goes on from them, --logdir names another folder")
         world.wait()  # whoever is first will have made one
         settings = replace(TrainSettings(), **_given(options, SETTINGS))
-        if options.calibration:
+        if options.calibration is not None:
             settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
         name = options.rules or DEFAULT_RULES
         config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
@@ -145,9 +257,9 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
         raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
     if ":" in name and options.rules != name:
         raise ValueError(f"the checkpoint is of rules in Python code, {name!r:.80}: give --rules too, to have it run")
-    settings, config = TrainSettings(**told), PPOConfig(**content["config"])
-    _check_same(options, {"rules": name, **told, **content["config"]})
-    ppo = build(find_rules(name), settings, config, options.device, world)
+    settings, config, rules = TrainSettings(**told), PPOConfig(**content["config"]), find_rules(name)
+    _check_same(options, {"rules": name, **told, **content["config"]}, rules)
+    ppo = build(rules, settings, config, options.device, world)
     checkpoint.restore(ppo, content)
     if world.rank == 0:
         print(f"going on from {ppo.env_steps:,} steps", file=sys.stderr)
@@ -164,39 +276,48 @@ def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _check_same(options: argparse.Namespace, begun: Mapping[str, Any]) -> None:
+def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: MaskRules) -> None:
     """Raises: ValueError: a flag says other than what the checkpoint was begun with."""
+    begun = {**begun, "slots": begun["slots"] or len(rules.slot_ids)}
     for name, value in _given(options, ("rules", *SETTINGS, *TUNED, *COUNTED)).items():
         if value != begun[name]:
-            raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {begun[name]}; leave it out")
-    if options.calibration:
+            before = "0, no limit" if name == "max_seeds" and not begun[name] else begun[name]
+            raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {before}; leave it out")
+    if options.calibration is not None:
         raise ValueError("--calibration: a checkpoint has its own; leave it out")
 
 
-def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, illegal: int, path: Path) -> None:
+def _summarize(
+    ppo: "PPO", options: argparse.Namespace, progress: "_Progress", illegal: int, path: Path, interrupted: bool
+) -> None:
     from esper_masks.rollout.logs import draw_curve, read_metrics, sparklines
     from esper_masks.rollout.train import BASELINES, learned, returns_of
 
     policies = {"learned": learned(ppo), **BASELINES}
-    results = {name: returns_of(policy, ppo.env, EVALUATION_SEED) for name, policy in policies.items()}
+    results = {}
+    for name, policy in policies.items():
+        progress.show(f"comparing with baselines: {name}")
+        results[name] = returns_of(policy, ppo.env, EVALUATION_SEED)
+    progress.live.end()
     baselines = {name: results[name][0] for name in BASELINES}
     illegal += sum(each for _, _, each in results.values())
     try:
         curve = draw_curve(path.parent, baselines)
     except OSError as failure:  # the training is done, and saved
         curve = None
-        print(f"esper-masks train: no learning curve: {reason_of(failure)}", file=sys.stderr)
+        _tell(f"no learning curve: {reason_of(failure)}")
     summary = {
         "env_steps": ppo.env_steps,
-        "env_steps_per_s": steps_per_s,
+        "env_steps_per_s": progress.steps_per_s,
         "return_mean": results["learned"][0],
         "baselines": baselines,
         "illegal_actions": illegal,
         "faults": 0,  # one would have ended the training
         "checkpoint": str(path),
+        "interrupted": interrupted,
     }
     if options.json:
-        print(json.dumps(summary))
+        print(json.dumps(summary), flush=True)
         return
     table = Table(box=box.SIMPLE)
     table.add_column("policy")
@@ -206,18 +327,30 @@ def _summarize(ppo: "PPO", options: argparse.Namespace, steps_per_s: float, ille
     console().print(table)
     for line in sparklines(read_metrics(path.parent)):  # from the beginning of the training to its end
         print(line)
-    print(f"{ppo.env_steps:,} environment steps, {steps_per_s:,.0f} a second; {illegal} actions were illegal")
+    print(f"{ppo.env_steps:,} environment steps, {progress.steps_per_s:,.0f} a second; {illegal} actions were illegal")
     if curve is not None:
         print(f"learning curve: {curve}")
-    print(f"checkpoint: {path}")
+    print(f"checkpoint: {path}", flush=True)
 
 
 class _Progress:
-    """Figures of iterations to the log, and a line every few seconds."""
+    """Figures of iterations to the log, and to the terminal as a live line, or elsewhere as one every few seconds."""
 
     def __init__(self, steps: int, log: "TrainingLog | None", quiet: bool):
         self.steps, self.log, self.quiet, self.last, self.steps_per_s = steps, log, quiet, 0.0, 0.0
+        self.live = Live(None if quiet else sys.stdout)
         self.first: tuple[float, float] | None = None  # when there were how many steps
+
+    def begin(self, ppo: "PPO") -> None:
+        """Say what goes on until there are figures."""
+        compiles = "compiled" in (ppo.env.mode, ppo.policy.step.mode)
+        self.show(
+            "compiling, which takes a minute" if compiles else how_far(ppo.env_steps, self.steps, 0, ppo.env_steps)
+        )
+
+    def show(self, text: str) -> None:
+        if not self.quiet:
+            self.live.show(text)
 
     def __call__(self, figures: Mapping[str, float]) -> None:
         if self.log is not None:
@@ -227,13 +360,20 @@ class _Progress:
             self.first, self.steps_per_s = (now, done), figures["env_steps_per_s"]
         else:
             self.steps_per_s = (done - self.first[1]) / (now - self.first[0])
-        if self.quiet or (now - self.last < EVERY_S and done < self.steps):
+        every = LIVE_S if self.live.terminal else EVERY_S
+        if self.quiet or (now - self.last < every and done < self.steps):
             return
         self.last = now
         parts = {name: figures[name] for name in ("kl", "clip_fraction", "explained_variance", "entropy_op")}
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in parts.items())
-        speed = f"{figures['env_steps_per_s']:,.0f}/s"
+        speed, gain = f"{figures['env_steps_per_s']:,.0f}/s", figures["return_mean"]
+        if self.live.terminal:
+            far = how_far(done, self.steps, now - self.first[0], self.first[1])
+            self.live.show(f"{far}  return {gain:.2f}  {done:,.0f} steps  {speed}  {shown}")
+            return
         try:
-            print(f"{done:>12,.0f} steps  {speed:>10}  return {figures['return_mean']:6.2f}  {shown}", flush=True)
-        except BrokenPipeError:  # the reader went away, as in `| head`, which is no reason to end a training
+            print(f"{done:>12,.0f} steps  {speed:>10}  return {gain:6.2f}  {shown}", flush=True)
+        except (
+            OSError
+        ):  # the reader went away, as in `| head`, or the disk is full, which is no reason to end a training
             self.quiet = True

@@ -4,12 +4,17 @@ import io
 import json
 import math
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from fcntl import ioctl
 from pathlib import Path
 from random import Random
+from termios import TIOCSWINSZ
 from typing import Any
 from zipfile import ZipFile
 
@@ -18,8 +23,10 @@ import torch
 
 import esper_masks as em
 from esper_masks.cli import main
-from esper_masks.rollout import PPO, PPOConfig, checkpoint
+from esper_masks.rollout import MECHANICS, PPO, PPOConfig, checkpoint
+from esper_masks.rollout.lock import FolderLock
 from esper_masks.rollout.logs import TrainingLog, draw_curve, learning_curve, read_metrics, sparklines
+from esper_masks.rollout.stopping import Stopping
 from esper_masks.rollout.train import TrainSettings, build, train
 from esper_masks.rollout.world import World
 
@@ -267,19 +274,48 @@ def test_a_curve_is_drawn(tmp_path: Path) -> None:
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["learned", "heuristic: 2.50", "random: 0.00"]
 
 
+KIND = """
+from dataclasses import replace
+from esper_masks import ruleset
+RULES = replace(ruleset("esper-2025-12"), name={!r})
+"""
+
+
+@pytest.mark.parametrize("flag", ["--logdir", "--resume", "--calibration", "--rules"])
+def test_an_empty_name_is_no_name(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", flag, ""])
+    assert ended.value.code == 2
+    assert f"argument {flag}: is empty; give a name, or leave the flag out" in capsys.readouterr().err
+
+
+def test_a_module_may_bring_the_mechanics_of_its_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enters = "from esper_masks.rollout import MECHANICS\nMECHANICS['known-kind'] = MECHANICS['esper-2025-12']\n"
+    (tmp_path / "known_kind.py").write_text(KIND.format("known-kind") + enters, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    code, *_ = run(capsys, "--rules", "known_kind:RULES", "--steps", "500", "--max-seeds", "0", "--json")
+    assert code == 0
+    monkeypatch.delitem(MECHANICS, "known-kind")
+
+
 def test_the_command_names_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04")
+    (tmp_path / "no.pt").write_text("sha-256", encoding="utf-8")
     content = checkpoint.load(checkpoint.save(begin(), SMALL.to_dict(), tmp_path / "some"))
     odd = {"rules": "esper-2025-12", **SMALL.to_dict(), "policy": "gru"}
     torch.save({**content, "settings": odd}, tmp_path / "odd.pt")
     torch.save({**content, "settings": {**odd, "policy": "mlp", "envs": 21}}, tmp_path / "other.pt")
+    torch.save({**content, "settings": {**odd, "policy": "mlp", "envs": 20}}, tmp_path / "same.pt")
     torch.save({**content, "processes": 2}, tmp_path / "two.pt")
     torch.save(content, tmp_path / "bare.pt")
     torch.save({**content, "settings": {**odd, "rules": "evil:RULES"}}, tmp_path / "evil.pt")
     (tmp_path / "evil.py").write_text("open('was-run', 'w')", encoding="utf-8")
+    (tmp_path / "unknown_kind.py").write_text(KIND.format("unknown-kind"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for arguments, reason in (
         (["--logdir", str(tmp_path / "file")], "File exists"),
@@ -292,6 +328,16 @@ def test_the_command_names_what_is_wrong(
         (["--resume", str(tmp_path / "odd.pt")], "policy='gru' is not one of mlp, lstm"),
         (["--resume", str(tmp_path / "other.pt")], "--envs 20: the checkpoint was begun with 21; leave it out"),
         (["--resume", str(tmp_path / "bare.pt")], "does not say its rules"),
+        (["--resume", str(tmp_path / "no.pt")], "no.pt: no checkpoint of esper-masks train; give one of its checkp"),
+        (["--resume", str(tmp_path / "same.pt"), "--slots", "4"], "--slots 4: the checkpoint was begun with 3; leave"),
+        (["--resume", str(tmp_path / "same.pt"), "--slots", "3"], "of 16 environments, and there are 20 here"),
+        (["--resume", str(tmp_path / "same.pt"), "--max-seeds", "2"], "was begun with 0, no limit; leave it out"),
+        (["--rules", "unknown_kind:RULES", "--logdir", "e"], "rollout.MECHANICS['unknown-kind']"),
+        (
+            ["--learning-rate", "1e30", "--steps", "1000", "--logdir", "far"],
+            "after 500 steps the policy has diverged (gradient_norm: a fault (nan)): begin again with a smaller "
+            "--learning-rate than 1e+30; the last checkpoint is far/checkpoint-000000000000.pt, from which --resume",
+        ),
         (["--resume", str(tmp_path / "evil.pt")], "of rules in Python code, 'evil:RULES': give --rules too"),
         (["--clip", "-1", "--logdir", "e"], "clip must be a number not below 0, got -1.0"),
         (
@@ -318,19 +364,30 @@ def test_the_command_names_what_is_wrong(
     assert "the checkpoint does not fit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_whatever_ends_it_the_last_checkpoint_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "esper_masks", "train", "--envs", "20", "--logdir", str(tmp_path)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen([*command, "--steps", "100000000"], stdout=pipe, stderr=pipe) as process:
+    pipe, long = subprocess.PIPE, [*command, "--steps", "100000000", "--json"]
+    with subprocess.Popen(long, stdout=pipe, stderr=pipe, text=True) as process:
         deadline = time.monotonic() + 120
         while len(checkpoint.found(tmp_path)) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
-        process.communicate(timeout=120)
-    assert process.returncode == (0 if number == signal.SIGTERM else -number)
+        out, err = process.communicate(timeout=120)
     steps = checkpoint.load(tmp_path)["env_steps"]
     assert steps > 0
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert err.splitlines() == [
+            "stopping after this update; again to quit without saving",
+            f"esper-masks train: stopped after {steps:,} of 100,000,000 steps; "
+            f"to go on: esper-masks train --logdir {tmp_path} --resume",
+        ]
+        summary = json.loads(out)
+        assert summary["interrupted"] is True
+        assert summary["env_steps"] == steps
     subprocess.run([*command, "--steps", str(steps + 500), "--resume"], check=True, timeout=120, capture_output=True)
     assert checkpoint.load(tmp_path)["env_steps"] == steps + 500
 
@@ -382,3 +439,186 @@ def test_a_reader_that_goes_away_fails_nothing(tmp_path: Path) -> None:
     done = subprocess.run(piped, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert checkpoint.load(tmp_path)["env_steps"] == 500
+
+
+# -- what ends a training early ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("within_a_write", [False, True])
+def test_a_second_signal_quits_and_loses_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within_a_write: bool
+) -> None:
+    ppo, fsync, told = begin(), os.fsync, [0]
+
+    def interrupt(*given: Any) -> None:
+        told.append(len(told))
+        os.kill(os.getpid(), signal.SIGINT)
+        if not within_a_write:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted(descriptor: int) -> None:
+        if len(told) > 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        fsync(descriptor)
+
+    if within_a_write:
+        monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(ppo, 100_000, SMALL.to_dict(), tmp_path, report=interrupt)
+    assert ppo.env_steps == 160
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000000000.pt"]
+    assert checkpoint.load(tmp_path)["env_steps"] == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_ignored_is_still_ignored() -> None:
+    """As SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopping() as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.caught == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_training_that_reaches_its_end_was_not_interrupted(tmp_path: Path) -> None:
+    stopping = Stopping()
+    late = lambda figures: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    train(begin(), 160, SMALL.to_dict(), tmp_path, report=late, stopping=stopping)
+    assert (stopping.caught, stopping.number) == (signal.SIGINT, 0)
+
+
+def test_a_full_disk_ends_it_by_a_line_that_says_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = checkpoint.write_file, []
+
+    def full(path: Path, content: bytes) -> None:
+        if written:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_file", full)
+    code, _, err = run(capsys, "--steps", "5000", "--save-every", "2", "--logdir", str(tmp_path))
+    assert code == 2
+    names = [tmp_path / f"checkpoint-{steps:012}.pt" for steps in (1000, 0)]
+    left = f"the last checkpoint is {names[1]}, from which --resume goes on"
+    assert err == f"esper-masks train: {names[0]}: No space left on device; {left}\n"
+
+
+def command(folder: Path | bytes, *flags: str) -> list[Any]:
+    return [sys.executable, "-m", "esper_masks", "train", "--envs", "20", "--steps", "500", "--logdir", folder, *flags]
+
+
+def test_a_summary_that_cannot_be_printed_costs_no_training(tmp_path: Path) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(command(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    path = tmp_path / "checkpoint-000000000500.pt"
+    reason = f"the summary cannot be printed (No space left on device); all is saved: {path}"
+    assert (done.returncode, done.stderr) == (2, f"esper-masks train: {reason}\n")
+    assert checkpoint.load(path)["env_steps"] == 500
+
+
+def test_a_folder_whose_name_the_locale_does_not_know(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + "/fü".encode()
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command(folder), capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"checkpoint-000000000500.pt" in done.stdout
+    assert os.path.exists(folder + b"/checkpoint-000000000500.pt")
+
+
+def test_a_terminal_has_one_line_that_fits(tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+    ioctl(its, TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    out, environment = b"", {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1"}
+    with subprocess.Popen(command(tmp_path), stdout=its, env=environment, stderr=subprocess.PIPE) as process:
+        os.close(its)
+        with suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 4096):
+                out += part
+    os.close(ours)
+    assert process.returncode == 0
+    live, rest = [], out.decode().split("\r\x1b[K")
+    assert rest.pop(0) == ""
+    *live, summary = rest
+    assert live[0] == "0 %"
+    assert live[1].startswith("100 %  return ")
+    names = ("learned", "random", "wait", "heuristic")
+    assert [text for text in live[2:] if text] == [f"comparing with baselines: {name}" for name in names]
+    assert all(len(text) < 60 and "\n" not in text for text in live)
+    assert "500 environment steps" in summary
+
+
+# -- one training a folder --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_of_one_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.save(begin(), {"rules": "esper-2025-12", **SMALL.to_dict()}, tmp_path)
+    with FolderLock(tmp_path) as lock:
+        lock.take()
+        lock.take()  # nothing, a second time
+        for flags in ([], ["--resume"]):
+            assert main(["train", "--logdir", str(tmp_path), "--steps", "500", *flags]) == 2
+            reason = f"another training is at work there (process {os.getpid()} on "
+            err = capsys.readouterr().err
+            assert err.startswith(f"esper-masks train: {tmp_path}: {reason}")
+            assert err.endswith("); end it first, or name another folder (--logdir)\n")
+    assert main(["train", "--logdir", str(tmp_path), "--steps", "500", "--resume", "--json"]) == 0
+    with FolderLock(tmp_path) as other:
+        other.take()
+
+
+def test_flags_that_none_can_have_make_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--seed", "-1", "--logdir", str(tmp_path / "new"))[0] == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_children_of_a_killed_training_hold_no_lock(tmp_path: Path) -> None:
+    code = f"""
+import os, subprocess, sys, time
+from pathlib import Path
+from esper_masks.rollout.lock import FolderLock
+FolderLock(Path({str(tmp_path)!r})).take()
+started = subprocess.Popen(["sleep", "60"])
+forked = os.fork()
+if not forked:
+    time.sleep(60)
+    os._exit(0)
+print(started.pid, forked, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        children = [int(word) for word in process.stdout.readline().split()]
+        try:
+            with FolderLock(tmp_path) as lock:
+                with pytest.raises(BlockingIOError, match=f"process {process.pid} on "):
+                    lock.take()
+                process.kill()
+                process.wait(timeout=60)
+                for child in children:
+                    os.kill(child, 0)  # lives
+                lock.take()
+        finally:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+    assert len(children) == 2
+
+
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*given: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    code, _, err = run(capsys, "--steps", "500", "--logdir", str(tmp_path / "new"), "--json")
+    assert code == 0
+    reason = "cannot be locked (No locks available), so nothing keeps a second training out of this folder"
+    assert err == f"{tmp_path / 'new'}: {reason}\n"

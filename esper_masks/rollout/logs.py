@@ -37,7 +37,11 @@ class TrainingLog:
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder), purge_step=env_steps + 1)
+            try:
+                self._board = SummaryWriter(str(folder), purge_step=env_steps + 1)
+            except UnicodeEncodeError:  # it encodes names by a way of its own
+                hint = "its name is not of this locale; LC_ALL=C.UTF-8 or another name would help"
+                print(f"{folder}: TensorBoard's files are left out: {hint}", file=sys.stderr)
 
     def __call__(self, figures: Mapping[str, float]) -> None:
         """Keep the figures of an iteration; ``env_steps`` is one of them."""

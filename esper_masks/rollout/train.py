@@ -1,11 +1,8 @@
 """A training from beginning to end: built, gone on with, saved, and compared with what it is to be better than."""
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ from esper_masks.rollout.env import LifecycleEnv
 from esper_masks.rollout.hyper import PPOConfig
 from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden
 from esper_masks.rollout.ppo import PPO
+from esper_masks.rollout.stopping import Stopping
 from esper_masks.rollout.world import World
 from esper_masks.rules import MaskRules
 
@@ -109,8 +107,9 @@ def train(
     save_every: int = 20,
     keep: int = 3,
     resumed: bool = False,
+    stopping: Stopping | None = None,
 ) -> Path:
-    """Go on until there were so many environment steps, or until SIGINT or SIGTERM, which ends it after an update.
+    """Go on until there were so many environment steps, or until a signal to any process ends it after an update.
 
     Args:
         ppo: what to go on with.
@@ -121,6 +120,7 @@ def train(
         save_every: iterations between checkpoints; there is one at the end in any case.
         keep: as of ``save``.
         resumed: the newest checkpoint of the folder is what is gone on from.
+        stopping: has the signal afterwards, if it is one that ended the training early.
 
     Returns: the last checkpoint.
     Raises:
@@ -133,14 +133,16 @@ def train(
     there = [parts[ppo.world.rank] for parts in found(folder)[-1:] if len(parts) == ppo.world.size] if resumed else []
     # a folder that cannot be written to ends it here; what a training goes on from is left as it is
     iterations, path = 0, there[0] if there else save(ppo, settings, folder, keep)
-    with _signals() as caught:
+    with Stopping() if stopping is None else stopping as stop:
         ended = ppo.env_steps >= steps
         while not ended:
             figures = ppo.iterate()
             iterations += 1
             report({"env_steps": ppo.env_steps, **figures})
-            # one decision of all processes: a signal reaches them at different times
-            ended = ppo.env_steps >= steps or ppo.world.any(bool(caught), ppo.env.device)
+            ended = ppo.env_steps >= steps
+            if not ended:  # one decision of all processes: a signal reaches them at different times
+                stop.number = ppo.world.most(stop.caught, ppo.env.device)
+                ended = stop.number > 0
             if iterations % save_every == 0 or ended:
                 path = save(ppo, settings, folder, keep)
     return path
@@ -169,20 +171,3 @@ def learned(ppo: PPO) -> Callable[[LifecycleEnv], torch.Tensor]:
         return acted.decision.actions
 
     return act
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Signals that asked for an end; a second one is as without this."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -104,7 +104,15 @@ class World:
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process says so."""
-        return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=device)) > 0)
+        return self.most(int(flag), device) > 0
+
+    def most(self, number: int, device: torch.device) -> int:
+        """The largest number that any process has."""
+        if self.size == 1:
+            return number
+        largest = torch.tensor(number, device=device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def agreed(self, number: int, device: torch.device) -> int:
         """A number below ``2**53``: that of the first process."""

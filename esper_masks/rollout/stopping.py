@@ -1,0 +1,48 @@
+"""Signals that end a training after an update, with everything saved."""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAID = "stopping after this update; again to quit without saving"
+
+
+class Stopping:
+    """A context in which SIGINT, SIGTERM and SIGHUP only ask for an end; each of them a second time is as without this.
+
+    A signal that the process ignores, as under ``nohup``, is still ignored.
+
+    Attributes:
+        caught: the signal that this process was sent, or 0.
+        number: the one by which the training ended, of whichever process, or 0.
+
+    Args:
+        say: whether to say on standard error that it was understood.
+    """
+
+    def __init__(self, say: bool = False):
+        self.say, self.caught, self.number = say, 0, 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stopping":
+        for number in NUMBERS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(number, self._before[number])
+        self.caught = number
+        if self.say and sys.stderr is not None:
+            # past Python's streams, in the middle of whose work this may be; a terminal shows ^C and the live line
+            with suppress(OSError, ValueError):
+                start = "\n" if sys.stderr.isatty() else ""
+                os.write(sys.stderr.fileno(), f"{start}{SAID}\n".encode())
