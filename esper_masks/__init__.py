@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import esper_masks.starting  # noqa: F401  # before torch is imported
+import esper_masks.starting
+import esper_masks.waiting  # noqa: F401  # both before torch is imported
 
 # isort: split
 from esper_masks import compat, reference

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "esper_masks"
 
 # imports point down only; what shares a layer may not form a circle
 LAYERS = (
-    {"errors", "extras", "files", "progress", "starting"},
+    {"errors", "extras", "files", "progress", "starting", "waiting"},
     {
         "rule_checks",
         "rules",
@@ -62,7 +62,7 @@ LAYERS = (
     {"rules_cli", "verify_cli", "over_time_cli", "bench_cli", "calibrate_cli", "train_cli", "cli"},
     {"__main__", "__init__"},
 )
-STDLIB_ONLY = {"errors", "rule_checks", "rules", "rulesets", "reference", "explain"}
+STDLIB_ONLY = {"errors", "waiting", "rule_checks", "rules", "rulesets", "reference", "explain"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
