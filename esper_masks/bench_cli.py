@@ -34,6 +34,8 @@ def add_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT", help="only rows whose name has one of these")
     parser.add_argument("--batch", type=int, metavar="N", help="these rows at another batch than the suite's")
+    threads = "threads of the CPU for these rows (default: 1, and all cores in a row of its own)"
+    parser.add_argument("--threads", type=int, metavar="N", help=threads)
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="time for each row (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the rows instead of measuring them")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -86,6 +88,10 @@ def choose(options: argparse.Namespace) -> list[Case]:
         cases = [case for case in cases if any(text in f"{case.name}, batch {case.batch:,}" for text in options.rows)]
     if not cases:
         raise BenchError(f"no row is called {' or '.join(options.rows)}; --list prints them")
+    if options.threads is not None:
+        if options.threads < 1:
+            raise BenchError(f"--threads {options.threads}: wanted 1 or more")
+        cases = list(dict.fromkeys(replace(case, threads=options.threads) for case in cases))
     if options.batch is not None:
         if options.batch < 1:
             raise BenchError(f"--batch {options.batch}: wanted 1 or more")

@@ -29,7 +29,8 @@ EVERY_S = 2.0  # seconds between lines of progress
 LIVE_S = 0.1  # and between those that take each other's place
 EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments in which none has been
 STEPS = 5_000_000
-SETTINGS = ("envs", "slots", "policy", "width", "seed", "compile", "max_seeds")
+FREE = ("compile", "threads")  # settings in which a training may go on otherwise than it was begun
+SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds", *FREE)
 TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
 COUNTED = ("epochs", "minibatches")
 
@@ -57,10 +58,15 @@ def add_command(commands: Any) -> None:
     add("--calibration", type=_named, metavar="FILE", help=calibration)
     add("--seed", type=int, metavar="N", help="of weights, actions and environments (default: 0)")
     add("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda, under torchrun one for each process")
-    add("--compile", action="store_const", const=True, help="compile the steps first, which takes a minute")
+    compiled = "compile the steps first, which takes a minute (default: no)"
+    add("--compile", action=argparse.BooleanOptionalAction, help=compiled)
+    threads = "threads of the CPU, of each process (default: one for every 1,024 of its environments at a width of 64, "
+    threads += "in proportion at others, at most all cores)"
+    add("--threads", type=positive, metavar="N", help=threads)
     where = "where checkpoints, figures and the curve go, for one training at a time (default: runs)"
     add("--logdir", type=_named, default="runs", metavar="DIR", help=where)
-    resume = "go on from a checkpoint, by default the newest in the log folder, with its settings"
+    resume = "go on from a checkpoint, by default the newest in the log folder, with its settings; --compile, "
+    resume += "--threads and the number of processes may be others"
     add("--resume", nargs="?", const=False, type=_named, metavar="PATH", help=resume)  # an empty one is not the default
     add("--save-every", type=positive, default=20, metavar="N", help="iterations between checkpoints (default: 20)")
     add("--json", action="store_true", help="print one JSON object at the end instead of progress")
@@ -87,7 +93,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from esper_masks.rollout.world import World
 
-    world = World()
+    world, threads = World(), torch.get_num_threads()
     try:
         if options.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError("there is no CUDA device here; --device cpu trains without one")
@@ -99,6 +105,8 @@ def _train(options: argparse.Namespace) -> int:
             return _train_in(world, options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
         reason = reason_of(error).split("\n", 1)[0]
+    finally:
+        torch.set_num_threads(threads)
     _tell(reason)
     if world.size > 1:
         os._exit(2)  # not to wait for what the other processes are waiting for
@@ -232,8 +240,10 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
     Raises:
         RulesError, ValueError, TypeError, RuntimeError: flags or a checkpoint that no training can have.
     """
+    import torch
+
     from esper_masks.rollout import Calibration, PPOConfig, checkpoint
-    from esper_masks.rollout.train import TrainSettings, build
+    from esper_masks.rollout.train import TrainSettings, build, threads_for
 
     if options.resume is None:
         if checkpoint.found(folder):
@@ -242,6 +252,10 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
         settings = replace(TrainSettings(), **_given(options, SETTINGS))
         if options.calibration is not None:
             settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
+        settings = replace(
+            settings, threads=settings.threads or threads_for(settings.envs // world.size, settings.width)
+        )
+        torch.set_num_threads(settings.threads)
         name = options.rules or DEFAULT_RULES
         config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
         return build(find_rules(name), settings, config, options.device, world), {"rules": name, **settings.to_dict()}
@@ -257,19 +271,34 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
         raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
     if ":" in name and options.rules != name:
         raise ValueError(f"the checkpoint is of rules in Python code, {name!r:.80}: give --rules too, to have it run")
-    settings, config, rules = TrainSettings(**told), PPOConfig(**content["config"]), find_rules(name)
+    begun, config, rules = TrainSettings(**told), PPOConfig(**content["config"]), find_rules(name)
     _check_same(options, {"rules": name, **told, **content["config"]}, rules)
+    settings, same_processes = replace(begun, **_given(options, FREE)), content["processes"] == world.size
+    if not settings.threads or (not same_processes and options.threads is None):
+        settings = replace(settings, threads=threads_for(settings.envs // world.size, settings.width))
+    torch.set_num_threads(settings.threads)
     ppo = build(rules, settings, config, options.device, world)
     checkpoint.restore(ppo, content)
     if world.rank == 0:
-        print(f"going on from {ppo.env_steps:,} steps", file=sys.stderr)
+        now = [f"{_number(world.size, 'process')} instead of {content['processes']}"] * (not same_processes)
+        if settings.threads != begun.threads:
+            before = f"instead of {begun.threads}" if begun.threads else "where the checkpoint does not say how many"
+            now.append(f"{_number(settings.threads, 'thread')} {before}")
+        if settings.compile != begun.compile:
+            now.append("compiled" if settings.compile else "not compiled")
+        otherwise = f", but not to the last bit: {', '.join(now)}" if now else ""
+        print(f"going on from {ppo.env_steps:,} steps{otherwise}", file=sys.stderr)
         if ppo.env_steps >= (options.steps or config.horizon):
             what = f"--steps {options.steps}" if options.steps else f"the {config.horizon:,} that it was begun for"
             print(f"which is no less than {what}: nothing is trained; a larger --steps goes on", file=sys.stderr)
         elif options.steps is not None and options.steps > config.horizon:
             rate = f"the final learning rate, {config.final_learning_rate:g}"
             print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
-    return ppo, content["settings"]
+    return ppo, {"rules": name, **settings.to_dict()}
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + "e" * (count != 1 and what.endswith("s")) + "s" * (count != 1)
 
 
 def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
@@ -280,7 +309,7 @@ def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: Ma
     """Raises: ValueError: a flag says other than what the checkpoint was begun with."""
     begun = {**begun, "slots": begun["slots"] or len(rules.slot_ids)}
     for name, value in _given(options, ("rules", *SETTINGS, *TUNED, *COUNTED)).items():
-        if value != begun[name]:
+        if name not in FREE and value != begun[name]:
             before = "0, no limit" if name == "max_seeds" and not begun[name] else begun[name]
             raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {before}; leave it out")
     if options.calibration is not None:
@@ -290,6 +319,8 @@ def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: Ma
 def _summarize(
     ppo: "PPO", options: argparse.Namespace, progress: "_Progress", illegal: int, path: Path, interrupted: bool
 ) -> None:
+    import torch
+
     from esper_masks.rollout.logs import draw_curve, read_metrics, sparklines
     from esper_masks.rollout.train import BASELINES, learned, returns_of
 
@@ -312,6 +343,7 @@ def _summarize(
         "return_mean": results["learned"][0],
         "baselines": baselines,
         "illegal_actions": illegal,
+        "threads": torch.get_num_threads(),
         "faults": 0,  # one would have ended the training
         "checkpoint": str(path),
         "interrupted": interrupted,
@@ -319,18 +351,23 @@ def _summarize(
     if options.json:
         print(json.dumps(summary), flush=True)
         return
-    table = Table(box=box.SIMPLE)
-    table.add_column("policy")
-    table.add_column("return of an episode, mean ± standard error", justify="right")
-    for name, (mean, error, _) in sorted(results.items(), key=lambda item: -item[1][0]):
-        table.add_row(name, f"{mean:.2f} ± {error:.2f}")
-    console().print(table)
+    console().print(table_of(results))
     for line in sparklines(read_metrics(path.parent)):  # from the beginning of the training to its end
         print(line)
     print(f"{ppo.env_steps:,} environment steps, {progress.steps_per_s:,.0f} a second; {illegal} actions were illegal")
     if curve is not None:
         print(f"learning curve: {curve}")
     print(f"checkpoint: {path}", flush=True)
+
+
+def table_of(results: Mapping[str, tuple[float, float, int]]) -> Table:
+    """What ``returns_of`` gives of each policy, the best first."""
+    table = Table(box=box.SIMPLE)
+    table.add_column("policy")
+    table.add_column("return of an episode, mean ± standard error", justify="right")
+    for name, (mean, error, _) in sorted(results.items(), key=lambda item: -item[1][0]):
+        table.add_row(name, f"{mean:.2f} ± {error:.2f}")
+    return table
 
 
 class _Progress:

@@ -255,6 +255,7 @@ def test_a_library_that_is_not_there(
         (["--device", "cuda"], "--device cuda: torch finds no GPU here"),
         (["--rows", "fastest"], "no row is called fastest; --list prints them"),
         (["--batch", "0"], "--batch 0: wanted 1 or more"),
+        (["--threads", "0"], "--threads 0: wanted 1 or more"),
         (["--batch", str(1 << 50)], "would fit"),
         (["--seconds", "nan"], "--seconds nan: wanted more than 0"),
         (["--seconds", "0"], "--seconds 0.0: wanted more than 0"),
@@ -281,6 +282,19 @@ def test_bad_input_is_one_line(
     [line] = captured.err.splitlines()
     assert line.startswith("esper-masks bench: ")
     assert says in line
+
+
+def test_rows_are_measured_with_the_threads_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_cli.os, "cpu_count", lambda: 2)
+    assert main(["bench", "--list", "--json"]) == 0
+    usual = json.loads(capsys.readouterr().out)
+    assert [case["threads"] for case in usual].count(2) == 1
+    assert main(["bench", "--threads", "2", "--list", "--json"]) == 0
+    asked = json.loads(capsys.readouterr().out)
+    assert {case["threads"] for case in asked} == {2}
+    assert len(asked) == len(usual) - 1  # the row of all cores is the centre
 
 
 def test_a_batch_that_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,25 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from esper_masks.rollout import checkpoint
+import esper_masks as em
+from esper_masks.rollout import PPO, PPOConfig, checkpoint
+from esper_masks.rollout.train import TrainSettings, build
 from esper_masks.rollout.world import World
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+class Told(World):
+    """One process of several that are not there."""
+
+    def agreed(self, number: int, device: torch.device) -> int:
+        return number
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        return flag
+
+
 TRAIN = ("-m", "esper_masks", "train", "--envs", "20", "--width", "8")
 
 GRADIENTS = """
@@ -97,10 +111,76 @@ def test_a_training_of_two_processes_goes_on(tmp_path: Path) -> None:
             checkpoint.load(tmp_path / name, World(rank, 2))["training"]["policy"] for name in ("part", "same")
         )
         assert all(torch.equal(mine[name], its[name]) for name in its)
-    with pytest.raises(checkpoint.CheckpointError, match="of 2 processes, and this is one of 1; go on from it by"):
-        checkpoint.load(tmp_path / "part")
-    with pytest.raises(checkpoint.CheckpointError, match="of 2 processes, and this is one of 4"):
-        checkpoint.load(tmp_path / "part", World(0, 4))
+    own = [sys.executable, *TRAIN, "--logdir", str(tmp_path / "part"), "--resume", "--json"]
+    alone = subprocess.run([*own, "--steps", "2000"], capture_output=True, text=True, timeout=240, check=True)
+    assert "going on from 1,500 steps, but not to the last bit: 1 process instead of 2" in alone.stderr
+    assert json.loads(alone.stdout)["env_steps"] == 2000
+    two = run(*TRAIN, "--steps", "2500", *part, "--resume")
+    assert "going on from 2,000 steps, but not to the last bit: 2 processes instead of 1" in two
+    names = [[path.name for path in parts] for parts in checkpoint.found(tmp_path / "part")]
+    assert names == [  # the last three, of whichever number of processes
+        ["checkpoint-000000001500-0-of-2.pt", "checkpoint-000000001500-1-of-2.pt"],
+        ["checkpoint-000000002000.pt"],
+        ["checkpoint-000000002500-0-of-2.pt", "checkpoint-000000002500-1-of-2.pt"],
+    ]
+
+
+@pytest.fixture(scope="module", params=["mlp", "lstm"])
+def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[PPO]]:
+    """A checkpoint of two processes with six environments each, in the middle of an episode, and what they had."""
+    folder = tmp_path_factory.mktemp(request.param)
+    had: list[PPO] = []
+    for rank in range(2):
+        settings = TrainSettings(envs=6, width=8, policy=request.param, seed=rank)
+        ppo = build(em.ruleset("esper-2025-12"), settings, PPOConfig(steps=10, minibatches=1))
+        ppo.iterate()
+        if rank:
+            ppo.policy.load_state_dict(had[0].policy.state_dict())
+        had.append(ppo)
+        content = checkpoint.load(checkpoint.save(ppo, settings.to_dict(), folder / str(rank)))
+        torch.save({**content, "processes": 2, "id": 77}, folder / f"checkpoint-000000000120-{rank}-of-2.pt")
+    return folder, had
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 12])
+def test_environments_are_divided_anew(parts: tuple[Path, list[PPO]], size: int) -> None:
+    """Environment 5 is the last of the first process, and 6 the first of the second."""
+    folder, had = parts
+    settings = TrainSettings(envs=12 // size, width=8, policy="lstm" if had[0].at.hidden else "mlp")
+    generators = []
+    for rank in range(size):
+        ppo = build(em.ruleset("esper-2025-12"), settings, PPOConfig(steps=10, minibatches=1))
+        ppo.world = Told(rank, size)
+        checkpoint.restore(ppo, checkpoint.load(folder, World(rank, size)))
+        for env in range(12 // size):
+            source, at = divmod(rank * (12 // size) + env, 6)
+            old = had[source]
+            assert torch.equal(ppo.env.states[env], old.env.states[at])
+            for name, field in ppo.env.state._asdict().items():
+                its = getattr(old.env.state, name)
+                mine = field[:, env] if field.ndim == 2 else field[env]
+                assert torch.equal(mine, its[:, at] if its.ndim == 2 else its[at]), name
+            assert torch.equal(ppo.at.obs[env], old.at.obs[at])
+            assert ppo.at.starts[env] == old.at.starts[at]
+            for mine, its in zip(ppo.at.hidden or (), old.at.hidden or ()):
+                assert torch.equal(mine[env], its[at])
+            assert ppo.env.illegal_actions[env] == old.env.illegal_actions[at]
+        assert ppo.env_steps == had[0].env_steps == 60
+        assert torch.equal(ppo.policy.output.weight, had[0].policy.output.weight)
+        generators += [ppo.env._generator.get_state(), torch.get_rng_state()]
+    generators += [old.env._generator.get_state() for old in had]
+    assert len({bytes(state.tolist()) for state in generators}) == 2 * size + 2  # none is another's
+
+
+def test_what_cannot_be_divided_is_refused(parts: tuple[Path, list[PPO]], tmp_path: Path) -> None:
+    folder, _ = parts
+    with pytest.raises(checkpoint.CheckpointError, match="12 environments of the checkpoint cannot be divided evenly"):
+        checkpoint.load(folder, World(0, 5))
+    for path in checkpoint.found(folder)[0]:
+        content = checkpoint.read_any(path)
+        torch.save({**content, "id": int("-1-of" in path.name)}, tmp_path / path.name)
+    with pytest.raises(checkpoint.CheckpointError, match="the parts of the processes are of different checkpoints"):
+        checkpoint.load(tmp_path)
 
 
 def test_environments_are_divided_evenly(tmp_path: Path) -> None:

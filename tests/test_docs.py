@@ -57,6 +57,15 @@ def promised(block: str) -> list[str]:
     return lines
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """A page may set how many there are."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED and blocks(page)], ids=name_of)
 def test_a_page_runs_and_prints_what_it_says(
     page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

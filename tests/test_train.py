@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from fcntl import ioctl
 from pathlib import Path
 from random import Random
@@ -251,6 +252,78 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert code == 0
 
 
+@pytest.mark.parametrize(
+    ("begun", "flags", "now", "told"),
+    [
+        (None, (), 1, ": 1 thread where the checkpoint does not say how many"),  # a checkpoint from before --threads
+        (2, (), 2, ""),
+        (2, ("--threads", "2"), 2, ""),
+        (2, ("--threads", "1"), 1, ": 1 thread instead of 2"),
+        (1, ("--threads", "3"), 3, ": 3 threads instead of 1"),
+    ],
+)
+def test_a_training_goes_on_with_the_threads_of_its_checkpoint(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    begun: int | None,
+    flags: tuple[str, ...],
+    now: int,
+    told: str,
+) -> None:
+    settings = {"rules": "esper-2025-12", **SMALL.to_dict(), "threads": begun}
+    if begun is None:
+        settings.pop("threads")
+    checkpoint.save(begin(), settings, tmp_path)
+    before = torch.get_num_threads()
+    code = main(["train", "--steps", "160", "--logdir", str(tmp_path), "--resume", "--json", *flags])
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert json.loads(out)["threads"] == now
+    assert checkpoint.load(tmp_path)["settings"] == {**settings, "threads": now}
+    assert torch.get_num_threads() == before
+    assert err.splitlines()[0] == "going on from 0 steps" + f", but not to the last bit{told}" * bool(told)
+
+
+def test_threads_are_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, threads in (((), 1), (("--threads", "2"), 2)):
+        folder = tmp_path / str(threads)
+        code, out, _ = run(capsys, "--steps", "500", "--logdir", str(folder), "--json", *flags)
+        assert code == 0
+        assert json.loads(out)["threads"] == checkpoint.load(folder)["settings"]["threads"] == threads
+
+
+@pytest.mark.parametrize(
+    ("begun", "flag", "told"),
+    [
+        (True, "--no-compile", ", but not to the last bit: not compiled"),
+        (False, "--compile", ", but not to the last bit: compiled"),
+        (False, "--no-compile", ""),
+        (True, "--compile", ""),
+    ],
+)
+def test_a_training_goes_on_with_or_without_compiling(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    begun: bool,
+    flag: str,
+    told: str,
+) -> None:
+    modes = []
+
+    def eagerly(rules: em.MaskRules, settings: TrainSettings, *rest: Any) -> PPO:  # it takes a minute otherwise
+        modes.append(settings.compile)
+        return build(rules, replace(settings, compile=False), *rest)
+
+    monkeypatch.setattr("esper_masks.rollout.train.build", eagerly)
+    settings = {"rules": "esper-2025-12", **SMALL.to_dict(), "compile": begun, "threads": 1}
+    checkpoint.save(begin(), settings, tmp_path)
+    assert main(["train", "--steps", "160", "--logdir", str(tmp_path), "--resume", "--json", flag]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == f"going on from 0 steps{told}"
+    assert modes == [flag == "--compile"]
+    assert checkpoint.load(tmp_path)["settings"] == {**settings, "compile": flag == "--compile"}
+
+
 def test_figures_that_cannot_be_kept_end_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = TrainingLog(tmp_path)
     log._stream.close()
@@ -350,7 +423,7 @@ def test_the_command_names_what_is_wrong(
         (["--minibatches", "501", "--logdir", "e"], "501 minibatches cannot be made of 500 steps of a rollout"),
         (["--minibatches", "21", "--policy", "lstm", "--logdir", "e"], "21 minibatches cannot be made of 20 env"),
         (["--seed", "4294967296", "--logdir", "e"], "seed must be from 0 to 4294967295"),
-        (["--resume", str(tmp_path / "two.pt")], "of 2 processes, and this is one of 1; go on from it by torchrun"),
+        (["--resume", str(tmp_path / "two.pt")], "two.pt: one of 2 parts, of as many processes; the others are not"),
         (["--calibration", str(tmp_path / "bad.pt"), "--logdir", str(tmp_path / "d")], "no calibration"),
         (["--calibration", str(tmp_path / "none"), "--logdir", str(tmp_path / "d")], "No such file"),
         *([(["--device", "cuda"], "no CUDA device")] if not torch.cuda.is_available() else []),

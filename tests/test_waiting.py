@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from esper_masks.rollout.train import threads_for
 from esper_masks.waiting import wait_asleep
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
@@ -69,3 +71,12 @@ def test_openmp_hears_of_it_in_time(tmp_path: Path) -> None:
     assert spins(str(script), "evaluate", "--help") == "0"
     assert spins(str(script), "bench", "--help") == usual
     assert spins(str(script), "train", "--help", GOMP_SPINCOUNT="5000") == "5000"
+
+
+def test_threads_follow_from_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    work = (1, 64, 512, 1024, 2048, 8192, 1 << 20)
+    assert [threads_for(envs, 64) for envs in work] == [1, 1, 1, 1, 2, 8, 8]
+    assert [threads_for(1024, width) for width in (8, 64, 128, 512, 4096)] == [1, 1, 2, 8, 8]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as under OMP_NUM_THREADS=1, which torchrun sets
+    assert [threads_for(envs, 64) for envs in work] == [1] * len(work)

@@ -7,12 +7,13 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from esper_masks.files import write_file
 from esper_masks.rollout.ppo import PPO
@@ -20,6 +21,7 @@ from esper_masks.rollout.world import World
 
 FORMAT = "esper_masks training 3"
 PARTS = {"settings", "config", "rules", "env_steps", "processes", "id", "training"}
+MIXED = "the parts of the processes are of different checkpoints"
 APPEARS_S = 10.0  # how long a shared folder may take to show what was written elsewhere
 ZIP, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 SEAL = b"sha256:"
@@ -67,14 +69,15 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     path = place / _name(ppo.env_steps, world.rank, world.size)
-    before = [parts[world.rank] for parts in found(place) if len(parts) == world.size and path not in parts]
+    before = [parts for parts in found(place) if path not in parts]  # of other numbers of processes, too
     write_file(path, _sealed(stream.getvalue()))
     world.wait()
     parts = [place / _name(ppo.env_steps, rank, world.size) for rank in range(world.size)]
     if not all(_appears(part) for part in parts):
         raise CheckpointError(f"{place} lacks what other processes saved: all must save in one folder that they share")
     for old in before[: max(len(before) + 1 - keep, 0)]:
-        old.unlink(missing_ok=True)
+        for part in old if len(old) != world.size else (old[world.rank],):
+            part.unlink(missing_ok=True)
     return path
 
 
@@ -116,26 +119,46 @@ def clean(folder: Path) -> None:
 def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, Any]:
     """Read this process's part of a checkpoint, or of the newest of a folder. No code in it is run.
 
+    Where the checkpoint has another number of processes, its environments are divided anew, in the order of the ranks.
+
     Args:
         path: a folder, or a file, of whichever process.
         world: the processes; by default one.
 
     Raises:
         OSError: it cannot be read.
-        CheckpointError: there is none, it is damaged, of something else, or of another number of processes.
+        CheckpointError: there is none, it is damaged, of something else, or its environments cannot be divided evenly.
     """
     world, place = World() if world is None else world, Path(path)
     if place.is_dir():
-        if not (there := found(place)):
-            raise CheckpointError(f"{place}: no checkpoint in this folder")
-        parts = there[-1]
+        parts = _newest(place)
     else:
         os.stat(place)
         parts = next((parts for parts in found(place.parent) if place in parts), (place,))
-        if len(parts) == 1 and (name := NAME.fullmatch(place.name)) and name[3]:
-            raise CheckpointError(f"{place}: the parts of other processes are not beside it")
-    _check_size(parts[0], len(parts), world)
-    place = parts[world.rank]
+    if len(parts) == world.size:
+        return _read(parts[world.rank], len(parts))
+    return _divided([_read(part, len(parts)) for part in parts], world)
+
+
+def read_any(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read any one part of a checkpoint, or of the newest of a folder: all of them have the policy.
+
+    Raises:
+        OSError: it cannot be read.
+        CheckpointError: there is none, it is damaged, or of something else.
+    """
+    place = Path(path)
+    return _read(_newest(place)[0] if place.is_dir() else place)
+
+
+def _newest(folder: Path) -> tuple[Path, ...]:
+    if not (there := found(folder)):
+        raise CheckpointError(f"{folder}: no checkpoint in this folder")
+    return there[-1]
+
+
+def _read(place: Path, size: int | None = None) -> dict[str, Any]:
+    """One file; ``size`` is how many files of its checkpoint there are, if that matters."""
     content = place.read_bytes()
     foreign = f"{place}: no checkpoint of esper-masks train; give one of its checkpoint-*.pt, or its log folder"
     if content and SEAL not in content and not content.startswith(ZIP):
@@ -152,7 +175,10 @@ def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, 
         raise CheckpointError(f"{place}: damaged, or no checkpoint ({type(error).__name__}: {reason}){hint}") from None
     if not isinstance(made, dict) or made.get("format") != FORMAT or not set(made) >= PARTS:
         raise CheckpointError(foreign)
-    _check_size(place, made["processes"], world)
+    if size is not None and made["processes"] != size:
+        raise CheckpointError(
+            f"{place}: one of {made['processes']} parts, of as many processes; the others are not beside it"
+        )
     return made
 
 
@@ -180,14 +206,36 @@ def _is_sealed(content: bytes) -> bool:
     return True
 
 
-def _check_size(place: Path, size: int, world: World) -> None:
-    if size != world.size:
-        how = "without torchrun" if size == 1 else f"by torchrun with {size} processes in all"
-        raise CheckpointError(f"{place}: of {size} processes, and this is one of {world.size}; go on from it {how}")
+def _divided(parts: Sequence[dict[str, Any]], world: World) -> dict[str, Any]:
+    """This process's part of a checkpoint of another number of processes.
+
+    Raises:
+        CheckpointError: parts of several checkpoints, or environments that cannot be divided evenly.
+    """
+    if len({part["id"] for part in parts}) > 1:
+        raise CheckpointError(MIXED)
+    states = [part["training"] for part in parts]
+    try:
+        envs = world.share(sum(len(state["starts"]) for state in states), "environments of the checkpoint")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+    def divide(fields: Iterable[Tensor], axis: int = 0) -> Tensor:
+        return torch.cat(list(fields), axis).narrow(axis, world.rank * envs, envs).clone()
+
+    told = states[0]["env"]
+    env = {
+        name: divide([state["env"][name] for state in states], int(field.ndim == 2))  # those are [slots, batch]
+        for name, field in told.items()
+        if isinstance(field, Tensor) and name != "generator"
+    }
+    own = {name: divide([state[name] for state in states]) for name in ("obs", "starts")}
+    hidden = tuple(divide(fields) for fields in zip(*[state["hidden"] for state in states]))
+    return {**parts[0], "training": {**states[0], **own, "hidden": hidden, "env": {**told, **env}}}
 
 
 def restore(ppo: PPO, content: Mapping[str, Any], *, environments: bool = True) -> None:
-    """Go on from what ``load`` gave.
+    """Go on from what ``load`` gave; if that is of another number of processes, with other noise.
 
     Args:
         ppo: a training of the same rules and policy.
@@ -198,7 +246,7 @@ def restore(ppo: PPO, content: Mapping[str, Any], *, environments: bool = True) 
         CheckpointError: it is of other rules, or of another size; or the parts of processes are of several checkpoints.
     """
     if ppo.world.any(ppo.world.agreed(content["id"], ppo.env.device) != content["id"], ppo.env.device):
-        raise CheckpointError("the parts of the processes are of different checkpoints")
+        raise CheckpointError(MIXED)
     if content["rules"] != ppo.env.engine.fingerprint:
         raise CheckpointError("the checkpoint is of other rules, or of other settings of their switches")
     try:
@@ -206,3 +254,6 @@ def restore(ppo: PPO, content: Mapping[str, Any], *, environments: bool = True) 
     except (ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())  # torch's have several lines, and what matters is not in the first
         raise CheckpointError(f"the checkpoint does not fit: {reason[:300]}") from None
+    if environments and content["processes"] != ppo.world.size:  # of whose generators there is one for each
+        ppo.env.seed(ppo.world.seed(content["id"], "environment"))
+        torch.manual_seed(ppo.world.seed(content["id"], "actions"))

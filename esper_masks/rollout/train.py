@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from esper_masks.decision import DecisionStep
+from esper_masks.decision import DecisionStep, Mode
 from esper_masks.rollout.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.calibration import Calibration
 from esper_masks.rollout.checkpoint import clean, found, save
@@ -20,6 +20,7 @@ from esper_masks.rollout.world import World
 from esper_masks.rules import MaskRules
 
 POLICIES = {"mlp": FactoredActorCritic, "lstm": FactoredRecurrentActorCritic}
+WORK_OF_A_THREAD = 1 << 16  # less gains less by a second thread than it loses where others want the cores, too
 BASELINES = {"random": random_legal, "wait": always_wait, "heuristic": heuristic}
 
 
@@ -34,6 +35,7 @@ class TrainSettings:
         width: of its layers.
         seed: of the weights, the actions and the environment.
         compile: whether steps are compiled.
+        threads: of a CPU, of each process, which the command sets; 0 where nobody has chosen.
         calibration: as JSON; by default the package's.
         max_seeds: of an episode; 0 for any number.
 
@@ -47,6 +49,7 @@ class TrainSettings:
     width: int = 64
     seed: int = 0
     compile: bool = False
+    threads: int = 0
     calibration: str = ""
     max_seeds: int = 0
 
@@ -77,24 +80,42 @@ def build(
     """
     world = World() if world is None else world
     torch.manual_seed(settings.seed)
-    ids = [f"slot{i}" for i in range(settings.slots)] if settings.slots else None
-    mode: Any = "compiled" if settings.compile else "eager"
-    env = LifecycleEnv(
-        rules,
-        world.share(settings.envs, "environments"),
-        ids,
-        max_seeds=settings.max_seeds,
-        calibration=Calibration.from_json(settings.calibration) if settings.calibration else None,
-        seed=world.seed(settings.seed, "environment"),
-        device=device,
-        mode=mode,
-    )
-    step = DecisionStep(env.engine, mode=mode)
-    policy = POLICIES[settings.policy](step, env.obs_size, settings.width, autocast=device.startswith("cuda"))
-    ppo = PPO(env, policy.to(env.device), config, world)
+    mode: Mode = "compiled" if settings.compile else "eager"
+    envs, seed = world.share(settings.envs, "environments"), world.seed(settings.seed, "environment")
+    env = _environment(rules, settings, envs, seed, device, mode)
+    ppo = PPO(env, _network(env, settings, mode), config, world)
     if world.rank:  # the weights are the same everywhere, the actions are not
         torch.manual_seed(world.seed(settings.seed, "actions"))
     return ppo
+
+
+def threads_for(envs: int, width: int) -> int:
+    """Threads of a process: one for every ``WORK_OF_A_THREAD`` numbers of a layer, at most as many as torch has.
+
+    By the work alone, not by what else the machine does: a training has the same bits whatever runs beside it.
+    """
+    return max(1, min(envs * width // WORK_OF_A_THREAD, torch.get_num_threads()))
+
+
+def _environment(
+    rules: MaskRules, settings: TrainSettings, num_envs: int, seed: int, device: str, mode: Mode
+) -> LifecycleEnv:
+    return LifecycleEnv(
+        rules,
+        num_envs,
+        [f"slot{i}" for i in range(settings.slots)] if settings.slots else None,
+        max_seeds=settings.max_seeds,
+        calibration=Calibration.from_json(settings.calibration) if settings.calibration else None,
+        seed=seed,
+        device=device,
+        mode=mode,
+    )
+
+
+def _network(env: LifecycleEnv, settings: TrainSettings, mode: Mode) -> FactoredActorCritic:
+    step = DecisionStep(env.engine, mode=mode)
+    kind, autocast = POLICIES[settings.policy], env.device.type == "cuda"
+    return kind(step, env.obs_size, settings.width, autocast=autocast).to(env.device)
 
 
 def train(
@@ -130,7 +151,7 @@ def train(
     if ppo.world.rank == 0:
         clean(folder)  # what a process that was killed has left
     ppo.world.wait()
-    there = [parts[ppo.world.rank] for parts in found(folder)[-1:] if len(parts) == ppo.world.size] if resumed else []
+    there = [parts[ppo.world.rank % len(parts)] for parts in found(folder)[-1:]] if resumed else []
     # a folder that cannot be written to ends it here; what a training goes on from is left as it is
     iterations, path = 0, there[0] if there else save(ppo, settings, folder, keep)
     with Stopping() if stopping is None else stopping as stop:
