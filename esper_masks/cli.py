@@ -15,6 +15,7 @@ from esper_masks.bench.suite import BenchError, CheckError
 from esper_masks.bench_cli import add_command as add_bench
 from esper_masks.calibrate_cli import add_command as add_calibrate
 from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.evaluate_cli import add_command as add_evaluate
 from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, add_commands, console, count, find_rules, reason_of
 from esper_masks.telemetry import Replay
 from esper_masks.train_cli import add_command as add_train
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_verify(commands)
     add_bench(commands.add_parser("bench", help="measure masks and decisions against loops and other libraries"))
     add_train(commands)
+    add_evaluate(commands)
     add_calibrate(commands)
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):

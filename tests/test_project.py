@@ -59,7 +59,7 @@ LAYERS = (
     {"viz"},
     {"telemetry", "bench", "rollout"},
     {"interop"},
-    {"rules_cli", "verify_cli", "over_time_cli", "bench_cli", "calibrate_cli", "train_cli", "cli"},
+    {"rules_cli", "verify_cli", "over_time_cli", "bench_cli", "calibrate_cli", "train_cli", "evaluate_cli", "cli"},
     {"__main__", "__init__"},
 )
 STDLIB_ONLY = {"errors", "waiting", "rule_checks", "rules", "rulesets", "reference", "explain"}

@@ -8,6 +8,8 @@ from esper_masks.rollout.mechanics import MECHANICS, Mechanics
 from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.ppo import PPO
 from esper_masks.rollout.state import Assumptions
+from esper_masks.rollout.train import load_policy
+from esper_masks.rollout.trained import TrainedPolicy
 
 __all__ = [
     "MECHANICS",
@@ -23,4 +25,6 @@ __all__ = [
     "Mechanics",
     "PPOConfig",
     "StepInfo",
+    "TrainedPolicy",
+    "load_policy",
 ]

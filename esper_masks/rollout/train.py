@@ -1,5 +1,6 @@
 """A training from beginning to end: built, gone on with, saved, and compared with what it is to be better than."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ import torch
 from esper_masks.decision import DecisionStep, Mode
 from esper_masks.rollout.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.calibration import Calibration
-from esper_masks.rollout.checkpoint import clean, found, save
+from esper_masks.rollout.checkpoint import CheckpointError, clean, found, read_any, save
 from esper_masks.rollout.env import LifecycleEnv
 from esper_masks.rollout.hyper import PPOConfig
+from esper_masks.rollout.normalize import RunningMoments
 from esper_masks.rollout.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden
 from esper_masks.rollout.ppo import PPO
 from esper_masks.rollout.stopping import Stopping
+from esper_masks.rollout.trained import TrainedPolicy
 from esper_masks.rollout.world import World
 from esper_masks.rules import MaskRules
+from esper_masks.rulesets import ruleset, rulesets
 
 POLICIES = {"mlp": FactoredActorCritic, "lstm": FactoredRecurrentActorCritic}
 WORK_OF_A_THREAD = 1 << 16  # less gains less by a second thread than it loses where others want the cores, too
@@ -181,14 +185,62 @@ def returns_of(
     return float(returns.mean()), float(returns.std()) / envs**0.5, int(env.illegal_actions.sum())
 
 
-def learned(ppo: PPO) -> Callable[[LifecycleEnv], torch.Tensor]:
-    """The policy as a function of environments at the beginning of an episode, one that draws its actions."""
+def learned(of: PPO | TrainedPolicy) -> Callable[[LifecycleEnv], torch.Tensor]:
+    """The policy as a function of environments, step by step the same ones, that draws its actions."""
+    policy = of if isinstance(of, TrainedPolicy) else TrainedPolicy(of.policy, of.obs_moments, of.env)
     hidden: Hidden | None = None
 
     def act(env: LifecycleEnv) -> torch.Tensor:
         nonlocal hidden
-        acted = ppo.policy.act(ppo.obs_moments(env.obs), env.states, env.total_seeds, hidden=hidden)
+        acted = policy.act_in(env, hidden)
         hidden = acted.hidden
         return acted.decision.actions
 
     return act
+
+
+def load_policy(
+    path: str | os.PathLike[str], *, rules: MaskRules | None = None, device: str = "cpu", mode: Mode = "eager"
+) -> TrainedPolicy:
+    """The policy of a checkpoint of ``esper-masks train``, for any number of environments. No code in it is run.
+
+    Examples are in ``docs/using-a-policy.md``.
+
+    Args:
+        path: a checkpoint, of several processes any part of it, or a log folder for its newest.
+        rules: of the training; needed for those that do not ship with the package.
+        device: where the policy and the environments it makes are; not necessarily the one of the training.
+        mode: how decisions run, as of ``DecisionStep``.
+
+    Raises:
+        OSError: it cannot be read.
+        CheckpointError: it is damaged, no checkpoint of that command, or of other rules; a ``ValueError``.
+        RulesError, ValueError, RuntimeError: rules, settings or a device that no environment can have.
+    """
+    content = read_any(path)
+    told = dict(content["settings"])
+    name = told.pop("rules", None)
+    if rules is None:
+        if name not in rulesets():
+            reason = f"of rules that do not ship with the package, {name!r:.80}: give rules, too"
+            raise CheckpointError(f"{path}: {reason} (rules=, or --rules)")
+        rules = ruleset(name)
+    try:
+        settings = TrainSettings(**told)
+    except TypeError:
+        raise CheckpointError(f"{path}: its settings are not those of esper-masks train: {told!r:.120}") from None
+    task, state = _environment(rules, settings, 1, settings.seed, device, "eager"), content["training"]
+    if content["rules"] != task.engine.fingerprint:
+        raise CheckpointError(f"{path}: of other rules than {rules.name}, or of other settings of their switches")
+    if state["env"]["task"] != task.dynamics.task:
+        raise CheckpointError(f"{path}: of an environment that its settings do not describe, {settings}")
+    with torch.random.fork_rng(devices=()):  # first weights, which are replaced, take no noise from the caller
+        network = _network(task, settings, mode)
+    moments = RunningMoments(task.obs_size, task.device)
+    try:
+        network.load_state_dict(state["policy"])
+        moments.load_state_dict(state["obs_moments"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: does not fit: {reason[:300]}") from None
+    return TrainedPolicy(network, moments, task, content["settings"], content["env_steps"])
