@@ -6,41 +6,16 @@ loops; both see the same data, so changing one transition changes the masks of b
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
+from esper_masks import rule_fields as kinds
 from esper_masks.errors import RulesError
 from esper_masks.rule_checks import OP, check_ops, check_rules
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class FrozenMapping(Mapping[K, V]):
-    """A dict that cannot change, so that rules hash, pickle and compare by value."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Mapping[K, V] | Iterable[tuple[K, V]] = ()):
-        self._items = dict(items)
-
-    def __getitem__(self, key: K) -> V:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._items)
+from esper_masks.rule_fields import FrozenMapping, show
 
 
 @dataclass(frozen=True)
@@ -65,6 +40,9 @@ class Op:
         seed_limit: illegal once ``total_seeds`` has reached ``max_seeds``.
         blocked_by: stages that forbid the op in every slot while any enabled slot is in one of them.
         uses: heads that the op reads; all others take their canonical value. ``op`` itself is understood.
+
+    Raises:
+        RulesError: a field of another type; names the op, the field, the value and what was wanted.
     """
 
     id: IntEnum
@@ -82,7 +60,23 @@ class Op:
     uses: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        _freeze(self, maps=("moves", "requires"), tuples=("acts_in", "blocked_by", "uses"))
+        kinds.take_fields(
+            self,
+            f"op {show(self.id)}",
+            id=kinds.member,
+            always=kinds.flag,
+            enters=kinds.optional(kinds.member),
+            moves=kinds.mapping(kinds.member, kinds.member),
+            acts_in=kinds.members,
+            min_age=kinds.optional(kinds.int32),
+            requires=kinds.mapping(kinds.name, kinds.member),
+            waived_by=kinds.optional(kinds.name),
+            disabled_by=kinds.optional(kinds.name),
+            disabled=kinds.flag,
+            seed_limit=kinds.flag,
+            blocked_by=kinds.members,
+            uses=kinds.names,
+        )
 
     @property
     def name(self) -> str:
@@ -102,6 +96,9 @@ class Head:
         opened_by: ops that open the head; by default those that use it.
         by_op: op -> choices legal under that op, for a head whose mask depends on the op (a static table).
         canonical: the value of the head when the op ignores it; by default the first choice.
+
+    Raises:
+        RulesError: a field of another type; names the head, the field, the value and what was wanted.
     """
 
     name: str
@@ -114,10 +111,18 @@ class Head:
     canonical: str | None = None
 
     def __post_init__(self) -> None:
-        _freeze(self, maps=("by_op",), tuples=("choices", "closed", "opened_by"))
-        legal = _ordered_values("legal", self.legal) if isinstance(self.legal, Mapping) else None
-        object.__setattr__(self, "legal", legal or _ordered("legal", self.legal, "Head"))
-        object.__setattr__(self, "by_op", _ordered_values("by_op", self.by_op))
+        kinds.take_fields(
+            self,
+            f"head {self.name!r}",
+            name=kinds.name,
+            choices=kinds.names,
+            legal=kinds.choices,
+            switch=kinds.optional(kinds.name),
+            closed=kinds.optional(kinds.names),
+            opened_by=kinds.members,
+            by_op=kinds.mapping(kinds.member, kinds.names),
+            canonical=kinds.optional(kinds.name),
+        )
 
     @property
     def open_choices(self) -> Sequence[str]:
@@ -143,7 +148,7 @@ class MaskRules:
         slot_ids: the slots an engine has when it is given none.
 
     Raises:
-        RulesError: the rules contradict themselves; the message names the part and the reason.
+        RulesError: a field of another type, or rules that contradict themselves; names the part and the reason.
     """
 
     name: str
@@ -157,9 +162,19 @@ class MaskRules:
     slot_ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        _freeze(self, maps=("transitions", "features", "switches"), tuples=("op_rules", "heads", "slot_ids"))
-        object.__setattr__(self, "transitions", _ordered_values("transitions", self.transitions))
-        object.__setattr__(self, "switches", _ordered_values("switches", self.switches))
+        kinds.take_fields(
+            self,
+            f"rules {self.name!r}",
+            name=kinds.name,
+            stages=kinds.int_enum,
+            transitions=kinds.mapping(kinds.member, kinds.members),
+            empty=kinds.member,
+            op_rules=kinds.sequence(kinds.instance(Op, "an Op")),
+            heads=kinds.sequence(kinds.instance(Head, "a Head")),
+            features=kinds.mapping(kinds.name, kinds.int_enum),
+            switches=kinds.mapping(kinds.name, kinds.sequence(kinds.hashable)),
+            slot_ids=kinds.names,
+        )
         check_ops(self)
         object.__setattr__(self, "op_rules", tuple(sorted(self.op_rules, key=lambda op: op.id)))
         check_rules(self)
@@ -248,29 +263,6 @@ def _resolve_head(head: Head, setting: Mapping[str, object]) -> Head:
     if head.switch is None or not isinstance(head.legal, Mapping):
         return head
     return dataclasses.replace(head, legal=head.legal[setting[head.switch]], switch=None)
-
-
-def _freeze(obj: object, maps: tuple[str, ...], tuples: tuple[str, ...]) -> None:
-    for name in maps:
-        value = getattr(obj, name)
-        if not isinstance(value, Mapping):
-            raise RulesError(f"{type(obj).__name__}: {name} must be a mapping, got {value!r:.80}")
-        object.__setattr__(obj, name, FrozenMapping(value))
-    for name in tuples:
-        object.__setattr__(obj, name, _ordered(name, getattr(obj, name), type(obj).__name__))
-
-
-def _ordered(name: str, value: Any, where: str) -> tuple[Any, ...] | None:
-    """A tuple of a sequence; sets are refused, because their order differs from process to process."""
-    if value is None and name in ("legal", "closed"):
-        return None
-    if isinstance(value, (str, Set)) or not isinstance(value, Iterable):
-        raise RulesError(f"{where}: {name} must be a sequence such as a tuple, got {value!r:.80}")
-    return tuple(value)
-
-
-def _ordered_values(name: str, value: Mapping[Any, Any]) -> FrozenMapping[Any, Any]:
-    return FrozenMapping({key: _ordered(f"{name}[{key!r}]", entry, "rules") for key, entry in value.items()})
 
 
 def _plain(value: object) -> object:

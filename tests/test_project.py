@@ -16,6 +16,7 @@ PACKAGE = ROOT / "esper_masks"
 LAYERS = (
     {"errors", "extras", "files", "progress", "starting", "waiting"},
     {
+        "rule_fields",
         "rule_checks",
         "rules",
         "rulesets",
@@ -62,7 +63,7 @@ LAYERS = (
     {"rules_cli", "verify_cli", "over_time_cli", "bench_cli", "calibrate_cli", "train_cli", "evaluate_cli", "cli"},
     {"__main__", "__init__"},
 )
-STDLIB_ONLY = {"errors", "waiting", "rule_checks", "rules", "rulesets", "reference", "explain"}
+STDLIB_ONLY = {"errors", "waiting", "rule_fields", "rule_checks", "rules", "rulesets", "reference", "explain"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from esper_masks.files import write_file
-from esper_masks.rules import FrozenMapping
+from esper_masks.rule_fields import FrozenMapping
 from esper_masks.telemetry.events import MAX_NUMBER
 
 FORMAT = 2

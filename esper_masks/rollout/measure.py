@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from esper_masks.rollout.calibration import Blueprint, Calibration, Improvement
-from esper_masks.rules import FrozenMapping
+from esper_masks.rule_fields import FrozenMapping
 from esper_masks.telemetry.events import OUTCOMES, Germinated, Malformed, Outcome, StageChanged, read_events
 
 MAX_EPOCHS = 1_000_000  # of a seed
