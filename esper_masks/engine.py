@@ -158,7 +158,7 @@ class MaskEngine(UnderRules, nn.Module):
 
         Returns: int32 ``[batch, slots, features]`` on the engine's device.
         Raises:
-            SlotStateError: an unknown slot id, or a value that is no 32-bit integer, with its place.
+            SlotStateError: an unknown slot id, or a value that is no 32-bit integer and no name, with its place.
         """
         return slot_states.pack_slots(self.rules, self.slot_ids, batch, self.device)
 

@@ -24,35 +24,36 @@ from esper_masks.rules import MaskRules
 class SlotState:
     """What one occupied slot holds.
 
-    >>> SlotState(4, 6, alpha_mode=1)
-    SlotState(4, 6, alpha_mode=1)
+    >>> SlotState("BLENDING", 6, alpha_mode="UP")
+    SlotState('BLENDING', 6, alpha_mode='UP')
 
     Args:
-        stage: a stage of the rules; any other integer is an occupied, inert slot.
+        stage: a stage of the rules, a member or its name; any other integer is an occupied, inert slot.
         age: the seed's age, in the unit of the rules' ``min_age``.
-        features: further features in the order of ``rules.feature_names``, or by name; 0 where not given.
+        features: further features in the order of ``rules.feature_names``, or by name; members of their enums, integers
+            or names, 0 where not given.
     """
 
     __slots__ = ("named", "values")
 
-    def __init__(self, stage: int, age: int = 0, *features: int, **named: int):
-        self.values = (stage, age, *features)
+    def __init__(self, stage: int | str, age: int = 0, *features: int | str, **named: int | str):
+        self.values: tuple[int | str, ...] = (stage, age, *features)
         self.named = named
 
     @property
-    def stage(self) -> int:
+    def stage(self) -> int | str:
         return self.values[0]
 
     @property
-    def age(self) -> int:
+    def age(self) -> int | str:
         return self.values[1]
 
-    def row(self, rules: MaskRules) -> tuple[int, ...]:
-        """Stage, age and further features, in the order of ``rules.feature_names``."""
+    def row(self, rules: MaskRules) -> tuple[int | str, ...]:
+        """Stage, age and further features, in the order of ``rules.feature_names``; names as they were given."""
         names, missing = rules.feature_names, len(rules.feature_names) - len(self.values)
         if missing < 0:
             raise SlotStateError(f"{self!r} has {len(self.values)} features; {rules.name} has {len(names)}")
-        values = dict(zip(names, self.values + (0,) * missing))
+        values: dict[str, int | str] = dict(zip(names, self.values + (0,) * missing))
         for name, value in self.named.items():
             if name not in names[len(self.values) :]:
                 known = ", ".join(names)
@@ -67,7 +68,13 @@ class SlotState:
         return hash((self.values, frozenset(self.named.items())))
 
     def __repr__(self) -> str:
-        return f"SlotState({', '.join([*map(str, self.values), *(f'{k}={v}' for k, v in self.named.items())])})"
+        return (
+            f"SlotState({', '.join([*map(_show, self.values), *(f'{k}={_show(v)}' for k, v in self.named.items())])})"
+        )
+
+
+def _show(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 SlotMapping = Mapping[str, SlotState | None]
@@ -84,13 +91,13 @@ def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMa
 
     Returns: int32 ``[batch, slots, features]`` on the device, batch-last in memory.
     Raises:
-        SlotStateError: an unknown slot id, something that is no ``SlotState``, or a value that is no int32, with its
-            environment, slot and feature.
+        SlotStateError: an unknown slot id, something that is no ``SlotState``, or a value that is no int32 and no name
+            of the rules, with its environment, slot and feature.
     """
     batch = list(batch)
     known, width = frozenset(slot_ids), len(rules.feature_names)
     empty_row = (int(rules.empty),) + (0,) * (width - 1)
-    values: list[int] = []
+    values: list[Any] = []
     for env, slots in enumerate(batch):
         if not isinstance(slots, Mapping):
             raise SlotStateError(f"env {env}: wanted a mapping from slot id to SlotState or None, got {slots!r:.80}")
@@ -114,30 +121,32 @@ def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMa
 
 
 def _to_device(
-    rules: MaskRules, slot_ids: Sequence[str], values: list[int], batch: int, device: torch.device
+    rules: MaskRules, slot_ids: Sequence[str], values: list[Any], batch: int, device: torch.device
 ) -> Tensor:
     slots, features = len(slot_ids), len(rules.feature_names)
     packed = allocate_states(batch, slots, features, torch.device("cpu"), pin=device.type == "cuda")
     try:
         buffer = array("i", values)
-    except (TypeError, OverflowError) as error:
-        for value, (env, slot, feature) in zip(values, product(range(batch), slot_ids, rules.feature_names)):
-            if not _is_int32(value):
-                raise SlotStateError(
-                    f"env {env} slot {slot!r}: {feature} {value!r:.80} is no 32-bit integer"
-                ) from error
-        raise
+    except (TypeError, OverflowError):
+        places = product(range(batch), slot_ids, rules.feature_names)
+        buffer = array("i", [_number(rules, value, *place) for value, place in zip(values, places)])
     if values:
         packed.copy_(torch.frombuffer(buffer, dtype=torch.int32).view(batch, slots, features))
     return packed.to(device, non_blocking=True)
 
 
-def _is_int32(value: Any) -> bool:
+def _number(rules: MaskRules, value: Any, env: int, slot: str, feature: str) -> int:
+    """A value of a slot state as an integer; names are those of the feature's enum."""
+    enum = rules.stages if feature == "stage" else rules.features.get(feature)
+    if isinstance(value, str) and enum is not None:
+        if value in enum.__members__:
+            return int(enum[value])
+        raise SlotStateError(f"env {env} slot {slot!r}: {feature} {value!r:.80} is not one of {_members(enum)}")
     try:
-        array("i", [value])
-    except (TypeError, OverflowError):
-        return False
-    return True
+        number: int = array("i", [value])[0]
+        return number
+    except (TypeError, OverflowError) as error:
+        raise SlotStateError(f"env {env} slot {slot!r}: {feature} {value!r:.80} is no 32-bit integer") from error
 
 
 def check_slots(rules: MaskRules, slot_ids: Sequence[str], states: Tensor) -> None:

@@ -79,7 +79,13 @@ class Strange(enum.Enum):
         ([{}, None], r"env 1: wanted a mapping .* got None"),
         ([{"mid": 4}], r"env 0 slot 'mid': wanted a SlotState or None, got 4"),
         ([{}, {"late": em.SlotState(3, 2.5)}], r"env 1 slot 'late': age 2.5 is no 32-bit integer"),
-        ([{"mid": em.SlotState("TRAINING")}], r"env 0 slot 'mid': stage 'TRAINING' is no 32-bit integer"),
+        (
+            [{}, {"mid": em.SlotState("TRAINNG")}],
+            r"env 1 slot 'mid': stage 'TRAINNG' is not one of UNKNOWN 0, DORMANT 1, .*FOSSILIZED 7",
+        ),
+        ([{"mid": em.SlotState("training")}], r"env 0 slot 'mid': stage 'training' is not one of UNKNOWN 0"),
+        ([{"mid": em.SlotState("TRAINING", "9")}], r"env 0 slot 'mid': age '9' is no 32-bit integer"),
+        ([{"mid": em.SlotState("TRAINING", 2**31)}], r"env 0 slot 'mid': age 2147483648 is no 32-bit integer"),
         ([{"mid": em.SlotState(Strange.TRAINING)}], r"stage <Strange.TRAINING: 3> is no 32-bit"),
         ([{"early": em.SlotState(3, 2**31)}], r"env 0 slot 'early': age 2147483648 is no 32-bit integer"),
         ([{"mid": em.SlotState(3, 1, 0)}], r"has 3 features; esper-2025-12 has 2"),
@@ -92,6 +98,24 @@ class Strange(enum.Enum):
 def test_packing_refuses(batch: Any, message: str) -> None:
     with pytest.raises(em.SlotStateError, match=message):
         ENGINE.pack_slots(batch)
+
+
+def test_stages_and_features_by_name() -> None:
+    states = NEWER.pack_slots(
+        [
+            {"r0c0": em.SlotState("BLENDING", 6, "DOWN"), "r0c1": em.SlotState(stage="TRAINING", alpha_mode="UP")},
+            {"r0c2": em.SlotState(4, 6, alpha_mode="UP")},
+        ]
+    )
+    assert states.tolist() == [[[4, 6, 2], [3, 0, 1], [1, 0, 0]], [[1, 0, 0], [1, 0, 0], [4, 6, 1]]]
+    for stage in SeedStage:
+        assert torch.equal(
+            ENGINE.pack_slots([{"mid": em.SlotState(stage.name, 2)}]),
+            ENGINE.pack_slots([{"mid": em.SlotState(stage, 2)}]),
+        )
+    with pytest.raises(em.SlotStateError, match=r"env 0 slot 'r0c1': alpha_mode 'SIDEWAYS' is not one of HOLD 0, UP 1"):
+        NEWER.pack_slots([{"r0c1": em.SlotState("BLENDING", alpha_mode="SIDEWAYS")}])
+    assert repr(em.SlotState("BLENDING", 6)) == "SlotState('BLENDING', 6)"
 
 
 def test_a_feature_given_twice() -> None:
