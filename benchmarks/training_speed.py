@@ -72,7 +72,7 @@ def check_adapter(way: str, envs: int = 64) -> None:
         AssertionError: it does not.
     """
     env, venv, joint = LifecycleEnv(em.ruleset(RULES), envs, mode="compiled"), adapter(way, envs), way == "sb3 joint"
-    logits = torch.zeros(envs, sum(head.size for head in env.engine.layout.heads))
+    logits = torch.zeros(envs, env.engine.layout.logit_size)
     same(env.reset(), venv.reset(), "first observation")
     for step in range(2 * env.dynamics.episode_length):
         masks = env.masks()

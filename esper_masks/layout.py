@@ -69,6 +69,11 @@ class ActionLayout:
         return tuple(head.name for head in self.heads)
 
     @property
+    def logit_size(self) -> int:
+        """Sum of the head sizes: the width of flat logits and of flat masks, and of the layer that gives them."""
+        return sum(head.size for head in self.heads)
+
+    @property
     def all_ops(self) -> int:
         """The word with every op legal."""
         return (1 << len(self.ops)) - 1

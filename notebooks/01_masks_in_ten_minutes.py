@@ -108,7 +108,7 @@ print(explanation)
 # %%
 torch.manual_seed(0)
 env = em.rollout.LifecycleEnv(rules, num_envs=1024, seed=0)
-uniform = torch.zeros(1024, sum(head.size for head in env.engine.layout.heads))
+uniform = torch.zeros(1024, env.engine.layout.logit_size)
 steps = []
 for _ in range(env.dynamics.episode_length):
     steps.append(env.masks())

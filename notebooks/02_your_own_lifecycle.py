@@ -166,7 +166,7 @@ def moves(op: em.Op) -> dict[Bed, Bed]:
 
 beds, total = engine.empty_slots(WARDS), torch.zeros(WARDS, dtype=torch.int32)
 slot_head, op_head = ward.head_names.index("slot"), ward.head_names.index("op")
-uniform = torch.zeros(WARDS, sum(head.size for head in engine.layout.heads))
+uniform = torch.zeros(WARDS, engine.layout.logit_size)
 seen, done = [], []
 for _ in range(HOURS):
     masks = engine(beds, total)

@@ -27,7 +27,7 @@ def main() -> int:
     for rules in em.rulesets():
         engine = em.MaskEngine(em.ruleset(rules))
         masks = engine(engine.empty_slots(100))
-        policy = em.FactoredCategorical(torch.zeros(100, sum(head.size for head in engine.layout.heads)), masks)
+        policy = em.FactoredCategorical(torch.zeros(100, engine.layout.logit_size), masks)
         assert masks.permits(policy.sample()).all()
     env = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 100, seed=1)
     for _ in range(25):

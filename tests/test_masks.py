@@ -106,8 +106,10 @@ def test_from_bools_without_pairs_takes_every_legal_op_in_every_legal_slot() -> 
 
 def test_from_bools_keeps_the_limits_of_the_layout() -> None:
     layout = em.MaskEngine(em.ruleset("esper-2025-12")).layout
+    assert layout.logit_size == 3 + 5 + 3 + 4
     every = {head.name: torch.ones(2, head.size, dtype=torch.bool) for head in layout.heads}
     masks = em.ActionMasks.from_bools(layout, every)
+    assert masks.flat().shape == (2, layout.logit_size)
     assert masks["blueprint"].tolist() == [[False, True, True, True, True]] * 2
     assert masks.joint().all()
 

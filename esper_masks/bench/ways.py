@@ -32,7 +32,7 @@ def prepare(case: Case, device: str) -> tuple[Run, Verify]:
     engine = em.MaskEngine(em.ruleset(case.rules), ids, max_seeds=LIMIT, device=device)
     states, totals = random_states(engine, case.batch)
     generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(case.batch, sum(head.size for head in engine.layout.heads), generator=generator).to(device)
+    logits = torch.randn(case.batch, engine.layout.logit_size, generator=generator).to(device)
     if case.layout == "batch-last":
         logits = logits.T.contiguous().T
     make = loop if case.way in LOOPS else words if case.work == "words" else update if _is_update(case) else decision

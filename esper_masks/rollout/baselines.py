@@ -10,7 +10,7 @@ from esper_masks.rollout.env import LifecycleEnv
 
 def random_legal(env: LifecycleEnv) -> Tensor:
     """Whatever is legal: each head uniformly over its legal choices given the op, from torch's own generator."""
-    columns = sum(head.size for head in env.engine.layout.heads)
+    columns = env.engine.layout.logit_size
     logits = torch.zeros(env.num_envs, columns, dtype=torch.float32, device=env.device)
     return FactoredCategorical(logits, env.masks(), validate="off").sample()
 

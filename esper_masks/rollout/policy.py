@@ -63,7 +63,7 @@ class FactoredActorCritic(nn.Module):
     def __init__(self, step: DecisionStep, obs_size: int, width: int = 128, *, autocast: bool = False):
         super().__init__()
         self.step, self.width, self.autocast = step, width, autocast
-        columns = sum(head.size for head in step.engine.layout.heads)
+        columns = step.engine.layout.logit_size
         self.features = self._features(obs_size, width)
         self.output = nn.Linear(width, columns + 1)
         for layer in self.features:
