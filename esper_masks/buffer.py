@@ -32,6 +32,9 @@ class Minibatch(NamedTuple):
     fields: dict[str, Tensor]
 
 
+torch.serialization.add_safe_globals([Minibatch])
+
+
 class RolloutBuffer(StoredRows):
     """Masks, actions and log-probabilities of ``steps`` steps of ``batch`` environments, and fields of your own.
 

@@ -27,6 +27,9 @@ class Evaluation(NamedTuple):
     faults: Tensor  # int64 [...], a bit for each head; raise_on_fault reads it
 
 
+torch.serialization.add_safe_globals([Decision, Evaluation])
+
+
 def action_dtype(layout: ActionLayout) -> torch.dtype:
     """The narrowest signed integers that hold -1 and every choice."""
     most = max(head.size for head in layout.heads)

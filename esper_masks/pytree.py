@@ -1,8 +1,13 @@
-"""``ActionMasks`` as a pytree, so that it passes through ``torch.compile``, ``vmap`` and ``torch.export``."""
+"""What torch is told of ``ActionMasks``.
+
+They are a pytree, so that they pass through ``torch.compile``, ``vmap`` and ``torch.export``. They hold tensors,
+numbers and names alone, so that ``torch.load(weights_only=True)`` may make them.
+"""
 
 from dataclasses import asdict, fields
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
@@ -60,3 +65,5 @@ pytree.register_pytree_node(
     from_dumpable_context=_load,
     flatten_with_keys_fn=_flatten_with_keys,
 )
+
+torch.serialization.add_safe_globals([ActionMasks, ActionLayout, HeadLayout])

@@ -718,3 +718,14 @@ def test_a_row_acted_if_its_op_did() -> None:
     buffer.store(0, engine(engine.empty_slots(2)), actions, torch.zeros(2))
     assert buffer.active.tolist() == [[True, False]]
     assert buffer.minibatch(torch.tensor([0, 1])).active.tolist() == [True, False]
+
+
+def test_a_file_of_rows_is_read_without_running_code(tmp_path: Any) -> None:
+    buffer, _ = rollout(engine_of("esper-2025-12"))
+    saved = buffer.minibatch(torch.arange(5)), buffer.at(0)
+    torch.save(saved, tmp_path / "rows.pt")
+    read = torch.load(tmp_path / "rows.pt", weights_only=True)
+    assert [type(part) for part in read] == [type(part) for part in saved]
+    ours, theirs = pytree.tree_leaves(read), pytree.tree_leaves(saved)
+    assert len(ours) == len(theirs)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))

@@ -380,3 +380,12 @@ def test_copies_and_pickles() -> None:
     engine = pickle.loads(pickle.dumps(NEWER))
     assert_same_masks(engine(engine.empty_slots(3)), as_bools(NEWER(NEWER.empty_slots(3))))
     assert copy.deepcopy(NEWER).layout == NEWER.layout
+
+
+def test_a_file_of_masks_is_read_without_running_code(tmp_path: Any) -> None:
+    for masks in (newer(), restricted(newer())):
+        torch.save({"masks": masks}, tmp_path / "masks.pt")
+        other = torch.load(tmp_path / "masks.pt", weights_only=True)["masks"]
+        assert isinstance(other, em.ActionMasks)
+        assert other.layout == masks.layout
+        assert_same_masks(other, as_bools(masks))
