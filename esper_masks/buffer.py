@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from esper_masks.buffer_checks import check_fields, check_index, check_masks, check_rows
-from esper_masks.checks import check_bool, check_integer
+from esper_masks.checks import check_bool, check_integer, check_range
 from esper_masks.decision_rows import Decision
 from esper_masks.masks import ActionMasks
 from esper_masks.stored_rows import StoredRows
@@ -171,13 +171,17 @@ class RolloutBuffer(StoredRows):
 
         Raises:
             ValueError: an index of another shape or dtype.
-            IndexError, RuntimeError: out of range (torch's own).
+            IndexError: out of range; RuntimeError, torch's own, on another device and in compiled code.
         """
         check_index("index", index, "rows step * batch + env")
-        return self._gather(
-            lambda rows: rows.flatten(-2).index_select(-1, index),
-            lambda rows: rows.flatten(0, 1).index_select(0, index),
-        )
+        try:
+            return self._gather(
+                lambda rows: rows.flatten(-2).index_select(-1, index),
+                lambda rows: rows.flatten(0, 1).index_select(0, index),
+            )
+        except (IndexError, RuntimeError):
+            check_range("index", index, self.steps * self.batch, "rows step * batch + env")
+            raise
 
     def sequences(self, envs: Tensor) -> Minibatch:
         """All steps of some environments, ``[steps, n]``: what recurrent policies learn from.
@@ -187,10 +191,14 @@ class RolloutBuffer(StoredRows):
 
         Raises:
             ValueError: an index of another shape or dtype.
-            IndexError, RuntimeError: out of range (torch's own).
+            IndexError: out of range; RuntimeError, torch's own, on another device and in compiled code.
         """
         check_index("envs", envs, "environments")
-        return self._gather(lambda rows: rows.index_select(-1, envs), lambda rows: rows.index_select(1, envs))
+        try:
+            return self._gather(lambda rows: rows.index_select(-1, envs), lambda rows: rows.index_select(1, envs))
+        except (IndexError, RuntimeError):
+            check_range("envs", envs, self.batch, "environments")
+            raise
 
     def _gather(self, narrow: Callable[[Tensor], Tensor], fields: Callable[[Tensor], Tensor]) -> Minibatch:
         """Rows by two functions: of ``[..., steps, batch]``, and of fields ``[steps, batch, *shape]``."""

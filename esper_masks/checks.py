@@ -66,6 +66,14 @@ def check_integer(name: str, values: Tensor) -> None:
         raise ValueError(f"{name} must be an integer tensor, got {got}")
 
 
+def check_range(name: str, index: Tensor, size: int, rows: str) -> None:
+    """Raise ``IndexError`` if an index on the host, which torch refused, leads outside of ``size`` rows."""
+    outside = index[(index < 0) | (index >= size)] if index.device.type == "cpu" else index[:0]
+    if len(outside):
+        wanted = f"0 to {size - 1}" if size else "none, there are no rows"
+        raise IndexError(f"{name} {int(outside[0])} is out of range; wanted {wanted}: {rows}") from None
+
+
 def check_logits(name: str, logits: Tensor) -> None:
     """Raise ``ValueError`` unless logits are floats with at least one action."""
     got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__

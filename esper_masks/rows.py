@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from esper_masks.checks import before_last, check_expands
+from esper_masks.checks import before_last, check_expands, check_range
 from esper_masks.layout import ActionLayout
 from esper_masks.layout_tables import HeadTables, layout_tables
 from esper_masks.rule_checks import SLOT
@@ -51,11 +51,14 @@ class WordRows:
 
         Raises:
             ValueError: masks without a leading axis, or an index of another shape or dtype.
-            IndexError, RuntimeError: out of range (torch's own).
+            IndexError: out of range; RuntimeError, torch's own, on another device and in compiled code.
         """
         if not self.shape:
             raise ValueError("these masks have no leading axis to select from")
+        size = self.shape[0]
         if not isinstance(index, Tensor):
+            if isinstance(index, int) and not -size <= index < size:
+                raise IndexError(f"select {index} is out of range; these masks have {size} rows")
             return self._map(lambda t: t[index])
         if index.dtype == torch.bool and index.shape == self.shape[:1]:
             index = index.nonzero().squeeze(-1)
@@ -64,7 +67,11 @@ class WordRows:
                 f"select wants int64 [n] or bool [{self.shape[0]}], got {index.dtype} of shape {tuple(index.shape)}"
             )
         rows = index
-        return self._map(lambda t: t.index_select(0, rows), batch_last=lambda t: t.index_select(1, rows))
+        try:
+            return self._map(lambda t: t.index_select(0, rows), batch_last=lambda t: t.index_select(1, rows))
+        except (IndexError, RuntimeError):
+            check_range("select", rows, size, "rows of these masks")
+            raise
 
     def expand(self, shape: Sequence[int]) -> Self:
         """The same masks for more rows, in a leading shape to which this one broadcasts; nothing is copied.

@@ -573,12 +573,14 @@ def test_it_compiles_into_one_graph(name: str) -> None:
     assert_same_rows(buffer, expected)
 
 
-def test_rows_outside_are_torchs_own_error() -> None:
+def test_rows_outside_are_named() -> None:
     buffer, _ = rollout(engine_of("esper-2025-12"))
-    for index in (torch.tensor([(STEPS + 1) * BATCH]), torch.tensor([-1])):
-        with pytest.raises((IndexError, RuntimeError)):
+    for index, first in ((torch.tensor([3, 30, -1]), 30), (torch.tensor([-1]), -1), (torch.tensor([31]).int(), 31)):
+        with pytest.raises(
+            IndexError, match=rf"index {first} is out of range; wanted 0 to 29: rows step \* batch \+ env"
+        ):
             buffer.minibatch(index)
-        with pytest.raises((IndexError, RuntimeError)):
+        with pytest.raises(IndexError, match=rf"envs {first} is out of range; wanted 0 to 5: environments"):
             buffer.sequences(index)
     assert buffer.minibatch(torch.empty(0, dtype=torch.int64)).masks.shape == (0,)
     assert buffer.sequences(torch.empty(0, dtype=torch.int64)).actions.shape == (STEPS + 1, 0, 4)
@@ -592,6 +594,8 @@ def test_rows_outside_are_torchs_own_error() -> None:
     [
         ({"steps": 0}, r"steps must be an int, 1 or more, got 0"),
         ({"steps": 2.0}, r"steps must be an int, 1 or more, got 2.0"),
+        ({"dtype": torch.float16}, r"dtype must be torch.float32 or torch.float64, got torch.float16"),
+        ({"dtype": "float64"}, r"dtype must be torch.float32 or torch.float64, got 'float64'"),
         ({"batch": True}, r"batch must be an int, 1 or more, got True"),
         ({"batch": -1}, r"batch must be an int, 1 or more, got -1"),
         ({"engine": em.ruleset("esper-2025-12")}, r"engine must be a MaskEngine, got MaskRules"),

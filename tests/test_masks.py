@@ -197,8 +197,26 @@ def test_rows_select_cat_stack(make: Any) -> None:
     assert em.ActionMasks.cat([steps, steps], dim=1).shape == (3, 80)
     assert em.ActionMasks.cat([steps, steps], dim=-1).shape == (3, 80)
     assert masks.select(torch.empty(0, dtype=torch.int64)).shape == (0,)
-    with pytest.raises((IndexError, RuntimeError)):  # torch's own, which differs by size
-        masks.select(torch.tensor([40]))
+    same(masks.select(-40), 0)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (torch.tensor([3, 40]), "select 40 is out of range; wanted 0 to 39: rows of these masks"),
+        (torch.tensor([39, -1, 50]), "select -1 is out of range; wanted 0 to 39"),
+        (torch.tensor([2**40]), "select 1099511627776 is out of range"),
+        (torch.tensor([40], dtype=torch.int32), "select 40 is out of range"),
+        (40, "select 40 is out of range; these masks have 40 rows"),
+        (-41, "select -41 is out of range"),
+    ],
+)
+def test_rows_outside_are_named(index: Any, message: str) -> None:
+    for masks in (newer(), em.ActionMasks.stack([newer()] * 40)):
+        with pytest.raises(IndexError, match=message):
+            masks.select(index)
+    with pytest.raises(IndexError, match="select 0 is out of range; wanted none, there are no rows"):
+        newer(0).select(torch.tensor([0]))
 
 
 def test_plain_and_restricted_masks_join() -> None:
