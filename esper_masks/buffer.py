@@ -124,7 +124,7 @@ class RolloutBuffer(StoredRows):
             raise ValueError(f"log_prob must be a floating-point tensor, got {got}")
         check_rows("log_prob", log_prob, rows.log_prob)
         if active is not None:
-            check_bool("active", active, (self.batch,), self.device, broadcast=False)
+            active = check_bool("active", active, (self.batch,), self.device, broadcast=False)
         if missing := [name for name in self._names if name not in fields]:
             raise ValueError(f"no rows of {', '.join(missing)}: store wants every field; write takes them one by one")
         check_fields(fields, self.fields, step)

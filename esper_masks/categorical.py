@@ -43,8 +43,9 @@ class MaskedCategorical(Distribution):
     tensor([2])
 
     Args:
-        logits: fp16, bf16, fp32 or fp64 ``[..., n]``; its leading axes broadcast with those of the mask.
-        mask: bool ``[..., n]``, True where an action is legal.
+        logits: fp16, bf16, fp32 or fp64 ``[..., n]``; its leading axes broadcast with those of the mask. They are not
+            copied: write to them again when all is computed.
+        mask: bool ``[..., n]``, True where an action is legal: a tensor or a numpy array. Copied, as is ``active``.
         active: bool ``[...]``, broadcasts; False for padding rows and agents that do not act, which are never faulty.
         min_prob: floor e under every legal action: probabilities become ``(1 - k e) p + e`` over the k legal ones.
         validate: what becomes of faulty rows. ``"raise"``: an error; an assertion on the device under
@@ -76,11 +77,10 @@ class MaskedCategorical(Distribution):
         check_logits("logits", logits)
         check_min_prob("min_prob", min_prob, logits.shape[-1])
         width, shape = logits.shape[-1], logits.shape
-        batch = (broadcast_batch("mask", mask.shape, shape) if isinstance(mask, Tensor) else shape)[:-1]
-        check_bool("mask", mask, (*batch, width), logits.device)
+        batch = broadcast_batch("mask", getattr(mask, "shape", shape), shape)[:-1]
+        mask = check_bool("mask", mask, (*batch, width), logits.device, own=True)
         if active is not None:
-            check_bool("active", active, batch, logits.device, fixed=0)
-            active = active.expand(batch)
+            active = check_bool("active", active, batch, logits.device, fixed=0, own=True).expand(batch)
         self.min_prob, self._validate = min_prob, validate
         self._set(batch, logits.expand(*batch, width), mask.expand(*batch, width), active)
         if validate == "raise":

@@ -1,5 +1,6 @@
 """Checks of shape and dtype that read nothing from the device."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,21 +12,26 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_bool(
     name: str,
-    mask: Tensor,
+    mask: Any,
     shape: Sequence[int],
     device: torch.device | None = None,
     *,
     broadcast: bool = True,
     fixed: int = 1,
-) -> None:
-    """Raise ``ValueError`` unless a mask is bool, on the device if one is given, and has the shape.
+    own: bool = False,
+) -> Tensor:
+    """A bool mask that a caller gives: a tensor, or a numpy array, which is copied to the device.
 
-    With ``broadcast`` it may be any shape that broadcasts to it along all but the last ``fixed`` axes.
+    With ``broadcast`` it may be any shape that broadcasts to ``shape`` along all but the last ``fixed`` axes. With
+    ``own`` a tensor is copied too: the caller may write to it again while the copy is kept.
+
+    Raises:
+        ValueError: what is not bool, has another shape, or is on another device if one is given.
     """
+    given, mask = mask, from_numpy(mask, device)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        how = f"convert it with `{name.split()[0]} > 0.5`"
-        how = how if isinstance(mask, Tensor) else "make it one with torch.as_tensor"
+        got, how = kind_of(mask), f"convert it with `{name.split()[0]} > 0.5`"
+        how = how if hasattr(mask, "dtype") else "make it one with torch.tensor"
         raise ValueError(f"{name} must be a bool tensor, got {got}; {how}")
     if device is not None and mask.device != device:
         raise ValueError(f"{name} is on {mask.device}, not on {device}; move one of them")
@@ -39,6 +45,28 @@ def check_bool(
     if not fits:
         how = " or one that broadcasts to it" if broadcast else ""
         raise ValueError(f"{name} has shape {have}; wanted {wanted}{how}")
+    return mask.clone() if own and mask is given else mask
+
+
+def from_numpy(mask: Any, device: torch.device | None = None) -> Any:
+    """A numpy bool array as a tensor that owns its memory; anything else as it is.
+
+    An environment writes its next mask over the last one, and a tensor that shares the array would change with it.
+    """
+    if mask is None or isinstance(mask, Tensor):  # which a compiler need not look beyond
+        return mask
+    numpy = sys.modules.get("numpy")  # who has no numpy loaded has no array
+    if numpy is None or not isinstance(mask, numpy.ndarray) or mask.dtype != numpy.bool_:
+        return mask
+    return torch.from_numpy(numpy.array(mask, order="C")).to(device)
+
+
+def kind_of(value: Any) -> str:
+    """What an argument is, for the error that refuses it."""
+    if isinstance(value, Tensor):
+        return str(value.dtype)
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else f"{type(value).__name__} of {dtype}"
 
 
 def broadcast_batch(name: str, shape: Sequence[int], batch: torch.Size) -> torch.Size:

@@ -4,6 +4,7 @@ Nothing is computed here that is not computed elsewhere: this is the one place w
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper_masks.calls import Compiled, Graphed, copy_into
+from esper_masks.checks import from_numpy
 from esper_masks.decision_rows import Decision, Evaluation, allocate_decision, check_out, compiled_dtype
 from esper_masks.drawing import random_key
 from esper_masks.engine import MaskEngine
@@ -82,7 +84,7 @@ class DecisionStep(nn.Module):
         if mode == "cuda-graph" and validate == "raise":
             raise ValueError("validate='raise' would end the CUDA context from within a graph; 'flag' it")
         self.engine, self.mode = engine, mode
-        self._min_prob, self._validate = min_prob, validate  # constant to compiled code
+        self._min_prob, self._validate = copy(min_prob), validate  # constant to compiled code
         self._kept = {compiled: numbers_kept(engine.layout, compiled) for compiled in (False, True)}
         self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
 
@@ -129,6 +131,7 @@ class DecisionStep(nn.Module):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
         engine, batch = self.engine, states.shape[:-2]
         device, logits = engine.device, dict(logits) if isinstance(logits, Mapping) else logits
+        enabled, active = from_numpy(enabled, device), from_numpy(active, device)
         if out is not None:
             check_out(out, engine.layout, batch, device)
         limit = engine.max_seeds if max_seeds is None else max_seeds
@@ -162,8 +165,9 @@ class DecisionStep(nn.Module):
     ) -> ActionMasks:
         """The masks alone: ``engine(states, ...)`` in this step's mode."""
         limit = self.engine.max_seeds if max_seeds is None else max_seeds
+        device = self.engine.device
         with torch.no_grad():
-            words = self._run("_words", self.engine.device, states, total_seeds, limit, enabled)
+            words = self._run("_words", device, states, total_seeds, limit, from_numpy(enabled, device))
         return ActionMasks(self.engine.layout, *words)
 
     def evaluate(
@@ -196,6 +200,7 @@ class DecisionStep(nn.Module):
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
         words = masks.slot_words, masks.op_words, masks._limits
         device, logits = self.engine.device, dict(logits) if isinstance(logits, Mapping) else logits
+        active = from_numpy(active, device)
         return Evaluation(*self._run("_evaluate", device, logits, *words, actions, active, head_entropies))
 
     def allocate(self, *shape: int, entropy: bool = True) -> Decision:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_masks import slots as slot_states
+from esper_masks.checks import from_numpy
 from esper_masks.engine_checks import (
     check_counts,
     check_enabled,
@@ -103,12 +104,13 @@ class MaskEngine(UnderRules, nn.Module):
                 ``rules.feature_names``.
             total_seeds: integer ``[...]``, seeds germinated so far; needed under a limit.
             max_seeds: limit, an int or integer ``[...]``; 0 or less for none; by default the engine's.
-            enabled: bool ``[slots]`` or ``[..., slots]``; by default the engine's.
+            enabled: bool ``[slots]`` or ``[..., slots]``, a tensor or a numpy array; by default the engine's.
 
         Returns: masks with the leading shape of ``states``.
         Raises:
             SlotStateError: shape, dtype or device that does not fit, or a limit without totals; before any work.
         """
+        enabled = from_numpy(enabled, self.device)
         limit = self.max_seeds if max_seeds is None else max_seeds
         limited = self._check_inputs(states, total_seeds, limit, enabled)
         if states.dtype == torch.int16:
@@ -213,6 +215,7 @@ class MaskEngine(UnderRules, nn.Module):
         Raises:
             SlotStateError: what ``forward`` raises for, or no such environment.
         """
+        enabled = from_numpy(enabled, self.device)
         limit = self.max_seeds if max_seeds is None else max_seeds
         self._check_inputs(states, total_seeds, limit, enabled)
         index, batch = env if isinstance(env, tuple) else (env,), states.shape[:-2]

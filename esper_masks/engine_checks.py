@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence, Set
 import torch
 from torch import Tensor
 
+from esper_masks.checks import kind_of
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.rules import MaskRules
 
@@ -30,8 +31,7 @@ def check_enabled(enabled: Tensor, shape: torch.Size, device: torch.device) -> N
     """Raise ``SlotStateError`` unless it is a bool tensor ``[slots]`` or of the shape ``[..., slots]``."""
     slots = shape[-1]
     if not isinstance(enabled, Tensor) or enabled.dtype != torch.bool:
-        got = enabled.dtype if isinstance(enabled, Tensor) else type(enabled).__name__
-        raise SlotStateError(f"enabled must be a bool tensor, got {got}; slot ids go to the constructor")
+        raise SlotStateError(f"enabled must be a bool tensor, got {kind_of(enabled)}; slot ids go to the constructor")
     if enabled.shape != shape and enabled.shape != (slots,):
         raise SlotStateError(f"enabled has shape {tuple(enabled.shape)}; wanted ({slots},) or {tuple(shape)}")
     _check_device("enabled", enabled, device)

@@ -76,8 +76,7 @@ class FactoredCategorical(Distribution):
                 f"masks must be ActionMasks, got {type(masks).__name__}; ActionMasks.from_bools makes them"
             )
         if active is not None:
-            check_bool("active", active, masks.shape, masks.device, fixed=0)
-            active = active.expand(masks.shape)
+            active = check_bool("active", active, masks.shape, masks.device, fixed=0, own=True).expand(masks.shape)
         self.min_prob, self._validate = check_floors(min_prob, masks.layout), validate
         self._set(HeadLogits.check(logits, masks), masks, active)
         if validate == "raise":

@@ -21,6 +21,9 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
     one per row; ``masks["op"]`` unpacks on demand. Engines make these; ``from_words`` and ``from_bools`` make them
     from masks that were stored or came from elsewhere.
 
+    Masks do not change. The constructor keeps the tensors that it is given, for those who have just made them; the
+    others copy.
+
     Args:
         layout: heads and ops (``engine.layout``).
         slot_words: int32 ``[..., slots]``; bit i: op i is legal in that slot. Ops that are always legal are so in
@@ -34,7 +37,7 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
 
     @classmethod
     def from_words(cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor | None = None) -> "ActionMasks":
-        """Masks from stored words.
+        """Masks from stored words, which are copied once, as int32.
 
         An action is legal where the words permit its op and, if it uses a slot, the word of that slot permits it too.
         Words hold all there is of an engine's masks. Of restricted masks they hold which op is legal where, not what
@@ -71,14 +74,14 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
     def from_bools(
         cls, layout: ActionLayout, masks: Mapping[str, Tensor], slot_by_op: Tensor | None = None
     ) -> "ActionMasks":
-        """Masks from one bool mask per head.
+        """Masks from one bool mask per head, tensors or numpy arrays. Nothing of them is kept: all are copied.
 
         An action is legal if the layout and every given mask permit it.
 
         Args:
             layout: heads and ops (``engine.layout``).
             masks: head name -> bool ``[..., n]``; ``"op"`` and ``"slot"`` are needed, a missing head keeps the mask of
-                the layout.
+                the layout. All on one device, that of ``"op"``; numpy arrays go there.
             slot_by_op: bool ``[..., ops, slots]``; by default every legal op in every legal slot.
 
         Raises:
@@ -88,16 +91,19 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             if name not in masks:
                 raise ValueError(f"from_bools needs a mask for {name!r}; it was given {', '.join(masks) or 'none'}")
         slots, ops = len(layout.slot_ids), len(layout.ops)
-        check_bool(f"mask {OP!r}", masks[OP], (*getattr(masks[OP], "shape", (0,))[:-1], ops), broadcast=False)
-        shape, device = masks[OP].shape[:-1], masks[OP].device
-        every = torch.full((*shape, slots), layout.possible, dtype=torch.int32, device=device)
-        whole = cls(layout, every, torch.full(shape, layout.possible, dtype=torch.int32, device=device))
-        for name, mask in masks.items():
-            check_bool(f"mask {name!r}", mask, (*shape, whole._table(name).size), device, broadcast=False)
-        given = dict(masks)
+        op_shape = (*getattr(masks[OP], "shape", (0,))[:-1], ops)
+        op = check_bool(f"mask {OP!r}", masks[OP], op_shape, broadcast=False)
+        shape, device = op.shape[:-1], op.device
+        words = torch.full((*shape, slots), layout.possible, dtype=torch.int32, device=device)
+        whole = cls(layout, words, torch.full(shape, layout.possible, dtype=torch.int32, device=device))
+        sizes = {name: whole._table(name).size for name in masks}
+        given = {
+            name: check_bool(f"mask {name!r}", mask, (*shape, sizes[name]), device, broadcast=False)
+            for name, mask in masks.items()
+        }
         if slot_by_op is not None:
-            check_bool("mask 'slot_by_op'", slot_by_op, (*shape, ops, slots), device, broadcast=False)
-            given["slot_by_op"] = slot_by_op
+            pairs = check_bool("mask 'slot_by_op'", slot_by_op, (*shape, ops, slots), device, broadcast=False)
+            given["slot_by_op"] = pairs
         return whole.restrict(**given)
 
     # -- what is legal ------------------------------------------------------------------------------------------------
@@ -211,7 +217,8 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot stay legal
 
         Args:
-            constraints: head name, or ``slot_by_op`` -> bool mask that broadcasts to the head's.
+            constraints: head name, or ``slot_by_op`` -> bool mask that broadcasts to the head's: a tensor, or a numpy
+                array. It is copied, and may be written to again.
 
         Raises:
             ValueError: a mask that is not bool, does not broadcast or is on another device.
@@ -225,13 +232,13 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
             if name != SLOT and users & carriers:  # from here on the words may not tell which slots are enabled
                 limits.setdefault(SLOT, (slot_words & carriers) != 0)
             if name == "slot_by_op":
-                check_bool(
-                    f"mask {name!r}", mask, (*self.shape, len(self.layout.ops), len(self.layout.slot_ids)), self.device
-                )
+                pairs = (*self.shape, len(self.layout.ops), len(self.layout.slot_ids))
+                mask = check_bool(f"mask {name!r}", mask, pairs, self.device)
                 slot_words = slot_words & torch.where(mask, op_bits.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
                 continue
             table = self._table(name)
-            check_bool(f"mask {name!r}", mask, (*self.shape, table.size), self.device)
+            kept = name not in (SLOT, OP)
+            mask = check_bool(f"mask {name!r}", mask, (*self.shape, table.size), self.device, own=kept)
             if name == SLOT:
                 slot_words = slot_words * mask
                 if SLOT in limits:

@@ -492,7 +492,7 @@ FULL = torch.ones(2, 3, dtype=torch.bool)
             r"mask must be a bool tensor, got torch.float32; convert it with `mask > 0.5`",
         ),
         (torch.zeros(2, 3), FULL.int(), {}, r"mask must be a bool tensor, got torch.int32"),
-        (torch.zeros(2, 3), [True] * 3, {}, r"mask must be a bool tensor, got list; make it one with torch.as_tensor"),
+        (torch.zeros(2, 3), [True] * 3, {}, r"mask must be a bool tensor, got list; make it one with torch.tensor"),
         (torch.zeros(2, 3), FULL[:, :2], {}, r"mask has shape \(2, 2\), which does not broadcast with \(2, 3\)"),
         (torch.zeros(2, 3), FULL[:, :1], {}, r"mask has shape \(2, 1\); wanted \(2, 3\)"),
         (torch.zeros(4, 3), FULL, {}, r"mask has shape \(2, 3\), which does not broadcast with \(4, 3\)"),

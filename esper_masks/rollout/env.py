@@ -183,7 +183,7 @@ class LifecycleEnv:
         if where is None:
             self.state = self._fresh()
         else:
-            check_bool("where", where, torch.Size([self.num_envs]), self.device)
+            where = check_bool("where", where, torch.Size([self.num_envs]), self.device)
             wide = State(*[where] * len(State._fields))._replace(states=where.view(-1, 1, 1))
             parts = zip(wide, self._fresh(), self.state)
             self.state = State(*[torch.where(begins, fresh, field) for begins, fresh, field in parts])
