@@ -103,8 +103,8 @@ class RolloutBuffer(StoredRows):
 
         Args:
             step: from 0 to ``steps - 1``.
-            masks: ``[batch]``, an engine's. What their slot words do not tell is lost: op words that ``from_words`` was
-                given, and, where an op of the rules needs a state but no slot, slots that ``restrict`` has closed.
+            masks: ``[batch]``, an engine's, or such after ``restrict`` by ``slot`` and ``slot_by_op``. What their slot
+                words do not tell is lost: op words that ``from_words`` was given.
             actions: integer ``[batch, heads]``: choices of the heads, or -1 in every head of a row that did not act;
                 any other value may come back as another action.
             log_prob: float ``[batch]``.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from esper_masks.layout import ActionLayout
 from esper_masks.masks import ActionMasks
+from esper_masks.rule_checks import OP, SLOT
 
 ARGUMENTS = ("self", "step")  # of store and write, beside those that are also attributes
 
@@ -50,10 +51,19 @@ def check_masks(masks: ActionMasks, layout: ActionLayout, batch: int, device: to
     if masks.shape != (batch,) or masks.device != device:
         raise ValueError(f"masks are {tuple(masks.shape)} on {masks.device}; wanted {(batch,)} on {device}")
     if masks._limits:
+        names = ", ".join(restricted_in(masks))
         raise ValueError(
-            f"masks have constraints on {', '.join(masks._limits)}, which words do not hold; store the masks that "
-            "were restricted, keep the constraint as a field, and restrict what minibatch returns"
+            f"these masks were restricted in {names}, which words do not hold. Store the masks as they were before, "
+            "keep the constraint as a field, and restrict what minibatch returns"
         )
+
+
+def restricted_in(masks: ActionMasks) -> list[str]:
+    """Heads whose constraints the words of masks do not hold."""
+    names = [masks.layout.head_names[at] for at in masks.limited]
+    dropping = [name for name in names if masks.layout.head(name).users & masks.layout.always]
+    # what took an op away that is always legal, and with it the bits that tell which slots are enabled
+    return names if dropping or SLOT not in masks._limits else [*names, OP]
 
 
 def check_rows(name: str, rows: Tensor, stored: Tensor) -> None:

@@ -103,7 +103,7 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         }
         if slot_by_op is not None:
             pairs = check_bool("mask 'slot_by_op'", slot_by_op, (*shape, ops, slots), device, broadcast=False)
-            given["slot_by_op"] = pairs
+            whole = cls(layout, words & (whole._words_of(pairs) | layout.unconditional), whole.op_words)
         return whole.restrict(**given)
 
     # -- what is legal ------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         always be completed.
 
             masks.restrict(op=only_wait)                 # [ops] or [..., ops]
-            masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot stay legal
+            masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot stay as they are
 
         Args:
             constraints: head name, or ``slot_by_op`` -> bool mask that broadcasts to the head's: a tensor, or a numpy
@@ -226,24 +226,24 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
         """
         limits = dict(self._limits)
         op_bits, slot_users, carriers = self._table(OP).open_words, self._table(SLOT).users, self._table(SLOT).openers
+        slotless = self.layout.all_ops - slot_users  # their bits say what allows them; no slot can be closed to them
         slot_words, op_words = self.slot_words, self.op_words
         for name, mask in constraints.items():
-            users = self.layout.all_ops if name == "slot_by_op" else self._table(name).users
-            if name != SLOT and users & carriers:  # from here on the words may not tell which slots are enabled
-                limits.setdefault(SLOT, (slot_words & carriers) != 0)
             if name == "slot_by_op":
                 pairs = (*self.shape, len(self.layout.ops), len(self.layout.slot_ids))
                 mask = check_bool(f"mask {name!r}", mask, pairs, self.device)
-                slot_words = slot_words & torch.where(mask, op_bits.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
+                slot_words = slot_words & (self._words_of(mask) | slotless)
                 continue
             table = self._table(name)
             kept = name not in (SLOT, OP)
             mask = check_bool(f"mask {name!r}", mask, (*self.shape, table.size), self.device, own=kept)
             if name == SLOT:
-                slot_words = slot_words * mask
+                slot_words = slot_words * mask | slot_words & (slotless & ~carriers)
                 if SLOT in limits:
                     limits[SLOT] = limits[SLOT] & mask
                 continue
+            if table.users & carriers:  # from here on the words may not tell which slots are enabled
+                limits.setdefault(SLOT, (slot_words & carriers) != 0)
             if name == OP:
                 permitted = mask
             else:
@@ -253,8 +253,12 @@ class ActionMasks(WordRows, Mapping[str, Tensor]):
                 permitted = (limits[name].unsqueeze(-2) & table.by_op).any(-1) | ignores  # [..., ops]
             word = torch.where(permitted, op_bits, 0).sum(-1, dtype=torch.int32)
             slot_words, op_words = slot_words & word.unsqueeze(-1), op_words & word
-        op_words = op_words & (or_over_slots(slot_words) | (self.layout.all_ops - slot_users))
+        op_words = op_words & (or_over_slots(slot_words) | slotless)
         return ActionMasks(self.layout, slot_words, op_words, limits)
+
+    def _words_of(self, pairs: Tensor) -> Tensor:
+        """Bool ``[..., ops, slots]`` as int32 words ``[..., slots]``."""
+        return torch.where(pairs, self._table(OP).open_words.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
 
     def limit_columns(self) -> Tensor:
         """What ``restrict`` has left of the heads ``limited``: bool ``[..., columns]``, see ``build_contexts``."""

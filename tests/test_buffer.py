@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -300,12 +300,19 @@ def test_log_probabilities_of_other_widths_are_kept_in_fp32(dtype: torch.dtype) 
     assert torch.equal(buffer.log_prob[0], log_prob.float())
 
 
-def test_masks_limited_to_fewer_slots_are_all_in_their_words() -> None:
-    engine = engine_of("esper-2026-06")
-    masks = make_step(engine, 3).masks.restrict(slot=torch.tensor([True, False, True]))
-    buffer = em.RolloutBuffer(engine, 1, BATCH)
-    buffer.store(0, masks, torch.zeros(BATCH, 8, dtype=torch.int64), torch.zeros(BATCH))
+@settings(max_examples=100)
+@given(random_cases(), st.data())
+def test_masks_with_slots_closed_to_some_ops_are_all_in_their_words(case: Case, data: st.DataObject) -> None:
+    masks = case.masks()
+    batch, slots, ops = len(masks.op_words), len(masks.layout.slot_ids), len(masks.layout.ops)
+    for name, axes in data.draw(st.permutations([("slot_by_op", (ops, slots)), ("slot", (slots,))])):
+        shape = data.draw(st.sampled_from([axes, (batch, *axes)]))
+        seed = data.draw(st.integers(0, 1000))
+        masks = masks.restrict(**{name: torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.6})
+    buffer = em.RolloutBuffer(case.engine, 1, batch)
+    buffer.store(0, masks, torch.zeros(batch, len(masks), dtype=torch.int64), torch.zeros(batch))
     assert_same_masks(buffer.masks(0), as_bools(masks))
+    assert_same_masks(buffer.minibatch(torch.arange(batch)).masks, as_bools(masks))
 
 
 def test_the_remedy_for_restricted_masks_works() -> None:
@@ -640,11 +647,22 @@ OTHER = make_step(em.MaskEngine(em.ruleset("esper-2025-12"), enabled=("mid",)), 
         ({"masks": lambda m: m.to("meta")}, r"masks are \(6,\) on meta; wanted \(6,\) on cpu"),
         (
             {"masks": lambda m: m.restrict(op=torch.ones(4, dtype=torch.bool))},
-            r"constraints on slot, which words do not hold; store the masks that were restricted, keep the constraint "
-            r"as a field, and restrict what minibatch returns",
+            r"masks were restricted in op, which words do not hold. Store the masks as they were before, keep the "
+            r"constraint as a field, and restrict what minibatch returns",
         ),
-        ({"masks": lambda m: m.restrict(blend=torch.ones(3, dtype=torch.bool))}, r"constraints on blend"),
-        ({"masks": lambda m: m.restrict(slot_by_op=torch.ones(4, 3, dtype=torch.bool))}, r"constraints on slot"),
+        ({"masks": lambda m: m.restrict(blend=torch.ones(3, dtype=torch.bool))}, r"restricted in blend, which"),
+        (
+            {
+                "masks": lambda m: m.restrict(
+                    slot=torch.ones(3, dtype=torch.bool), blend=torch.ones(3, dtype=torch.bool)
+                )
+            },
+            r"restricted in blend, which",
+        ),
+        (
+            {"masks": lambda m: m.restrict(blend=torch.ones(3, dtype=torch.bool), op=torch.ones(4, dtype=torch.bool))},
+            r"restricted in blend, op, which",
+        ),
         ({"actions": torch.zeros(6, 4)}, r"actions must be an integer tensor, got torch.float32"),
         ({"actions": [[0] * 4] * 6}, r"actions must be an integer tensor, got list"),
         ({"actions": torch.zeros(6, 3, dtype=torch.int64)}, r"actions is \(6, 3\) on cpu; wanted \(6, 4\) on cpu"),

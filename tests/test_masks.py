@@ -353,6 +353,10 @@ def test_an_op_without_a_slot_keeps_where_it_came_from() -> None:
     nowhere = masks.restrict(slot_by_op=torch.zeros(2, 2, dtype=torch.bool))
     assert torch.equal(nowhere["op"], masks["op"])  # it takes no slot, so no slot can be forbidden to it
     assert torch.equal(nowhere["slot"], masks["slot"])
+    assert torch.equal(nowhere.slot_by_op, masks.slot_by_op)
+    elsewhere = masks.restrict(slot=torch.tensor([True, False]))
+    assert torch.equal(elsewhere["op"], masks["op"])
+    assert_same_masks(em.ActionMasks.from_words(masks.layout, elsewhere.slot_words), as_bools(elsewhere))
 
 
 def test_an_op_that_no_state_allows_stays_illegal() -> None:
