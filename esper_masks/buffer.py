@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from esper_masks.buffer_checks import check_fields, check_index, check_masks, check_rows
+from esper_masks.buffer_checks import check_fields, check_index, check_log_prob, check_masks, check_rows
 from esper_masks.checks import check_bool, check_integer, check_range
 from esper_masks.decision_rows import Decision
 from esper_masks.masks import ActionMasks
@@ -20,7 +20,7 @@ class Minibatch(NamedTuple):
     Args:
         masks: what was legal, ``[...]``.
         actions: int64 ``[..., heads]``; -1 in rows that are not active.
-        log_prob: float32 ``[...]``, as it was when the action was drawn; 0 in rows that are not active.
+        log_prob: ``[...]``, as it was when the action was drawn, in the buffer's dtype; 0 in rows that are not active.
         active: bool ``[...]``; what the distribution that scores the actions is to be given as ``active=``.
         fields: name -> ``[..., *shape]``, as they were stored.
     """
@@ -72,9 +72,11 @@ class RolloutBuffer(StoredRows):
         batch: number of environments.
         fields: name -> an example of one row of it, for its shape and dtype; stored as ``[steps, batch, *shape]``.
         device: where the rows live; by default the engine's device. ``buffer.to`` moves them; the dtypes stay.
+        dtype: of the log-probabilities, float32 or float64; by default float64 where it is torch's default dtype.
 
     Raises:
-        ValueError: sizes that are no positive int, or a field that is no tensor or has a name already in use.
+        ValueError: sizes that are no positive int, a dtype that is neither float32 nor float64, or a field that is no
+            tensor or has a name already in use.
     """
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class RolloutBuffer(StoredRows):
                 words do not tell is lost: op words that ``from_words`` was given.
             actions: integer ``[batch, heads]``: choices of the heads, or -1 in every head of a row that did not act;
                 any other value may come back as another action.
-            log_prob: float ``[batch]``.
+            log_prob: float ``[batch]``, no wider than the buffer's ``dtype``.
             active: bool ``[batch]``; where it is False, the row is stored as padding: actions -1, log_prob 0.
             fields: ``[batch, *shape]`` of the dtype that their examples have; every field of the buffer.
 
@@ -119,10 +121,7 @@ class RolloutBuffer(StoredRows):
         check_masks(masks, self.layout, self.batch, self.device)
         check_integer("actions", actions)
         check_rows("actions", actions, rows.actions)
-        if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
-            got = log_prob.dtype if isinstance(log_prob, Tensor) else type(log_prob).__name__
-            raise ValueError(f"log_prob must be a floating-point tensor, got {got}")
-        check_rows("log_prob", log_prob, rows.log_prob)
+        check_log_prob(log_prob, rows.log_prob)
         if active is not None:
             active = check_bool("active", active, (self.batch,), self.device, broadcast=False)
         if missing := [name for name in self._names if name not in fields]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper_masks.checks import kind_of
 from esper_masks.layout import ActionLayout
 from esper_masks.masks import ActionMasks
 from esper_masks.rule_checks import OP, SLOT
@@ -64,6 +65,18 @@ def restricted_in(masks: ActionMasks) -> list[str]:
     dropping = [name for name in names if masks.layout.head(name).users & masks.layout.always]
     # what took an op away that is always legal, and with it the bits that tell which slots are enabled
     return names if dropping or SLOT not in masks._limits else [*names, OP]
+
+
+def check_log_prob(log_prob: Any, stored: Tensor) -> None:
+    """Raise ``ValueError`` unless log-probabilities are floats that their rows hold."""
+    if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
+        raise ValueError(f"log_prob must be a floating-point tensor, got {kind_of(log_prob)}")
+    check_rows("log_prob", log_prob, stored)
+    if log_prob.dtype == torch.float64 and stored.dtype != torch.float64:
+        raise ValueError(
+            f"log_prob is torch.float64, the buffer holds {stored.dtype}: make it with dtype=torch.float64, or give "
+            "log_prob.float()"
+        )
 
 
 def check_rows(name: str, rows: Tensor, stored: Tensor) -> None:

@@ -13,7 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 from esper_masks.calls import Compiled, Graphed, copy_into
 from esper_masks.checks import from_numpy
-from esper_masks.decision_rows import Decision, Evaluation, allocate_decision, check_out, compiled_dtype
+from esper_masks.decision_rows import (
+    Decision,
+    Evaluation,
+    allocate_decision,
+    check_out,
+    check_real,
+    compiled_dtype,
+    is_double,
+)
 from esper_masks.drawing import random_key
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import SlotStateError
@@ -118,8 +126,8 @@ class DecisionStep(nn.Module):
             enabled: as of the engine.
             active: as of ``FactoredCategorical``.
             noise: uniforms ``[..., heads]``; by default from torch's generator.
-            out: where to write, of any dtypes that hold the values: ``allocate``, or the rows of a buffer. Entropy is
-                computed only if it has a place for it.
+            out: where to write, of any dtypes that hold the values: ``allocate``, or the rows of a buffer, which for
+                float64 logits need ``dtype=torch.float64``. Entropy is computed only if it has a place for it.
 
         Returns: ``out``; by default a new decision with int64 actions, int32 words and entropy.
         Raises:
@@ -133,7 +141,7 @@ class DecisionStep(nn.Module):
         device, logits = engine.device, dict(logits) if isinstance(logits, Mapping) else logits
         enabled, active = from_numpy(enabled, device), from_numpy(active, device)
         if out is not None:
-            check_out(out, engine.layout, batch, device)
+            check_out(out, engine.layout, batch, device, is_double(logits))
         limit = engine.max_seeds if max_seeds is None else max_seeds
         compiled, on_cpu = self._is_compiled(), device.type == "cpu"
         if on_cpu and self._may_split(compiled) and (number := batch.numel() * self._kept[compiled] // NUMBERS) > 1:
@@ -203,9 +211,17 @@ class DecisionStep(nn.Module):
         active = from_numpy(active, device)
         return Evaluation(*self._run("_evaluate", device, logits, *words, actions, active, head_entropies))
 
-    def allocate(self, *shape: int, entropy: bool = True) -> Decision:
-        """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``."""
-        return allocate_decision(self.engine.layout, shape, self.engine.device, entropy=entropy)
+    def allocate(self, *shape: int, entropy: bool = True, dtype: torch.dtype | None = None) -> Decision:
+        """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``.
+
+        Args:
+            shape: leading shape.
+            entropy: whether there is a place for it.
+            dtype: of log-probabilities and entropies, as of ``RolloutBuffer``.
+        """
+        if dtype is not None:
+            check_real(dtype)
+        return allocate_decision(self.engine.layout, shape, self.engine.device, entropy=entropy, real=dtype)
 
     # -- what is compiled ---------------------------------------------------------------------------------------------
 

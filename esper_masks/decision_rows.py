@@ -1,7 +1,7 @@
 """What a decision and its evaluation give for each row, and the narrowest form of a decision in memory."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,23 @@ def word_dtype(layout: ActionLayout) -> torch.dtype:
     return torch.uint8 if len(layout.ops) <= 8 else torch.int16 if len(layout.ops) <= 16 else torch.int32
 
 
+def real_dtype() -> torch.dtype:
+    """What log-probabilities are held in by default: float64 where torch's default dtype is that, else float32."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def check_real(dtype: Any) -> None:
+    """Raise ``ValueError`` for a dtype that is no place for log-probabilities: the ratio of an update needs fp32."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
+
+
+def is_double(logits: Any) -> bool:
+    """Whether what is computed from logits, a tensor or a mapping of tensors, is float64."""
+    parts = logits.values() if isinstance(logits, Mapping) else (logits,)
+    return any(isinstance(part, Tensor) and part.dtype == torch.float64 for part in parts)
+
+
 def batch_last(shape: Sequence[int], width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Uninitialized ``[*shape, width]``, in memory ``[width, *shape]``."""
     return torch.empty((width, *shape), dtype=dtype, device=device).movedim(0, -1)
@@ -57,7 +74,8 @@ def allocate_decision(
     device: torch.device,
     *,
     entropy: bool = True,
-    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype] | None = None,
+    integers: tuple[torch.dtype, torch.dtype] | None = None,
+    real: torch.dtype | None = None,
 ) -> Decision:
     """Uninitialized memory for the decisions of ``shape`` rows.
 
@@ -66,9 +84,11 @@ def allocate_decision(
         shape: leading shape.
         device: where.
         entropy: whether there is a place for it.
-        dtypes: of the actions, the words and the rest; by default the narrowest there are.
+        integers: dtypes of the actions and the words; by default the narrowest there are.
+        real: dtype of the rest; by default ``real_dtype()``.
     """
-    actions, words, real = (action_dtype(layout), word_dtype(layout), torch.float32) if dtypes is None else dtypes
+    actions, words = (action_dtype(layout), word_dtype(layout)) if integers is None else integers
+    real = real_dtype() if real is None else real
     return Decision(
         actions=batch_last(shape, len(layout.heads), actions, device),
         log_prob=torch.empty(tuple(shape), dtype=real, device=device),
@@ -77,8 +97,8 @@ def allocate_decision(
     )
 
 
-def check_out(out: Decision, layout: ActionLayout, batch: Sequence[int], device: torch.device) -> None:
-    """Raise ``ValueError`` unless there is memory of the right shape for the decisions of a batch."""
+def check_out(out: Decision, layout: ActionLayout, batch: Sequence[int], device: torch.device, double: bool) -> None:
+    """Raise ``ValueError`` unless there is memory of the right shape, and as wide, for the decisions of a batch."""
     if not isinstance(out, Decision):
         raise ValueError(f"out must be a Decision, got {type(out).__name__}; DecisionStep.allocate makes one")
     shapes = ((*batch, len(layout.heads)), tuple(batch), (*batch, len(layout.slot_ids)), tuple(batch))
@@ -90,3 +110,8 @@ def check_out(out: Decision, layout: ActionLayout, batch: Sequence[int], device:
             raise ValueError(f"{name} of out is {got}; wanted {shape} on {device}")
         if place.dtype.is_floating_point != (name in ("log_prob", "raw_entropy")) or place.dtype == torch.bool:
             raise ValueError(f"{name} of out cannot be {place.dtype}; DecisionStep.allocate makes what fits")
+        if double and place.dtype.is_floating_point and place.dtype != torch.float64:
+            raise ValueError(
+                f"{name} of out is {place.dtype}, and of float64 logits it is torch.float64: make the buffer, or "
+                "allocate, with dtype=torch.float64"
+            )

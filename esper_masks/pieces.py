@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from esper_masks.contexts import build_contexts
-from esper_masks.decision_rows import Decision, allocate_decision
+from esper_masks.decision_rows import Decision, allocate_decision, is_double
 from esper_masks.layout import ActionLayout
 from esper_masks.softmax import UNROLLED_DECISION, UNROLLED_ROW
 from esper_masks.unrolled import unrolled_choices
@@ -54,10 +54,9 @@ def pieces(rows: int, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, device: torch.device) -> Decision:
     """Memory as a step makes it that is given none."""
-    double = any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(logits))
-    real = torch.float64 if double else torch.float32
+    real = torch.float64 if is_double(logits) else torch.float32
     with torch.inference_mode(False):  # an update may need what a rollout decided
-        return allocate_decision(layout, batch, device, dtypes=(torch.int64, torch.int32, real))
+        return allocate_decision(layout, batch, device, integers=(torch.int64, torch.int32), real=real)
 
 
 def _of_rows(arguments: Mapping[str, Any]) -> dict[str, Any]:

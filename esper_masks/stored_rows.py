@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_masks.buffer_checks import check_field_names, check_size
-from esper_masks.decision_rows import allocate_decision
+from esper_masks.decision_rows import allocate_decision, check_real
 from esper_masks.engine import MaskEngine
 from esper_masks.fingerprint import UnderRules
 from esper_masks.layout_tables import layout_tables
@@ -26,7 +26,7 @@ class StoredRows(UnderRules, nn.Module):
 
     slot_words: Tensor  # uint8, int16 or int32 [steps, batch, slots]
     actions: Tensor  # int8, int16 or int32 [steps, batch, heads]; -1: padding
-    log_prob: Tensor  # float32 [steps, batch]
+    log_prob: Tensor  # float32 or float64 [steps, batch]
 
     def __init__(
         self,
@@ -36,17 +36,20 @@ class StoredRows(UnderRules, nn.Module):
         *,
         fields: Mapping[str, Tensor] | None = None,
         device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if not isinstance(engine, MaskEngine):
             raise ValueError(f"engine must be a MaskEngine, got {type(engine).__name__}")
         check_size("steps", steps)
         check_size("batch", batch)
+        if dtype is not None:
+            check_real(dtype)
         self.rules, self.fingerprint, self.layout = engine.rules, engine.fingerprint, engine.layout
         self.steps, self.batch = steps, batch
         place = engine.device if device is None else torch.device(device)
         with torch.inference_mode(False):  # a buffer made for a rollout serves an update
-            rows = allocate_decision(self.layout, (steps, batch), place, entropy=False)
+            rows = allocate_decision(self.layout, (steps, batch), place, entropy=False, real=dtype)
             for name in ("slot_words", "actions", "log_prob"):
                 self.register_buffer(name, getattr(rows, name))
             self._names: tuple[str, ...] = ()  # fields

@@ -291,13 +291,62 @@ def test_gradients_stay_outside() -> None:
     assert buffer.fields["value"].tolist() == [[3, 3]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_log_probabilities_of_other_widths_are_kept_in_fp32(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("given", "held"),
+    [
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_log_probabilities_are_never_narrowed(given: torch.dtype, held: torch.dtype) -> None:
     engine = engine_of("esper-2025-12")
-    buffer = em.RolloutBuffer(engine, 1, 2)
-    log_prob = torch.tensor([-1.7, -0.3], dtype=dtype)
-    buffer.store(0, engine(engine.empty_slots(2)), torch.zeros(2, 4, dtype=torch.uint8), log_prob)
-    assert torch.equal(buffer.log_prob[0], log_prob.float())
+    buffer = em.RolloutBuffer(engine, 1, 2, dtype=held)
+    log_prob = torch.tensor([-1.7, -0.3], dtype=given)
+    for active in (None, torch.tensor([True, True])):
+        buffer.clear()
+        buffer.store(0, engine(engine.empty_slots(2)), torch.zeros(2, 4, dtype=torch.uint8), log_prob, active=active)
+        assert torch.equal(buffer.minibatch(torch.arange(2)).log_prob, log_prob.to(held))
+    assert buffer.to("cpu").float().log_prob.dtype == held
+    assert buffer.row_bytes == 3 + 4 + held.itemsize
+
+
+def test_a_buffer_in_single_precision_refuses_doubles() -> None:
+    engine = engine_of("esper-2025-12")
+    buffer, masks = em.RolloutBuffer(engine, 1, 2), engine(engine.empty_slots(2))
+    actions = torch.zeros(2, 4, dtype=torch.uint8)
+    with pytest.raises(
+        ValueError, match=r"log_prob is torch.float64, the buffer holds torch.float32: make it with dtype"
+    ):
+        buffer.store(0, masks, actions, torch.zeros(2).double())
+    assert not buffer.active.any()
+    with pytest.raises(
+        ValueError, match=r"log_prob of out is torch.float32, and of float64 logits it is torch.float64"
+    ):
+        em.DecisionStep(engine, mode="eager")(engine.empty_slots(2), torch.zeros(2, 15).double(), out=buffer.at(0))
+
+
+def test_a_decision_in_double_precision_is_kept_as_it_is() -> None:
+    engine = engine_of("esper-2025-12")
+    step, states = em.DecisionStep(engine, mode="eager"), random_states(engine, BATCH)
+    logits, noise = torch.randn(BATCH, 15).double(), torch.rand(BATCH, 4).double()
+    expected = step(states, logits, noise=noise)
+    try:
+        torch.set_default_dtype(torch.float64)
+        buffers = [em.RolloutBuffer(engine, 2, BATCH)]
+        assert step.allocate(3).raw_entropy.dtype == torch.float64  # type: ignore[union-attr]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    buffers.append(em.RolloutBuffer(engine, 2, BATCH, dtype=torch.float64))
+    for buffer in buffers:
+        step(states, logits, noise=noise, out=buffer.at(1))
+        rows = buffer.minibatch(torch.arange(BATCH, 2 * BATCH))
+        assert torch.equal(rows.log_prob, expected.log_prob)
+        scored = step.evaluate(logits, rows.masks, rows.actions)
+        assert torch.equal((scored.log_prob - rows.log_prob).exp(), torch.ones(BATCH).double())
+    out = step(states, logits, noise=noise, out=step.allocate(BATCH, dtype=torch.float64))
+    assert torch.equal(out.log_prob, expected.log_prob)
 
 
 @settings(max_examples=100)
