@@ -44,7 +44,7 @@ class MaskEngine(UnderRules, nn.Module):
         slot_ids: names of the slots, in the order of the slot head; by default those of the rules.
         enabled: ids of the slots that count; by default all.
         max_seeds: seed limit for every environment; 0 or less for none.
-        device: where the tables live.
+        device: where the tables live; by default on torch's default device.
         switches: the rule set's switches, by name.
 
     Raises:
@@ -80,13 +80,14 @@ class MaskEngine(UnderRules, nn.Module):
         check_limit(self.rules, self.gates.seed_limited, max_seeds)
         self.max_seeds = max_seeds
         self.enabled_ids = ids if enabled is None else check_enabled_ids(enabled, ids)
+        place = torch.get_default_device() if device is None else torch.device(device)
         stage_words, default_enabled = self._build_tables()
-        self.register_buffer("stage_words", stage_words.to(device), persistent=False)
-        self.register_buffer("default_enabled", default_enabled.to(device), persistent=False)
+        self.register_buffer("stage_words", stage_words.to(place), persistent=False)
+        self.register_buffer("default_enabled", default_enabled.to(place), persistent=False)
         layout_tables(self.layout, self.device)  # before any trace or capture
 
     def _build_tables(self) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False):  # an engine made for a rollout may serve an update
+        with torch.inference_mode(False), torch.device("cpu"):  # an engine made for a rollout may serve an update
             return build_stage_words(self.rules), torch.tensor([s in self.enabled_ids for s in self.slot_ids])
 
     def forward(

@@ -1,6 +1,7 @@
 """Bad input is refused before any work, and the message says what came, what was wanted and what to do."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -156,13 +157,60 @@ def test_an_engine_made_for_a_rollout_serves_an_update() -> None:
     assert logits.grad is not None
 
 
-def test_packing_does_not_depend_on_the_default_device() -> None:
-    torch.set_default_device("meta")
+def decide(engine: em.MaskEngine) -> list[torch.Tensor]:
+    """Something of everything that the package makes on an engine's device, without a device that is given."""
+    states = engine.pack_slots([{"mid": em.SlotState(4, 2)}, {}])
+    masks, noise = engine(states), states.new_full((2, 4), 0.7, dtype=torch.float32)
+    logits = torch.linspace(-1, 1, 30, device=engine.device, dtype=torch.float32).view(2, 15)
+    policy = em.FactoredCategorical(logits, masks, min_prob=0.01)
+    actions = policy.sample(noise=noise)
+    buffer = em.RolloutBuffer(engine, 1, 2, fields={"value": logits[0, 0]}, dtype=torch.float32)
+    buffer.store(0, masks, actions, policy.log_prob(actions), value=logits[:, 0])
+    every = em.ActionMasks.from_bools(engine.layout, dict(masks), masks.slot_by_op)
+    row = em.MaskedCategorical(logits[:, :4], masks["op"], min_prob=0.01)
+    rows = buffer.minibatch(torch.arange(2, device=engine.device))
+    codec = engine.joint_actions
+    engine.load_state_dict(engine.state_dict())
+    engine.check_slots(engine.to("cpu").empty_slots(2))
+    em.raise_on_fault(policy, row)
+    return [
+        states,
+        every.restrict(blend=masks["blend"][0]).joint(),
+        every.flat(),
+        every.count(),
+        every.permits(actions),
+        codec.decode(codec.encode(actions)),
+        policy.log_prob(policy.enumerate_support()),
+        policy.head_entropies(),
+        policy.entropy(),
+        row.probs,
+        row.entropy(),
+        row.log_prob(row.enumerate_support()),
+        rows.actions,
+        rows.log_prob,
+        rows.fields["value"],
+        em.DecisionStep(engine, mode="eager", min_prob=0.01)(states, logits, noise=noise).log_prob,
+    ]
+
+
+@pytest.mark.parametrize("name", ["device of a context", "default device", "default dtype"])
+def test_an_engine_on_a_device_does_not_depend_on_the_defaults(name: str) -> None:
+    expected = decide(em.MaskEngine(RULES, enabled=("mid", "late"), device="cpu"))
     try:
-        states = ENGINE.pack_slots([{"mid": em.SlotState(4, 2)}])
+        if name == "default device":
+            torch.set_default_device("meta")
+        if name == "default dtype":
+            torch.set_default_dtype(torch.float64)
+        with torch.device("meta") if name == "device of a context" else nullcontext():
+            made = decide(em.MaskEngine(RULES, enabled=("mid", "late"), device="cpu"))
+            elsewhere = em.MaskEngine(RULES)
     finally:
         torch.set_default_device(None)
-    assert states.tolist() == [[[1, 0], [4, 2], [1, 0]]]
+        torch.set_default_dtype(torch.float32)
+    assert elsewhere.device.type == ("cpu" if name == "default dtype" else "meta")
+    for ours, theirs in zip(made, expected):
+        assert (ours.dtype, ours.device) == (theirs.dtype, theirs.device)
+        assert torch.equal(ours, theirs)
 
 
 def test_a_checkpoint_survives_a_file(tmp_path: Any) -> None:
