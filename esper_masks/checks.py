@@ -30,9 +30,9 @@ def check_bool(
     """
     given, mask = mask, from_numpy(mask, device)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got, how = kind_of(mask), f"convert it with `{name.split()[0]} > 0.5`"
-        how = how if hasattr(mask, "dtype") else "make it one with torch.tensor"
-        raise ValueError(f"{name} must be a bool tensor, got {got}; {how}")
+        how = f"convert it with `{name.split()[0]} > 0.5`"
+        how = how if isinstance(mask, Tensor) else "make it one with torch.tensor(..., dtype=torch.bool)"
+        raise ValueError(f"{name} must be a bool tensor, got {kind_of(mask)}; {how}")
     if device is not None and mask.device != device:
         raise ValueError(f"{name} is on {mask.device}, not on {device}; move one of them")
     have, wanted = tuple(mask.shape), tuple(shape)
@@ -45,7 +45,7 @@ def check_bool(
     if not fits:
         how = " or one that broadcasts to it" if broadcast else ""
         raise ValueError(f"{name} has shape {have}; wanted {wanted}{how}")
-    return mask.clone() if own and mask is given else mask
+    return mask.clone() if own and isinstance(given, Tensor) else mask
 
 
 def from_numpy(mask: Any, device: torch.device | None = None) -> Any:
