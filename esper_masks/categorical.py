@@ -20,7 +20,7 @@ from esper_masks.checks import (
     check_noise,
 )
 from esper_masks.faults import Validate, check_mode, raise_faults
-from esper_masks.softmax import MaskedSoftmax, Slabs, arithmetic, divergence, normalized, unrolls
+from esper_masks.softmax import MaskedSoftmax, Slabs, arithmetic, divergence, exceeds, normalized, unrolls
 
 
 class MaskedCategorical(Distribution):
@@ -47,14 +47,15 @@ class MaskedCategorical(Distribution):
             copied: write to them again when all is computed.
         mask: bool ``[..., n]``, True where an action is legal: a tensor or a numpy array. Copied, as is ``active``.
         active: bool ``[...]``, broadcasts; False for padding rows and agents that do not act, which are never faulty.
-        min_prob: floor e under every legal action: probabilities become ``(1 - k e) p + e`` over the k legal ones.
+        min_prob: floor e under every legal action: probabilities become ``(1 - k e) p + e`` over the k legal ones. In a
+            row where k actions cannot all have it, e is ``0.99 / k``. None is no floor.
         validate: what becomes of faulty rows. ``"raise"``: an error; an assertion on the device under
             ``torch.compile``, and as ``"flag"`` under ``vmap``. ``"flag"``: nothing is read from the device, ``faults``
             tells. ``"off"``: as ``"flag"``; the caller vouches for the rows.
 
     Raises:
         ValueError: a mask that is not bool, logits that are no floats, shapes or devices that do not fit, a floor that
-            leaves no freedom, an unknown mode.
+            is not in [0, 1), an unknown mode.
         InvalidStateMachineError: faulty rows under ``validate="raise"``; names them.
     """
 
@@ -70,18 +71,17 @@ class MaskedCategorical(Distribution):
         mask: Tensor,
         *,
         active: Tensor | None = None,
-        min_prob: float = 0.0,
+        min_prob: float | None = 0.0,
         validate: Validate = "raise",
     ):
         check_mode(validate)
         check_logits("logits", logits)
-        check_min_prob("min_prob", min_prob, logits.shape[-1])
         width, shape = logits.shape[-1], logits.shape
         batch = broadcast_batch("mask", getattr(mask, "shape", shape), shape)[:-1]
         mask = check_bool("mask", mask, (*batch, width), logits.device, own=True)
         if active is not None:
             active = check_bool("active", active, batch, logits.device, fixed=0, own=True).expand(batch)
-        self.min_prob, self._validate = min_prob, validate
+        self.min_prob, self._validate = check_min_prob("min_prob", min_prob), validate
         self._set(batch, logits.expand(*batch, width), mask.expand(*batch, width), active)
         if validate == "raise":
             raise_faults(self.faults, lambda: self.faults, self.fault_names)
@@ -96,6 +96,7 @@ class MaskedCategorical(Distribution):
             [illegal] if stacked else illegal.unbind(),
             stacked=stacked,
             min_prob=self.min_prob,
+            capped=exceeds(self.min_prob, logits.shape[-1]),
         )
         self.faults = self._rows.lost if active is None else self._rows.lost & active
         self._neutral = self._rows.lost if active is None else self._rows.lost | ~active

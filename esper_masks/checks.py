@@ -111,14 +111,17 @@ def check_logits(name: str, logits: Tensor) -> None:
         raise ValueError(f"{name} have shape {tuple(logits.shape)}; wanted [..., n] with at least one action")
 
 
-def check_min_prob(name: str, min_prob: float, width: int) -> None:
-    """Raise ``ValueError`` unless a floor leaves a distribution over ``width`` actions some freedom."""
-    if not isinstance(min_prob, (int, float)) or isinstance(min_prob, bool) or not min_prob >= 0:
-        raise ValueError(f"{name} must be a number, 0 or more, got {min_prob!r}")
-    if min_prob * width >= 1:
-        raise ValueError(
-            f"{name}={min_prob} for {width} actions would make the policy uniform; wanted less than 1/{width}"
-        )
+def check_min_prob(name: str, min_prob: float | None) -> float:
+    """The floor, 0 for None.
+
+    Raises:
+        ValueError: no number, or one that is not in [0, 1).
+    """
+    if min_prob is None:
+        return 0.0
+    if not isinstance(min_prob, (int, float)) or isinstance(min_prob, bool) or not 0 <= min_prob < 1:
+        raise ValueError(f"{name} must be a number, 0 or more and below 1, or None for no floor; got {min_prob!r}")
+    return min_prob
 
 
 def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:

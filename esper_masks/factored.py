@@ -47,8 +47,9 @@ class FactoredCategorical(Distribution):
             itself); or all heads side by side in head order, ``[..., sum of head sizes]``. fp16, bf16, fp32 or fp64.
         masks: which actions are legal, with the same leading shape.
         active: bool ``[...]``; False for padding rows and agents that do not act, which are never faulty.
-        min_prob: floor under every legal choice of a head, given the op, as in ``MaskedCategorical``: one number, or
-            one for each head, by name or in head order.
+        min_prob: floor under every legal choice of a head, given the op, as in ``MaskedCategorical``, so that k are the
+            head's legal choices under that op: one number, or one for each head, by name or in head order. None, and a
+            head without a number, is no floor.
         validate: as in ``MaskedCategorical``, but ``"off"`` looks for no faults at all: what a faulty row gives, other
             than an illegal action, is then not specified.
 
@@ -67,7 +68,7 @@ class FactoredCategorical(Distribution):
         masks: ActionMasks,
         *,
         active: Tensor | None = None,
-        min_prob: float | Sequence[float] | Mapping[str, float] | None = None,
+        min_prob: float | Sequence[float | None] | Mapping[str, float | None] | None = None,
         validate: Validate = "raise",
     ):
         check_mode(validate)

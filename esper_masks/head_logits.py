@@ -82,12 +82,12 @@ class HeadLogits:
 
 
 def check_floors(
-    min_prob: float | Sequence[float] | Mapping[str, float] | None, layout: ActionLayout
+    min_prob: float | Sequence[float | None] | Mapping[str, float | None] | None, layout: ActionLayout
 ) -> tuple[float, ...] | None:
     """Floors, one a head; None if there is none.
 
     Raises:
-        ValueError: a floor that leaves a head no freedom, an unknown head, another number of floors.
+        ValueError: a floor that is no number in [0, 1), an unknown head, another number of floors.
     """
     names = layout.head_names
     if min_prob is None:
@@ -95,16 +95,15 @@ def check_floors(
     if isinstance(min_prob, Mapping):
         if unknown := [name for name in min_prob if name not in names]:
             raise ValueError(f"min_prob names no head: {unknown}; the heads are {', '.join(names)}")
-        floors = [min_prob.get(name, 0.0) for name in names]
+        floors = [min_prob.get(name) for name in names]
     elif isinstance(min_prob, Sequence) and not isinstance(min_prob, str):
         floors = list(min_prob)
     else:
         floors = [min_prob] * len(names)
     if len(floors) != len(names):
         raise ValueError(f"min_prob has {len(floors)} floors; wanted {len(names)}, one for each of {', '.join(names)}")
-    for head, floor in zip(layout.heads, floors):
-        check_min_prob(f"min_prob of head {head.name!r}", floor, head.size)
-    return tuple(floors) if any(floors) else None
+    checked = tuple(check_min_prob(f"min_prob of head {name!r}", floor) for name, floor in zip(names, floors))
+    return checked if any(checked) else None
 
 
 def _check(name: str, logits: Tensor, shapes: Sequence[tuple[int, ...]], device: torch.device) -> None:

@@ -31,6 +31,11 @@ def unrolls(actions: int, most: int = UNROLLED_ROW) -> bool:
     return torch.compiler.is_compiling() and actions <= most
 
 
+def exceeds(min_prob: float, actions: int) -> bool:
+    """Whether a floor is more than so many legal actions may have."""
+    return min_prob * actions > 0.99  # a literal, as in ``_capped``: a global float is an input to compiled code
+
+
 def arithmetic(logits: Tensor) -> Tensor:
     """Logits in the dtype of the arithmetic: fp32 for half precision, otherwise their own."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -45,7 +50,7 @@ class MaskedSoftmax:
     Its weights are 0, its log-probabilities -inf, its entropy 0, its action -1, and no gradient reaches its logits.
 
     What is sampled and scored are the weights, or, above a floor e, their mixture with the uniform distribution:
-    ``(1 - n e) p + e`` over the n legal actions.
+    ``(1 - n e) p + e`` over the n legal actions, ``e = min(min_prob, 0.99 / n)``, so that the logits always count.
 
     Args:
         logits: slabs of float32 or float64.
@@ -53,6 +58,7 @@ class MaskedSoftmax:
         stacked: the form.
         actions: the number of each slab's action, where some are left out because they are never legal.
         min_prob: the floor; a tensor ``[...]`` for one that differs between rows, some of which may be 0.
+        capped: whether some row may have more legal actions than the floor is possible for, see ``exceeds``.
     """
 
     shifted: Slabs  # log of the weights: logits less the largest legal one, -inf where the weight is 0 by rule
@@ -69,6 +75,7 @@ class MaskedSoftmax:
         stacked: bool,
         actions: Sequence[int] | None = None,
         min_prob: float | Tensor = 0.0,
+        capped: bool = False,
     ):
         self.stacked, self.illegal = stacked, illegal
         self.actions = range(len(logits)) if actions is None else actions
@@ -86,9 +93,12 @@ class MaskedSoftmax:
         self._made: dict[str, Any] = {}
         self.mixed, self._unmixed = None, None  # the second: bool [...], rows whose floor is 0
         if isinstance(min_prob, Tensor) or min_prob:
-            self.mixed = self._above(min_prob)
+            self.mixed = self._above(self._capped(min_prob) if capped else min_prob)
             self.empty_mixed = [p == 0 for p in self.mixed]
             self._unmixed = min_prob == 0 if isinstance(min_prob, Tensor) else None
+
+    def _capped(self, min_prob: float | Tensor) -> Tensor:
+        return (0.99 / self.legal_actions().clamp_min(1)).clamp_max(min_prob)
 
     def _above(self, min_prob: float | Tensor) -> Slabs:
         keep = 1 - self.legal_actions() * min_prob

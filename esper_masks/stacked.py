@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from esper_masks.contexts import STATIC, Heads
 from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
-from esper_masks.softmax import MaskedSoftmax, divergence, normalized
+from esper_masks.softmax import MaskedSoftmax, divergence, exceeds, normalized
 
 
 class StackedHeads:
@@ -23,7 +23,7 @@ class StackedHeads:
         parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
         masks: which actions are legal.
         active: bool ``[...]``; None for all.
-        floors: least probability of a legal choice, one a head; None for none.
+        floors: least probability of a legal choice, one a head, see ``MaskedSoftmax``; None for none.
         by_op: heads whose logits are given for each op.
     """
 
@@ -50,7 +50,10 @@ class StackedHeads:
         logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).index_select(0, tables.columns)
         shape = (tables.width, tables.count, illegal.shape[-1])
         min_prob = 0.0 if floors is None else self._floors(floors, logits)
-        self.softmax = MaskedSoftmax([logits.view(shape)], [illegal.view(shape)], stacked=True, min_prob=min_prob)
+        capped = floors is not None and any(exceeds(floors[c.head], c.size) for c in tables.contexts)
+        self.softmax = MaskedSoftmax(
+            [logits.view(shape)], [illegal.view(shape)], stacked=True, min_prob=min_prob, capped=capped
+        )
         self.like = self.softmax.total  # dtype and device of the arithmetic
 
     # -- faults -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor
 from esper_masks.contexts import STATIC, Context, Heads
 from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
-from esper_masks.softmax import UNROLLED_ROW, MaskedSoftmax, Slabs, divergence, normalized
+from esper_masks.softmax import UNROLLED_ROW, MaskedSoftmax, Slabs, divergence, exceeds, normalized
 
 
 class UnrolledHeads:
@@ -20,7 +20,7 @@ class UnrolledHeads:
         parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
         masks: which actions are legal.
         active: bool ``[...]``; None for all.
-        floors: least probability of a legal choice, one a head; None for none.
+        floors: least probability of a legal choice, one a head, see ``MaskedSoftmax``; None for none.
         by_op: heads whose logits are given for each op.
         transposes: whether row-major logits are transposed before. A compiler that does not vectorize loads which are
             not side by side needs it; for others it is a detour.
@@ -94,7 +94,9 @@ class UnrolledHeads:
             first = context.limit
             each = [self.limits[first : first + context.size]] if stacked else [self.limits[first + k] for k in choices]
             illegal = [~limit if no is None else no | ~limit for no, limit in zip(illegal, spread(each))]
-        return MaskedSoftmax(logits, illegal, stacked=stacked, actions=choices, min_prob=self.floors[context.head])
+        floor = self.floors[context.head]
+        capped = exceeds(floor, len(choices))
+        return MaskedSoftmax(logits, illegal, stacked=stacked, actions=choices, min_prob=floor, capped=capped)
 
     def _logits(self, context: Context, choices: Sequence[int], stacked: bool) -> Slabs:
         first = context.columns[0]  # a head's columns lie side by side

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Distribution, kl_divergence
 
 import esper_masks as em
 from esper_masks import reference
-from tests.helpers import assert_near, chi_square_is_plausible
+from tests.helpers import OpRecorder, assert_near, chi_square_is_plausible
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 POISON = [math.nan, math.inf, -math.inf, 6e4, -6e4, 0.0]
@@ -41,12 +41,12 @@ logit = st.one_of(
 
 
 @st.composite
-def oracle_rows(draw: st.DrawFn) -> tuple[list[float], list[bool], float, float]:
+def oracle_rows(draw: st.DrawFn) -> tuple[list[float], list[bool], float | None, float]:
     width = draw(st.integers(1, 9))
     logits = draw(st.lists(logit, min_size=width, max_size=width))
     mask = draw(st.lists(st.booleans(), min_size=width, max_size=width))
     noise = draw(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, 1 - 2**-53])))
-    return logits, mask, draw(st.sampled_from([0.0, 0.0, 0.05])), noise
+    return logits, mask, draw(st.sampled_from([None, 0.0, 0.05, 0.12, 0.6, 0.999])), noise
 
 
 @given(oracle_rows())
@@ -54,7 +54,7 @@ def oracle_rows(draw: st.DrawFn) -> tuple[list[float], list[bool], float, float]
 @example(([-1e8, 5.0], [True, False], 0.0, 1.0))  # a finite sentinel would be sampled instead
 @example(([0.0, -200.0], [True, True], 0.0, 1.0))  # a weight that underflows in fp32 still has a log-prob
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_the_oracle(dtype: torch.dtype, row: tuple[list[float], list[bool], float, float]) -> None:
+def test_equals_the_oracle(dtype: torch.dtype, row: tuple[list[float], list[bool], float | None, float]) -> None:
     logits, mask, floor, noise = row
     values = torch.tensor(logits, dtype=dtype)
     dist = em.MaskedCategorical(values, torch.tensor(mask), min_prob=floor, validate="flag")
@@ -254,16 +254,69 @@ def test_the_floor_is_exact_and_passes_gradients(dtype: torch.dtype) -> None:
     assert (gradient[busy & alive].abs().sum(-1) > 0).all()
 
 
-@pytest.mark.parametrize("floor", [0.25, 0.3, 1, -0.1, math.nan, "a", True, None])
-def test_a_floor_that_leaves_no_freedom(floor: object) -> None:
-    with pytest.raises(ValueError, match="min_prob"):
+@pytest.mark.parametrize("floor", [1, 1.0, 1.5, math.inf, -0.1, math.nan, "a", True, torch.tensor(0.1), [0.1]])
+def test_floors_that_are_none(floor: object) -> None:
+    wanted = "min_prob must be a number, 0 or more and below 1, or None for no floor; got"
+    with pytest.raises(ValueError, match=wanted):
         em.MaskedCategorical(torch.zeros(4), torch.ones(4, dtype=torch.bool), min_prob=floor)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_floor_that_not_all_legal_actions_can_have_caps_itself(dtype: torch.dtype) -> None:
+    """Row by row 0.99 over the number of the legal ones, where that is less than the floor."""
+    mask = torch.arange(4) < torch.tensor([[4], [3], [2], [1]])
+    logits = torch.tensor([math.log(2), 0.0, 0.0, 0.0], dtype=dtype, requires_grad=True)
+    dist = em.MaskedCategorical(logits, mask, min_prob=0.4)
+    rows = [  # (1 - k e) p + e of p = 2/5 and 1/5, 1/2 and 1/4, 2/3 and 1/3, 1
+        [0.2515, 0.2495, 0.2495, 0.2495],
+        [0.335, 0.3325, 0.3325, 0.0],
+        [0.4 + 0.4 / 3, 0.4 + 0.2 / 3, 0.0, 0.0],
+        [1.0, 0.0, 0.0, 0.0],
+    ]
+    assert_near(dist.probs, rows, 1e-3 if dtype.itemsize == 2 else None)
+    assert_near(dist.probs.sum(-1), [1.0] * 4)
+    [gradient] = torch.autograd.grad(dist.log_prob(torch.ones(4, dtype=torch.int64))[0], logits)
+    assert gradient[0] < 0 < gradient[1]
+    assert (dist.entropy() <= 1 + 1e-6).all()
+    assert dist.entropy()[3] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cap_changes_no_bit_where_it_is_not_reached(dtype: torch.dtype) -> None:
+    """A row of few legal actions among many has what it has in a narrow distribution, which needs no cap."""
+    logits, mask = rows(200, 9, dtype)
+    mask[:, 5:] = False
+    mask[:, 0] = True
+    wide, narrow = (em.MaskedCategorical(logits[:, :n], mask[:, :n], min_prob=0.19) for n in (9, 5))
+    noise, action = torch.rand(200), torch.randint(5, (200,))
+    assert torch.equal(wide.probs[:, :5], narrow.probs)
+    assert torch.equal(wide.log_prob(action), narrow.log_prob(action))
+    assert torch.equal(wide.sample(noise=noise), narrow.sample(noise=noise))
+
+
+def test_a_floor_that_all_actions_can_have_costs_no_cap() -> None:
+    def ops(floor: float) -> list[str]:
+        logits, mask = rows(5, 4)
+        with OpRecorder() as recorder:
+            dist = em.MaskedCategorical(logits, mask, min_prob=floor, validate="flag")
+            dist.log_prob(dist.sample()), dist.entropy()
+        return recorder.ops
+
+    assert ops(0.2475) == ops(0.01)
+    assert len(ops(0.01)) < len(ops(0.2476)) <= len(ops(0.01)) + 4
+
+
+def test_no_floor() -> None:
+    logits, mask = rows(5, 4)
+    none, zero = (em.MaskedCategorical(logits, mask, min_prob=floor) for floor in (None, 0.0))
+    assert torch.equal(none.log_probs, zero.log_probs)
+    assert none.min_prob == none[1:].min_prob == 0.0
 
 
 # -- gradients and divergence -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.03])
+@pytest.mark.parametrize("floor", [0.0, 0.03, 0.4])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_gradients(output: str, floor: float) -> None:
     logits, mask = rows(3, 5, torch.float64)
@@ -511,7 +564,7 @@ FULL = torch.ones(2, 3, dtype=torch.bool)
         (torch.zeros(2, 3), FULL, {"validate": "warn"}, r"validate='warn' is not one of 'raise', 'flag', 'off'"),
         (torch.zeros(2, 3), FULL, {"active": torch.ones(2)}, r"active must be a bool .* with `active > 0.5`"),
         (torch.zeros(2, 3), FULL, {"active": FULL[:, 0].repeat(2)}, r"active has shape \(4,\); wanted \(2,\)"),
-        (torch.zeros(2, 3), FULL, {"min_prob": 0.4}, r"min_prob=0.4 for 3 actions would make the policy uniform"),
+        (torch.zeros(2, 3), FULL, {"min_prob": 1.0}, r"min_prob must be a number, 0 or more and below 1.*; got 1.0"),
     ],
 )
 def test_bad_arguments(logits: Tensor, mask: Tensor, settings: dict[str, object], message: str) -> None:

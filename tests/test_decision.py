@@ -448,7 +448,7 @@ def test_wrong_settings_are_named() -> None:
     with pytest.raises(ValueError, match="validate='loud'"):
         em.DecisionStep(engine, validate="loud")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="min_prob of head 'blueprint'"):
-        em.DecisionStep(engine, min_prob=0.3)
+        em.DecisionStep(engine, min_prob={"blueprint": 1})
     with pytest.raises(RuntimeError, match="needs an engine on a CUDA device; this one is on cpu"):
         em.DecisionStep(engine, mode="cuda-graph")
 

@@ -251,12 +251,14 @@ def use_everything(dist: Any, other: Any, noise: Tensor) -> list[Tensor]:
     return [action, together, *results]
 
 
-@pytest.mark.parametrize("kind", ["3", "1000", "esper-2025-12"])
-def test_every_method_in_one_graph_for_all_batches(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "floor"), [("3", 1e-4), ("3", 0.4), ("1000", 1e-4), ("esper-2025-12", 1e-4), ("esper-2025-12", 0.4)]
+)
+def test_every_method_in_one_graph_for_all_batches(kind: str, floor: float) -> None:
     make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
 
     def everything(logits: Tensor, masks: Any, noise: Tensor, active: Tensor) -> list[Tensor]:
-        settings: dict[str, Any] = {"active": active, "min_prob": 1e-4, "validate": "flag"}
+        settings: dict[str, Any] = {"active": active, "min_prob": floor, "validate": "flag"}
         return use_everything(make(logits, masks, **settings), make(logits + 1, masks, **settings), noise)
 
     everything(*inputs(kind, 4), torch.ones(4, dtype=torch.bool))  # torch notes the function of a divergence
@@ -288,7 +290,7 @@ def test_divergence_of_policies_with_other_conditioned_heads() -> None:
 
 
 @pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
-@pytest.mark.parametrize("floor", [0.0, 0.01])
+@pytest.mark.parametrize("floor", [0.0, 0.01, 0.3])
 def test_nothing_reads_the_device(kind: str, floor: float) -> None:
     make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
     logits, masks, noise = inputs(kind, 20)
@@ -334,6 +336,8 @@ def test_op_count_of_a_whole_decision() -> None:
     assert len(ops(2, by_op=True)) <= 120
     assert len(ops(2, min_prob=0.01)) <= 120
     assert len(ops(2, min_prob={"op": 0.01})) <= 120
+    assert len(ops(2, min_prob=0.3)) <= 120
+    assert ops(2, min_prob=0.07) == ops(2, min_prob=0.01)  # thirteen blueprints can have it
     assert ops(2) == ops(1000) == ops(0)
 
 

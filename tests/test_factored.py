@@ -85,14 +85,22 @@ def assert_equals_oracle(
         assert drawn[env].tolist() == joint.sample(uniforms)
 
 
-CONDITIONS: list[tuple[tuple[str, ...], Any]] = [((), 0.0), (("slot",), 0.01), (("slot", "every other"), {"op": 0.05})]
+CONDITIONS: list[tuple[tuple[str, ...], Any]] = [
+    ((), None),
+    (("slot",), 0.01),
+    (("slot", "every other"), {"op": 0.05}),
+    ((), 0.3),  # more than some heads' choices, and some rows' slots, can have
+    (("slot", "every other"), {"op": 0.9, "slot": 0.4, "blend": None}),
+]
 
 
 @pytest.mark.parametrize(("by_op", "floor"), CONDITIONS)
 @pytest.mark.parametrize("name", NAMES)
-def test_equals_enumeration(name: str, by_op: tuple[str, ...], floor: float | dict[str, float]) -> None:
+def test_equals_enumeration(name: str, by_op: tuple[str, ...], floor: Any) -> None:
     for setting in switch_settings(em.ruleset(name)):
         engine, masks = make(name, 12 if not setting else 3, **setting)
+        if isinstance(floor, dict):
+            floor = {head: value for head, value in floor.items() if head in masks}
         if len(by_op) > 1:
             by_op = tuple(name for name in masks if name != "op")
         logits, other = random_logits(masks, by_op), random_logits(masks, by_op[:1], seed=5)
@@ -147,7 +155,8 @@ def test_random_rules_equal_the_oracle(case: Case, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 2))):
         values = logits[data.draw(st.sampled_from(layout.head_names))].view(-1)
         values[data.draw(st.integers(0, len(values) - 1))] = data.draw(value)
-    floor = data.draw(st.sampled_from([0.0, 0.0, 0.1]))
+    each = st.sampled_from([None, 0.0, 0.1, 0.3, 0.7])
+    floor = data.draw(st.one_of(each, st.dictionaries(st.sampled_from(layout.head_names), each)))
     dist = em.FactoredCategorical(logits, masks, min_prob=floor, validate="flag")
     noise = torch.rand(*masks.shape, len(masks), dtype=torch.float64)
     drawn, actions = dist.sample(noise=noise), all_actions(engine)
@@ -551,4 +560,36 @@ def test_floors_in_every_form(floors: Any) -> None:
     logits = flat(random_logits(masks))
     ours, expected = (em.FactoredCategorical(logits, masks, min_prob=value) for value in (floors, 0.01))
     assert torch.equal(ours.log_prob(expected.mode), expected.log_prob(expected.mode))
-    assert em.FactoredCategorical(logits, masks, min_prob=[0.0] * 4).min_prob is None
+    for nothing in ([0.0] * 4, [None] * 4, {"op": None}, {}, None, 0.0):
+        assert em.FactoredCategorical(logits, masks, min_prob=nothing).min_prob is None
+
+
+def test_a_floor_that_only_the_legal_choices_can_have() -> None:
+    """Blueprint 0.12: seven of thirteen are ever legal, so that each has it; op 0.5 is capped where two are legal."""
+    _engine, masks = make("esper-2026-06", 40)
+    logits = random_logits(masks)
+    dist = em.FactoredCategorical(logits, masks, min_prob={"blueprint": 0.12, "op": 0.5})
+    plain = em.FactoredCategorical(logits, masks)
+    germinate = masks["op"][:, 1]
+    assert germinate.any()
+    action = torch.zeros(40, 8, dtype=torch.int64)
+    action[:, -1] = 1
+    ways = masks["op"].sum(-1).double()
+    keep = 1 - 0.12 * 7
+    for blueprint in masks["blueprint"][germinate][0].nonzero().flatten():
+        action[:, 1] = blueprint
+        ours, before = (d.head_log_probs(action)[germinate].exp() for d in (dist, plain))
+        assert_near(ours[:, 1], before[:, 1] * keep + 0.12)
+        most = 0.99 / ways[germinate]
+        assert_near(ours[:, -1], torch.where(ways[germinate] == 1, 1, before[:, -1] * 0.01 + most))
+
+
+def test_the_slot_s_floor_is_of_the_slots_of_its_op() -> None:
+    """Three are empty, one is in training: 0.4 is possible for one slot and for two, and not for three."""
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"), list("abcd"))
+    masks = engine(engine.pack_slots([{"a": em.SlotState(3, 5)}]))
+    logits = torch.zeros(1, 16)
+    logits[0, 1] = math.log(2)  # germinating: 1/2, 1/4, 1/4
+    dist = em.FactoredCategorical(logits, masks, min_prob={"slot": 0.4})
+    scores = dist.head_log_probs(torch.tensor([[[1, 1, 0, 1]], [[2, 1, 0, 1]], [[0, 0, 0, 2]]])).exp()
+    assert_near(scores[:, 0, 0], [0.335, 0.3325, 1.0])

@@ -90,10 +90,26 @@ def test_the_floor_mixes() -> None:
     assert reference.probabilities([3.0, 0.0], [True, False], min_prob=0.4) == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("min_prob", [0.25, 1.0, -0.01, NAN, INF])
-def test_floors_that_leave_nothing_above_them(min_prob: float) -> None:
-    with pytest.raises(ValueError, match=r"min_prob=.* over 4 actions; wanted at least 0 and below 1 / 4"):
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        ([True, True, True, True], [0.2515, 0.2495, 0.2495, 0.2495]),  # 0.99 / 4 each, and 0.01 p
+        ([True, True, True, False], [0.335, 0.3325, 0.3325, 0.0]),
+        ([True, True, False, False], [0.4 + 0.4 / 3, 0.4 + 0.2 / 3, 0.0, 0.0]),  # possible for two
+        ([True, False, False, False], [1.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_the_floor_caps_itself(mask: list[bool], expected: list[float]) -> None:
+    logits = [LOG2, 0.0, 0.0, 0.0]
+    assert reference.probabilities(logits, mask, min_prob=0.4) == pytest.approx(expected, abs=1e-15)
+    assert reference.log_probability(logits, mask, 0, min_prob=0.4) == pytest.approx(math.log(expected[0]), abs=1e-15)
+
+
+@pytest.mark.parametrize("min_prob", [1.0, -0.01, NAN, INF])
+def test_floors_that_are_none(min_prob: float) -> None:
+    with pytest.raises(ValueError, match=r"min_prob=.*; wanted at least 0 and below 1, or None for no floor"):
         reference.probabilities([0.0] * 4, [True, False, False, False], min_prob=min_prob)
+    assert reference.probabilities([0.0, LOG3], [True, True], min_prob=None) == pytest.approx([0.25, 0.75])
 
 
 def test_rows_of_different_lengths() -> None:
@@ -276,9 +292,19 @@ def test_a_floor_for_some_heads() -> None:
     assert policy.head_log_probs([0, 3, 1, GERMINATE]) == pytest.approx(
         [0.0, math.log(0.5), math.log(0.1 * 0.6 + 0.3), math.log(0.45)]
     )
-    for floor in (0.2, {"slot": 0.5}, {"blend": -0.1}):  # 1/5, the widest head; 1/2, two slots
+    for floor in (1, {"slot": 1.0}, {"blend": -0.1}):
         with pytest.raises(ValueError, match="wanted at least 0 and below"):
             joint(DORMANT, TRAINING, min_prob=floor)
+    assert joint(DORMANT, TRAINING, min_prob={"op": None}).actions() == joint(DORMANT, TRAINING).actions()
+
+
+def test_a_floor_caps_itself_by_the_choices_under_the_op() -> None:
+    policy = joint(DORMANT, TRAINING, min_prob={"slot": 0.9, "blend": 0.4, "op": 0.3})
+    assert policy.head_log_probs([0, 3, 1, GERMINATE]) == pytest.approx(
+        [0.0, math.log(0.5), math.log(0.6 * 0.01 + 0.33), math.log(0.5 * 0.1 + 0.3)]
+    )
+    both = joint(DORMANT, DORMANT, min_prob={"slot": 0.9})
+    assert both.head_log_probs([0, 3, 1, GERMINATE])[0] == pytest.approx(math.log(0.25 * 0.01 + 0.495))
 
 
 def test_kl_of_whole_actions() -> None:

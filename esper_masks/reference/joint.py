@@ -40,7 +40,7 @@ class Joint:
         masks: what ``head_masks`` gives for the environment, restricted further or not.
         logits: head -> n floats or, for any head but the op, ops × n floats, of which the rows of illegal ops are never
             looked at.
-        min_prob: the floor of each head, a number or head -> number, 0 for a head that is not in it.
+        min_prob: the floor of each head, a number or head -> number; none for None and for a head that is not in it.
 
     Attributes:
         contexts: legal op -> head that it uses, ``op`` among them -> its logits and its mask under that op.
@@ -49,7 +49,7 @@ class Joint:
             ``legal`` works in an environment at fault; the rest raises ValueError.
 
     Raises:
-        ValueError: heads or sizes that are not those of the rules, or a ``min_prob`` that is not in [0, 1 / width).
+        ValueError: heads or sizes that are not those of the rules, or a ``min_prob`` that is not in [0, 1).
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Joint:
         masks: Mapping[str, Any],
         logits: Mapping[str, Sequence[Any]],
         *,
-        min_prob: float | Mapping[str, float] = 0.0,
+        min_prob: float | Mapping[str, float | None] | None = 0.0,
     ):
         self.rules, self.masks, self.logits = rules, masks, logits
         names = rules.head_names
         floors = min_prob if isinstance(min_prob, Mapping) else dict.fromkeys(names, min_prob)
         if set(logits) != set(names) or not set(floors) <= set(names):
             raise ValueError(f"logits of {list(logits)} and min_prob of {list(floors)}; the heads are {list(names)}")
-        self.min_prob = {name: floors.get(name, 0.0) for name in names}
+        self.min_prob = {name: floors.get(name) for name in names}
         self.per_op = {name for name in names if any(isinstance(row, Sequence) for row in logits[name])}
         if OP in self.per_op or any(len(logits[name]) != len(rules.op_rules) for name in self.per_op):
             raise ValueError(

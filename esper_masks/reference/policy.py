@@ -12,14 +12,14 @@ Floats = Sequence[float]  # one row: logits or probabilities, one an action
 Mask = Sequence[bool]  # one row; True is legal
 
 
-def probabilities(logits: Floats, mask: Mask, *, min_prob: float = 0.0) -> list[float] | None:
+def probabilities(logits: Floats, mask: Mask, *, min_prob: float | None = 0.0) -> list[float] | None:
     """The masked softmax of one row, exactly 0 where masked; None for a row at fault.
 
         p[i]  ==  exp(logits[i]) / sum(exp(logits[j]) for legal j)  if i is legal else 0
-        with a floor, over the n legal actions:  (1 - n * min_prob) * p[i] + min_prob
+        with a floor, over the n legal actions:  (1 - n * e) * p[i] + e,  e = min(min_prob, 0.99 / n)
 
     Raises:
-        ValueError: logits and mask of different lengths, or a ``min_prob`` that is not in [0, 1 / width).
+        ValueError: logits and mask of different lengths, or a ``min_prob`` that is not in [0, 1); None is 0.
     """
     check_row(logits, mask, min_prob)
     legal = [logit for logit, on in zip(logits, mask) if on]
@@ -27,11 +27,12 @@ def probabilities(logits: Floats, mask: Mask, *, min_prob: float = 0.0) -> list[
         return None
     weights = [math.exp(logit - max(legal)) if on else 0.0 for logit, on in zip(logits, mask)]
     total = sum(weights)
-    scale = 1 - len(legal) * min_prob
-    return [scale * weight / total + min_prob if on else 0.0 for weight, on in zip(weights, mask)]
+    floor = min(min_prob or 0.0, 0.99 / len(legal))
+    scale = 1 - len(legal) * floor
+    return [scale * weight / total + floor if on else 0.0 for weight, on in zip(weights, mask)]
 
 
-def log_probability(logits: Floats, mask: Mask, action: int, *, min_prob: float = 0.0) -> float:
+def log_probability(logits: Floats, mask: Mask, action: int, *, min_prob: float | None = 0.0) -> float:
     """Logarithm of ``probabilities(...)[action]``; -inf for an action that is masked or does not exist, -1 included.
 
     Without a floor nothing underflows: logits that differ by 10,000 give -10,000.
@@ -102,9 +103,9 @@ def mode(p: Floats) -> int:
     return max(range(len(p)), key=lambda i: p[i])
 
 
-def check_row(logits: Floats, mask: Mask, min_prob: float) -> None:
-    """Raise ``ValueError`` unless logits and mask are one row and the floor leaves something above it."""
+def check_row(logits: Floats, mask: Mask, min_prob: float | None) -> None:
+    """Raise ``ValueError`` unless logits and mask are one row and the floor is a probability below 1."""
     if len(logits) != len(mask):
         raise ValueError(f"{len(logits)} logits and a mask of {len(mask)}")
-    if not 0 <= min_prob * len(mask) < 1:
-        raise ValueError(f"min_prob={min_prob} over {len(mask)} actions; wanted at least 0 and below 1 / {len(mask)}")
+    if not 0 <= (min_prob or 0.0) < 1:
+        raise ValueError(f"min_prob={min_prob}; wanted at least 0 and below 1, or None for no floor")
