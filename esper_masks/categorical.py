@@ -88,7 +88,7 @@ class MaskedCategorical(Distribution):
 
     def _set(self, batch: torch.Size, logits: Tensor, mask: Tensor, active: Tensor | None) -> None:
         super().__init__(batch, validate_args=False)  # torch's validation fails under compile; ours is in faults
-        self.logits, self.mask, self.active = logits, mask, active
+        self._logits, self.mask, self.active = logits, mask, active
         stacked = not unrolls(logits.shape[-1])
         values, illegal = arithmetic(logits).movedim(-1, 0), ~mask.movedim(-1, 0)  # [n, ...]
         self._rows = MaskedSoftmax(
@@ -113,6 +113,11 @@ class MaskedCategorical(Distribution):
         """Log-probabilities ``[..., n]``: -inf where illegal; 0 in all of a faulty or inactive row."""
         without = [x.masked_fill(x == -math.inf, -math.inf) for x in self._rows.log_probs()]  # nor a gradient
         return self._last([self._settle(x) for x in without])
+
+    @property
+    def logits(self) -> Tensor:
+        """``log_probs``, as of ``torch.distributions.Categorical``: under the mask and above the floor."""
+        return self.log_probs
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of actions.
@@ -183,11 +188,11 @@ class MaskedCategorical(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         # torch has no types here
-        return constraints.integer_interval(0, self.logits.shape[-1] - 1)  # type: ignore[no-untyped-call]
+        return constraints.integer_interval(0, self.mask.shape[-1] - 1)  # type: ignore[no-untyped-call]
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All actions, legal or not: int64 ``[n, ...]``, or ``[n, *1]`` unless expanded."""
-        values = torch.arange(self.logits.shape[-1], device=self.logits.device)
+        values = torch.arange(self.mask.shape[-1], device=self.mask.device)
         values = values.view(-1, *[1] * len(self.batch_shape))
         return values.expand(-1, *self.batch_shape) if expand else values
 
@@ -200,7 +205,7 @@ class MaskedCategorical(Distribution):
         batch = torch.Size(batch_shape)
         check_expands(self.batch_shape, batch)
         active = None if self.active is None else self.active.expand(batch)
-        return self._derive(batch, self.logits.expand(*batch, -1), self.mask.expand(*batch, -1), active)
+        return self._derive(batch, self._logits.expand(*batch, -1), self.mask.expand(*batch, -1), active)
 
     def __getitem__(self, index: Any) -> Self:
         """Some of the rows: any index of the batch axes.
@@ -210,7 +215,7 @@ class MaskedCategorical(Distribution):
         """
         batch, wide = self.faults[index].shape, before_last(index)
         active = None if self.active is None else self.active[index]
-        return self._derive(batch, self.logits[wide], self.mask[wide], active)
+        return self._derive(batch, self._logits[wide], self.mask[wide], active)
 
     def _derive(self, *rows: Any) -> Self:
         """The same settings for other rows, which need no second validation."""
@@ -221,7 +226,7 @@ class MaskedCategorical(Distribution):
 
     def __repr__(self) -> str:
         floor = f", min_prob={self.min_prob}" if self.min_prob else ""
-        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, actions={self.logits.shape[-1]}{floor})"
+        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, actions={self.mask.shape[-1]}{floor})"
 
     # -- slabs --------------------------------------------------------------------------------------------------------
 
@@ -229,13 +234,14 @@ class MaskedCategorical(Distribution):
         return values.masked_fill(self._neutral, neutral)
 
     def _last(self, slabs: Slabs) -> Tensor:
-        return slabs[0].movedim(0, -1) if self._rows.stacked else torch.stack(tuple(slabs), -1)
+        # contiguous, because samplers of other libraries fill their noise in the order of memory
+        return slabs[0].movedim(0, -1).contiguous() if self._rows.stacked else torch.stack(tuple(slabs), -1)
 
 
 def _kl(p: MaskedCategorical, q: MaskedCategorical) -> Tensor:
     """KL(p || q) in nats, ``[...]``: +inf only where q lacks p's support, gradients finite; 0 for neutral rows."""
-    if p.logits.shape[-1] != q.logits.shape[-1]:
-        raise ValueError(f"p has {p.logits.shape[-1]} actions, q has {q.logits.shape[-1]}")
+    if p.mask.shape[-1] != q.mask.shape[-1]:
+        raise ValueError(f"p has {p.mask.shape[-1]} actions, q has {q.mask.shape[-1]}")
     batch = broadcast_batch("q", q.batch_shape, p.batch_shape)
     p, q = p.expand(batch), q.expand(batch)  # in one form, whichever each was made in
     divergences = p._rows._sum(divergence(p._rows.log_probs(), q._rows.log_probs()))

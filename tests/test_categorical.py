@@ -392,6 +392,53 @@ def test_inactive_rows_are_neutral() -> None:
 # -- as a torch distribution ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("floor", [None, 0.05, 0.9])
+def test_logits_are_those_of_torch(floor: float | None) -> None:
+    """Under the mask and above the floor, whatever the network gave: people take their argmax and their softmax."""
+    logits, mask = rows(20, 7)
+    logits[~mask] = 99.0
+    logits[3] = math.nan
+    dist = em.MaskedCategorical(logits, mask, min_prob=floor, validate="flag")
+    fine = torch.arange(20) != 3
+    assert torch.equal(dist.logits, dist.log_probs)
+    assert torch.equal(dist.logits[fine].argmax(-1), dist.mode[fine])
+    assert_near(dist.logits[fine].softmax(-1), dist.probs[fine])
+    assert (dist.logits[fine][~mask[fine]] == -math.inf).all()
+    assert (dist.logits[3] == 0).all()
+    # what is made of it has seen the logits that were given
+    other = em.MaskedCategorical(rows(20, 7, seed=3)[0], mask, min_prob=floor, validate="flag")
+    divergence = kl_divergence(dist, other)
+    for part, index in ((dist[1:], slice(1, None)), (dist.expand((2, 20))[1], slice(None))):
+        assert torch.equal(part.logits, dist.logits[index])
+        assert torch.equal(part.probs, dist.probs[index])
+        assert torch.equal(part.faults, dist.faults[index])
+        assert torch.equal(kl_divergence(part, other[index]), divergence[index])
+
+
+@pytest.mark.parametrize("floor", [None, 0.05])
+@pytest.mark.parametrize("width", [4, 40])
+def test_what_other_libraries_take_is_contiguous(width: int, floor: float | None) -> None:
+    """``torch.multinomial`` fills its noise in the order of memory, and so draws other actions from other strides."""
+    logits, mask = rows(24, width)
+    deep = em.MaskedCategorical(logits.view(2, 12, width), mask.view(2, 12, width), min_prob=floor)
+    for dist in (
+        em.MaskedCategorical(logits, mask, min_prob=floor),
+        em.MaskedCategorical(logits.T.contiguous().T, mask.T.contiguous().T, min_prob=floor),
+        em.MaskedCategorical(logits[0], mask, min_prob=floor),
+        em.MaskedCategorical(logits.half(), mask, min_prob=floor),
+        deep[0],
+        deep[:, 3],
+        deep.expand((3, 2, 12))[1, 0],
+    ):
+        for values in (dist.probs, dist.log_probs, dist.logits):
+            assert values.is_contiguous()
+        drawn = []
+        for probs in (dist.probs, dist.probs.clone(memory_format=torch.contiguous_format)):
+            torch.manual_seed(0)
+            drawn.append(torch.multinomial(probs, 1))
+        assert torch.equal(*drawn)
+
+
 def test_shapes() -> None:
     logits, mask = rows(6, 4)
     logits, mask = logits.reshape(2, 3, 4), mask.reshape(2, 3, 4)
@@ -411,6 +458,7 @@ def test_shapes() -> None:
     assert dist.enumerate_support().shape == (4, 2, 3)
     assert dist.enumerate_support(expand=False).shape == (4, 1, 1)
     assert torch.equal(dist.log_prob(dist.enumerate_support()).movedim(0, -1), dist.log_probs)
+    assert torch.equal(dist.log_prob(dist.enumerate_support(expand=False)).movedim(0, -1), dist.log_probs)
     assert torch.equal(dist.perplexity(), dist.raw_entropy().exp())
     assert repr(dist) == "MaskedCategorical(batch_shape=(2, 3), actions=4)"
 
