@@ -14,6 +14,7 @@ from esper_masks.checks import (
     broadcast_batch,
     check_bool,
     check_expands,
+    check_generator,
     check_integer,
     check_logits,
     check_min_prob,
@@ -123,15 +124,14 @@ class MaskedCategorical(Distribution):
         """Log-probability of actions.
 
         Args:
-            value: integer ``[*sample, ...]``, broadcasts with the batch.
+            value: integer ``[*sample, ...]``, or what ``enumerate_support(expand=False)`` gives.
 
         Returns: ``[*sample, ...]``; -inf, without a gradient, for an action that is illegal or does not exist.
         Raises:
-            ValueError: not integers, or a shape that does not broadcast.
+            ValueError: not integers, or a shape whose last axes are not those of the batch.
         """
-        check_integer("value", value)
-        shape = broadcast_batch("value", value.shape, self.batch_shape)
-        slabs, value = self._rows.log_probs(), value.long().expand(shape)
+        value = self._check_value("value", value)
+        slabs, shape = self._rows.log_probs(), value.shape
         if self._rows.stacked:
             [log_probs] = slabs
             index = value.clamp(0, len(log_probs) - 1)
@@ -143,6 +143,30 @@ class MaskedCategorical(Distribution):
             for i, x in enumerate(slabs):
                 picked = torch.where((value == i) & (x != -math.inf), x, picked)
         return self._settle(picked)
+
+    def action_faults(self, action: Tensor) -> Tensor:
+        """Active rows that are faulty, or whose action is illegal or does not exist: bool ``[*sample, ...]``.
+
+        Args:
+            action: integer ``[*sample, ...]``, stored ones above all, whose masks may have changed since.
+
+        Raises:
+            ValueError: as of ``log_prob``.
+        """
+        action = self._check_value("action", action)
+        index = action.clamp(0, self.mask.shape[-1] - 1)
+        legal = self.mask.expand(*action.shape, -1).gather(-1, index.unsqueeze(-1)).squeeze(-1) & (index == action)
+        return self.faults | ~(legal | self._neutral)
+
+    def _check_value(self, name: str, value: Tensor) -> Tensor:
+        """Actions as int64 ``[*sample, ...]``; those of ``enumerate_support(expand=False)`` for each row."""
+        check_integer(name, value)
+        batch = self.batch_shape
+        if value.shape[max(value.ndim - len(batch), 0) :] == batch:
+            return value.long()
+        if value.shape == (self.mask.shape[-1], *[1] * len(batch)):
+            return value.long().expand(-1, *batch)
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; wanted [*sample, {', '.join(map(str, batch))}]")
 
     def raw_entropy(self) -> Tensor:
         """Entropy in nats, ``[...]``, of the distribution that is sampled."""
@@ -159,24 +183,44 @@ class MaskedCategorical(Distribution):
     # -- actions ------------------------------------------------------------------------------------------------------
 
     # torch's own signature; the default cannot be changed in place
-    def sample(self, sample_shape: Any = torch.Size(), *, noise: Tensor | None = None) -> Tensor:  # noqa: B008
+    def sample(
+        self,
+        sample_shape: Any = torch.Size(),  # noqa: B008
+        *,
+        noise: Tensor | None = None,
+        generator: None = None,
+    ) -> Tensor:
         """Legal actions, by inverse CDF from one uniform each.
 
         Args:
             sample_shape: leading shape.
             noise: uniform in [0, 1], ``[*sample_shape, ...]``, of any float dtype; by default from torch's generator.
+            generator: none is taken; draw ``noise`` from it.
 
         Returns: int64 ``[*sample_shape, ...]``; -1 for faulty and inactive rows.
         Raises:
             ValueError: noise that does not fit.
+            TypeError: a generator.
         """
         shape, like = self._extended_shape(torch.Size(sample_shape)), self._rows.total
+        check_generator(generator, shape)
         if noise is None:
             noise = torch.rand(shape, dtype=like.dtype, device=like.device)
         else:
             noise = check_noise(noise, shape, like)
         with torch.no_grad():
             return self._settle(self._rows.draw(noise).long(), -1)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Actions have no gradient.
+
+        Raises:
+            NotImplementedError: always; says what has one.
+        """
+        raise NotImplementedError(
+            "actions are discrete and have no gradient: weight log_prob(sample()) by what the action was worth, or sum "
+            "over all actions by probs (docs/policies.md, expectations)"
+        )
 
     @property
     def mode(self) -> Tensor:

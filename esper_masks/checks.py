@@ -138,6 +138,15 @@ def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
     return noise.to(like.dtype).clamp_min(0)
 
 
+def check_generator(generator: object, shape: Sequence[int]) -> None:
+    """Raise ``TypeError`` unless a generator is None: what is drawn from it is given as noise of a shape."""
+    if generator is not None:
+        raise TypeError(
+            "sampling takes no generator; draw its uniforms and give them: "
+            f"noise=torch.rand({tuple(shape)}, generator=generator, device=generator.device)"
+        )
+
+
 def check_actions(name: str, actions: Tensor, batch: torch.Size, heads: Sequence[str]) -> None:
     """Raise ``ValueError`` unless whole actions are integers ``[*sample, *batch, heads]``."""
     check_integer(name, actions)

@@ -189,6 +189,9 @@ class DecisionStep(nn.Module):
     ) -> Evaluation:
         """Score actions that were decided before, with gradients to the logits.
 
+        An action that is illegal under these masks is a fault of its own, see ``Evaluation``: masks, or actions, that
+        were written to since the decision would else go unnoticed.
+
         Compiled, nothing is kept for the gradient but the arguments, which must not be written to until it is taken: to
         compute the rest once more takes less time than to write and read it.
 
@@ -280,7 +283,8 @@ class DecisionStep(nn.Module):
             masks = ActionMasks(self.engine.layout, slot_words, op_words, limits)
             joint = self._joint(logits, masks, active, fused)
             each = joint.head_entropies() if head_entropies else None
-            return joint.log_prob(actions), joint.raw_entropy(), each, joint.faults
+            log_prob, faults = joint._log_prob_and_faults("actions", actions)
+            return log_prob, joint.raw_entropy(), each, faults
 
         if not torch.compiler.is_compiling():
             return score(logits)

@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
     log_prob: Tensor  # [...]
     raw_entropy: Tensor  # [...], nats
     head_entropies: Tensor | None  # [..., heads], in [0, 1]; None unless they are asked for
-    faults: Tensor  # int64 [...], a bit for each head; raise_on_fault reads it
+    faults: Tensor  # int64 [...], a bit for each head, 1 << heads for an illegal action; raise_on_fault reads it
 
 
 torch.serialization.add_safe_globals([Decision, Evaluation])

@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
-from esper_masks.checks import before_last, check_actions, check_bool, check_expands, check_noise
+from esper_masks.checks import (
+    before_last,
+    check_actions,
+    check_bool,
+    check_expands,
+    check_generator,
+    check_noise,
+)
 from esper_masks.drawing import uniforms
 from esper_masks.faults import Validate, check_mode, raise_faults
 from esper_masks.head_logits import HeadLogits, check_floors
@@ -108,18 +115,27 @@ class FactoredCategorical(Distribution):
     # -- actions ------------------------------------------------------------------------------------------------------
 
     # torch's own signature; the default cannot be changed in place
-    def sample(self, sample_shape: Any = torch.Size(), *, noise: Tensor | None = None) -> Tensor:  # noqa: B008
+    def sample(
+        self,
+        sample_shape: Any = torch.Size(),  # noqa: B008
+        *,
+        noise: Tensor | None = None,
+        generator: None = None,
+    ) -> Tensor:
         """Legal whole actions, by inverse CDF from one uniform per head.
 
         Args:
             sample_shape: leading shape.
             noise: uniform in [0, 1], ``[*sample_shape, ..., heads]``, of any float dtype; by default from torch's
                 generator.
+            generator: none is taken; draw ``noise`` from it.
 
         Returns: int64 ``[*sample_shape, ..., heads]``; -1 in faulty and inactive rows.
         Raises:
             ValueError: noise that does not fit.
+            TypeError: a generator.
         """
+        check_generator(generator, self._extended_shape(torch.Size(sample_shape)))
         with torch.no_grad():
             return self._form.draw(self._uniforms(sample_shape, noise), self._neutral)
 
@@ -129,6 +145,7 @@ class FactoredCategorical(Distribution):
         *,
         noise: Tensor | None = None,
         dtype: torch.dtype = torch.int64,
+        generator: None = None,
     ) -> tuple[Tensor, Tensor]:
         """``sample`` and ``log_prob`` of what was drawn, to the last bit; compiled, at half the time of the two.
 
@@ -136,13 +153,26 @@ class FactoredCategorical(Distribution):
             sample_shape: as of ``sample``.
             noise: as of ``sample``.
             dtype: of the actions, integers that hold -1 and every choice.
+            generator: as of ``sample``.
 
         Returns: actions ``[*sample_shape, ..., heads]``, and ``[*sample_shape, ...]``, through which gradients flow.
         Raises:
-            ValueError: noise that does not fit.
+            ValueError, TypeError: as of ``sample``.
         """
+        check_generator(generator, self._extended_shape(torch.Size(sample_shape)))
         action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise), self._neutral, dtype)
         return action, self._settle(log_prob)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Actions have no gradient.
+
+        Raises:
+            NotImplementedError: always; says what has one.
+        """
+        raise NotImplementedError(
+            "actions are discrete and have no gradient: weight log_prob(sample()) by what the action was worth, or sum "
+            "over enumerate_support() by log_prob(...).exp() (docs/policies.md, expectations)"
+        )
 
     def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Tensor:
         shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
@@ -155,25 +185,55 @@ class FactoredCategorical(Distribution):
 
     def legal(self, action: Tensor) -> Tensor:
         """Whether the masks permit whole actions: integer ``[*sample, ..., heads]`` -> bool ``[*sample, ...]``."""
-        return self.masks.permits(action)
+        return self.masks.permits(self._check_value("action", action))
+
+    def action_faults(self, action: Tensor) -> Tensor:
+        """``faults``, and of active rows without one whose action is illegal or does not exist ``1 << heads``.
+
+        For stored actions, whose masks may have changed since: the log-probability of such an action is -inf, and
+        nothing else tells. ``raise_on_fault(policy.action_faults(actions), heads=policy.fault_names)`` names the rows.
+
+        Args:
+            action: integer ``[*sample, ..., heads]``.
+
+        Returns: int64 ``[*sample, ...]``.
+        Raises:
+            ValueError: as of ``log_prob``.
+        """
+        return self._log_prob_and_faults("action", action)[1]
+
+    def _log_prob_and_faults(self, name: str, action: Tensor) -> tuple[Tensor, Tensor]:
+        """``log_prob`` and ``action_faults`` in one pass."""
+        log_prob, illegal = self._form.log_prob_and_illegal(self._check_value(name, action))
+        faults = self.faults
+        illegal = illegal & (faults == 0)
+        illegal = illegal if self.active is None else illegal & self.active
+        return self._settle(log_prob), torch.where(illegal, 1 << len(self.masks.layout.heads), faults)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of whole actions.
 
         Args:
-            value: integer ``[*sample, ..., heads]``.
+            value: integer ``[*sample, ..., heads]``, or what ``enumerate_support(expand=False)`` gives.
 
         Returns: ``[*sample, ...]``; -inf for an action that is illegal or does not exist.
         Raises:
-            ValueError: not integers, or a shape that does not fit.
+            ValueError: not integers, or a shape whose last axes are not those of the batch and the heads.
         """
-        check_actions("value", value, self.batch_shape, self.masks.layout.head_names)
-        return self._settle(self._form.log_prob(value))
+        return self._settle(self._form.log_prob(self._check_value("value", value)))
 
     def head_log_probs(self, value: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
-        check_actions("value", value, self.batch_shape, self.masks.layout.head_names)
-        return self._settle_heads(self._form.score(value))
+        return self._settle_heads(self._form.score(self._check_value("value", value)))
+
+    def _check_value(self, name: str, value: Tensor) -> Tensor:
+        """Whole actions ``[*sample, ..., heads]``; those of ``enumerate_support(expand=False)`` for each row."""
+        batch, names = self.batch_shape, self.masks.layout.head_names
+        size = layout_tables(self.masks.layout, self.masks.device).size
+        if isinstance(value, Tensor) and value.shape == (size, *[1] * len(batch), len(names)):
+            value = value.expand(-1, *batch, -1)
+        check_actions(name, value, batch, names)
+        return value
 
     # -- entropy ------------------------------------------------------------------------------------------------------
 

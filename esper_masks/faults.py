@@ -14,6 +14,8 @@ MODES = ("raise", "flag", "off")
 SHOWN = 5  # rows that a message names
 
 CAUSE = "such a row has no legal action, only legal logits of -inf, or a legal logit that is NaN or +inf"
+ILLEGAL = "illegal action"  # what the bit behind those of the heads stands for
+CHANGED = "masks or actions were written to since the decision, or are of other rows: keep copies of both, row by row"
 REMEDY = "mark padding rows with active=, or pass validate='flag' and read `faults`"
 
 
@@ -67,8 +69,8 @@ def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named
     esper_masks.errors.InvalidStateMachineError: faults: 2 of 3 rows are faulty: row 1 (op), row 2 (slot, op)
 
     Args:
-        flags: distributions; or tensors of any shape: bool (True is a fault), integer (each bit a head) or floating
-            point (what is not finite is a fault).
+        flags: distributions; or tensors of any shape: bool (True is a fault), integer (each bit a head, and the one
+            behind them an illegal action) or floating point (what is not finite is a fault).
         heads: names of the bits of integer flags; a distribution knows its own.
         named: the same, with a name for the message.
 
@@ -82,7 +84,8 @@ def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named
     found = [_is_fault(words).any() for _, words, _ in checks]
     device = next((f.device for f in found if f.device.type != "cpu"), None)
     if found and torch.stack([f if device is None else f.to(device, non_blocking=True) for f in found]).any():
-        raise InvalidStateMachineError(_describe(checks))
+        message = _describe(checks)
+        raise InvalidStateMachineError(f"{message}; {CHANGED}" if ILLEGAL in message else message)
 
 
 def _read(flag: "Tensor | Faulty", heads: Sequence[str]) -> tuple[Tensor, Sequence[str]]:
@@ -123,5 +126,6 @@ def _detail(word: Tensor, heads: Sequence[str]) -> str:
         return ""
     if word.is_floating_point():
         return f" ({word.item()})"
+    names = [*heads, ILLEGAL] if heads else []
     bits = [bit for bit in range(torch.iinfo(word.dtype).bits) if int(word) >> bit & 1]
-    return f" ({', '.join(heads[bit] if bit < len(heads) else f'head {bit}' for bit in bits)})"
+    return f" ({', '.join(names[bit] if bit < len(names) else f'bit {bit}' for bit in bits)})"

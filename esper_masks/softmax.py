@@ -222,6 +222,19 @@ class MaskedSoftmax:
             score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
         return score
 
+    def forbids(self, value: Tensor) -> Tensor:
+        """Whether the mask forbids actions, or there are none such: bool ``[*sample, ...]``."""
+        if self.stacked:
+            slab = self.illegal[0]
+            assert slab is not None  # a stacked row has them all
+            slab = slab.view(len(slab), *[1] * (value.ndim + 1 - slab.ndim), *slab.shape[1:])
+            index = torch.arange(len(slab), device=value.device).view(-1, *[1] * value.ndim)
+            return ((value != index) | slab).all(0)
+        illegal = torch.ones_like(value, dtype=torch.bool)
+        for k, forbidden in zip(self.actions, self.illegal):
+            illegal = illegal & (value != k if forbidden is None else (value != k) | forbidden)
+        return illegal
+
     def _some_weights(self, actions: slice) -> Tensor:
         """Of some actions of a stacked row, not under the floor but above it."""
         return self.shifted[0][actions].exp() if self.mixed is None else self.mixed[0][actions]

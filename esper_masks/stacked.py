@@ -98,20 +98,39 @@ class StackedHeads:
 
     def score(self, actions: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
-        tables, values = self.tables, self._values(actions.long())  # [*sample, heads, rows]
-        place = self._places(values[..., tables.op_at, :].clamp(-1, len(tables.users)))
-        context, value = place.clamp_max(tables.count - 1), values.clamp(0, tables.width - 1)
-        at = value * tables.count + context
+        return self._score(self._entries(actions), actions.shape)
+
+    def _score(self, entries: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
+        ignored, context, at, missing = entries
         if self.softmax.mixed is None:
             scores = _gather(self.softmax.shifted[0].flatten(0, 1), at) - _gather(self.softmax.log_total, context)
         else:
             scores = _gather(self.softmax.log_probs()[0].flatten(0, 1), at)
-        scores = scores.masked_fill((scores == -math.inf) | (value != values), -math.inf)  # without a gradient
-        return self._by_head(scores.masked_fill(place >= tables.count, 0), actions.shape)
+        scores = scores.masked_fill((scores == -math.inf) | missing, -math.inf)  # without a gradient
+        return self._by_head(scores.masked_fill(ignored, 0), shape)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-probability of whole actions, ``[*sample, ...]``."""
         return self.score(actions).cumsum(-1)[..., -1]  # summed in one order, see ``MaskedSoftmax``
+
+    def log_prob_and_illegal(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and whether the masks forbid the actions or there are none such, bool ``[*sample, ...]``."""
+        entries, illegal = self._entries(actions), self.softmax.illegal[0]
+        assert illegal is not None  # padded choices are forbidden
+        ignored, _, at, missing = entries
+        illegal = ((_gather(illegal.flatten(0, 1), at) | missing) & ~ignored).any(-2)
+        return self._score(entries, actions.shape).cumsum(-1)[..., -1], illegal.reshape(actions.shape[:-1])
+
+    def _entries(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each head's value, ``[*sample, heads, rows]``, under the op of its action.
+
+        Returns: whether the op ignores the head; the context, any if it does; the entry in tables
+            ``[width * contexts]``; whether no entry has that value.
+        """
+        tables, values = self.tables, self._values(actions.long())
+        place = self._places(values[..., tables.op_at, :].clamp(-1, len(tables.users)))
+        context, value = place.clamp_max(tables.count - 1), values.clamp(0, tables.width - 1)
+        return place >= tables.count, context, value * tables.count + context, value != values
 
     def _places(self, op: Tensor) -> Tensor:
         """Context of every head under an op, contexts + head if the op ignores it: ``[..., heads, rows]``."""

@@ -12,6 +12,8 @@ from esper_masks.layout_tables import context_tables
 from esper_masks.masks import ActionMasks
 from esper_masks.softmax import UNROLLED_ROW, MaskedSoftmax, Slabs, divergence, exceeds, normalized
 
+Given = tuple[int, MaskedSoftmax, Tensor]  # head, its probabilities given the op, whether the op uses it
+
 
 class UnrolledHeads:
     """The methods and results of ``StackedHeads``, without padding or gathers.
@@ -170,17 +172,27 @@ class UnrolledHeads:
 
     def score(self, actions: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
-        return torch.stack(self._scores(actions)).movedim(0, -1)
+        return torch.stack(self._scores(*self._values(actions))).movedim(0, -1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-probability of whole actions, ``[*sample, ...]``."""
-        return _total(self._scores(actions))
+        return _total(self._scores(*self._values(actions)))
 
-    def _scores(self, actions: Tensor) -> list[Tensor]:
+    def log_prob_and_illegal(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and whether the masks forbid the actions or there are none such, bool ``[*sample, ...]``."""
+        values, op, given = self._values(actions)
+        illegal = [softmax.forbids(values[head]) & used for head, softmax, used in given]
+        return _total(self._scores(values, op, given)), _any([self.softmaxes[0].forbids(op), *illegal])
+
+    def _values(self, actions: Tensor) -> tuple[Slabs, Tensor, list[Given]]:
+        """Each head's value, the op, and what is drawn given it."""
         values = actions.to(self.like.dtype).unbind(-1)
         op = values[self.contexts[0].head]
+        return values, op, self._given(op)
+
+    def _scores(self, values: Slabs, op: Tensor, given: list[Given]) -> list[Tensor]:
         _, scores = self._unused(op, self.softmaxes[0].score(op))
-        for head, softmax, used in self._given(op):
+        for head, softmax, used in given:
             scores[head] = torch.where(used, softmax.score(values[head]), scores[head])
         return scores
 
@@ -191,7 +203,7 @@ class UnrolledHeads:
         actions[op_at], scores[op_at] = op, score
         return actions, scores
 
-    def _given(self, op: Tensor) -> list[tuple[int, MaskedSoftmax, Tensor]]:
+    def _given(self, op: Tensor) -> list[Given]:
         """Each head that is drawn, its probabilities given the op, and whether the op uses it, ``[*sample, ...]``."""
         given = []
         for (head, at, whole), bits in zip(self.tables.drawn, self.tables.drawn_bits):

@@ -1,6 +1,7 @@
 """One categorical distribution per row: the numbers contract, in both forms and every dtype."""
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -128,7 +129,7 @@ def test_masked_actions_have_nothing(dtype: torch.dtype) -> None:
     scores = dist.log_prob(illegal)
     assert (scores[some] == -math.inf).all()
     for action in (-1, 7, 2**40, -(2**40)):
-        assert (dist.log_prob(torch.tensor(action)) == -math.inf).all()
+        assert (dist.log_prob(torch.full((50,), action)) == -math.inf).all()
     [gradient] = torch.autograd.grad(scores[some].sum(), leaf)
     assert (gradient == 0).all()
 
@@ -389,6 +390,24 @@ def test_inactive_rows_are_neutral() -> None:
     assert (gradient[~active] == 0).all()
 
 
+def test_action_faults() -> None:
+    """An illegal action is a fault of its own, which -inf does not tell: a legal action may have it too."""
+    mask = torch.tensor([[True, False, True]] * 6)
+    logits = torch.tensor([[0.0, 9.0, -math.inf]] * 6)
+    logits[4], active = math.nan, torch.arange(6) != 5
+    dist = em.MaskedCategorical(logits, mask, active=active, validate="flag")
+    action = torch.tensor([[0, 1, 2, -1, 0, 1], [3, 0, 0, 2, 1, -1]])  # the fifth row is faulty, the sixth inactive
+    expected = [[False, True, False, True, True, False], [True, False, False, False, True, False]]
+    assert dist.action_faults(action).tolist() == expected
+    assert dist.action_faults(action[0].int()).tolist() == expected[0]
+    assert dist.action_faults(action.unsqueeze(1))[:, 0].tolist() == expected
+    assert dist.log_prob(action)[:, 1:4].isinf().tolist() == [[True, True, True], [False, False, True]]
+    assert not dist.action_faults(dist.sample((20,)))[..., :4].any()
+    em.raise_on_fault(dist.action_faults(action)[:, 2])
+    with pytest.raises(em.InvalidStateMachineError, match=r"^3 of 6 rows are faulty: row 1, row 3, row 4$"):
+        em.raise_on_fault(dist.action_faults(action[0]))
+
+
 # -- as a torch distribution ------------------------------------------------------------------------------------------
 
 
@@ -439,6 +458,20 @@ def test_what_other_libraries_take_is_contiguous(width: int, floor: float | None
         assert torch.equal(*drawn)
 
 
+def test_what_has_no_generator_and_no_gradient_says_what_has() -> None:
+    dist = em.MaskedCategorical(*rows(4, 3))
+    generator = torch.Generator().manual_seed(0)
+    message = r"sampling takes no generator; .*: noise=torch.rand\(\(2, 4\), generator=generator"
+    with pytest.raises(TypeError, match=message):
+        dist.sample((2,), generator=generator)
+    drawn = dist.sample((2,), noise=torch.rand((2, 4), generator=generator, device=generator.device))
+    again = dist.sample((2,), noise=torch.rand((2, 4), generator=generator.manual_seed(0)))
+    assert torch.equal(drawn, again)
+    for shape in ((), (2,)):
+        with pytest.raises(NotImplementedError, match=r"actions are discrete .* weight log_prob\(sample\(\)\)"):
+            dist.rsample(shape)
+
+
 def test_shapes() -> None:
     logits, mask = rows(6, 4)
     logits, mask = logits.reshape(2, 3, 4), mask.reshape(2, 3, 4)
@@ -447,7 +480,7 @@ def test_shapes() -> None:
     assert (dist.batch_shape, dist.event_shape) == ((2, 3), ())
     assert dist.sample((5, 1)).shape == (5, 1, 2, 3)
     assert dist.sample(5 * torch.Size([2])).shape == (2, 2, 2, 2, 2, 2, 3)
-    assert dist.log_prob(torch.zeros(3, dtype=torch.int32)).shape == (2, 3)
+    assert dist.log_prob(torch.zeros(2, 3, dtype=torch.int32)).shape == (2, 3)
     assert dist.log_prob(torch.zeros(7, 2, 3, dtype=torch.int64)).shape == (7, 2, 3)
     noise = torch.rand(5, 1, 2, 3)
     drawn = dist.sample((5, 1), noise=noise)
@@ -624,8 +657,18 @@ def test_bad_values_and_noise() -> None:
     dist = em.MaskedCategorical(torch.zeros(2, 3), FULL)
     with pytest.raises(ValueError, match=r"value must be an integer tensor, got torch.float32"):
         dist.log_prob(torch.zeros(2))
-    with pytest.raises(ValueError, match=r"value has shape \(3,\), which does not broadcast with \(2,\)"):
-        dist.log_prob(torch.zeros(3, dtype=torch.int64))
+    wide = em.MaskedCategorical(torch.zeros(4, 2, 3), FULL)
+    for call, wanted, shapes in (
+        (dist.log_prob, "2", [(3,), (1,), (), (2, 1), (3, 1, 1), (2, 3)]),
+        (dist.action_faults, "2", [(3,), (1,), (), (2, 1)]),
+        (wide.log_prob, "4, 2", [(2,), (4,), (), (1, 2), (4, 1), (2, 1, 1), (2, 4), (5, 4, 1), (3, 1)]),
+    ):
+        for shape in shapes:  # torch broadcasts them, so that a value of another batch goes unnoticed
+            with pytest.raises(ValueError, match=rf" has shape {re.escape(str(shape))}; wanted \[\*sample, {wanted}\]"):
+                call(torch.zeros(shape, dtype=torch.int64))
+    assert dist.log_prob(torch.zeros(3, 1, dtype=torch.int64)).shape == (3, 2)  # enumerate_support(expand=False)
+    one = em.MaskedCategorical(torch.zeros(3), FULL[0])
+    assert one.log_prob(torch.zeros(5, 1, dtype=torch.int64)).shape == (5, 1)
     with pytest.raises(ValueError, match=r"noise is \(3,\) on cpu; wanted \(2,\) on cpu"):
         dist.sample(noise=torch.rand(3))
     with pytest.raises(

@@ -287,6 +287,62 @@ def test_what_is_not_decided_has_no_gradient(validate: Any) -> None:
             step.evaluate(leaves[0], masks, actions, active=torch.ones(BATCH, dtype=torch.bool))
 
 
+def changed_masks(engine: em.MaskEngine, batch: int) -> tuple[Tensor, Tensor, em.ActionMasks, Tensor]:
+    """Logits, actions that were decided, and other masks; where these forbid them. Row 0 is at fault, 1 is inactive."""
+    states, logits, noise = inputs(engine, batch)
+    logits[0] = torch.nan
+    actions = em.FactoredCategorical(logits, engine(states), validate="flag").sample(noise=noise)
+    actions[2] = -1
+    masks = engine(random_states(engine, batch, seed=7))
+    illegal = ~masks.permits(actions)
+    illegal[:2] = False
+    return logits, actions, masks, illegal
+
+
+@pytest.mark.parametrize("rules", ["esper-2025-12", "esper-2026-06"])
+def test_stored_actions_under_other_masks_are_a_fault(rules: str) -> None:
+    engine = engine_of(rules)
+    logits, actions, masks, illegal = changed_masks(engine, 60)
+    heads, active = engine.layout.head_names, torch.arange(60) != 1
+    step = em.DecisionStep(engine, mode="eager")
+    with OpRecorder() as recorder:
+        scored = step.evaluate(logits, masks, actions, active=active)
+    assert not [op for op in recorder.ops if any(read in op for read in HOST_READS)]
+    own = em.FactoredCategorical(logits, masks, active=active, validate="flag").faults
+    assert own[0] != 0
+    assert 10 < illegal.sum() < 59
+    assert illegal[2]  # an action of -1 in a row that acts
+    assert torch.equal(scored.faults, own + (illegal.long() << len(heads)))
+    assert (scored.log_prob[illegal] == -torch.inf).all()
+    with pytest.raises(
+        em.InvalidStateMachineError, match=r"row 2 \(illegal action\), .* masks or actions were written"
+    ):
+        em.raise_on_fault(faults=scored.faults, heads=heads)
+    steps = em.ActionMasks.stack([masks, engine(random_states(engine, 60, seed=8))])
+    deep = step.evaluate(torch.stack([logits] * 2), steps, torch.stack([actions] * 2), active=active)
+    assert torch.equal(deep.faults[0], scored.faults)
+
+
+@pytest.mark.parametrize("kind", ["whole", "long heads", "logits by op", "restricted"])
+def test_compiled_code_finds_illegal_actions_too(compiled: em.DecisionStep, traced: None, kind: str) -> None:
+    engine = engine_of(slot_ids=[f"s{i}" for i in range(20)]) if kind == "long heads" else compiled.engine
+    logits, actions, masks, illegal = changed_masks(engine, 60)
+    given: Any = logits
+    if kind == "logits by op":
+        given = dict(zip(masks, logits.split([head.size for head in engine.layout.heads], -1)))
+        given |= {"slot": torch.randn(60, 4, 3), "blend": torch.randn(60, 4, 3)}
+    if kind == "restricted":
+        masks = masks.restrict(blend=torch.arange(3) != 1)
+        illegal[2:] = ~masks.permits(actions)[2:]
+    active = torch.arange(60) != 1
+    expected = em.FactoredCategorical(given, masks, active=active, validate="flag").action_faults(actions)
+    step = compiled if kind == "whole" else em.DecisionStep(engine)
+    scored = step.evaluate(given, masks, actions.to(torch.int8), active=active)
+    assert torch.equal(scored.faults, expected)
+    assert torch.equal(scored.faults >= 16, illegal)
+    assert 0 < scored.faults[0] < 16
+
+
 @pytest.mark.usefixtures("traced")
 def test_one_head_in_double_precision_is_all() -> None:
     engine = engine_of()
@@ -420,7 +476,7 @@ WRONG: list[tuple[type[Exception], str, Callable[[em.DecisionStep, Tensor, Tenso
     (ValueError, r"logits have shape \(50, 14\)", lambda step, s, x: step(s, x[:, 1:])),
     (ValueError, "active must be a bool tensor", lambda step, s, x: step(s, x, active=torch.ones(BATCH))),
     (ValueError, "noise is", lambda step, s, x: step(s, x, noise=torch.rand(BATCH, 3))),
-    (ValueError, "value must be an integer", lambda step, s, x: step.evaluate(x, step.engine(s), x[:, :4])),
+    (ValueError, "actions must be an integer", lambda step, s, x: step.evaluate(x, step.engine(s), x[:, :4])),
     (em.SlotStateError, "states must be a tensor of integers, got NoneType", lambda step, s, x: step(None, x)),
     (ValueError, "logits must be a tensor or a mapping", lambda step, s, x: step(s, [1, 2])),
     (ValueError, "masks must be ActionMasks, got NoneType", lambda step, s, x: step.evaluate(x, None, x)),

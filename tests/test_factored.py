@@ -333,7 +333,79 @@ def test_support() -> None:
     assert torch.equal(every[:, 2], all_actions(engine))
     assert torch.equal(dist.legal(every).T, masks.joint())
     assert_near(dist.log_prob(every).exp().sum(0), torch.ones(6))
-    assert torch.equal(dist.enumerate_support(expand=False).expand(-1, 6, -1), every)
+    narrow = dist.enumerate_support(expand=False)
+    assert torch.equal(narrow.expand(-1, 6, -1), every)
+    for function in (dist.log_prob, dist.head_log_probs, dist.legal, dist.action_faults):
+        assert torch.equal(function(narrow), function(every))
+
+
+def test_what_has_no_generator_and_no_gradient_says_what_has() -> None:
+    _engine, masks = make("esper-2025-12", 6)
+    dist, generator = em.FactoredCategorical(torch.zeros(6, 15), masks), torch.Generator()
+    message = r"sampling takes no generator; .*: noise=torch.rand\(\(2, 6, 4\), generator=generator"
+    for function in (dist.sample, dist.sample_and_log_prob):
+        with pytest.raises(TypeError, match=message):
+            function((2,), generator=generator)
+    with pytest.raises(NotImplementedError, match=r"actions are discrete .* sum over enumerate_support\(\)"):
+        dist.rsample()
+
+
+# -- stored actions ---------------------------------------------------------------------------------------------------
+
+
+@given(random_cases(), st.data())
+def test_action_faults_of_random_rules_are_those_of_the_oracle(case: Case, data: st.DataObject) -> None:
+    """Rules of any make, restricted masks, heads with logits for each op, whole actions of any values."""
+    engine, masks = case.engine, case.masks()
+    layout = masks.layout
+    extra = [head for head in layout.heads if head.name not in ("slot", "op")]
+    if extra and data.draw(st.booleans()):
+        head = data.draw(st.sampled_from(extra))
+        keep = data.draw(st.lists(st.booleans(), min_size=head.size, max_size=head.size))
+        masks = masks.restrict(**{head.name: torch.tensor(keep)})
+    by_op = data.draw(st.lists(st.sampled_from([n for n in layout.head_names if n != "op"]), unique=True))
+    logits = random_logits(masks, by_op)
+    values = logits[data.draw(st.sampled_from(layout.head_names))].view(-1)
+    values[data.draw(st.integers(0, len(values) - 1))] = data.draw(value)
+    active = torch.rand(masks.shape) < 0.8
+    dist = em.FactoredCategorical(logits, masks, active=active, validate=data.draw(st.sampled_from(["flag", "off"])))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    most = max(head.size for head in layout.heads)
+    actions = torch.randint(-1, most + 1, (8, *masks.shape, len(masks)), generator=generator)
+    every = all_actions(engine)
+    picked = every[torch.randint(len(every), (8, *masks.shape), generator=generator)]
+    actions = torch.cat([actions, picked])  # few of the first are legal
+    words, names = dist.action_faults(actions), layout.head_names
+    assert words.dtype == torch.int64
+    assert torch.equal(dist.action_faults(actions[0]), words[0])
+    for env in range(len(active)):
+        joint = oracle(engine, masks, logits, env)
+        own = sum(1 << at for at, head in enumerate(names) if head in joint.faults)
+        illegal = [0 if joint.legal(action) else 1 << len(names) for action in actions[:, env].tolist()]
+        expected = [0] * 16 if not active[env] else [own] * 16 if own else illegal
+        assert words[:, env].tolist() == expected
+
+
+def test_an_illegal_action_is_told_from_one_of_probability_zero() -> None:
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    masks = engine(engine.pack_slots([{"mid": em.SlotState(stage=4, age=2)}] * 8))
+    logits = torch.zeros(8, 15)
+    logits[0, 11], logits[1, 12] = -math.inf, -3e38  # WAIT; GERMINATE beyond what fp32 can tell of
+    logits[1, 11] = 3e38
+    logits[6] = math.nan
+    dist = em.FactoredCategorical(logits, masks, active=torch.arange(8) != 7, validate="flag")
+    wait, germinate, cull_early, cull = [0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 2], [1, 0, 0, 2]
+    actions = torch.tensor([wait, germinate, cull_early, cull, [-1] * 4, [1, 9, -5, 2], wait, [-1] * 4])
+    scores, words = dist.log_prob(actions), dist.action_faults(actions)
+    assert scores[:6].isinf().tolist() == [True, True, True, False, True, False]
+    assert words.tolist() == [0, 0, 16, 0, 16, 0, 0b1111, 0]
+    assert dist.action_faults(actions.expand(2, 3, 8, 4).to(torch.int8))[1, 2].tolist() == words.tolist()
+    with pytest.raises(em.InvalidStateMachineError) as caught:
+        em.raise_on_fault(dist.action_faults(actions[:6].repeat(2, 1)[:8]), heads=dist.fault_names)
+    said = str(caught.value)
+    assert said.startswith("3 of 8 rows are faulty: row 2 (illegal action), row 4 (illegal action), row 6 (slot, ")
+    assert "masks or actions were written to since the decision" in said
+    em.raise_on_fault(dist[:6].action_faults(dist[:6].sample((50,))), heads=dist.fault_names)
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

@@ -134,7 +134,13 @@ def test_raise_on_fault() -> None:
         ((fine, single), {}, r"^1 of 4 rows are faulty: row 2$"),
         ((single, joint), {}, r"^1 of 4 rows are faulty: row 2; 1 of 5 rows are faulty: row 1 \(slot, op\)$"),
         ((joint.faults,), {"heads": HEADS}, r"row 1 \(slot, op\)$"),
-        ((joint.faults,), {}, r"row 1 \(head 0, head 3\)$"),
+        ((joint.faults,), {}, r"row 1 \(bit 0, bit 3\)$"),
+        (
+            (torch.tensor([0, 16]),),
+            {"heads": HEADS},
+            r"^1 of 2 rows are faulty: row 1 \(illegal action\); masks or act.*",
+        ),
+        ((torch.tensor([0, 16]),), {}, r"row 1 \(bit 4\)$"),
         (
             (),
             {"rollout": joint.faults.expand(2, 5), "heads": HEADS},
@@ -148,7 +154,9 @@ def test_raise_on_fault() -> None:
         with pytest.raises(em.InvalidStateMachineError, match=message):
             em.raise_on_fault(*flags, **named)
     named = torch.tensor([-1, 1 << 62]), {"heads": ["a"]}
-    with pytest.raises(em.InvalidStateMachineError, match=r"row 0 \(a, head 1, .*, head 63\), row 1 \(head 62\)$"):
+    with pytest.raises(
+        em.InvalidStateMachineError, match=r"row 0 \(a, illegal action, bit 2, .*, bit 63\), row 1 \(bit 62\);"
+    ):
         em.raise_on_fault(named[0], **named[1])
     for flag, got in (([True], "list"), (torch.zeros(2) * 1j, "torch.complex64"), (NoTensor(), "NoTensor")):
         with pytest.raises(ValueError, match=rf"a flag must be a distribution, or a tensor of .*; got {got}"):
@@ -246,15 +254,17 @@ def test_bad_masks_actions_and_noise() -> None:
     with pytest.raises(ValueError, match=r"masks must be ActionMasks, got dict; ActionMasks.from_bools makes them"):
         em.FactoredCategorical(logits, dict(masks))
     dist = em.FactoredCategorical(logits, masks)
-    for call in (dist.log_prob, dist.head_log_probs, dist.legal):
-        with pytest.raises(ValueError, match=r"(value|actions) must be an integer tensor, got torch.float32"):
+    for call in (dist.log_prob, dist.head_log_probs, dist.legal, dist.action_faults):
+        with pytest.raises(ValueError, match=r"(value|action) must be an integer tensor, got torch.float32"):
             call(torch.zeros(5, 4))
         with pytest.raises(
-            ValueError, match=r"(value|actions) has shape \(5, 3\); wanted \[..., 4\], one value for each of slot"
+            ValueError, match=r"(value|action) has shape \(5, 3\); wanted \[..., 4\], one value for each of slot"
         ):
             call(torch.zeros(5, 3, dtype=torch.int64))
-        with pytest.raises(ValueError, match=r"(value|actions) has shape \(6, 4\); wanted \[\*sample, 5, 4\]"):
+        with pytest.raises(ValueError, match=r"(value|action) has shape \(6, 4\); wanted \[\*sample, 5, 4\]"):
             call(torch.zeros(6, 4, dtype=torch.int64))
+        with pytest.raises(ValueError, match=r"(value|action) has shape \(42, 1, 4\); wanted \[\*sample, 5, 4\]"):
+            call(torch.zeros(42, 1, 4, dtype=torch.int64))  # one less than there are whole actions
     with pytest.raises(ValueError, match=r"noise is \(5,\) on cpu; wanted \(5, 4\) on cpu"):
         dist.sample(noise=torch.rand(5))
     assert (dist.log_prob(torch.full((2, 5, 4), -1)) == -math.inf).all()

@@ -108,6 +108,24 @@ def test_nothing_is_learned_from_a_fault() -> None:
     assert all(torch.equal(p, old) for p, old in zip(ppo.policy.parameters(), before))
 
 
+def test_nothing_is_learned_from_actions_that_have_become_illegal() -> None:
+    """Masks that changed under the buffer, as those of an environment do that writes where it wrote before."""
+    ppo = make(minibatches=1)
+    ppo.rollout()
+    legal = ppo.buffer.masks().permits(ppo.buffer.actions)
+    assert legal.all()
+    ppo.buffer.slot_words[3] = 1  # nothing but WAIT
+    changed = int((~ppo.buffer.masks().permits(ppo.buffer.actions)).sum())
+    assert changed > 0
+    before = [p.clone() for p in ppo.policy.parameters()]
+    wanted = (
+        rf"faults: {changed} of \d+ rows are faulty: row \d+ \(illegal action\).* were written to since the decision"
+    )
+    with pytest.raises(em.InvalidStateMachineError, match=wanted):
+        ppo.update()
+    assert all(torch.equal(p, old) for p, old in zip(ppo.policy.parameters(), before))
+
+
 def test_nothing_is_learned_from_a_rollout_without_actions() -> None:
     ppo = make(minibatches=1)
     with torch.no_grad():
