@@ -1,5 +1,6 @@
 """The drop-in: what the originals gave, by their own interface, single and batch."""
 
+import inspect
 import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -148,29 +149,83 @@ def test_december_takes_missing_slots_and_unknown_ids() -> None:
     assert older.slot_id_to_index("late") == 2
     with pytest.raises(KeyError, match="nowhere"):
         older.slot_id_to_index("nowhere")
-    with pytest.raises(ValueError, match="total_seeds_list has 1 entries for 2 environments"):
+    with pytest.raises(ValueError, match="total_seeds_list has length 1 for 2 environments"):
         older.compute_batch_masks([{}, {}], OLDER, [1])
 
 
 def test_june_refuses_what_the_original_refused() -> None:
-    empty = dict.fromkeys(NEWER)
+    """In words that its callers match."""
+    empty, slots = dict.fromkeys(NEWER), "; the slots are r0c0, r0c1, r0c2"
     cases: list[tuple[dict[str, Any], list[str], dict[str, Any], str]] = [
-        (empty, NEWER, {"topology": "mlp"}, "unknown topology 'mlp'; the topologies are cnn, transformer"),
-        (empty, [], {}, "no slot is enabled; the slots are r0c0, r0c1, r0c2"),
-        (empty, ["r9c9"], {}, "unknown slot id 'r9c9'; the slots are r0c0"),
-        ({"r0c0": None}, ["r0c0", "r0c1"], {}, "enabled slot 'r0c1' is missing from slot_states"),
+        (empty, NEWER, {"topology": "CNN"}, "Unknown topology 'CNN'; the topologies are cnn, transformer"),
+        (empty, [], {}, f"enabled_slots cannot be empty{slots}"),
+        (empty, ["r0c0", "early", "r9c9"], {}, rf"unknown slot IDs \['early', 'r9c9'\]{slots}"),
+        ({"r0c0": None}, NEWER, {}, r"slot_states missing entries for enabled slots \['r0c1', 'r0c2'\]; None stands"),
+        (empty, NEWER, {"slot_config": "cuda"}, "slot_config must have slot_ids, got 'cuda'; device is the argument"),
     ]
     for states, enabled, settings, message in cases:
         with pytest.raises(ValueError, match=message):
             newer.compute_action_masks(states, enabled, **settings)
         with pytest.raises(ValueError, match=message):
             newer.compute_batch_masks([empty, states], enabled, **settings)
-    with pytest.raises(ValueError, match="batch_slot_states is empty"):
+    with pytest.raises(ValueError, match="batch_slot_states is empty; wanted at least one observation"):
         newer.compute_batch_masks([], NEWER)
-    with pytest.raises(ValueError, match="total_seeds_list has 3 entries for 2 environments"):
-        newer.compute_batch_masks([empty, empty], NEWER, [1, 2, 3])
-    with pytest.raises(ValueError, match="unknown slot id 'r9c9'"):
+    for totals in ([1, 2, 3], []):
+        with pytest.raises(ValueError, match=f"total_seeds_list has length {len(totals)} for 2 environments"):
+            newer.compute_batch_masks([empty, empty], NEWER, totals)
+    with pytest.raises(ValueError, match="slot id 'r9c9' is unknown; the slots are r0c0"):
         newer.slot_id_to_index("r9c9")
+    for old in OLDER:
+        with pytest.raises(ValueError, match=f"slot id '{old}' of 2025 is no longer supported; the slots are r0c0"):
+            newer.slot_id_to_index(old)
+
+
+SIGNATURES = {
+    older: ["total_seeds", "max_seeds", "device"],
+    newer: [
+        "total_seeds",
+        "max_seeds",
+        "slot_config",
+        "device",
+        "topology",
+        "allow_governor_override",
+        "disable_advance",
+    ],
+}
+
+
+@both
+def test_arguments_have_the_order_of_the_original(dropin: Any, slots: list[str]) -> None:
+    total, *settings = SIGNATURES[dropin]
+    for function, names in (
+        (dropin.compute_action_masks, ["slot_states", "enabled_slots", total, *settings]),
+        (dropin.compute_batch_masks, ["batch_slot_states", "enabled_slots", f"{total}_list", *settings]),
+    ):
+        parameters = inspect.signature(function).parameters
+        assert list(parameters) == names
+        assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+
+def test_june_by_position_is_june_by_keyword() -> None:
+    config = newer.SlotConfig(("r1c0", "r0c0"))
+    states = {"r1c0": newer.MaskSeedInfo(4, 9, 1), "r0c0": None}
+    values: list[Any] = [states, ["r1c0", "r0c0"], 1, 1, config, "cpu", "transformer", True, True]
+    one = newer.compute_action_masks(*values)
+    two = newer.compute_batch_masks([states], values[1], [1], *values[3:])
+    names = ["slot_states", "enabled_slots", *SIGNATURES[newer]]
+    for name, mask in newer.compute_action_masks(**dict(zip(names, values))).items():
+        assert torch.equal(one[name], mask)
+        assert torch.equal(two[name][0], mask)
+    assert one["op"].tolist() == [True, False, False, True, False, False]  # at the limit, overridden, no ADVANCE
+    assert one["blueprint"].nonzero().flatten().tolist() == [2, 3, 8, 9, 10, 11, 12]
+
+
+def test_slot_by_op_is_the_second_key() -> None:
+    for masks in (
+        newer.compute_action_masks(dict.fromkeys(NEWER), NEWER),
+        newer.compute_batch_masks([dict.fromkeys(NEWER)], NEWER),
+    ):
+        assert list(masks) == ["slot", "slot_by_op", *newer.RULES.head_names[1:]]
 
 
 def test_june_slots_and_switches() -> None:
@@ -191,18 +246,20 @@ def test_june_slots_and_switches() -> None:
     assert transformer.nonzero().flatten().tolist() == [2, 3, 8, 9, 10, 11, 12]
 
 
+class Stage(IntEnum):
+    DORMANT = 1
+    BLENDING = 4
+
+
 @both
 def test_states_from_reports(dropin: Any, slots: list[str]) -> None:
-    class Stage(IntEnum):
-        DORMANT = 1
-        BLENDING = 4
-
     reports = {slots[0]: SlotReport(Stage.BLENDING, Metrics(7)), slots[1]: SlotReport(Stage.DORMANT, Metrics(0))}
-    assert dropin.build_slot_states(reports, slots) == {
-        slots[0]: dropin.MaskSeedInfo(4, 7),
-        slots[1]: None,
-        slots[2]: None,
-    }
+    states = dropin.build_slot_states(reports, slots)
+    dormant = {older: None, newer: newer.MaskSeedInfo(1, 0)}[dropin]
+    assert states == {slots[0]: dropin.MaskSeedInfo(4, 7), slots[1]: dormant, slots[2]: None}
+    assert type(states[slots[0]].stage) is int
+    masks = either_way(dropin, states, [slots[1]])
+    assert names(dropin.RULES, masks["op"]) == {older: ["WAIT", "GERMINATE"], newer: ["WAIT"]}[dropin]
 
 
 def test_alpha_mode_of_a_report() -> None:

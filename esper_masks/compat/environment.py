@@ -19,6 +19,7 @@ from esper_masks.tables import BELOW
 
 S = TypeVar("S")
 
+PAIRS = "slot_by_op"  # the second key of a result, where there is one
 KEPT_ROWS = 1024  # masks of so many different words are kept, each well below 1 kB
 NO_STAGE = -1  # occupied and inert
 
@@ -84,10 +85,10 @@ class OneEnvironment:
             if union & bit:
                 kept &= ~ops
         result = {SLOT: self._slots(*on).clone()}
+        if pairs:
+            result[PAIRS] = torch.stack([self._pairs(word & kept) for word in words], -1)
         for name, mask in self._heads(union & kept | self.unconditional).items():
             result[name] = mask.clone()
-        if pairs:
-            result["slot_by_op"] = torch.stack([self._pairs(word & kept) for word in words], -1)
         return result
 
     def _word(self, seed: Seed) -> int:
@@ -151,7 +152,7 @@ def batch_masks(
     on = torch.tensor(is_enabled, device=engine.device)
     counts = torch.tensor([within_int32(total) for total in totals], dtype=torch.int32, device=engine.device)
     masks = engine(states.permute(1, 0, 2).to(engine.device), counts, max_seeds=within_int32(limit), enabled=on)
-    every = {**masks, "slot_by_op": masks.slot_by_op} if pairs else masks
+    every = {SLOT: masks[SLOT], PAIRS: masks.slot_by_op, **masks} if pairs else masks
     return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
 
 
@@ -179,19 +180,18 @@ def enabled_ids(enabled: Iterable[str]) -> tuple[str, ...]:
 
 
 def from_reports(
-    reports: Mapping[str, Any], slots: Iterable[str], empty: int, make: Callable[[Any], S]
+    reports: Mapping[str, Any], slots: Iterable[str], make: Callable[[Any], S | None]
 ) -> dict[str, S | None]:
-    """Slot id -> seed, from reports that have a ``.stage``; None without a report, or for one of the empty stage."""
+    """Slot id -> what is made of its report; None without one."""
     found = {slot_id: reports.get(slot_id) for slot_id in slots}
-    return {
-        slot_id: None if report is None or int(report.stage) == empty else make(report)
-        for slot_id, report in found.items()
-    }
+    return {slot_id: None if report is None else make(report) for slot_id, report in found.items()}
 
 
 def check_totals(totals: Any, batch: int) -> Sequence[int]:
     """Seeds germinated in each environment, 0 by default; ``ValueError`` for another number of environments."""
     given: Sequence[int] = [0] * batch if totals is None else totals.tolist() if hasattr(totals, "tolist") else totals
     if len(given) != batch:
-        raise ValueError(f"total_seeds_list has {len(given)} entries for {batch} environments")
+        raise ValueError(
+            f"total_seeds_list has length {len(given)} for {batch} environments; wanted one total for each"
+        )
     return given

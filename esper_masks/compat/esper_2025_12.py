@@ -62,9 +62,12 @@ def build_slot_states(slot_reports: Mapping[str, Any], slots: Sequence[str]) -> 
 
     A slot without a report, or whose report says DORMANT, is empty.
     """
-    return from_reports(
-        slot_reports, slots, RULES.empty, lambda report: MaskSeedInfo(int(report.stage), report.metrics.epochs_total)
-    )
+
+    def seed(report: Any) -> MaskSeedInfo | None:
+        stage = int(report.stage)
+        return None if stage == RULES.empty else MaskSeedInfo(stage, report.metrics.epochs_total)
+
+    return from_reports(slot_reports, slots, seed)
 
 
 def compute_action_masks(

@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 RULES = ruleset("esper-2026-06")
+DEFAULT_SLOT_IDS = tuple(RULES.slot_ids)
+OLD_SLOT_IDS = ruleset("esper-2025-12").slot_ids
 KEPT_ENGINES = 64  # of different slots, switches and devices
 
 
@@ -65,7 +67,7 @@ class SlotConfig:
         slot_ids: their names.
     """
 
-    slot_ids: tuple[str, ...] = RULES.slot_ids  # type: ignore[assignment]  # rules freeze it into a tuple
+    slot_ids: tuple[str, ...] = DEFAULT_SLOT_IDS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slot_ids", tuple(self.slot_ids))
@@ -79,19 +81,19 @@ def slot_id_to_index(slot_id: str, slot_config: SlotConfig | None = None) -> int
     """Index of a slot in the slot head; ``ValueError`` for an unknown id."""
     ids = (slot_config or SlotConfig()).slot_ids
     if slot_id not in ids:
-        raise ValueError(f"unknown slot id {slot_id!r}; the slots are {', '.join(ids)}")
+        why = "of 2025 is no longer supported" if slot_id in OLD_SLOT_IDS else "is unknown"
+        raise ValueError(f"slot id {slot_id!r} {why}; the slots are {', '.join(ids)}")
     return ids.index(slot_id)
 
 
 def build_slot_states(slot_reports: Mapping[str, Any], slots: Sequence[str]) -> dict[str, MaskSeedInfo | None]:
     """Slot states from reports that have ``.stage``, ``.metrics.epochs_total`` and, if not HOLD, ``.alpha_mode``.
 
-    A slot without a report, or whose report says DORMANT, is empty: None.
+    A slot without a report is empty: None. One whose report says DORMANT is occupied and inert.
     """
     return from_reports(
         slot_reports,
         slots,
-        RULES.empty,
         lambda report: MaskSeedInfo(
             int(report.stage), report.metrics.epochs_total, int(getattr(report, "alpha_mode", None) or 0)
         ),
@@ -103,9 +105,8 @@ def compute_action_masks(
     enabled_slots: Iterable[str],
     total_seeds: int = 0,
     max_seeds: int = 0,
-    device: torch.device | str | None = None,
-    *,
     slot_config: SlotConfig | None = None,
+    device: torch.device | str | None = None,
     topology: str = "cnn",
     allow_governor_override: bool = False,
     disable_advance: bool = False,
@@ -118,13 +119,13 @@ def compute_action_masks(
         enabled_slots: ids of the slots that count.
         total_seeds: seeds germinated so far.
         max_seeds: seed limit; 0 or less for none.
-        device: where the masks go; by default the CPU.
         slot_config: the slots; by default r0c0, r0c1, r0c2.
+        device: where the masks go; by default the CPU.
         topology: ``"cnn"`` or ``"transformer"``, which blueprints fit.
         allow_governor_override: PRUNE whatever the alpha mode.
         disable_advance: ADVANCE is never legal.
 
-    Returns: bool tensors ``[n]``, one a head, and ``slot_by_op`` [6, slots].
+    Returns: bool tensors ``slot`` [slots], ``slot_by_op`` [6, slots], then one ``[n]`` for each other head.
     Raises:
         ValueError: an unknown topology, no enabled slot, an unknown slot id, or an enabled slot without a state.
     """
@@ -140,9 +141,8 @@ def compute_batch_masks(
     enabled_slots: Iterable[str],
     total_seeds_list: Sequence[int] | None = None,
     max_seeds: int = 0,
-    device: torch.device | str | None = None,
-    *,
     slot_config: SlotConfig | None = None,
+    device: torch.device | str | None = None,
     topology: str = "cnn",
     allow_governor_override: bool = False,
     disable_advance: bool = False,
@@ -154,8 +154,8 @@ def compute_batch_masks(
         enabled_slots: ids of the slots that count, in all of them.
         total_seeds_list: seeds germinated so far in each; by default 0.
         max_seeds: seed limit of each; 0 or less for none.
-        device: where the masks are computed; by default the CPU.
         slot_config: as of ``compute_action_masks``.
+        device: where the masks are computed; by default the CPU.
         topology: the same.
         allow_governor_override: the same.
         disable_advance: the same.
@@ -163,12 +163,12 @@ def compute_batch_masks(
     Raises:
         ValueError: as ``compute_action_masks``; an empty batch; totals for another number of environments.
     """
+    if not len(batch_slot_states):
+        raise ValueError("batch_slot_states is empty; wanted at least one observation")
+    totals = check_totals(total_seeds_list, len(batch_slot_states))
     setting = _setting(slot_config, topology, allow_governor_override, disable_advance)
     engine = _engine(*setting, device_name(device))
     enabled = _check_enabled(enabled_slots, engine.slot_ids)
-    if not len(batch_slot_states):
-        raise ValueError("batch_slot_states is empty: there is no environment to mask")
-    totals = check_totals(total_seeds_list, len(batch_slot_states))
     for slot_states in batch_slot_states:
         _check_states(slot_states, enabled)
     return batch_masks(engine, batch_slot_states, enabled, totals, max_seeds, pairs=True)
@@ -204,8 +204,14 @@ def _setting(
 ) -> tuple[tuple[str, ...], str, bool, bool]:
     if topology not in RULES.switches["topology"]:
         known = ", ".join(map(str, RULES.switches["topology"]))
-        raise ValueError(f"unknown topology {topology!r}; the topologies are {known}")
-    return (slot_config or SlotConfig()).slot_ids, topology, bool(override), bool(no_advance)
+        raise ValueError(f"Unknown topology {topology!r}; the topologies are {known}")
+    if slot_config is None:
+        slot_ids = DEFAULT_SLOT_IDS
+    elif hasattr(slot_config, "slot_ids"):
+        slot_ids = tuple(slot_config.slot_ids)
+    else:
+        raise ValueError(f"slot_config must have slot_ids, got {slot_config!r}; device is the argument behind it")
+    return slot_ids, topology, bool(override), bool(no_advance)
 
 
 @lru_cache(KEPT_ENGINES)
@@ -222,14 +228,14 @@ def _one(*setting: Any) -> OneEnvironment:
 def _check_enabled(enabled: Iterable[str], slot_ids: Sequence[str]) -> tuple[str, ...]:
     ids = enabled_ids(enabled)
     if not ids:
-        raise ValueError(f"no slot is enabled; the slots are {', '.join(slot_ids)}")
-    for slot_id in ids:
-        if slot_id not in slot_ids:
-            raise ValueError(f"unknown slot id {slot_id!r}; the slots are {', '.join(slot_ids)}")
+        raise ValueError(f"enabled_slots cannot be empty; the slots are {', '.join(slot_ids)}")
+    unknown = [slot_id for slot_id in ids if slot_id not in slot_ids]
+    if unknown:
+        raise ValueError(f"enabled_slots has unknown slot IDs {unknown}; the slots are {', '.join(slot_ids)}")
     return ids
 
 
 def _check_states(slot_states: Mapping[str, Any], enabled: Sequence[str]) -> None:
-    for slot_id in enabled:
-        if slot_id not in slot_states:
-            raise ValueError(f"enabled slot {slot_id!r} is missing from slot_states; None means that it is empty")
+    missing = [slot_id for slot_id in enabled if slot_id not in slot_states]
+    if missing:
+        raise ValueError(f"slot_states missing entries for enabled slots {missing}; None stands for an empty slot")
