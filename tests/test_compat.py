@@ -364,10 +364,15 @@ def test_december_s_distribution_takes_any_mask() -> None:
 def test_june_s_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, False, True]])
     assert newer.MaskedCategorical.validate is True
-    assert_floor = newer.MaskedCategorical(logits, mask, min_prob=0.1).probs
-    assert torch.equal(assert_floor, em.MaskedCategorical(logits, mask, min_prob=0.1).probs)
-    with pytest.raises(ValueError, match="must be a bool tensor"):
-        newer.MaskedCategorical(logits, mask.float())
+    floor = newer.MaskedCategorical(logits, mask, min_prob=0.1).probs
+    assert torch.equal(floor, em.MaskedCategorical(logits, mask, min_prob=0.1).probs)
+    for none in ({}, {"min_prob": None}, {"min_prob": 0.0}):
+        assert torch.equal(
+            newer.MaskedCategorical(logits, mask, **none).probs, em.MaskedCategorical(logits, mask).probs
+        )
+    for kind in (torch.float32, torch.uint8):
+        with pytest.raises(ValueError, match=f"must be a bool tensor, got {kind}, which is no longer supported"):
+            newer.MaskedCategorical(logits, mask.to(kind))
     for bad in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match="inf/nan"):
             newer.MaskedCategorical(torch.tensor([[1.0, bad, 3.0]]), mask)
@@ -378,3 +383,91 @@ def test_june_s_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newer.MaskedCategorical, "validate", False)
     assert newer.MaskedCategorical(torch.tensor([[1.0, math.nan, 3.0]]), mask).sample().item() in (0, 2)
     assert newer.MaskedCategorical(logits, mask & False).sample().item() == -1
+
+
+def test_june_s_floor_need_only_fit_the_legal_choices() -> None:
+    """0.12 for 13 blueprints, of which a CNN has 7."""
+    mask = newer.compute_action_masks(dict.fromkeys(NEWER), NEWER)["blueprint"]
+    dist = newer.MaskedCategorical(torch.linspace(-9, 9, 13), mask, min_prob=0.12)
+    assert dist.probs[mask].min() >= 0.12 - 1e-6
+    assert not dist.probs[~mask].any()
+    assert dist.probs.sum().item() == pytest.approx(1)
+    forced = newer.MaskedCategorical(torch.zeros(2, 3), torch.eye(3, dtype=torch.bool)[:2], min_prob=0.5)
+    assert forced.probs.tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
+@both
+def test_masked_logits(dropin: Any, slots: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newer.MaskedCategorical, "validate", False)  # it refuses NaN under the mask, too
+    logits = torch.tensor([[1.0, math.nan, -2e4], [0.5, 2.0, 3.0]], requires_grad=True)
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    make = dropin.MaskedCategorical
+    dist, floored = make(logits, mask), make(logits, mask, min_prob=0.1)
+    expected = torch.tensor([[1.0, -1e4, -2e4], [0.5, 2.0, 3.0]])
+    assert torch.equal(dist.masked_logits, expected)
+    assert torch.equal(dist.expand((3, 2)).masked_logits, expected.expand(3, 2, 3))
+    assert torch.equal(dist[1].masked_logits, expected[1])
+    assert torch.equal(floored.masked_logits, floored.log_probs.masked_fill(~mask, -1e4))
+    floored.masked_logits.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 1] == 0
+    assert logits.grad.isfinite().all()
+    half = make(torch.ones(1, 3, dtype=torch.bfloat16), mask[1:]).masked_logits
+    assert half.dtype == torch.float32
+
+
+def network_rows(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Logits and masks ``[200, 7]``; some rows have one legal action."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(200, 7, generator=generator) > 0.6
+    mask[torch.arange(200), torch.randint(7, (200,), generator=generator)] = True
+    return (4 * torch.randn(200, 7, generator=generator)).to(dtype), mask
+
+
+@pytest.mark.parametrize("floor", [None, 0.05])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_network_s_functions_give_what_the_distribution_gives(dtype: torch.dtype, floor: float | None) -> None:
+    logits, mask = network_rows(dtype)
+    dist = newer.MaskedCategorical(logits, mask, floor)
+    masked = logits.to(dist.probs.dtype).masked_fill(~mask, newer.MASKED_LOGIT_VALUE)
+    if floor:
+        masked = newer._apply_floor_to_logits(masked, mask, floor)
+    assert masked.dtype == dist.masked_logits.dtype == (dtype if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(masked, dist.masked_logits, rtol=0, atol=3e-7)
+    torch.testing.assert_close(masked.softmax(-1), dist.probs, rtol=0, atol=3e-7)
+    entropy = newer._normalized_entropy_from_masked_logits(masked, mask)
+    torch.testing.assert_close(entropy, dist.entropy(), rtol=0, atol=3e-7)
+    assert not entropy[mask.sum(-1) == 1].any()
+    actions = dist.sample()
+    scores = newer._masked_log_prob(masked, actions)
+    torch.testing.assert_close(scores, dist.log_prob(actions), rtol=0, atol=3e-7)
+    every = torch.arange(7).expand(200, 7)
+    torch.testing.assert_close(newer._masked_log_prob(masked.unsqueeze(1), every), masked.log_softmax(-1))
+
+
+def test_the_network_s_functions_have_one_graph() -> None:
+    def score(logits: Tensor, mask: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        newer._validate_action_mask(mask)
+        newer._validate_logits(logits)
+        masked = newer._apply_floor_to_logits(logits, mask, 0.05)
+        return newer._masked_log_prob(masked, action), newer._normalized_entropy_from_masked_logits(masked, mask)
+
+    logits, mask = network_rows()
+    action = mask.int().argmax(-1)
+    graph = torch.compile(score, fullgraph=True, backend="eager")
+    for compiled, eager in zip(graph(logits, mask, action), score(logits, mask, action)):
+        torch.testing.assert_close(compiled, eager)
+
+
+def test_the_network_s_checks() -> None:
+    logits, mask = torch.zeros(2, 3), torch.tensor([[True, False, True], [False, False, False]])
+    newer._validate_action_mask(mask[:1])
+    newer._validate_logits(logits)
+    with pytest.raises(newer.InvalidStateMachineError, match="1 of 2 rows are faulty: row 1"):
+        newer._validate_action_mask(mask)
+    with pytest.raises(ValueError, match=r"no longer supported; convert it with `mask > 0\.5`"):
+        newer._validate_action_mask(mask.float())
+    logits[0, :2], logits[1, 0] = math.inf, math.nan
+    with pytest.raises(ValueError, match="inf/nan, a sign of network instability: nan_count=1, inf_count=2 of 6"):
+        newer._validate_logits(logits)
+    torch.vmap(newer._validate_logits, out_dims=None)(logits)  # nothing can be read there

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_masks import categorical
 from esper_masks.compat.environment import (
     OneEnvironment,
     batch_masks,
@@ -22,6 +21,7 @@ from esper_masks.compat.environment import (
     from_reports,
     make_engine,
 )
+from esper_masks.compat.masked_logits import WithMaskedLogits
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
 from esper_masks.rulesets import ruleset
@@ -117,8 +117,10 @@ def compute_batch_masks(
     return batch_masks(engine, batch_slot_states, enabled_ids(enabled_slots), totals, max_seeds, pairs=False)
 
 
-class MaskedCategorical(categorical.MaskedCategorical):
+class MaskedCategorical(WithMaskedLogits):
     """``esper_masks.MaskedCategorical`` that takes integer and float masks too: above 0.5 is legal.
+
+    ``masked_logits`` are those of the original: -1e4 where illegal.
 
     Args:
         logits: ``[..., n]``.

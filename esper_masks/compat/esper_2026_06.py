@@ -1,7 +1,7 @@
 """Drop-in for the mask functions of June 2026: any slots, two topologies; one import changes, the results do not.
 
 What differs from the original is the distribution: illegal actions have a probability of exactly 0, the floor is exact,
-and fp16 logits are computed in fp32.
+and fp16 logits are computed in fp32. The network of the original imports names with an underscore; they are here, too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from esper_masks import categorical
 from esper_masks.compat.environment import (
     OneEnvironment,
     batch_masks,
@@ -22,12 +21,15 @@ from esper_masks.compat.environment import (
     from_reports,
     make_engine,
 )
+from esper_masks.compat.masked_logits import MASKED_LOGIT_VALUE, WithMaskedLogits
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
+from esper_masks.faults import raise_faults
 from esper_masks.rulesets import ruleset
 from esper_masks.torch_private import under_vmap
 
 __all__ = [
+    "MASKED_LOGIT_VALUE",
     "InvalidStateMachineError",
     "MaskSeedInfo",
     "MaskedCategorical",
@@ -174,13 +176,13 @@ def compute_batch_masks(
     return batch_masks(engine, batch_slot_states, enabled, totals, max_seeds, pairs=True)
 
 
-class MaskedCategorical(categorical.MaskedCategorical):
-    """``esper_masks.MaskedCategorical`` with the switch and the error of the original.
+class MaskedCategorical(WithMaskedLogits):
+    """``esper_masks.MaskedCategorical`` with the switch, the error and the ``masked_logits`` of the original.
 
     Args:
         logits: ``[..., n]``.
         mask: bool ``[..., n]``.
-        min_prob: floor under every legal action.
+        min_prob: floor under every legal action; None for none.
 
     Raises:
         ValueError: logits that hold inf/nan, anywhere, while ``validate`` is set; a mask that is not bool.
@@ -189,14 +191,66 @@ class MaskedCategorical(categorical.MaskedCategorical):
 
     validate: ClassVar[bool] = True  # set it to False to check nothing, in all that are made afterwards
 
-    def __init__(self, logits: Tensor, mask: Tensor, min_prob: float = 0.0):
+    def __init__(self, logits: Tensor, mask: Tensor, min_prob: float | None = None):
         checks = type(self).validate
-        reads = checks and isinstance(logits, Tensor) and not torch.compiler.is_compiling() and not under_vmap(logits)
-        if reads and not logits.isfinite().all():
-            raise ValueError(
-                "logits hold inf/nan; find where they come from, or set MaskedCategorical.validate = False"
-            )
-        super().__init__(logits, mask, min_prob=min_prob, validate="raise" if checks else "off")
+        _check_kind(mask)
+        if checks and isinstance(logits, Tensor):
+            _validate_logits(logits)
+        super().__init__(
+            logits, mask, min_prob=0.0 if min_prob is None else min_prob, validate="raise" if checks else "off"
+        )
+
+
+# -- what the network takes beside the distribution -------------------------------------------------------------------
+
+
+def _validate_action_mask(mask: Tensor) -> None:
+    """Raise unless every row of a mask has a legal action; ``[..., n]``.
+
+    Raises:
+        InvalidStateMachineError: names the rows; under ``torch.compile`` the device asserts, under ``vmap`` nothing is.
+        ValueError: a mask that is not bool.
+    """
+    _check_kind(mask)
+    empty = ~mask.any(-1)
+    raise_faults(empty, lambda: empty, ())
+
+
+def _validate_logits(logits: Tensor) -> None:
+    """Raise ``ValueError`` for logits that hold inf/nan, anywhere; not under ``torch.compile`` or ``vmap``."""
+    if torch.compiler.is_compiling() or under_vmap(logits) or logits.isfinite().all():
+        return
+    raise ValueError(
+        f"logits hold inf/nan, a sign of network instability: nan_count={int(logits.isnan().sum())}, "
+        f"inf_count={int(logits.isinf().sum())} of {logits.numel()}; find where they come from, or set "
+        "MaskedCategorical.validate = False"
+    )
+
+
+def _apply_floor_to_logits(logits: Tensor, mask: Tensor, min_prob: float) -> Tensor:
+    """Logits ``[..., n]`` of the distribution above a floor, -1e4 where illegal; those given may be masked or not."""
+    return WithMaskedLogits(logits, mask, min_prob=min_prob, validate="off").masked_logits
+
+
+def _masked_log_prob(masked_logits: Tensor, action: Tensor) -> Tensor:
+    """Log-probabilities ``[...]`` of actions, from logits ``[..., n]``; about -1e4 for one under the mask."""
+    everything = torch.ones_like(masked_logits, dtype=torch.bool)
+    return WithMaskedLogits(masked_logits, everything, validate="off").log_prob(action)
+
+
+def _normalized_entropy_from_masked_logits(masked_logits: Tensor, mask: Tensor) -> Tensor:
+    """Entropy ``[...]`` over its maximum, in [0, 1]; 0 where one action is legal."""
+    return WithMaskedLogits(masked_logits, mask, validate="off").entropy()
+
+
+def _check_kind(mask: Tensor) -> None:
+    if isinstance(mask, Tensor) and mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask must be a bool tensor, got {mask.dtype}, which is no longer supported; convert it with `mask > 0.5`"
+        )
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
 
 
 def _setting(
