@@ -442,7 +442,8 @@ def test_the_network_s_functions_give_what_the_distribution_gives(dtype: torch.d
     scores = newer._masked_log_prob(masked, actions)
     torch.testing.assert_close(scores, dist.log_prob(actions), rtol=0, atol=3e-7)
     every = torch.arange(7).expand(200, 7)
-    torch.testing.assert_close(newer._masked_log_prob(masked.unsqueeze(1), every), masked.log_softmax(-1))
+    scores = newer._masked_log_prob(masked.unsqueeze(1).expand(200, 7, 7), every)
+    torch.testing.assert_close(scores, masked.log_softmax(-1))
 
 
 def test_the_network_s_functions_have_one_graph() -> None:
@@ -471,3 +472,36 @@ def test_the_network_s_checks() -> None:
     with pytest.raises(ValueError, match="inf/nan, a sign of network instability: nan_count=1, inf_count=2 of 6"):
         newer._validate_logits(logits)
     torch.vmap(newer._validate_logits, out_dims=None)(logits)  # nothing can be read there
+
+
+@pytest.mark.parametrize("floor", [{}, {"op": 0.05, "tempo": 0.1}], ids=["no floor", "floor"])
+def test_what_the_network_draws_scores_the_same_as_whole_actions(floor: dict[str, float]) -> None:
+    """June's ``get_action``: the op, then every head under the mask that the op leaves it."""
+    rules, generator = newer.RULES, torch.Generator().manual_seed(0)
+    engine = em.MaskEngine(rules)
+    masks = engine(random_states(engine, 500))
+    logits = {head: torch.randn(mask.shape, generator=generator) for head, mask in masks.items()}
+    canonical = torch.tensor([0, *[head.choices.index(head.canonical) for head in rules.heads[1:-1]]])
+    actions, scores, entropies = {}, {}, {}
+
+    def draw(head: str, mask: Tensor) -> None:
+        masked = logits[head].masked_fill(~mask, newer.MASKED_LOGIT_VALUE)
+        if head in floor:
+            masked = newer._apply_floor_to_logits(masked, mask, floor[head])
+        actions[head] = torch.multinomial(masked.softmax(-1), 1, generator=generator).squeeze(-1)
+        scores[head] = newer._masked_log_prob(masked, actions[head])
+        entropies[head] = newer._normalized_entropy_from_masked_logits(masked, mask)
+
+    draw("op", masks["op"])
+    for head, value in zip(rules.head_names[:-1], canonical):
+        mask = masks.slot_by_op[torch.arange(500), actions["op"]] if head == "slot" else masks[head]
+        used = torch.tensor([head in rules.relevance[op] for op in rules.ops])[actions["op"]]
+        draw(head, torch.where(used.unsqueeze(-1), mask, torch.arange(mask.shape[-1]) == value))
+
+    drawn, before = (torch.stack([of[head] for head in rules.head_names], -1) for of in (actions, scores))
+    policy = em.FactoredCategorical(logits, masks, min_prob=floor)
+    assert policy.legal(drawn).all()
+    torch.testing.assert_close(policy.head_log_probs(drawn), before, rtol=0, atol=2.4e-7)
+    torch.testing.assert_close(policy.log_prob(drawn), before.sum(-1), rtol=0, atol=1e-6)
+    if not floor:
+        torch.testing.assert_close(policy.head_entropies()[:, -1], entropies["op"], rtol=0, atol=3e-7)
