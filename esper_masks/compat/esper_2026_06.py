@@ -205,10 +205,10 @@ class MaskedCategorical(WithMaskedLogits):
 
 
 def _validate_action_mask(mask: Tensor) -> None:
-    """Raise unless every row of a mask has a legal action; ``[..., n]``.
+    """Check that every row of a mask ``[..., n]`` has a legal action; an assertion on the device when compiled.
 
     Raises:
-        InvalidStateMachineError: names the rows; under ``torch.compile`` the device asserts, under ``vmap`` nothing is.
+        InvalidStateMachineError: a row has none; names the rows. Not under ``vmap``.
         ValueError: a mask that is not bool.
     """
     _check_kind(mask)
