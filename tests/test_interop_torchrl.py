@@ -1,12 +1,16 @@
 """The environment and the distribution for TorchRL: its checker, its collectors and its loss, and nothing illegal."""
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 import esper_masks as em
+from esper_masks import reference
+from tests.helpers import as_bools
 
 pytest.importorskip("torchrl")
 
@@ -15,11 +19,12 @@ from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.envs import ParallelEnv, TransformedEnv, check_env_specs
 from torchrl.envs.transforms import ActionMask
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from torchrl.modules import MaskedCategorical, ProbabilisticActor, ValueOperator
+from torchrl.modules import MaskedCategorical as TheirMaskedCategorical
+from torchrl.modules import ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
-from esper_masks.interop.torchrl import FactoredCategorical, LifecycleEnv
+from esper_masks.interop.torchrl import FactoredCategorical, LifecycleEnv, MaskedCategorical
 
 FORMS = ("joint", "factored")
 
@@ -42,6 +47,19 @@ def actor_of(env: LifecycleEnv) -> ProbabilisticActor:
         out_keys=["action"],
         distribution_class=FactoredCategorical,
         distribution_kwargs={"layout": env.layout},
+        return_log_prob=True,
+        spec=env.action_spec,
+    )
+
+
+def whole_actor_of(env: LifecycleEnv) -> ProbabilisticActor:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(53, 32), nn.Tanh(), nn.Linear(32, env.form.sizes[0]))
+    return ProbabilisticActor(
+        TensorDictModule(network, ["observation"], ["logits"]),
+        in_keys={"logits": "logits", "mask": "action_mask"},
+        out_keys=["action"],
+        distribution_class=MaskedCategorical,
         return_log_prob=True,
         spec=env.action_spec,
     )
@@ -143,7 +161,7 @@ def test_nothing_is_illegal_under_its_own_mask() -> None:
     actor = ProbabilisticActor(
         TensorDictModule(nn.Linear(53, columns), ["observation"], ["logits"]),
         in_keys={"logits": "logits", "mask": "action_mask"},
-        distribution_class=MaskedCategorical,
+        distribution_class=TheirMaskedCategorical,
         return_log_prob=True,
     )
     collector = Collector(LifecycleEnv(16), actor, frames_per_batch=16 * 25, total_frames=16 * 50)
@@ -178,6 +196,77 @@ def test_the_distribution_is_the_librarys() -> None:
     assert faults.nonzero().flatten().tolist() == [3]
     with pytest.raises(ValueError, match="slot_words"):
         FactoredCategorical(logits, words["slot_words"][:, :2], words["op_words"], env.layout)
+
+
+def nats(env: LifecycleEnv, row: Any, logits: Tensor) -> list[float]:
+    """Entropy of each row by the oracle, from a batch of the environment."""
+    masks = em.ActionMasks.from_words(env.layout, row["slot_words"], row["op_words"])
+    if not env.form.row:
+        rows = zip(logits.double().tolist(), row["action_mask"].tolist(), strict=True)
+        return [reference.raw_entropy(reference.probabilities(*each)) for each in rows]
+    bools, found = as_bools(masks), []
+    for at in range(len(row)):
+        each = {name: mask[at].tolist() for name, mask in bools.items() if name != "joint"}
+        heads = dict(zip(env.layout.head_names, logits[at].double().split(list(env.form.sizes))))
+        given = {name: head.tolist() for name, head in heads.items()}
+        found.append(reference.Joint(env.lifecycles.engine.rules, each, given).raw_entropy())
+    return found
+
+
+def varied(env: LifecycleEnv) -> Any:
+    """One row of each environment, after some steps of its own."""
+    actor = actor_of(env) if env.form.row else whole_actor_of(env)
+    return env.rollout(9, actor).reshape(-1)[:: env.batch_size[0] // 2]
+
+
+def both(env: LifecycleEnv, row: Any, logits: Tensor) -> tuple[Any, Any]:
+    """The distribution for the library, and that of the package."""
+    if not env.form.row:
+        return MaskedCategorical(logits, row["action_mask"]), em.MaskedCategorical(logits, row["action_mask"])
+    words = row["slot_words"], row["op_words"]
+    masks = em.ActionMasks.from_words(env.layout, *words)
+    return FactoredCategorical(logits, *words, env.layout), em.FactoredCategorical(logits, masks)
+
+
+@pytest.mark.parametrize("make", [factored, whole])
+def test_entropy_is_in_nats_and_stays_so(make: Any) -> None:
+    env = make()
+    row = varied(env)
+    logits = torch.randn(len(row), sum(env.form.sizes), dtype=torch.float64)
+    wanted = torch.tensor(nats(env, row, logits), dtype=torch.float64)
+    assert wanted.max() > 2  # which no normalized one is
+    ours, plain = both(env, row, logits)
+    torch.testing.assert_close(ours.entropy(), wanted)
+    torch.testing.assert_close(ours.normalized_entropy(), plain.entropy())
+    torch.testing.assert_close(ours.expand((2, len(row))).entropy(), wanted.expand(2, -1))
+    torch.testing.assert_close(ours[2:5].entropy(), wanted[2:5])
+    torch.testing.assert_close(ours[2:5].normalized_entropy(), plain.entropy()[2:5])
+    others = both(env, row, logits.flip(0))
+    assert torch.equal(kl_divergence(ours, others[0]), kl_divergence(plain, others[1]))
+    assert torch.equal(kl_divergence(plain, others[0]), kl_divergence(plain, others[1]))
+
+
+@pytest.mark.parametrize("make", [factored, whole])
+def test_the_librarys_loss_takes_entropy_in_nats(make: Any) -> None:
+    env = make()
+    actor = actor_of(env) if env.form.row else whole_actor_of(env)
+    critic = ValueOperator(nn.Linear(53, 1), in_keys=["observation"])
+    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*deterministic_sample.*")
+        with set_exploration_type(ExplorationType.DETERMINISTIC):
+            assert torch.equal(actor(env.reset())["action"], actor.get_dist(env.reset()).mode)
+    with torch.no_grad():
+        rows = env.rollout(20, actor)
+        GAE(gamma=1.0, lmbda=0.95, value_network=critic)(rows)
+    assert env.illegal_actions.sum() == 0
+    rows = rows.reshape(-1)
+    made = loss(rows)
+    wanted = sum(nats(env, rows, rows["logits"].detach())) / len(rows)
+    assert wanted > 1
+    assert made["entropy"].item() == pytest.approx(wanted, rel=1e-5)
+    assert made["loss_entropy"].item() == pytest.approx(-0.5 * wanted, rel=1e-5)
+    assert abs(float(made["kl_approx"])) < 1e-6  # scored as it was drawn
 
 
 def test_it_learns_by_the_librarys_loss_and_nothing_is_illegal() -> None:

@@ -1,14 +1,17 @@
-"""``LifecycleEnv`` and ``FactoredCategorical`` for TorchRL, https://docs.pytorch.org/rl; on any device.
+"""``LifecycleEnv`` and distributions for TorchRL, https://docs.pytorch.org/rl; on any device.
 
 Importing TorchRL switches off torch's validation of distributions for the whole process. What this package checks it
 goes on checking.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+import esper_masks.categorical
 import esper_masks.factored
 from esper_masks.extras import needs
 from esper_masks.interop.forms import ActionForm, Form, make_env
@@ -144,7 +147,37 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         return self
 
 
-class FactoredCategorical(esper_masks.factored.FactoredCategorical):
+class _InNats(Distribution):
+    """What TorchRL asks of a distribution; stands before one of the package among the bases."""
+
+    raw_entropy: Callable[[], Tensor]
+
+    def entropy(self) -> Tensor:
+        """``raw_entropy()``, in nats, ``[...]``."""
+        return self.raw_entropy()
+
+    def normalized_entropy(self) -> Tensor:
+        """Entropy over the logarithm of the number of legal actions, ``[...]``, in [0, 1]."""
+        return super().entropy()
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """``mode``, the likeliest choices."""
+        return self.mode
+
+
+class MaskedCategorical(_InNats, esper_masks.categorical.MaskedCategorical):
+    """``MaskedCategorical`` for a ``ProbabilisticActor``: one discrete action, such as the index of a whole one.
+
+    ``entropy()`` is in nats, which is what TorchRL's losses take it for; ``normalized_entropy()`` is that of the
+    package, in [0, 1]. Everything else is as in ``esper_masks.MaskedCategorical``, arguments and errors too.
+
+        ProbabilisticActor(network, in_keys={"logits": "logits", "mask": "action_mask"}, out_keys=["action"],
+                           distribution_class=MaskedCategorical, ...)
+    """
+
+
+class FactoredCategorical(_InNats, esper_masks.factored.FactoredCategorical):
     """``FactoredCategorical`` of words, for a ``ProbabilisticActor``: exact under the masks, all heads in one action.
 
     ``entropy()`` is in nats, which is what TorchRL's losses take it for; ``normalized_entropy()`` is that of the
@@ -169,16 +202,3 @@ class FactoredCategorical(esper_masks.factored.FactoredCategorical):
     def __init__(self, logits: Tensor, slot_words: Tensor, op_words: Tensor, layout: ActionLayout, **settings: Any):
         masks = ActionMasks.from_words(layout, slot_words, op_words)
         super().__init__(logits, masks, **settings)
-
-    def entropy(self) -> Tensor:
-        """Exact entropy of whole actions in nats, ``[...]``."""
-        return self.raw_entropy()
-
-    def normalized_entropy(self) -> Tensor:
-        """Entropy over the logarithm of the number of legal actions, ``[...]``, in [0, 1]."""
-        return super().entropy()
-
-    @property
-    def deterministic_sample(self) -> Tensor:
-        """The likeliest choices, int64 ``[..., heads]``."""
-        return self.mode
