@@ -125,6 +125,23 @@ def test_a_seed_begins_the_noise_anew() -> None:
     assert not torch.equal(made[0], made[1])
 
 
+@pytest.mark.parametrize("name", ["frameskip", "max_episode_steps"])
+def test_a_setting_that_there_is_not_is_refused_in_pythons_words(name: str) -> None:
+    """By which TorchRL and others, who try arguments, know which one to leave out."""
+
+    class Strict:
+        def __init__(self, *, seed: int = 0):
+            pass
+
+    with pytest.raises(TypeError) as python:
+        Strict(**{name: 1})
+    with pytest.raises(TypeError) as ours:
+        HostEnv(2, "joint", RULES, {name: 1})
+    words = str(python.value).partition("__init__()")[2]
+    assert f"'{name}'" in words
+    assert str(ours.value).startswith(f"LifecycleEnv.__init__(){words}. There are assumptions, ")  # and no far guess
+
+
 def test_importing_the_package_loads_no_library() -> None:
     code = """
 import sys

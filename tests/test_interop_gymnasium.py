@@ -44,7 +44,7 @@ def test_the_single_environment_passes_the_checker(action: Any) -> None:
 @pytest.mark.parametrize("action", FORMS)
 def test_steps_are_those_of_the_spaces(action: Any) -> None:
     env = gymnasium.make_vec("esper/Lifecycle-v0", num_envs=6, action=action, episode_length=5)
-    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert env.metadata["autoreset_mode"] == env.autoreset_mode == AutoresetMode.SAME_STEP  # some read one, some other
     assert isinstance(env.unwrapped, LifecycleVectorEnv)
     env.action_space.seed(0)
     env.single_action_space.seed(0)
@@ -67,7 +67,9 @@ def test_steps_are_those_of_the_spaces(action: Any) -> None:
             assert info["_final_obs"].all()
             assert all(final in env.single_observation_space for final in info["final_obs"])
             assert not np.array_equal(info["final_obs"][0], obs[0])
-            assert set(info["final_info"]) >= {"illegal_actions", "_illegal_actions"}
+            assert set(info["final_info"]) >= {"action_mask", "_action_mask", "illegal_actions", "_illegal_actions"}
+            assert np.array_equal(info["final_info"]["action_mask"], info["action_mask"])
+            assert info["final_info"]["action_mask"] is not info["action_mask"]
             assert np.array_equal(obs, np.broadcast_to(obs[0], obs.shape))  # fresh, as every other
             assert info["action_mask"].sum(1).tolist() == ([37] * 6 if action == "joint" else [12] * 6)
     assert action == "factored" or info["illegal_actions"].sum() == 0
@@ -205,9 +207,7 @@ def test_what_does_not_fit_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=reason):
             call()
-    with pytest.raises(
-        TypeError, match=r"no setting 'max_seed' \(did you mean max_seeds\?\). There are assumptions, .*"
-    ):
+    with pytest.raises(TypeError, match=r"argument 'max_seed' \(did you mean max_seeds\?\). There are assumptions, .*"):
         LifecycleVectorEnv(4, max_seed=3)
     with pytest.raises(TypeError, match="render_mode='rgb_array': there is nothing"):  # as stable-baselines3 wants it
         gymnasium.make("esper/Lifecycle-v0", render_mode="rgb_array")

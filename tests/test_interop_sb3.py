@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_named() -> None:
         (lambda: env.set_attr("difficulty", 3), AttributeError, "'difficulty' cannot be set for single environments"),
         (lambda: env.seed([1, 2]), ValueError, r"seed \[1, 2\]: the environments share one generator; give one int"),  # type: ignore[arg-type]
         (lambda: env.set_options({"reset_mask": 1}), ValueError, r"options \{'reset_mask': 1\}: there are none"),
-        (lambda: LifecycleVecEnv(4, slots=3), TypeError, r"no setting 'slots' \(did you mean slot_ids\?\)"),
+        (lambda: LifecycleVecEnv(4, slots=3), TypeError, r"argument 'slots' \(did you mean slot_ids\?\)"),
         (lambda: LifecycleVecEnv(4, action="pair"), ValueError, "action='pair' is not one of"),  # type: ignore[arg-type]
     ):
         with pytest.raises(error, match=reason):

@@ -16,7 +16,7 @@ pytest.importorskip("torchrl")
 
 from tensordict.nn import TensorDictModule
 from torchrl.collectors import Collector, MultiSyncCollector
-from torchrl.envs import ParallelEnv, TransformedEnv, check_env_specs
+from torchrl.envs import GymEnv, GymWrapper, ParallelEnv, TransformedEnv, check_env_specs
 from torchrl.envs.transforms import ActionMask
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MaskedCategorical as TheirMaskedCategorical
@@ -345,6 +345,50 @@ def test_workers_of_ray_collect() -> None:
             assert em.FactoredCategorical(torch.zeros(len(rows), 15), words).legal(rows["action"]).all()
     finally:
         collector.shutdown()
+
+
+@pytest.mark.parametrize("frame_skip", [1, 2])
+def test_the_library_makes_an_environment_by_its_name(frame_skip: int) -> None:
+    """By trying arguments, and leaving out those that are refused in Python's words."""
+    env = GymEnv(
+        "esper_masks.interop.gymnasium:esper/Lifecycle-v0",
+        categorical_action_encoding=True,
+        frame_skip=frame_skip,
+        episode_length=10,
+    )
+    env = TransformedEnv(env.auto_register_info_dict(), ActionMask())
+    before = env.base_env._env.unwrapped.vector.illegal_actions[0]  # of a rollout of the library's own, without masks
+    data = env.rollout(25, break_when_any_done=False)
+    assert data["next", "done"].sum() == 25 * frame_skip // 10
+    assert data["action_mask"].gather(-1, data["action"].unsqueeze(-1)).all()
+    if frame_skip == 1:  # a repeated action need not be legal the second time
+        assert (data["next", "illegal_actions"] == before).all()
+
+
+@pytest.mark.parametrize("settings", [{"max_seed": 3}, {"max_seed": 3, "frame_skip": 2}])
+def test_the_library_passes_on_what_is_misspelt(settings: Any) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'max_seed' \(did you mean max_seeds\?\)"):
+        GymEnv("esper_masks.interop.gymnasium:esper/Lifecycle-v0", **settings)
+
+
+def test_the_library_wraps_a_vector_environment() -> None:
+    from esper_masks.interop.gymnasium import LifecycleVectorEnv
+
+    vector = LifecycleVectorEnv(3, episode_length=10)
+    wrapped = GymWrapper(vector, categorical_action_encoding=True)
+    check_env_specs(wrapped, seed=0)
+    env = TransformedEnv(wrapped, ActionMask())
+    before = torch.as_tensor(vector.illegal_actions)  # of rollouts of the library's own, without masks
+    data = env.rollout(25, break_when_any_done=False)
+    ends = data["next", "done"].squeeze(-1)
+    assert data.shape == (3, 25)
+    assert ends.nonzero()[:, 1].tolist() == [9, 19] * 3
+    assert data["action_mask"].gather(-1, data["action"].unsqueeze(-1)).all()
+    assert torch.equal(torch.as_tensor(vector.illegal_actions), before)
+    assert data["next", "action_mask"].any(-1).all()  # at an end, too
+    fresh = torch.as_tensor(LifecycleVectorEnv(1).reset(seed=0)[0])
+    assert (data["observation"][:, [0, 10, 20]] == fresh).all()
+    assert (data["next", "observation"][ends] != fresh).any(-1).all()  # the last of the old one
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -205,10 +205,11 @@ def make_env(num_envs: int, rules: MaskRules | str, settings: dict[str, Any]) ->
     known = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY] + ["slot_ids", *found.switches]
     for name in settings:
         if name not in known:
-            near = get_close_matches(name, known, 1)
+            near = get_close_matches(name, known, 1, cutoff=0.7)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise TypeError(
-                f"there is no setting {name!r}{hint}. There are {', '.join(sorted(known))}, rules and action"
+            raise TypeError(  # in Python's words, by which callers see that they may leave an argument out
+                f"LifecycleEnv.__init__() got an unexpected keyword argument {name!r}{hint}. "
+                f"There are {', '.join(sorted(known))}, rules and action"
             )
     return LifecycleEnv(found, num_envs, **settings)
 

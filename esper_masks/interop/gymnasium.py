@@ -28,7 +28,8 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
 
     An environment whose episode ends begins anew in the same step (``AutoresetMode.SAME_STEP``). Observation and
     ``action_mask`` are those of the new episode then, so that a mask always belongs to the observation beside it and to
-    the action that follows. The last of the old one are ``info["final_obs"]`` and ``info["final_info"]``.
+    the action that follows. The last of the old one are ``info["final_obs"]`` and ``info["final_info"]``, whose mask is
+    that of the new one, as no action follows the end.
 
         info["action_mask"]      int8 [num_envs, n], 1 is legal: n whole actions; factored, of all heads side by side
         info["illegal_actions"]  int64 [num_envs]: how many were taken for WAIT since it was made
@@ -55,7 +56,8 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
         RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as there
+    autoreset_mode = AutoresetMode.SAME_STEP  # where TorchRL looks
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": autoreset_mode}  # noqa: RUF012  # as there
 
     def __init__(
         self,
@@ -107,8 +109,8 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
             rows = np.full(self.num_envs, None, dtype=object)
             for at in np.flatnonzero(ended):
                 rows[at] = final[at]
-            counts = {name: info[name].copy() for name in ("illegal_actions", "_illegal_actions")}
-            info |= {"final_obs": rows, "_final_obs": ended.copy(), "final_info": counts, "_final_info": ended.copy()}
+            last = {name: each.copy() for name, each in info.items()}
+            info |= {"final_obs": rows, "_final_obs": ended.copy(), "final_info": last, "_final_info": ended.copy()}
         return obs, reward, ended, np.zeros_like(ended), info
 
     def _info(self) -> dict[str, Any]:
