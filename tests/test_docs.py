@@ -1,9 +1,11 @@
 """The documentation: its code runs and prints what it says, links lead somewhere, what is generated is up to date."""
 
+import builtins
 import dataclasses
 import importlib.util
 import re
 import shlex
+import symtable
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -76,9 +78,10 @@ def test_a_page_runs_and_prints_what_it_says(
     missing: list[str] = []
     ran = 0
     for block in blocks(page):
-        needs = re.match(r"# needs: (\S+)\n", block)
-        if needs and not is_installed(needs[1]):
-            missing.append(needs[1])
+        needs = re.match(r"# needs: (.+)\n", block)
+        lacking = [name for name in needs[1].split(", ") if not is_installed(name)] if needs else []
+        if lacking:
+            missing += lacking
             continue
         exec(compile(block, name_of(page), "exec"), names)
         printed, ran = capsys.readouterr().out, ran + 1
@@ -86,6 +89,29 @@ def test_a_page_runs_and_prints_what_it_says(
             assert printed.splitlines() == promised(block)
     if not ran:
         pytest.skip(f"{', '.join(missing)} is not installed")
+
+
+def needed(block: str) -> set[str]:
+    """Names that a block uses and does not make."""
+    tables = [symtable.symtable(block, "block", "exec")]
+    made = {name.get_name() for name in tables[0].get_symbols() if name.is_assigned() or name.is_imported()}
+    for table in tables:
+        tables += table.get_children()
+    used = {
+        name.get_name() for table in tables for name in table.get_symbols() if name.is_referenced() and name.is_global()
+    }
+    return used - made - set(dir(builtins))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED and blocks(page)], ids=name_of)
+def test_a_page_says_that_blocks_need_earlier_ones(page: Path) -> None:
+    says = "The blocks of this page run in order" in " ".join(text_of(page).split())
+    assert says == any(needed(block) for block in blocks(page))
+
+
+def test_what_a_block_needs() -> None:
+    block = "import a.b\nfrom c import d as e\ndef f(x):\n    return [g(y, len(x)) for y in x]\nh = i + a + e\n"
+    assert needed(block) == {"g", "i"}
 
 
 def test_what_a_block_promises() -> None:
