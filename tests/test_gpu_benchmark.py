@@ -37,7 +37,7 @@ def test_the_next_part_begins_where_one_fails(tmp_path: Path) -> None:
     wrong = PASSES + "tell('checks', name='legal', error='AssertionError: row 3\\n\\nis not\\n' + 9 * 'more\\n')"
     code, text = ran(tmp_path, fake("a", raises), fake("b", wrong), fake("c", PASSES), fake("d", TELLS))
     assert code == 1
-    assert "| a: the part a | **failed: ended with exit code 1 after 1 checks** |" in text
+    assert "| a: the part a | **failed: ended with exit code 1; of its checks 1 had passed** |" in text
     assert "| b: the part b | **failed: 1 of 2 checks** |" in text
     assert "| c: the part c | passed |" in text
     assert "| d: the part d | **failed: it checked nothing** |" in text
@@ -61,7 +61,7 @@ def test_a_part_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None
     code, text = ran(tmp_path / "out", fake("a", hangs, limit=5), fake("b", PASSES))
     assert time.monotonic() - began < 60
     assert code == 1
-    assert "| a: the part a | **stopped at its limit of 5 s; 1 checks had ended, 0 of them failed** |" in text
+    assert "| a: the part a | **stopped at its limit of 5 s; of its checks 1 had ended, 0 had failed** |" in text
     assert "| b: the part b | passed |" in text
     assert result(tmp_path / "out", "a")["exit_code"] is None
     child = Path("/proc") / (tmp_path / "pid").read_text()

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         told.environment(options.device)
         module.run(told, options.device, options.quick)
         return 0
-    with told.piece(", ".join(options.job)):
+    with told.piece(f"job: {' '.join(options.job)}"):
         work = module.work(told, options.device, options.quick, *options.job)
         next(work)
         print(READY, flush=True)
@@ -69,7 +69,7 @@ def in_turn(told: Report, part: str, device: str, quick: bool, jobs: Sequence[Se
             said, _ = worker.communicate(GO if worker.poll() is None else None)
             print(said, end="", flush=True)
             if worker.returncode:
-                told.check(", ".join(job), f"its process ended with exit code {worker.returncode}")
+                told.check(f"job: {' '.join(job)}", f"its process ended with exit code {worker.returncode}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Masks and decisions of both rule sets, over batches: eager, compiled, as a CUDA graph, with share of the limit."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,40 +27,35 @@ TITLES = {
     "update": "scores of given actions and their gradient (forward + backward)",
 }
 BATCHES, QUICK = tuple(1 << power for power in range(12, 23, 2)), (1 << 12,)  # the first of them is the same
-COPIED = 1 << 30  # bytes of the large copy, of which as many are read as written
+COPIED = 1 << 30  # bytes of the largest copy
 CACHED = "in L2"  # what the fewest bytes fit into, so that no memory may have been read
 GRAPH = "cuda-graph"
 COMPARED = "times as fast as eager"
 
 
 def run(told: Report, device: str, quick: bool) -> None:
-    bandwidth = math.inf  # where it cannot be measured, shares are 0
-    with told.piece("copy bandwidth"):
-        bandwidth = _bandwidth(told, device, quick)
-    if device == "cuda":
-        torch.cuda.empty_cache()
-    jobs = [[work, rules, str(bandwidth)] for rules in RULES for work in WORKS]
-    in_turn(told, "decisions", device, quick, jobs)
+    with told.piece("copies"):
+        for size, rate in copies(device, quick).items():
+            told.cell("copy on the device, GB/s read and written", "copy", f"{size / 2**20:g} MiB", rate)
+    in_turn(told, "decisions", device, quick, [[work, rules] for rules in RULES for work in WORKS])
 
 
-def _bandwidth(told: Report, device: str, quick: bool) -> float:
-    """GB/s of a large copy, bytes read and bytes written."""
+def copies(device: str, quick: bool) -> dict[int, float]:
+    """GB/s of copies by their bytes, of which as many are read as written; the last one is the largest."""
     large = COPIED >> 5 if quick else COPIED
     source = torch.randint(0, 256, (large,), dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     target.copy_(source)
     assert torch.equal(target, source)
-    for size in (large >> 8, large >> 4, large):
-        bandwidth = 2 * size / seconds(partial(target[:size].copy_, source[:size]), device) / 1e9
-        told.cell("copy on the device, GB/s read and written", "copy", f"{size / 2**20:g} MiB", bandwidth)
-    return bandwidth
+    sizes = (large >> 8, large >> 4, large)
+    return {n: 2 * n / seconds(partial(target[:n].copy_, source[:n]), device) / 1e9 for n in sizes}
 
 
 def ways(device: str) -> list[str]:
     return ["eager", "compiled", *([GRAPH] if device == "cuda" else [])]
 
 
-def work(told: Report, device: str, quick: bool, name: str, rules: str, bandwidth: str) -> Iterator[None]:
+def work(told: Report, device: str, quick: bool, name: str, rules: str) -> Iterator[None]:
     """Build the graphs of two batches, which serve all; then check and measure every batch in every way."""
     centre, batches = replace(CENTRE, rules=rules, **WORKS[name]), QUICK if quick else BATCHES
     # what a CUDA graph gives lies ready: to copy it elsewhere would be more
@@ -76,11 +70,12 @@ def work(told: Report, device: str, quick: bool, name: str, rules: str, bandwidt
             wait(device)
             built[way] = perf_counter() - began
     yield
+    *_, bandwidth = copies(device, quick).values()
     table = f"{TITLES[name]}, {rules}, 3 slots: ns an environment ({COMPARED}, share of the limit)"
     for batch in batches:
         for way, case in cases.items():
             with told.piece(f"{name}, {rules}, {way}, batch {batch:,}"):
-                _row(told, table, replace(case, batch=batch), device, steps, float(bandwidth))
+                _row(told, table, replace(case, batch=batch), device, steps, bandwidth)
             if device == "cuda":
                 torch.cuda.empty_cache()
     for way, took in built.items():

@@ -125,11 +125,11 @@ def verdict(result: Result) -> str:
     failed = sum(bool(check["error"]) for check in result["checks"])
     number = len(result["checks"])
     if result["exit_code"] is None:
-        return f"stopped at its limit of {result['limit']:.0f} s; {number} checks had ended, {failed} of them failed"
+        return f"stopped at its limit of {result['limit']:.0f} s; of its checks {number} had ended, {failed} had failed"
     if failed:
         return f"failed: {failed} of {number} checks"
     if result["exit_code"]:
-        return f"failed: ended with exit code {result['exit_code']} after {number} checks"
+        return f"failed: ended with exit code {result['exit_code']}; of its checks {number} had passed"
     return "passed" if number else "failed: it checked nothing"
 
 
