@@ -1,14 +1,20 @@
 """The command for a GPU: parts that fail or hang, and what is written of them; with parts of a line or two."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from benchmarks.gpu import child, decisions, rollouts, speed
 from benchmarks.gpu.__main__ import SUMMARY, main
-from benchmarks.gpu.parts import LOG, PARTS, Part
+from benchmarks.gpu.child import in_turn
+from benchmarks.gpu.parts import LOG, PARTS, ROOT, Part
+from benchmarks.gpu.report import Report
 from benchmarks.gpu.summary import summary
 
 TELLS = (
@@ -138,11 +144,118 @@ def test_a_run_is_short_and_writes_few_files() -> None:
 
 
 def test_without_a_gpu_the_summary_says_so(tmp_path: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     [part] = [part for part in PARTS if part.letter == "c"]
     code, text = ran(tmp_path, part)
     assert code == 1
     assert "finds no CUDA device here" in text
+
+
+# -- the parts themselves, on a CPU and a small scale -----------------------------------------------------------------
+
+
+def told_by(report: Report) -> tuple[list[str], set[str]]:
+    """Checks that failed, and tables with a figure."""
+    lines = [json.loads(line) for line in report.path.read_text(encoding="utf-8").splitlines()]
+    failed = [f"{line['name']}: {line['error']}" for line in lines if line["kind"] == "checks" and line["error"]]
+    return failed, {line["table"] for line in lines if line["kind"] == "cells"}
+
+
+@pytest.mark.parametrize(
+    ("module", "job", "tables"),
+    [
+        (decisions, ["decision", "esper-2026-06"], 1),
+        (decisions, ["masks", "esper-2025-12"], 1),
+        (decisions, ["update", "esper-2025-12"], 1),
+        (rollouts, ["eager"], 1),
+        (speed, ["env", "eager", "32"], 1),
+        (speed, ["training", "eager", "32"], 2),
+    ],
+)
+def test_the_jobs_of_the_parts(
+    module: Any, job: list[str], tables: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "ways", lambda device: ["eager"])
+    monkeypatch.setattr(decisions, "BATCHES", (64,))
+    monkeypatch.setattr(decisions, "QUICK", (64, 100))
+    monkeypatch.setattr(rollouts, "QUICK", 32)
+    report = Report(tmp_path / "told")
+    work = module.work(report, "cpu", True, *job)
+    next(work)
+    assert next(work, None) is None
+    failed, named = told_by(report)
+    assert not failed
+    assert len(named) == tables
+
+
+def test_a_training_in_a_group_of_one(tmp_path: Path) -> None:
+    """In a process of its own, which a group may not outlive; it waits for its turn."""
+    report = Report(tmp_path / "told")
+    in_turn(report, "training", "cpu", True, [["group"]])
+    failed, named = told_by(report)
+    assert not failed
+    assert named == {"gloo, eager"}
+
+
+def test_a_job_that_crashes_is_a_failed_check(tmp_path: Path) -> None:
+    report = Report(tmp_path / "told")
+    in_turn(report, "no_such_part", "cpu", True, [["any", "thing"]])
+    assert told_by(report)[0] == ["job: any thing: its process ended with exit code 1"]
+
+
+def test_tests_are_told_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\ndef test_good(): pass\ndef test_bad(): assert 1 == 2, 'worse'\n"
+        "@pytest.fixture\ndef broken(): raise ValueError('no fixture')\ndef test_ugly(broken): pass\n"
+        "@pytest.mark.skip\ndef test_not(): pass\n"
+    )
+    (tmp_path / "test_none.py").write_text("import no_such_module\n")
+    for names, failures, said in (
+        (["test_some.py"], ["test_bad", "test_ugly"], "(1 passed, 2 failed, 1 skipped)"),
+        (["test_some.py", "-k", "good"], [], "(1 passed, 3 deselected)"),
+        (["test_none.py"], ["test_none.py"], "()"),
+    ):
+        report = Report(tmp_path / f"told-{len(names)}-{names[0]}.jsonl")
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu.tests",
+            str(report.path),
+            "some tests",
+            "-p",
+            "no:cacheprovider",
+        ]
+        paths = [str(tmp_path / name) if name.endswith(".py") else name for name in names]
+        done = subprocess.run([*command, *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+        checks = [json.loads(line) for line in report.path.read_text().splitlines()]
+        assert [check["name"].rsplit("::")[-1].rsplit("/")[-1] for check in checks[:-1]] == failures, done.stderr
+        assert checks[-1]["name"] == f"some tests {said}"
+        assert bool(checks[-1]["error"]) == bool(failures)
+    assert checks[0]["error"].count("no_such_module")
+
+
+def test_tests_have_their_tensors_on_the_device_that_is_asked_for(tmp_path: Path) -> None:
+    """Those of the module too, which are made before any fixture; "meta" is a device that every machine has."""
+    test = tmp_path / "test_here.py"
+    test.write_text(
+        "import pytest, torch\nfrom tests.helpers import HERE\nMADE = torch.zeros(2)\n"
+        "def test_here(): assert MADE.device == torch.tensor([1]).device == HERE == torch.device('meta')\n"
+        "@pytest.mark.cpu\ndef test_of_a_cpu(): assert torch.zeros(2).device.type == 'cpu'\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", str(test)]
+    for device, said in (("meta", "1 passed, 1 deselected"), ("cpu", "1 failed, 1 passed")):
+        done = subprocess.run([*command, f"--device={device}"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert said in done.stdout, done.stdout + done.stderr
+
+
+def test_a_job_that_never_ends_to_build_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = "import time; print('ready', flush=True) if 'quick' in sys.argv else time.sleep(600)"
+    monkeypatch.setattr(child, "CHILD", (sys.executable, "-c", f"import sys; {waits}"))
+    monkeypatch.setattr(child, "BUILDING", 1 / 60)
+    report = Report(tmp_path / "told")
+    report.check("began")
+    in_turn(report, "none", "cuda", False, [["slow"], ["quick"]])
+    assert told_by(report)[0] == [
+        "job: slow: its process ended with exit code -9: it built for more than 1 s, or memory was short"
+    ]

@@ -3,16 +3,21 @@
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Timer
 
 import torch
 
-from benchmarks.gpu.parts import CHILD
+from benchmarks.gpu.parts import CHILD, PARTS, SLOWER
 from benchmarks.gpu.report import Report
 
 READY, GO = "ready", "go"
+BUILDING = 0.75  # of a part's limit: then a job that still builds is given up, and the others are measured
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,6 +53,7 @@ def in_turn(told: Report, part: str, device: str, quick: bool, jobs: Sequence[Se
     measures. One that crashes is a failed check of its own.
     """
     groups = [jobs] if device == "cuda" else [[job] for job in jobs]
+    longest = BUILDING * next((p.limit for p in PARTS if p.name == part), 60) * (1 if device == "cuda" else SLOWER)
     one_each = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     for group in groups:
         options = ["--device", device, *(["--quick"] if quick else [])]
@@ -61,15 +67,25 @@ def in_turn(told: Report, part: str, device: str, quick: bool, jobs: Sequence[Se
             )
             for job in group
         ]
-        for worker in workers:
-            assert worker.stdout is not None
-            while (line := worker.stdout.readline()) and line.strip() != READY:
-                print(line, end="", flush=True)
+        with ThreadPoolExecutor(len(workers)) as threads:
+            list(threads.map(partial(_wait_until_built, longest), workers))
         for job, worker in zip(group, workers):
             said, _ = worker.communicate(GO if worker.poll() is None else None)
             print(said, end="", flush=True)
             if worker.returncode:
-                told.check(f"job: {' '.join(job)}", f"its process ended with exit code {worker.returncode}")
+                killed = f": it built for more than {longest:.0f} s, or memory was short"
+                why = killed if worker.returncode == -signal.SIGKILL else ""
+                told.check(f"job: {' '.join(job)}", f"its process ended with exit code {worker.returncode}{why}")
+
+
+def _wait_until_built(longest: float, worker: "subprocess.Popen[str]") -> None:
+    """Until a worker is ready or has ended, which it does after so many seconds."""
+    timer = Timer(longest, worker.kill)
+    timer.start()
+    assert worker.stdout is not None
+    while (line := worker.stdout.readline()) and line.strip() != READY:
+        print(line, end="", flush=True)
+    timer.cancel()
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def _check_layers(told: Report, ppo: em.rollout.PPO, width: int) -> None:
     assert 0 < error < 0.05, f"logits are {error:.1%} from those of float32 layers"
     apart = (scored.evaluation.log_prob - rows.log_prob).abs().max().item()
     told.cell(f"{TABLE} {width}", "bfloat16", "rollout and update apart, nats", apart)
-    assert apart < 0.05, f"log-probabilities of rollout and update are {apart} apart"
+    assert apart < 0.25, f"log-probabilities of rollout and update are {apart} apart"
 
 
 def _check_logits(device: str, envs: int) -> None:

@@ -24,13 +24,14 @@ PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no mor
 LOOPED = 4096  # rows whose masks a loop makes again
 
 
-def prepare(case: Case, device: str, step: em.DecisionStep | None = None) -> tuple[Run, Verify]:
+def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, alike: bool = True) -> tuple[Run, Verify]:
     """What is timed, and the check of what it gives: an AssertionError where that is not what it should be.
 
     Args:
         case: the row.
         device: "cpu" or "cuda".
         step: ours, of ``make_step`` for this row but for the batch: what it has compiled serves. By default a new one.
+        alike: whether actions for given noise are compared with those of eager code, for which one more graph is built.
     """
     if case.way in PEERS:
         return peer(case, device)
@@ -44,8 +45,13 @@ def prepare(case: Case, device: str, step: em.DecisionStep | None = None) -> tup
     if case.way in LOOPS:
         return loop(case, engine, states, totals, logits)
     step = _step(case, engine) if step is None else step
-    make = words if case.work == "words" else update if _is_update(case) else decision
-    return make(case, step, states, totals, logits)
+    if case.work == "words":
+        return words(case, step, states, totals)
+    return (
+        update(case, step, states, totals, logits)
+        if _is_update(case)
+        else decision(case, step, states, totals, logits, alike)
+    )
 
 
 def make_engine(case: Case, device: str) -> em.MaskEngine:
@@ -78,7 +84,9 @@ def peer(case: Case, device: str) -> tuple[Run, Verify]:
     return run, lambda result: check(row, case.step, result)
 
 
-def decision(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+def decision(
+    case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, logits: Tensor, alike: bool
+) -> tuple[Run, Verify]:
     """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
     engine = step.engine
     out = step.allocate(case.batch) if case.memory == "allocated" else None
@@ -87,7 +95,7 @@ def decision(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, 
         made = tree_map(torch.clone, made)  # a CUDA graph writes the next call to the same place
         assert made.raw_entropy is not None
         noise = torch.rand(case.batch, len(engine.layout.heads), device=logits.device)
-        again, same = step(states, logits, totals, noise=noise).actions, 0
+        again, same = step(states, logits, totals, noise=noise).actions if alike else None, 0
         for rows in _pieces(case.batch):
             masks = engine(states[rows], totals[rows])
             joint = em.FactoredCategorical(logits[rows], masks)
@@ -95,8 +103,11 @@ def decision(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, 
             assert torch.equal(made.slot_words[rows].int(), masks.slot_words)
             near(made.log_prob[rows], joint.log_prob(made.actions[rows]))
             near(made.raw_entropy[rows], joint.raw_entropy())
-            same += int((again[rows] == joint.sample(noise=noise[rows])).all(-1).sum())
-        assert same >= min(ALIKE * case.batch, case.batch - 1), f"{case.batch - same} other actions for the same noise"
+            if again is not None:
+                same += int((again[rows] == joint.sample(noise=noise[rows])).all(-1).sum())
+        assert again is None or same >= min(ALIKE * case.batch, case.batch - 1), (
+            f"{case.batch - same} other actions for the same noise"
+        )
         check_masks(case, engine, states, totals)
 
     return lambda: step(states, logits, totals, out=out), verify
@@ -129,7 +140,7 @@ def update(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, lo
     return run, verify
 
 
-def words(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+def words(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor) -> tuple[Run, Verify]:
     """Our masks alone, as words."""
     engine = step.engine
 
