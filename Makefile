@@ -3,12 +3,14 @@
 #   make run                 train for about a minute; make run TRAIN_ARGS="--policy lstm --slots 16"
 #   make replay              replay the sample log      make replay LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
+#   make matrix              all tests under each promised pair of Python and torch; downloads some gigabytes.
+#                            make matrix MATRIX_ARGS="--pairs 3.12/2.11.0"
 #   make docs                write what is generated: docs/api.md, the tables of docs/rules.md
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
 #   make bench               esper-masks bench, the whole suite; writes benchmarks/results
 #   make bench DEVICE=cuda           the same on a GPU
-#   make gpu                 all that a GPU can tell, in under five minutes; installs nothing: GPU_OUT=FOLDER GPU_ARGS="--only a,c"
+#   make gpu                 all that a GPU can tell, in five minutes, with nothing installed; GPU_OUT=FOLDER GPU_ARGS="--only a,c"
 #   make bench BENCH_ARGS=masks      one of the older suites in detail; or distributions -k "decision and not compiled"
 
 PYTHON ?= python3
@@ -21,7 +23,7 @@ LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 BIN   := .venv/bin
 READY := .venv/ready
 
-.PHONY: run replay test lint docs notebooks dist bench gpu clean
+.PHONY: run replay test matrix lint docs notebooks dist bench gpu clean
 
 run: $(READY)
 	@$(BIN)/python -m esper_masks train --rules "$(RULES)" --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
@@ -31,6 +33,9 @@ replay: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+
+matrix:
+	@$(PYTHON) tests/matrix.py $(MATRIX_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
@@ -78,4 +83,4 @@ $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)
 FORCE:
 
 clean:
-	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .matrix dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

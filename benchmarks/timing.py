@@ -15,7 +15,7 @@ def compiled(
 ) -> tuple[Step, float]:
     """A function compiled to one graph, and the seconds that its first run took, which a program waits for once."""
     _start_compiler()
-    torch._dynamo.reset()
+    torch.compiler.reset()
     step = torch.compile(function, fullgraph=True, options=options)
     start = time.perf_counter()
     first_run(step)

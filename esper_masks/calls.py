@@ -8,8 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from esper_masks.torch_private import (
+    Ahead,
+    can_compile_ahead,
+    compile_ahead,
+    compile_error,
+    compile_function,
+    compile_lock,
+    function_modes,
+)
 
 CPU_OPTIONS = {
     # one vectorized `exp` for all rows: by default the compiler leaves some to a scalar one, which rounds differently
@@ -52,7 +61,7 @@ class Compiled:
     def __init__(self, module: nn.Module, name: str, cpu_options: Mapping[str, Any] | None = None):
         self.method = getattr(module, name)
         self.cpu_options = {**CPU_OPTIONS, **(cpu_options or {})}
-        self.forms: dict[Any, tuple[Any, list[Any]]] = {}  # what is compiled for each, and the graphs of it
+        self.forms: dict[Any, tuple[Any, list[Ahead]]] = {}  # what is compiled for each, and the graphs of it
         self.chosen: dict[Any, Found] = {}
 
     def __call__(self, *arguments: Any, out: Any = None) -> Any:
@@ -61,7 +70,7 @@ class Compiled:
                 return self(*arguments, out=out)
         try:
             return run(self.find(arguments, out), arguments, out)
-        except torch._dynamo.exc.TorchDynamoException:
+        except compile_error():
             self.method(*arguments, None)  # what does not fit is named by the method itself
             raise
 
@@ -72,7 +81,7 @@ class Compiled:
         if found is None:
             if len(self.chosen) == MOST:
                 self.chosen.clear()
-            with torch._dynamo.convert_frame.compile_lock:
+            with compile_lock():
                 found = self.chosen[key] = self._choose(arguments, out)
         return found
 
@@ -87,15 +96,17 @@ class Compiled:
             on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
             self.forms[form] = self._compile(as_bits, self.cpu_options if on_cpu else {}), []
         call, graphs = self.forms[form]
-        if not hasattr(call, "aot_compile") or not _caches():  # nothing is to be compiled, or nothing kept
+        if not can_compile_ahead(call):
             return as_bits, call
         # two tensors even where one was given for two arguments: the graph is for all that are like them
         given, places = tree_map_only(Tensor, _like, (_passed(arguments, as_bits), out))
-        fitting = next((graph for graph in graphs if graph.guard_check(given, places)), None)
+        fitting = next((graph for graph in graphs if graph.fits(given, places)), None)
         if fitting is None:
-            fitting = _ahead(call, ((given, places), {}))
+            fitting = compile_ahead(call, ((given, places), {}))
+            if fitting is None:
+                return as_bits, call
             graphs.append(fitting)
-        return as_bits, fitting.fn
+        return as_bits, fitting.call
 
     def _compile(self, as_bits: Sequence[int], options: Mapping[str, Any]) -> Any:
         method = self.method
@@ -107,7 +118,7 @@ class Compiled:
         # with code of its own it learns by itself which sizes change; what is compiled is kept by its globals
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
         own_call = FunctionType(code, dict(globals()), closure=call.__closure__)
-        return torch.compile(own_call, fullgraph=True, options={**options, "guard_filter_fn": _of_arguments})
+        return compile_function(own_call, {**options, "guard_filter_fn": _of_arguments})
 
 
 def run(found: Found, arguments: Sequence[Any], out: Any) -> Any:
@@ -116,40 +127,11 @@ def run(found: Found, arguments: Sequence[Any], out: Any) -> Any:
     return graph(_passed(arguments, as_bits), out)
 
 
-def _ahead(call: Any, arguments: Any) -> Any:
-    """The call compiled ahead, not from torch's cache of whole calls: it once gave one for 64 rows where 1,024 came."""
-    try:
-        with torch._functorch.config.patch(enable_autograd_cache=False):
-            return call.aot_compile(arguments)
-    except RuntimeError as error:
-        if "SerializableCallable" not in str(error):
-            raise
-        return call.aot_compile(arguments)  # a compiler other than torch's own keeps nothing else
-
-
 def _passed(arguments: Sequence[Any], as_bits: Sequence[int]) -> list[Any]:
     passed = list(arguments)
     for at in as_bits:
         passed[at] = passed[at].view(torch.float32)
     return passed
-
-
-def intercepted() -> bool:
-    """Whether each op is for something else to see first, which compiled code would not ask: a transform or a mode."""
-    modes = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(not isinstance(mode, DeviceContext) for mode in modes)  # all memory has its device here
-        or torch._dynamo.eval_frame._stance.stance == "force_eager"
-    )
-
-
-def _caches() -> bool:
-    """Whether torch may keep compiled code by what it is made of, which it asks for in what is compiled ahead."""
-    inductor = torch._inductor.config
-    return bool(inductor.fx_graph_cache and not inductor.freezing and not torch.compiler.config.force_disable_caches)
 
 
 def _modes() -> tuple[Any, ...]:
@@ -161,7 +143,7 @@ def _modes() -> tuple[Any, ...]:
         torch.is_autocast_enabled("cpu"),
         torch.is_autocast_enabled("cuda"),
         torch.are_deterministic_algorithms_enabled(),
-        torch._C._len_torch_function_stack(),
+        function_modes(),
     )
 
 

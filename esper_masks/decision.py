@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from esper_masks.calls import Compiled, Graphed, copy_into, intercepted
+from esper_masks.calls import Compiled, Graphed, copy_into
 from esper_masks.decision_rows import Decision, Evaluation, allocate_decision, check_out, compiled_dtype
 from esper_masks.drawing import random_key
 from esper_masks.engine import MaskEngine
@@ -21,6 +21,7 @@ from esper_masks.fused import Fused
 from esper_masks.head_logits import check_floors
 from esper_masks.masks import ActionMasks
 from esper_masks.pieces import NUMBERS, fresh_decision, numbers_kept, piece_rows, pieces
+from esper_masks.torch_private import intercepted
 
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")

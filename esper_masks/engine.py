@@ -70,6 +70,7 @@ class MaskEngine(UnderRules, nn.Module):
         ids = check_slot_ids(rules.slot_ids if slot_ids is None else slot_ids)
         self.rules = rules.resolve(**switches)
         self.fingerprint = self.rules.fingerprint
+        self.feature_names = self.rules.feature_names  # torch 2.11 cannot trace the property
         self.layout = build_layout(self.rules, ids)
         self.joint_actions = JointActions(self.layout)
         self.gates = build_gates(self.rules)
@@ -166,7 +167,7 @@ class MaskEngine(UnderRules, nn.Module):
 
         Returns: int32 ``[batch, slots, features]``.
         """
-        states = slot_states.allocate_states(batch, len(self.slot_ids), len(self.rules.feature_names), self.device)
+        states = slot_states.allocate_states(batch, len(self.slot_ids), len(self.feature_names), self.device)
         states.zero_()
         states[..., 0].fill_(int(self.rules.empty))
         return states
@@ -246,7 +247,7 @@ class MaskEngine(UnderRules, nn.Module):
         self, states: Tensor, total_seeds: Tensor | None, limit: int | Tensor, enabled: Tensor | None
     ) -> bool:
         """Raise for metadata that does not fit; return whether a seed limit applies."""
-        check_states(self.rules, self.slot_ids, states, self.device)
+        check_states(self.feature_names, self.slot_ids, states, self.device)
         batch = states.shape[:-2]
         if enabled is not None:
             check_enabled(enabled, states.shape[:-1], self.device)

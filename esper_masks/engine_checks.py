@@ -12,16 +12,16 @@ STATE_DTYPES = (torch.int32, torch.int16, torch.int64)
 INT32 = torch.iinfo(torch.int32)
 
 
-def check_states(rules: MaskRules, slot_ids: Sequence[str], states: Tensor, device: torch.device) -> None:
+def check_states(feature_names: Sequence[str], slot_ids: Sequence[str], states: Tensor, device: torch.device) -> None:
     """Raise ``SlotStateError`` unless states are integers ``[..., slots, features]`` on the device."""
-    slots, features = len(slot_ids), len(rules.feature_names)
+    slots, features = len(slot_ids), len(feature_names)
     if not isinstance(states, Tensor) or states.dtype not in STATE_DTYPES:
         got = states.dtype if isinstance(states, Tensor) else type(states).__name__
         raise SlotStateError(f"states must be an int32, int16 or int64 tensor, got {got}; see pack_slots")
     if states.ndim < 2 or states.shape[-2] != slots or states.shape[-1] != features:
         raise SlotStateError(
             f"states have shape {tuple(states.shape)}; wanted [..., {slots}, {features}]: "
-            f"slots {', '.join(slot_ids)}, features {', '.join(rules.feature_names)}"
+            f"slots {', '.join(slot_ids)}, features {', '.join(feature_names)}"
         )
     _check_device("states", states, device)
 

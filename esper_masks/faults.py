@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from esper_masks.errors import InvalidStateMachineError
+from esper_masks.torch_private import assert_on_device, under_vmap
 
 Validate = Literal["raise", "flag", "off"]
 MODES = ("raise", "flag", "off")
@@ -47,7 +48,7 @@ def raise_faults(faulty: Tensor, faults: Callable[[], Tensor], names: Sequence[s
     if under_vmap(faulty):
         return
     if torch.compiler.is_compiling():
-        torch._assert_async(~faulty.any(), f"a row is faulty; {CAUSE}; {REMEDY}")
+        assert_on_device(~faulty.any(), f"a row is faulty; {CAUSE}; {REMEDY}")
     elif faulty.any():
         raise InvalidStateMachineError(f"{_describe([('', faults(), names)])}; {CAUSE}; {REMEDY}")
 
@@ -124,13 +125,3 @@ def _detail(word: Tensor, heads: Sequence[str]) -> str:
         return f" ({word.item()})"
     bits = [bit for bit in range(torch.iinfo(word.dtype).bits) if int(word) >> bit & 1]
     return f" ({', '.join(heads[bit] if bit < len(heads) else f'head {bit}' for bit in bits)})"
-
-
-def under_vmap(tensor: Tensor) -> bool:
-    """Whether a tensor is batched by ``vmap``, so that nothing can be read of it."""
-    functorch = torch._C._functorch  # torch has no public question for it
-    if torch.compiler.is_compiling():  # of these, a graph knows two: batched here, and transforms around transforms
-        return functorch.is_batchedtensor(tensor) or functorch.get_dynamic_layer_stack_depth() > 1
-    while functorch.is_gradtrackingtensor(tensor):  # vmap of grad
-        tensor = functorch.get_unwrapped(tensor)
-    return functorch.is_batchedtensor(tensor)

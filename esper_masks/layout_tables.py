@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from esper_masks.context_tables import ContextTables
 from esper_masks.contexts import Heads
@@ -170,7 +169,7 @@ def _kept(layout: ActionLayout, key: str, use: str, make: Callable[[], nn.Module
         raise RuntimeError(f"lookup tables cannot be made inside torch.compile: {use} once before, in eager code")
     with torch.inference_mode(False):  # tables made in a rollout may serve an update
         made = make()
-    if not any(isinstance(buffer, FakeTensor) for buffer in made.buffers()):  # which must not outlive their mode
+    if all(type(buffer) is Tensor for buffer in made.buffers()):  # fake ones must not outlive their mode
         layout._tables[key] = made
     return made
 

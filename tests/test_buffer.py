@@ -558,7 +558,7 @@ def test_rows_are_gathered_before_they_are_widened() -> None:
 
 @pytest.mark.parametrize("name", ["esper-2025-12", "9"])
 def test_it_compiles_into_one_graph(name: str) -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     buffer, steps = rollout(engine_of(name))
     expected = copy.deepcopy(buffer)
     read = torch.compile(buffer.minibatch, fullgraph=True, dynamic=True, backend="aot_eager")

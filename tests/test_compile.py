@@ -23,7 +23,7 @@ HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equa
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.fixture(params=["aot_eager", "inductor"])

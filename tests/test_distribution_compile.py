@@ -152,7 +152,7 @@ def test_logits_for_each_op_need_their_tables_before() -> None:
         compiled(logits, masks, torch.rand(6, 4))
     noise = torch.rand(6, 4)
     expected = whole(logits, masks, noise)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     assert_same(compiled(logits, masks, noise), expected)
 
 

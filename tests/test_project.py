@@ -25,6 +25,7 @@ LAYERS = (
         "softmax",
         "categorical",
         "calls",
+        "torch_private",
         "fingerprint",
     },
     {

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 import esper_masks as em
 from esper_masks.bench.inputs import Decision, Head
 from esper_masks.bench.libraries import LIBRARIES, entropies
+from esper_masks.torch_private import mark_dynamic
 
 Step = Callable[..., Any]
 
@@ -65,7 +66,7 @@ class Row:
     def any_batch(self) -> None:
         """Tell the compiler that these inputs stand for batches of any size."""
         for tensor in tree_leaves((self.logits, self.masks, self.inputs.action)):
-            torch._dynamo.mark_dynamic(tensor, 0)
+            mark_dynamic(tensor, 0)
 
 
 def check(row: Row, step: str, result: Any) -> None:

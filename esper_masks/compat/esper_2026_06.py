@@ -24,8 +24,8 @@ from esper_masks.compat.environment import (
 )
 from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
-from esper_masks.faults import under_vmap
 from esper_masks.rulesets import ruleset
+from esper_masks.torch_private import under_vmap
 
 __all__ = [
     "InvalidStateMachineError",

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from esper_masks.buffer import RolloutBuffer
-from esper_masks.calls import Compiled, Found, copy_into, intercepted, run
+from esper_masks.calls import Compiled, Found, copy_into, run
 from esper_masks.drawing import random_key
 from esper_masks.rollout.env import LifecycleEnv
 from esper_masks.rollout.normalize import RunningMoments
 from esper_masks.rollout.policy import FactoredActorCritic, Hidden
 from esper_masks.rollout.state import Outcome, State
+from esper_masks.torch_private import intercepted
 
 
 class Situation(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_masks.calls import Compiled, Graphed, intercepted
+from esper_masks.calls import Compiled, Graphed
 from esper_masks.checks import check_actions, check_bool, check_noise
 from esper_masks.decision import MODES, Mode
 from esper_masks.drawing import random_key, uniforms
@@ -17,6 +17,7 @@ from esper_masks.rollout.dynamics import Dynamics
 from esper_masks.rollout.mechanics import Mechanics, mechanics_of
 from esper_masks.rollout.state import Assumptions, Outcome, State, improvement
 from esper_masks.rules import MaskRules
+from esper_masks.torch_private import intercepted
 
 
 class StepInfo(Mapping[str, Tensor]):

@@ -1,0 +1,225 @@
+"""What this package uses of torch that is not public, and what it does with a torch that lacks it.
+
+No other module names anything of torch that begins with an underscore, but for ``torch.utils._pytree``, which torch's
+own documentation names. Where a name is missing, something slower or less is done instead, and one warning says what is
+lost:
+
+    to compile ahead        plain ``torch.compile``, whose checks take some tens of microseconds a call
+    what transforms and     plain ``torch.compile``, too, which looks for them itself
+    modes are active
+    options of a compiler   its own
+    ``vmap`` in a raise     ``validate="raise"`` under ``vmap`` ends in torch's error for reading a value there
+    assertions on devices   ``validate="raise"`` in compiled code is as ``"flag"``
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+COMPILING = (
+    "_dynamo.convert_frame.compile_lock",
+    "_functorch.config.enable_autograd_cache",
+    "_inductor.config.fx_graph_cache",
+    "_inductor.config.freezing",
+)
+WATCHING = (
+    "_C._get_function_stack_at",
+    "_C._len_torch_function_stack",
+    "_C._len_torch_dispatch_stack",
+    "_C._functorch.peek_interpreter_stack",
+    "autograd.forward_ad._current_level",
+    "utils._device.DeviceContext",
+    "_dynamo.eval_frame._stance.stance",
+)
+BATCHING = (
+    "_C._functorch.is_batchedtensor",
+    "_C._functorch.is_gradtrackingtensor",
+    "_C._functorch.get_unwrapped",
+    "_C._functorch.peek_interpreter_stack",
+    "_C._functorch.CInterpreter",
+    "_functorch.pyfunctorch.coerce_cinterpreter",
+)
+SWITCH = "_dynamo.config.enable_aot_compile"
+
+SLOWER = "a call of compiled code takes some tens of microseconds longer"
+
+
+class Ahead(NamedTuple):
+    """Code that was compiled before its first call."""
+
+    fits: Callable[..., bool]  # whether it serves such arguments
+    call: Callable[..., Any]
+
+
+def lacks(path: str) -> bool:
+    """Whether this torch has no such name."""
+    found: Any = torch
+    for part in path.split("."):
+        if not hasattr(found, part):  # it may be a module that nothing has imported yet
+            with suppress(ImportError, ValueError, TypeError):
+                import_module(f"{getattr(found, '__name__', '')}.{part}")
+        if not hasattr(found, part):
+            return True
+        found = getattr(found, part)
+    return False
+
+
+@cache
+def warn_lost(names: Sequence[str], lost: str) -> None:
+    """Say, once, what a torch without some names costs."""
+    missing = ", ".join(f"torch.{name}" for name in names)
+    warnings.warn(f"torch {torch.__version__} has no {missing}: {lost}", RuntimeWarning, stacklevel=2)
+
+
+def _has(names: Sequence[str], lost: str) -> bool:
+    missing = tuple(name for name in names if lacks(name))
+    if missing:
+        warn_lost(missing, lost)
+    return not missing
+
+
+# -- compiling --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def compiles_ahead() -> bool:
+    """Whether compiled code can be chosen, and called, without torch's own checks of each call."""
+    return _has(COMPILING + WATCHING, SLOWER)
+
+
+def compile_lock() -> AbstractContextManager[Any]:
+    """One thread at a time compiles."""
+    lock: AbstractContextManager[Any] = torch._dynamo.convert_frame.compile_lock if compiles_ahead() else nullcontext()
+    return lock
+
+
+def compile_function(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """``torch.compile``, of what can also be compiled ahead.
+
+    Where transforms and modes cannot be seen before, torch steps back from what it cannot compile under them.
+    """
+    ahead = nullcontext() if lacks(SWITCH) else torch._dynamo.config.patch(enable_aot_compile=True)  # off in torch 2.11
+    with ahead:
+        return torch.compile(function, fullgraph=compiles_ahead(), options=known_options(options))
+
+
+def can_compile_ahead(call: Any) -> bool:
+    """Whether a function that ``torch.compile`` gave can be compiled before its first call."""
+    if not compiles_ahead():
+        return False
+    if not hasattr(call, "aot_compile"):
+        if hasattr(call, "__wrapped__"):  # else torch was told to compile nothing, and gave back the function itself
+            warn_lost(("compile().aot_compile",), SLOWER)
+        return False
+    # what is compiled ahead may be kept by what it is made of, which torch may be told not to do
+    inductor = torch._inductor.config
+    return bool(inductor.fx_graph_cache and not inductor.freezing and not torch.compiler.config.force_disable_caches)
+
+
+def compile_ahead(call: Any, arguments: Any) -> Ahead | None:
+    """Such a function compiled for some arguments; None where this torch gives something that cannot be chosen.
+
+    Not from torch's cache of whole calls, which once gave a graph for 64 rows where 1,024 came.
+    """
+    try:
+        with torch._functorch.config.patch(enable_autograd_cache=False):
+            made = call.aot_compile(arguments)
+    except RuntimeError as error:
+        if "SerializableCallable" not in str(error):
+            raise
+        made = call.aot_compile(arguments)  # a compiler other than torch's own keeps nothing else
+    if not (hasattr(made, "guard_check") and hasattr(made, "fn")):
+        warn_lost(("compile().aot_compile().guard_check", "compile().aot_compile().fn"), SLOWER)
+        return None
+    return Ahead(made.guard_check, made.fn)
+
+
+def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of torch's compiler that it has; ``guard_filter_fn``, which is of another part of torch, too."""
+    if lacks("_inductor.list_options"):
+        return dict(options)
+    has = {"guard_filter_fn", *(name.replace("-", "_") for name in torch._inductor.list_options())}
+    missing = tuple(f"_inductor.config.{name}" for name in options if name not in has)
+    if missing:
+        warn_lost(missing, "compiled code may be slower, and differ from eager code in the last bits")
+    return {name: value for name, value in options.items() if name in has}
+
+
+def compile_error() -> type[Exception] | tuple[()]:
+    """The class of what goes wrong while torch traces; nothing where it has no such class."""
+    if lacks("_dynamo.exc.TorchDynamoException"):
+        return ()
+    error: type[Exception] = torch._dynamo.exc.TorchDynamoException
+    return error
+
+
+def mark_dynamic(tensor: Tensor, axis: int) -> None:
+    """Tell torch's compiler that an axis has any size; without the name it learns that from the second size."""
+    if not lacks("_dynamo.mark_dynamic"):
+        torch._dynamo.mark_dynamic(tensor, axis)
+
+
+# -- transforms and modes ---------------------------------------------------------------------------------------------
+
+
+def intercepted() -> bool:
+    """Whether each op is for something else to see first, which compiled code would not ask: a transform or a mode.
+
+    Plain ``torch.compile`` looks for them itself.
+    """
+    if not compiles_ahead():
+        return False
+    modes = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(not isinstance(mode, torch.utils._device.DeviceContext) for mode in modes)  # all memory has its device
+        or torch._dynamo.eval_frame._stance.stance == "force_eager"
+    )
+
+
+def function_modes() -> int:
+    """How many modes see each function of torch."""
+    return torch._C._len_torch_function_stack() if compiles_ahead() else 0
+
+
+VMAP_UNSEEN = "validate='raise' under vmap ends in torch's error for reading a value; 'flag' works there"
+KNOWS_VMAP = _has(BATCHING, VMAP_UNSEEN)
+
+
+def under_vmap(tensor: Tensor) -> bool:
+    """Whether a tensor is batched by ``vmap``, so that nothing can be read of it."""
+    if not KNOWS_VMAP:
+        return False
+    functorch = torch._C._functorch
+    if torch.compiler.is_compiling():  # of these, a graph knows two: batched here, and transforms around transforms
+        inner = functorch.peek_interpreter_stack()
+        around = isinstance(inner, functorch.CInterpreter) and _level(inner) > 1  # `is None` is never true of it there
+        return functorch.is_batchedtensor(tensor) or around
+    while functorch.is_gradtrackingtensor(tensor):  # vmap of grad
+        tensor = functorch.get_unwrapped(tensor)
+    return functorch.is_batchedtensor(tensor)
+
+
+def _level(interpreter: Any) -> int:
+    level: int = torch._functorch.pyfunctorch.coerce_cinterpreter(interpreter).level()
+    return level
+
+
+# -- assertions -------------------------------------------------------------------------------------------------------
+
+UNASSERTED = "validate='raise' in compiled code asserts nothing, as 'flag'"
+ASSERTS = _has(("_assert_async",), UNASSERTED)
+
+
+def assert_on_device(holds: Tensor, message: str) -> None:
+    """Fail, with no host read, unless a bool tensor is True."""
+    if ASSERTS:
+        torch._assert_async(holds, message)
