@@ -107,6 +107,17 @@ def test_figures_stand_in_tables_with_ratios_and_shares(tmp_path: Path) -> None:
     assert "| compiled | 40 (50 \N{MULTIPLICATION SIGN}, in L2) |\n| graph | none |\n" in text
 
 
+def test_a_summary_stays_short(tmp_path: Path) -> None:
+    many = "for i in range(30): tell('checks', name=f'n{i}', error=f'line {i}' * 99)\n"
+    code, text = ran(tmp_path, fake("a", PASSES + many), fake("b", PASSES + many.replace("f'line {i}' * 99", "''")))
+    assert code == 1
+    assert text.count("**a: n") == 20
+    assert "**a: 10 more**" in text
+    assert max(map(len, text.splitlines())) <= 200
+    assert "Passed: it holds." in text
+    assert "31 checks passed." in text
+
+
 def test_results_of_two_environments_are_noted() -> None:
     one = {
         "part": "a",
@@ -169,8 +180,7 @@ def told_by(report: Report) -> tuple[list[str], set[str]]:
         (decisions, ["masks", "esper-2025-12"], 1),
         (decisions, ["update", "esper-2025-12"], 1),
         (rollouts, ["eager"], 1),
-        (speed, ["env", "eager", "32"], 1),
-        (speed, ["training", "eager", "32"], 2),
+        (speed, ["eager", "32", "50"], 3),
     ],
 )
 def test_the_jobs_of_the_parts(

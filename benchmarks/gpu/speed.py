@@ -25,29 +25,29 @@ TABLES = {
 
 def run(told: Report, device: str, quick: bool) -> None:
     sizes = [str(envs) for envs in (QUICK if quick else ENVS)]
-    jobs = []
-    for what in ("env", "training"):
-        jobs.append([what, "eager", *sizes])  # which builds nothing, so that one process is enough
-        jobs += [[what, mode, envs] for mode in ("compiled", *graph(device)) for envs in sizes]
-    in_turn(told, "speed", device, quick, jobs)
+    modes = ["compiled", *(["cuda-graph"] if device == "cuda" else [])]
+    built = [[mode, envs] for mode in modes for envs in sizes]
+    in_turn(told, "speed", device, quick, [["eager", *sizes], *built])  # of the first nothing is built
 
 
-def work(told: Report, device: str, quick: bool, what: str, mode: str, *sizes: str) -> Iterator[None]:
-    measure = _env if what == "env" else _training
-    if mode != "eager":
-        yield from measure(told, device, mode, int(sizes[0]))
-        return
+def work(told: Report, device: str, quick: bool, mode: str, *sizes: str) -> Iterator[None]:
+    works = [
+        (f"{what}, {mode}, {int(envs):,} environments", measure(told, device, mode, int(envs)))
+        for envs in sizes
+        for what, measure in (("environment", _env), ("training", _training))
+    ]
+    built = works if mode == "eager" else []
+    for name, one in () if built else works:
+        with told.piece(f"{name}: built"):
+            next(one)
+            built.append((name, one))
     yield
-    for envs in sizes:
-        for _ in measure(told, device, mode, int(envs)):
-            pass
+    for name, one in built:
+        with told.piece(name):
+            for _ in one:
+                pass
         if device == "cuda":
             torch.cuda.empty_cache()
-
-
-def graph(device: str) -> list[str]:
-    """The mode that a GPU has beside the others."""
-    return ["cuda-graph"] if device == "cuda" else []
 
 
 def _env(told: Report, device: str, mode: Any, envs: int) -> Iterator[None]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+NAMED = 8  # checks of a part that passed
+SHOWN = 20  # failures of a part
 LINES = 6  # of an error
 WORDS = 200  # characters of one of its lines
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -29,19 +31,22 @@ def _head(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _failures(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    failed = [(result["part"], check) for result in results for check in result["checks"] if check["error"]]
-    if failed:
+    failed = {result["part"]: [check for check in result["checks"] if check["error"]] for result in results}
+    if any(failed.values()):
         yield "\n## Failures\n\nThe first lines of each error; all of it is in `log.txt`."
-    for letter, check in failed:
-        lines = [line for line in check["error"].splitlines() if line.strip()][:LINES]
-        yield "\n".join([f"\n**{letter}: {check['name']}**\n", "```", *(line[:WORDS] for line in lines), "```"])
+    for letter, checks in failed.items():
+        for check in checks[:SHOWN]:
+            lines = [line for line in check["error"].splitlines() if line.strip()][:LINES]
+            yield "\n".join([f"\n**{letter}: {check['name']}**\n", "```", *(line[:WORDS] for line in lines), "```"])
+        if checks[SHOWN:]:
+            yield f"\n**{letter}: {len(checks) - SHOWN} more**"
 
 
 def _tables(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for result in results:
         yield f"\n## {result['part']}: {result['title']}\n"
         passed = [check["name"] for check in result["checks"] if not check["error"]]
-        yield f"Checked: {'; '.join(passed) or 'nothing'}."
+        yield f"Passed: {'; '.join(passed) or 'nothing'}." if len(passed) <= NAMED else f"{len(passed)} checks passed."
         for title in dict.fromkeys(cell["table"] for cell in result["cells"]):
             cells = {(c["row"], c["column"]): c for c in result["cells"] if c["table"] == title}
             columns = list(dict.fromkeys(column for _, column in cells))

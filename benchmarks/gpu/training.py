@@ -18,6 +18,7 @@ from esper_masks.rollout.world import World
 
 ENVS, QUICK = 16384, 256
 WIDTHS = (64, 1024)
+PRECISIONS = ("float32", "bfloat16")
 ITERATIONS = 4
 NEAR = 0.05  # of figures of two trainings: rounding changes an action here and there
 TABLE = f"training, {RULES}, compiled, layers of width"
@@ -51,18 +52,27 @@ def group(device: str) -> Iterator[None]:
 
 
 def run(told: Report, device: str, quick: bool) -> None:
-    widths = [["policies", str(width)] for width in WIDTHS[: 1 if quick else None]]
-    in_turn(told, "training", device, quick, [["group"], *widths])
+    widths = WIDTHS[: 1 if quick else None]
+    policies = [["policy", str(width), precision] for width in widths for precision in PRECISIONS]
+    in_turn(told, "training", device, quick, [["group"], ["logits"], *policies])
 
 
-def work(told: Report, device: str, quick: bool, what: str, width: str = "") -> Iterator[None]:
+def work(
+    told: Report, device: str, quick: bool, what: str, width: str = "", precision: str = "float32"
+) -> Iterator[None]:
     envs = QUICK if quick else ENVS
-    yield from _group(told, device, envs) if what == "group" else _policies(told, device, envs, int(width))
+    if what == "policy":
+        yield from _policy(told, device, envs, int(width), precision)
+    elif what == "logits":
+        with told.piece("logits in bfloat16 are scored in float32"):
+            _check_logits(device, envs)
+        yield
+    else:
+        yield
+        _group(told, device, envs)
 
 
-def _group(told: Report, device: str, envs: int) -> Iterator[None]:
-    torch.zeros(1, device=device)
-    yield
+def _group(told: Report, device: str, envs: int) -> None:
     alone = training("eager", envs, device)
     expected = [alone.iterate() for _ in range(2)]
     name = "NCCL" if device == "cuda" else "gloo"
@@ -81,28 +91,21 @@ def _group(told: Report, device: str, envs: int) -> Iterator[None]:
         gc.collect()
 
 
-def _policies(told: Report, device: str, envs: int, width: int) -> Iterator[None]:
-    precisions = {"float32": False, "bfloat16": True}
-    made = {name: training("compiled", envs, device, autocast=on, width=width) for name, on in precisions.items()}
-    for ppo in made.values():
-        ppo.iterate()
+def _policy(told: Report, device: str, envs: int, width: int, precision: str) -> Iterator[None]:
+    half = precision == "bfloat16"
+    ppo = training("compiled", envs, device, autocast=half, width=width)
+    ppo.iterate()
     yield
-    for name, ppo in made.items():
-        with told.piece(f"{name} layers of width {width} learn"):
-            figures = [ppo.iterate() for _ in range(ITERATIONS)]
-            assert not any(one["illegal_actions"] for one in figures)
-            rate = max(one["env_steps_per_s"] for one in figures) / 1e6
-            told.cell(f"{TABLE} {width}", name, "million steps/s", rate, compared="rate")
-            told.cell(
-                f"{TABLE} {width}",
-                name,
-                f"return after {(1 + ITERATIONS) * ppo.config.steps} steps",
-                figures[-1]["return_mean"],
-            )
-    with told.piece(f"bfloat16 layers of width {width} are near those in float32"):
-        _check_layers(told, made["bfloat16"], width)
-    with told.piece("logits in bfloat16 are scored in float32"):
-        _check_logits(device, envs)
+    with told.piece(f"{precision} layers of width {width} learn"):
+        figures = [ppo.iterate() for _ in range(ITERATIONS)]
+        assert not any(one["illegal_actions"] for one in figures)
+        rate = max(one["env_steps_per_s"] for one in figures) / 1e6
+        table, steps = f"{TABLE} {width}", (1 + ITERATIONS) * ppo.config.steps
+        told.cell(table, precision, "million steps/s", rate, compared="rate")
+        told.cell(table, precision, f"return after {steps} steps", figures[-1]["return_mean"])
+    if half:
+        with told.piece(f"bfloat16 layers of width {width} are near those in float32"):
+            _check_layers(told, ppo, width)
 
 
 def _check_layers(told: Report, ppo: em.rollout.PPO, width: int) -> None:
