@@ -23,7 +23,7 @@ TEST_S = 60  # of one test, where there is pytest-timeout
 
 
 def run(told: Report, device: str, quick: bool) -> None:
-    options = ["-p", "no:cacheprovider", "-q", "--tb=short", "-ra"]
+    options = ["-p", "no:cacheprovider", "-q", "--tb=short", "--show-capture=no", "-ra"]
     workers = min(WORKERS, (os.cpu_count() or 1) // 2)
     if find_spec("xdist") and workers > 1:
         options += ["--numprocesses", str(workers), "--dist", "worksteal"]
