@@ -10,18 +10,20 @@
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
 #   make bench               esper-masks bench, the whole suite; writes benchmarks/results
 #   make bench DEVICE=cuda           the same on a GPU
+#   make gpu                 all that a GPU can tell, in five minutes, with nothing installed; GPU_OUT=FOLDER GPU_ARGS="--only a,c"
 #   make bench BENCH_ARGS=masks      one of the older suites in detail; or distributions -k "decision and not compiled"
 
 PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
+GPU_OUT = runs/gpu
 LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 
 BIN   := .venv/bin
 READY := .venv/ready
 
-.PHONY: run replay test matrix lint docs notebooks dist bench clean
+.PHONY: run replay test matrix lint docs notebooks dist bench gpu clean
 
 run: $(READY)
 	@$(BIN)/python -m esper_masks train --rules "$(RULES)" --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
@@ -62,6 +64,11 @@ else
 	@version=$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); mkdir -p benchmarks/results/$$version; \
 	  $(BIN)/python -m esper_masks bench --device $(DEVICE) -o benchmarks/results/$$version/scaling-$(DEVICE).json
 endif
+
+# with the environment if it is there, and else with the Python of a machine on which nothing can be installed
+gpu: DEVICE = cuda
+gpu:
+	@$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu -o "$(GPU_OUT)" --device $(DEVICE) $(GPU_ARGS)
 
 # an environment whose Python has gone is made again
 $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)' 2>/dev/null),,FORCE)

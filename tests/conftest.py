@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core, whose own threads 
         os.environ.setdefault(variable, "1")
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from esper_masks import categorical, factored, unrolled
@@ -18,7 +19,27 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
+settings.register_profile("quick", parent=settings.get_profile("default"), max_examples=10, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    where = "tensors and engines of tests of engine, masks, distributions, decisions and buffer (default: %(default)s)"
+    parser.addoption("--device", default="cpu", help=where)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu: it tests what only a CPU has or promises; left out under another --device")
+    if config.getoption("device") != "cpu":  # before any test module makes a tensor; with the number of the device
+        torch.set_default_device(torch.empty(0, device=config.getoption("device")).device)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("device") == "cpu":
+        return
+    left_out = [item for item in items if item.get_closest_marker("cpu")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(params=["stacked", "unrolled"])

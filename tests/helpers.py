@@ -14,6 +14,9 @@ import esper_masks as em
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+HERE = torch.get_default_device()  # that tests have their tensors on: --device
+NONDETERMINISM = 0.0 if HERE.type == "cpu" else 1e-9  # of gradients in float64: a GPU adds in any order
+
 
 def shared(name: str) -> Path:
     """A file of the reference data; where it is absent, as in a user's clone, the test is skipped."""
@@ -56,9 +59,13 @@ def as_bools(masks: em.ActionMasks) -> dict[str, Tensor]:
     return {**masks, "slot_by_op": masks.slot_by_op, "joint": masks.joint()}
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator(HERE).manual_seed(seed)
+
+
 def random_states(engine: em.MaskEngine, batch: int, seed: int = 0, stages: Sequence[int] = range(-2, 13)) -> Tensor:
     """States with real stages and others, ages around every threshold."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     states = engine.empty_slots(batch)
     shape = states.shape[:-1]
     states[..., 0] = torch.tensor(list(stages))[torch.randint(len(stages), shape, generator=generator)].int()
@@ -88,7 +95,7 @@ class OpRecorder(TorchDispatchMode):
 
 def assert_near(ours: Tensor, expected: Any, tolerance: float | None = None) -> None:
     """Equal up to rounding, infinities where the other has them, or an error that names the worst place."""
-    other = torch.as_tensor(expected, dtype=torch.float64)
+    other = torch.as_tensor(expected, dtype=torch.float64, device=ours.device)
     mine = ours.detach().double()
     assert mine.shape == other.shape, f"shape {tuple(mine.shape)}, the other {tuple(other.shape)}"
     rounding = 1e-12 if ours.dtype == torch.float64 else 2e-6
@@ -97,6 +104,14 @@ def assert_near(ours: Tensor, expected: Any, tolerance: float | None = None) -> 
     if wrong.any():
         place = tuple(wrong.nonzero()[0].tolist())
         raise AssertionError(f"{wrong.sum()} differ, the first at {place}: {mine[place]}, the other {other[place]}")
+
+
+def assert_equal_on_cpu(ours: Tensor, expected: Tensor) -> None:
+    """Equal to the last bit; on another device, where other code may round otherwise, what is real only nearly."""
+    if HERE.type == "cpu" or not ours.is_floating_point():
+        assert torch.equal(ours, expected)
+    else:
+        assert_near(ours, expected, tolerance=1e-5)
 
 
 def chi_square_is_plausible(counts: Tensor, probs: Tensor) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import esper_masks as em
-from tests.helpers import OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states
+from tests.helpers import HERE, OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states, seeded
 from tests.strategies import Case, random_cases
 from tests.test_compile import HOST_READS
 
@@ -61,7 +61,7 @@ class Step(NamedTuple):
 
 def make_step(engine: em.MaskEngine, seed: int, batch: int = BATCH) -> Step:
     """One step with random states, enabled slots, logits and agents that do not act; the first always acts."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     states = random_states(engine, batch, seed, stages=range(-1, 11))
     enabled = torch.rand(batch, len(engine.slot_ids), generator=generator) < 0.7
     masks = engine(states, enabled=enabled)
@@ -113,7 +113,7 @@ def test_stored_masks_are_the_engines(name: str, slots: int) -> None:
 @pytest.mark.parametrize(("name", "slots"), ENGINES)
 def test_a_minibatch_is_rows_picked_one_by_one(name: str, slots: int) -> None:
     buffer, steps = rollout(engine_of(name, slots))
-    index = torch.randperm(STEPS * BATCH, generator=torch.Generator().manual_seed(0))
+    index = torch.randperm(STEPS * BATCH, generator=seeded(0))
     index = torch.cat([index, index[:3]])  # a row may come twice
     rows = buffer.minibatch(index)
     assert rows.masks.shape == rows.log_prob.shape == rows.active.shape == (len(index),)
@@ -167,7 +167,7 @@ def test_a_minibatch_scores_like_the_rollout(name: str, slots: int, form: str) -
     expected = [em.FactoredCategorical(s.logits, s.masks, active=s.active).log_prob(s.actions) for s in steps]
     assert torch.equal(policy.log_prob(every.actions), torch.cat(expected))
     assert torch.equal((policy.log_prob(every.actions) - every.log_prob).exp(), torch.ones(STEPS * BATCH))
-    shuffled = torch.randperm(STEPS * BATCH, generator=torch.Generator().manual_seed(1))
+    shuffled = torch.randperm(STEPS * BATCH, generator=seeded(1))
     rows = buffer.minibatch(shuffled)
     policy = em.FactoredCategorical(logits[shuffled], rows.masks, active=rows.active)
     assert torch.equal(policy.log_prob(rows.actions), rows.log_prob)
@@ -367,7 +367,7 @@ def test_masks_with_slots_closed_to_some_ops_are_all_in_their_words(case: Case, 
 def test_the_remedy_for_restricted_masks_works() -> None:
     engine = engine_of("esper-2026-06")
     step = make_step(engine, 0)
-    constraint = torch.rand(BATCH, 6, generator=torch.Generator().manual_seed(2)) < 0.6
+    constraint = torch.rand(BATCH, 6, generator=seeded(2)) < 0.6
     buffer = em.RolloutBuffer(engine, 1, BATCH, fields={"permitted": torch.zeros(6, dtype=torch.bool)})
     buffer.store(0, step.masks, step.actions, step.log_prob, permitted=constraint)
     rows = buffer.minibatch(torch.arange(BATCH))
@@ -533,17 +533,17 @@ def test_the_buffer_moves_alone_and_is_never_cast() -> None:
     buffer.store(0, step.masks, step.actions, step.log_prob, active=step.active, **step.fields)
     assert buffer.to("meta").device.type == "meta"
     assert {rows.device.type for rows in buffer.buffers()} == {"meta"}
-    assert engine.device.type == "cpu"
+    assert engine.device == HERE
     assert em.RolloutBuffer(engine, 1, 1, device="meta").device.type == "meta"
     assert em.RolloutBuffer(em.MaskEngine(engine.rules, device="meta"), 1, 1).device.type == "meta"
 
 
 def test_a_buffer_made_without_memory_comes_to_life_empty() -> None:
     engine = engine_of("esper-2025-12")
-    buffer = em.RolloutBuffer(engine, STEPS + 1, BATCH, fields=FIELDS, device="meta").to_empty(device="cpu")
+    buffer = em.RolloutBuffer(engine, STEPS + 1, BATCH, fields=FIELDS, device="meta").to_empty(device=HERE)
     assert_same_rows(buffer, em.RolloutBuffer(engine, STEPS + 1, BATCH, fields=FIELDS))
     full, (step, *_) = rollout(engine)
-    assert_same_words(full.to("cpu").masks(0), step.masks)  # and any other move keeps the rows
+    assert_same_words(full.to(HERE).masks(0), step.masks)  # and any other move keeps the rows
 
 
 def test_written_in_inference_mode_and_read_in_training() -> None:
@@ -552,7 +552,7 @@ def test_written_in_inference_mode_and_read_in_training() -> None:
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             buffer = em.RolloutBuffer(engine, 2, BATCH, fields={"observation": torch.zeros(3)})
-            buffer.to("cpu")
+            buffer.to(HERE)
             observation = torch.randn(BATCH, 3)
             masks = engine(random_states(engine, BATCH))
             policy = em.FactoredCategorical(linear(observation), masks)
@@ -629,6 +629,7 @@ def test_it_compiles_into_one_graph(name: str) -> None:
     assert_same_rows(buffer, expected)
 
 
+@pytest.mark.cpu  # a GPU asserts, which ends its context
 def test_rows_outside_are_named() -> None:
     buffer, _ = rollout(engine_of("esper-2025-12"))
     for index, first in ((torch.tensor([3, 30, -1]), 30), (torch.tensor([-1]), -1), (torch.tensor([31]).int(), 31)):
@@ -685,15 +686,15 @@ OTHER = make_step(em.MaskEngine(em.ruleset("esper-2025-12"), enabled=("mid",)), 
         ({"step": -1}, r"no step -1"),
         ({"step": True}, r"no step True"),
         ({"step": 1.0}, r"no step 1.0"),
-        ({"step": torch.tensor(1)}, r"no step tensor\(1\)"),
+        ({"step": torch.tensor(1)}, r"no step tensor\(1"),
         ({"masks": {}}, r"masks must be ActionMasks, got dict; an engine or ActionMasks.from_words makes them"),
         (
             {"masks": OTHER},
             r"another layout \(rules, switches or slots\) than the buffer; it takes those of",
         ),
-        ({"masks": lambda m: m.select(slice(0, 3))}, r"masks are \(3,\) on cpu; wanted \(6,\) on cpu"),
-        ({"masks": lambda m: em.ActionMasks.stack([m])}, r"masks are \(1, 6\) on cpu"),
-        ({"masks": lambda m: m.to("meta")}, r"masks are \(6,\) on meta; wanted \(6,\) on cpu"),
+        ({"masks": lambda m: m.select(slice(0, 3))}, rf"masks are \(3,\) on {HERE}; wanted \(6,\) on {HERE}"),
+        ({"masks": lambda m: em.ActionMasks.stack([m])}, rf"masks are \(1, 6\) on {HERE}"),
+        ({"masks": lambda m: m.to("meta")}, rf"masks are \(6,\) on meta; wanted \(6,\) on {HERE}"),
         (
             {"masks": lambda m: m.restrict(op=torch.ones(4, dtype=torch.bool))},
             r"masks were restricted in op, which words do not hold. Store the masks as they were before, keep the "
@@ -714,18 +715,18 @@ OTHER = make_step(em.MaskEngine(em.ruleset("esper-2025-12"), enabled=("mid",)), 
         ),
         ({"actions": torch.zeros(6, 4)}, r"actions must be an integer tensor, got torch.float32"),
         ({"actions": [[0] * 4] * 6}, r"actions must be an integer tensor, got list"),
-        ({"actions": torch.zeros(6, 3, dtype=torch.int64)}, r"actions is \(6, 3\) on cpu; wanted \(6, 4\) on cpu"),
-        ({"actions": torch.zeros(2, 6, 4, dtype=torch.int64)}, r"actions is \(2, 6, 4\) on cpu"),
-        ({"actions": torch.zeros(6, 4, dtype=torch.int64, device="meta")}, r"on meta; wanted \(6, 4\) on cpu"),
+        ({"actions": torch.zeros(6, 3).long()}, rf"actions is \(6, 3\) on {HERE}; wanted \(6, 4\) on {HERE}"),
+        ({"actions": torch.zeros(2, 6, 4, dtype=torch.int64)}, rf"actions is \(2, 6, 4\) on {HERE}"),
+        ({"actions": torch.zeros(6, 4, dtype=torch.int64, device="meta")}, rf"on meta; wanted \(6, 4\) on {HERE}"),
         ({"log_prob": torch.zeros(6, dtype=torch.int64)}, r"log_prob must be a floating-point tensor, got torch.int64"),
         ({"log_prob": 0.0}, r"log_prob must be a floating-point tensor, got float"),
-        ({"log_prob": torch.zeros(1)}, r"log_prob is \(1,\) on cpu; wanted \(6,\) on cpu"),
+        ({"log_prob": torch.zeros(1)}, rf"log_prob is \(1,\) on {HERE}; wanted \(6,\) on {HERE}"),
         ({"active": torch.ones(6)}, r"active must be a bool tensor, got torch.float32"),
         ({"active": torch.ones(1, dtype=torch.bool)}, r"active has shape \(1,\); wanted \(6,\)"),
         ({"reward": torch.zeros(6)}, r"no field 'reward'; the fields are value, observation, done"),
         ({"value": torch.zeros(6).double()}, r"field 'value' must be a torch.float32 tensor, as its example is, got "),
         ({"value": 0.0}, r"field 'value' must be a torch.float32 tensor, as its example is, got float"),
-        ({"value": torch.zeros(6, 1)}, r"field 'value' is \(6, 1\) on cpu; wanted \(6,\) on cpu"),
+        ({"value": torch.zeros(6, 1)}, rf"field 'value' is \(6, 1\) on {HERE}; wanted \(6,\) on {HERE}"),
     ],
 )
 def test_refused_steps(changed: dict[str, Any], message: str) -> None:

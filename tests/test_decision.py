@@ -11,7 +11,7 @@ from torch import Tensor
 
 import esper_masks as em
 from esper_masks import calls, decision
-from tests.helpers import OpRecorder, assert_near, assert_same_words, random_states
+from tests.helpers import HERE, OpRecorder, assert_equal_on_cpu, assert_near, assert_same_words, random_states, seeded
 from tests.test_compile import HOST_READS
 
 BATCH = 50
@@ -23,7 +23,7 @@ def engine_of(rules: str = "esper-2025-12", **settings: Any) -> em.MaskEngine:
 
 def inputs(engine: em.MaskEngine, batch: int = BATCH, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """States, logits and noise."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     columns = sum(head.size for head in engine.layout.heads)
     logits = torch.randn(batch, columns, generator=generator)
     return random_states(engine, batch, seed), logits, torch.rand(batch, len(engine.layout.heads), generator=generator)
@@ -38,7 +38,10 @@ def composed(engine: em.MaskEngine, states: Tensor, logits: Tensor, noise: Tenso
 
 def assert_equal(ours: em.Decision, expected: em.Decision) -> None:
     for mine, other in zip(ours, expected, strict=True):
-        assert mine is other is None or torch.equal(mine.to(other.dtype), other)
+        if other is None:
+            assert mine is None
+        else:
+            assert_equal_on_cpu(mine.to(other.dtype), other)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,7 @@ def test_compiled_equals_eager(compiled: em.DecisionStep, layout: str) -> None:
         assert_near(made.log_prob, scored, tolerance=1e-5)
 
 
+@pytest.mark.cpu
 def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> None:
     engine = compiled.engine
     states, logits, noise = inputs(engine, 333)
@@ -110,6 +114,7 @@ def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> No
     assert torch.equal(moved.log_prob, made.log_prob[rows])
 
 
+@pytest.mark.cpu
 def test_the_ratio_is_one_for_long_heads_in_pieces_too(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
     states, logits, _ = inputs(engine, 101)
@@ -183,7 +188,7 @@ def test_a_step_writes_straight_into_the_buffer(compiled: em.DecisionStep, mode:
         buffer.write(t, value=torch.full((BATCH,), float(t)), seen=torch.full((BATCH, 2, 5), float(t)))
         expected = step(states, logits, noise=noise)
         assert torch.equal(buffer.actions[t].long(), expected.actions)
-        assert torch.equal(buffer.log_prob[t], expected.log_prob)
+        assert_equal_on_cpu(buffer.log_prob[t], expected.log_prob)
         assert_same_words(buffer.masks(t), engine(states))
     assert buffer.active.tolist() == [[True] * BATCH] * 2 + [[False] * BATCH]
     rows = buffer.minibatch(torch.tensor([0, BATCH, 2 * BATCH]))
@@ -220,6 +225,7 @@ def test_all_arguments_at_once() -> None:
         step(states, logits, noise=noise[:100])
 
 
+@pytest.mark.cpu  # whose caches the pieces are for
 def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyPatch, traced: None) -> None:
     engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
     states, logits, noise = inputs(engine, 90)
@@ -264,7 +270,7 @@ def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("validate", ["flag", "raise"])
+@pytest.mark.parametrize("validate", ["flag", pytest.param("raise", marks=pytest.mark.cpu)])  # it ends a CUDA context
 def test_what_is_not_decided_has_no_gradient(validate: Any) -> None:
     engine = engine_of()
     step = em.DecisionStep(engine, validate=validate)
@@ -365,7 +371,7 @@ def test_a_default_device_is_not_where_a_step_draws() -> None:
     step = em.DecisionStep(engine_of(), mode="eager")
     states, logits, _ = inputs(step.engine)
     with torch.device("meta"):
-        assert step(states, logits).actions.device.type == "cpu"
+        assert step(states, logits).actions.device == states.device
 
 
 def test_each_row_of_vmap_draws_for_itself() -> None:
@@ -422,7 +428,7 @@ def test_any_leading_shape_has_a_graph() -> None:
 
 
 WRONG_OUT: list[tuple[str, Callable[[em.DecisionStep], Any]]] = [
-    (r"actions of out is \(8, 4\) on cpu; wanted \(50, 4\) on cpu", lambda step: step.allocate(8)),
+    (rf"actions of out is \(8, 4\) on {HERE}; wanted \(50, 4\) on {HERE}", lambda step: step.allocate(8)),
     (r"actions of out is \(2, 50, 4\)", lambda step: step.allocate(2, BATCH)),
     (r"log_prob of out is \(1,\)", lambda step: step.allocate(BATCH)._replace(log_prob=torch.zeros(1))),
     ("slot_words of out is NoneType", lambda step: step.allocate(BATCH)._replace(slot_words=None)),
@@ -506,7 +512,7 @@ def test_wrong_settings_are_named() -> None:
     with pytest.raises(ValueError, match="min_prob of head 'blueprint'"):
         em.DecisionStep(engine, min_prob={"blueprint": 1})
     with pytest.raises(RuntimeError, match="needs an engine on a CUDA device; this one is on cpu"):
-        em.DecisionStep(engine, mode="cuda-graph")
+        em.DecisionStep(engine_of(device="cpu"), mode="cuda-graph")
 
 
 def test_validation_raises_in_eager_code() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import esper_masks as em
-from tests.helpers import as_bools, assert_same_masks, assert_same_words, random_states
+from tests.helpers import HERE, as_bools, assert_same_masks, assert_same_words, random_states, seeded
 from tests.strategies import Case, cases, random_cases
 
 NEWER = em.MaskEngine(em.ruleset("esper-2026-06"))
@@ -75,7 +75,7 @@ def test_from_words_and_from_bools_give_the_same_masks(case: Case) -> None:
 def test_any_words_mean_one_set_of_actions(name: str, slots: int) -> None:
     """Words from elsewhere may contradict each other: an action is legal where all of them permit it."""
     engine = em.MaskEngine(em.ruleset(name), [f"s{i}" for i in range(slots)])
-    generator = torch.Generator().manual_seed(slots)
+    generator = seeded(slots)
     words = torch.randint(2 ** len(engine.layout.ops), (300, slots + 1), generator=generator)
     every = engine.joint_actions.decode(torch.arange(engine.joint_actions.size))  # [actions, heads]
     op = every[:, engine.layout.head_names.index("op")]
@@ -122,7 +122,7 @@ def test_from_bools_keeps_the_limits_of_the_layout() -> None:
         (lambda m: em.ActionMasks.from_words(m.layout, m["slot"]), r"integer tensor, got torch.bool"),
         (
             lambda m: em.ActionMasks.from_words(m.layout, m.slot_words, m.op_words[:3]),
-            r"op_words are \(3,\) on cpu; .* need \(40,\)",
+            rf"op_words are \(3,\) on {HERE}; .* need \(40,\)",
         ),
         (lambda m: em.ActionMasks.from_bools(m.layout, {"op": m["op"]}), r"needs a mask for 'slot'; it was given op"),
         (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "op": m["op"].int()}), r"'op' must be a bool .* > 0.5"),
@@ -132,7 +132,7 @@ def test_from_bools_keeps_the_limits_of_the_layout() -> None:
         (lambda m: m.restrict(op=torch.ones(1, dtype=torch.bool)), r"'op' has shape \(1,\)"),
         (
             lambda m: m.restrict(op=torch.ones(6, dtype=torch.bool, device="meta")),
-            r"'op' is on meta, not on cpu",
+            rf"'op' is on meta, not on {HERE}",
         ),
         (lambda m: em.ActionMasks.from_bools(m.layout, {**m, "op": [True]}), r"'op' must be a bool tensor, got list"),
         (lambda m: m.restrict(op=torch.ones(6)), r"must be a bool tensor, got torch.float32"),
@@ -165,7 +165,7 @@ def test_masks_of_other_rules_do_not_join() -> None:
 
 
 def restricted(masks: em.ActionMasks) -> em.ActionMasks:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     rows = len(masks.op_words)
     return masks.restrict(
         slot=torch.rand(rows, 3, generator=generator) < 0.7,
@@ -211,6 +211,7 @@ def test_rows_select_cat_stack(make: Any) -> None:
         (-41, "select -41 is out of range"),
     ],
 )
+@pytest.mark.cpu  # a GPU asserts, which ends its context
 def test_rows_outside_are_named(index: Any, message: str) -> None:
     for masks in (newer(), em.ActionMasks.stack([newer()] * 40)):
         with pytest.raises(IndexError, match=message):
@@ -269,7 +270,7 @@ def check_restrict(masks: em.ActionMasks, data: st.DataObject) -> None:
         axes = (ops, slots) if name == "slot_by_op" else (layout.head(name).size,)
         shape = data.draw(st.sampled_from([axes, (rows, *axes), (1, *axes)]))
         seed = data.draw(st.integers(0, 1000))
-        constraints[name] = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.6
+        constraints[name] = torch.rand(shape, generator=seeded(seed)) < 0.6
     narrow = masks.restrict(**constraints)
     legal = brute_force(masks, constraints)
     assert torch.equal(narrow.joint(), legal)

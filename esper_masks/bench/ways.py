@@ -24,19 +24,44 @@ PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no mor
 LOOPED = 4096  # rows whose masks a loop makes again
 
 
-def prepare(case: Case, device: str) -> tuple[Run, Verify]:
-    """What is timed, and the check of what it gives: an AssertionError where that is not what it should be."""
+def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, alike: bool = True) -> tuple[Run, Verify]:
+    """What is timed, and the check of what it gives: an AssertionError where that is not what it should be.
+
+    Args:
+        case: the row.
+        device: "cpu" or "cuda".
+        step: ours, of ``make_step`` for this row but for the batch: what it has compiled serves. By default a new one.
+        alike: whether actions for given noise are compared with those of eager code, for which one more graph is built.
+    """
     if case.way in PEERS:
         return peer(case, device)
-    ids = [f"slot{i}" for i in range(case.slots)]
-    engine = em.MaskEngine(em.ruleset(case.rules), ids, max_seeds=LIMIT, device=device)
+    engine = make_engine(case, device) if step is None else step.engine
     states, totals = random_states(engine, case.batch)
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(case.batch, engine.layout.logit_size, generator=generator).to(device)
+    generator = torch.Generator(device).manual_seed(1)
+    logits = torch.randn(case.batch, engine.layout.logit_size, generator=generator, device=device)
     if case.layout == "batch-last":
         logits = logits.T.contiguous().T
-    make = loop if case.way in LOOPS else words if case.work == "words" else update if _is_update(case) else decision
-    return make(case, engine, states, totals, logits)
+    if case.way in LOOPS:
+        return loop(case, engine, states, totals, logits)
+    step = _step(case, engine) if step is None else step
+    if case.work == "words":
+        return words(case, step, states, totals)
+    return (
+        update(case, step, states, totals, logits)
+        if _is_update(case)
+        else decision(case, step, states, totals, logits, alike)
+    )
+
+
+def make_engine(case: Case, device: str) -> em.MaskEngine:
+    """The engine of a row."""
+    ids = [f"slot{i}" for i in range(case.slots)]
+    return em.MaskEngine(em.ruleset(case.rules), ids, max_seeds=LIMIT, device=device)
+
+
+def make_step(case: Case, device: str) -> em.DecisionStep:
+    """Our step of a row, for rows of any batch."""
+    return _step(case, make_engine(case, device))
 
 
 def _is_update(case: Case) -> bool:
@@ -58,16 +83,18 @@ def peer(case: Case, device: str) -> tuple[Run, Verify]:
     return run, lambda result: check(row, case.step, result)
 
 
-def decision(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+def decision(
+    case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, logits: Tensor, alike: bool
+) -> tuple[Run, Verify]:
     """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
-    step = _step(case, engine)
+    engine = step.engine
     out = step.allocate(case.batch) if case.memory == "allocated" else None
 
     def verify(made: em.Decision) -> None:
         made = tree_map(torch.clone, made)  # a CUDA graph writes the next call to the same place
         assert made.raw_entropy is not None
         noise = torch.rand(case.batch, len(engine.layout.heads), device=logits.device)
-        again, same = step(states, logits, totals, noise=noise).actions, 0
+        again, same = step(states, logits, totals, noise=noise).actions if alike else None, 0
         for rows in _pieces(case.batch):
             masks = engine(states[rows], totals[rows])
             joint = em.FactoredCategorical(logits[rows], masks)
@@ -75,16 +102,19 @@ def decision(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, 
             assert torch.equal(made.slot_words[rows].int(), masks.slot_words)
             near(made.log_prob[rows], joint.log_prob(made.actions[rows]))
             near(made.raw_entropy[rows], joint.raw_entropy())
-            same += int((again[rows] == joint.sample(noise=noise[rows])).all(-1).sum())
-        assert same >= min(ALIKE * case.batch, case.batch - 1), f"{case.batch - same} other actions for the same noise"
+            if again is not None:
+                same += int((again[rows] == joint.sample(noise=noise[rows])).all(-1).sum())
+        assert again is None or same >= min(ALIKE * case.batch, case.batch - 1), (
+            f"{case.batch - same} other actions for the same noise"
+        )
         check_masks(case, engine, states, totals)
 
     return lambda: step(states, logits, totals, out=out), verify
 
 
-def update(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+def update(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
     """Our scores of given actions under ready masks, and their gradient."""
-    step = _step(case, engine)
+    engine = step.engine
     masks, leaf = engine(states, totals), logits.clone().requires_grad_()
     with torch.no_grad():
         actions = em.FactoredCategorical(logits, masks).sample()
@@ -109,9 +139,9 @@ def update(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, lo
     return run, verify
 
 
-def words(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
+def words(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor) -> tuple[Run, Verify]:
     """Our masks alone, as words."""
-    step = _step(case, engine)
+    engine = step.engine
 
     def verify(masks: em.ActionMasks) -> None:
         expected = engine(states, totals)

@@ -1,0 +1,1 @@
+"""One command that tests and measures everything on a GPU: ``python -m benchmarks.gpu -o FOLDER``."""
