@@ -98,7 +98,8 @@ class MaskedSoftmax:
             self._unmixed = min_prob == 0 if isinstance(min_prob, Tensor) else None
 
     def _capped(self, min_prob: float | Tensor) -> Tensor:
-        return (0.99 / self.legal_actions().clamp_min(1)).clamp_max(min_prob)
+        possible = 0.99 / self.legal_actions().clamp_min(1)
+        return torch.minimum(possible, torch.zeros_like(possible) + min_prob)  # of a clamp, compilers build twice
 
     def _above(self, min_prob: float | Tensor) -> Slabs:
         keep = 1 - self.legal_actions() * min_prob
