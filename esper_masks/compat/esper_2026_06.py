@@ -196,9 +196,7 @@ class MaskedCategorical(WithMaskedLogits):
         _check_kind(mask)
         if checks and isinstance(logits, Tensor):
             _validate_logits(logits)
-        super().__init__(
-            logits, mask, min_prob=0.0 if min_prob is None else min_prob, validate="raise" if checks else "off"
-        )
+        super().__init__(logits, mask, min_prob=min_prob, validate="raise" if checks else "off")
 
 
 # -- what the network takes beside the distribution -------------------------------------------------------------------
