@@ -175,6 +175,40 @@ def test_masks_over_time(head: str) -> None:
     assert figure.axes[1].get_ylabel() == "legal, % of environments"
 
 
+@pytest.mark.parametrize("steps", [30, 260, 400, 401, 1000, 1234])
+def test_a_heat_map_of_many_steps_invents_nothing_and_leaves_nothing_out(steps: int) -> None:
+    """Pixel by pixel: each step's colour, or the mean of a column's, where nothing lies between two rows or columns."""
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"), ["a"])
+    ages = (torch.rand(steps, generator=torch.Generator().manual_seed(0)) < 0.5).int()
+    states = torch.stack([torch.full_like(ages, 4), ages], -1)[:, None]  # BLENDING: CULL is legal from age 1 on
+    figure = em.viz.masks_over_time(engine(states))
+    axis = figure.axes[0]
+    drawn = axis.images[0].get_array()
+    each = -(-steps // 400)
+    cull = list(engine.layout.ops).index("CULL")
+    wanted = [100 * float(ages[at : at + each].float().mean()) for at in range(0, steps, each)]
+    assert drawn[cull].tolist() == pytest.approx(wanted)
+    assert axis.get_xlim() == (-0.5, steps - 0.5)
+    assert axis.get_xlabel() == ("step" if each == 1 else f"step (a column: mean of {each})")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
+    pixels = pixels.view(*canvas.get_width_height()[::-1], 4)
+    colours = axis.images[0].cmap(torch.tensor(wanted).numpy() / 100, bytes=True)[:, :3]
+    seen = set()
+    above = cull - 0.35  # of the numbers in cells
+    (left, top), (right, _) = (axis.transData.transform((x, above)) for x in (-0.5, steps - 0.5))
+    for x in range(int(left) + 3, int(right) - 3):
+        at = axis.transData.inverted().transform((x + 0.5, top))[0]
+        near = {int((at + 0.5 + shift * steps / (right - left)) // each) for shift in (-1, 0, 1)}  # a pixel of rounding
+        near = {column for column in near if 0 <= column < len(wanted)}
+        colour = pixels[pixels.shape[0] - 1 - int(top), x, :3].tolist()
+        same = {column for column in near if colours[column].tolist() == colour}
+        assert same, f"pixel {x} is {colour}"
+        seen |= same
+    assert len(seen) >= len(wanted) - 4  # the first and the last stand behind the frame
+
+
 def test_masks_of_one_environment_over_time() -> None:
     masks, _ = episode()
     alone = em.ActionMasks.stack([masks.at((step, 0)) for step in range(6)])
@@ -204,6 +238,33 @@ def test_legal_counts_over_time() -> None:
         assert middle.lines[0].get_ydata()[step] == pytest.approx(sum(whole) / 40)
         assert below.lines[0].get_ydata()[step] == pytest.approx(100 * whole.count(1) / 40)
     assert below.get_ylabel() == "forced states,\n%"
+
+
+def inside(axis: Any) -> bool:
+    """Whether every point of every line stands clear of the frame, by more than half a marker."""
+    low, high = axis.get_ylim()
+    room = 0.03 * (high - low)
+    return all(low + room < y < high - room for line in axis.lines for y in line.get_ydata())
+
+
+def test_nothing_is_cut_off_at_an_edge() -> None:
+    masks, actions = episode()
+    assert all(map(inside, em.viz.legal_counts_over_time(masks).axes))
+    forced = em.MaskEngine(em.ruleset("esper-2025-12"), ["a"])(
+        torch.full((5, 1, 2), 7, dtype=torch.int32)
+    )  # FOSSILIZED
+    assert bool(forced.forced.all())  # 1 op, 1 action, 100 percent
+    assert all(map(inside, em.viz.legal_counts_over_time(forced).axes))
+    actions[...] = 0  # each op at 0 or 100 percent
+    assert inside(em.viz.ops_over_time(actions, masks.layout).axes[0])
+    arms = {
+        "masked": [{**curve(1, 3), "illegal_share": [0.0, 0.0]}],
+        "random": [{**curve(1, 3), "illegal_share": [1, 1]}],
+    }
+    assert inside(em.viz.compare_trainings({"few": arms}).axes[1])
+    assert inside(
+        em.viz.entropy_curves([{"env_steps": 1.0, "entropy_op": 0.0}, {"env_steps": 2.0, "entropy_op": 1.0}]).axes[0]
+    )
 
 
 # -- training and measuring -------------------------------------------------------------------------------------------
@@ -282,6 +343,21 @@ def test_speedups_draw_what_loses_like_what_wins() -> None:
     assert [label.get_text() for label in axis.get_yticklabels()] == list(ratios)
 
 
+def test_speedups_tell_our_rows_from_those_of_others() -> None:
+    ratios = {"ours": 4.0, "ours slow": 0.5, "theirs": 3.0, "theirs slow": 0.25}
+    figure = em.viz.speedups(ratios, "the loop", ours=["ours", "ours slow"])
+    bars = dict(zip(ratios, figure.axes[0].patches))
+    assert [to_hex(bars[name].get_facecolor()) for name in ("ours", "theirs")] == ["#0072b2", "#999999"]
+    assert [to_hex(bars[name].get_edgecolor()) for name in ("ours slow", "theirs slow")] == ["#d55e00", "#999999"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["this library", "others"]
+    assert not em.viz.speedups(ratios, "the loop").legends
+
+
+def test_the_lines_of_the_scaling_differ() -> None:
+    looks = [(look.colour, str(look.stroke), look.marker) for _, look, _ in measuring.LINES]
+    assert len({colour for colour, *_ in looks}) == len(looks)
+
+
 # -- errors, and what is left alone -----------------------------------------------------------------------------------
 
 
@@ -312,6 +388,7 @@ def of(masks: em.ActionMasks, actions: torch.Tensor) -> list[tuple[Callable[[], 
         (lambda: em.viz.scaling({"rows": [], "machine": {}}), ValueError, "no row to draw"),
         (lambda: em.viz.scaling({"rows": [{"way": "eager"}], "machine": {}}), ValueError, "has no work; it has way"),
         (lambda: em.viz.speedups({}, "x"), ValueError, "no rows to draw"),
+        (lambda: em.viz.speedups({"a": 2.0}, "x", ours=["b"]), ValueError, "no row is called 'b'; the rows are a"),
         (lambda: em.viz.speedups({"a": 0.0}, "x"), ValueError, "the ratio of 'a' is 0.0; wanted a number above 0"),
         (lambda: em.viz.speedups({"a": math.nan}, "x"), ValueError, "the ratio of 'a' is nan"),
     ]

@@ -1,6 +1,6 @@
 """How fast things are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from esper_masks.viz.style import BLACK, BLUE, GREEN, MUTED, ORANGE, PURPLE, SKY, VERMILION, Look, new_figure, plain
@@ -23,6 +23,7 @@ LINES: tuple[tuple[str, Look, Callable[[Row], bool]], ...] = (
     ("compiled masks alone", Look(GREEN, "-", "D"), lambda row: _is(row, "compiled", "words")),
 )
 LIMIT = "limit: a decision's fewest bytes, copied", Look(BLACK, ":")
+OTHERS = "#999999"
 TIMES = "\N{MULTIPLICATION SIGN}"
 NEEDED = ("way", "work", "batch", "slots", *CENTRE)
 
@@ -81,18 +82,22 @@ def scaling(result: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def speedups(ratios: Mapping[str, float], reference: str, *, title: str = "") -> "Figure":
+def speedups(
+    ratios: Mapping[str, float], reference: str, *, title: str = "", ours: Collection[str] | None = None
+) -> "Figure":
     """How many times as fast each row is: bars to the right of 1, and to the left, hatched, where a row loses.
 
-    The axis is logarithmic: the bar of twice as fast is as long as that of half as fast.
+    The axis is logarithmic: the bar of twice as fast is as long as that of half as fast. Rows of this library are blue,
+    those of others grey.
 
     Args:
         ratios: name of a row -> time of the reference over the row's time; above 1 is faster. In the order of the bars.
         reference: what is compared with.
         title: above the picture.
+        ours: names of the rows of this library; None where all are.
 
     Raises:
-        ValueError: no rows, or a ratio that is no number above 0.
+        ValueError: no rows, a name in ``ours`` that no row has, or a ratio that is no number above 0.
         ImportError: matplotlib is not installed.
     """
     if not ratios:
@@ -100,15 +105,17 @@ def speedups(ratios: Mapping[str, float], reference: str, *, title: str = "") ->
     for name, ratio in ratios.items():
         if not 0 < ratio < float("inf"):
             raise ValueError(f"the ratio of {name!r} is {ratio!r}; wanted a number above 0")
+    if unknown := set(ours or ()) - set(ratios):
+        raise ValueError(f"ours: no row is called {min(unknown)!r}; the rows are {', '.join(ratios)}")
     figure = new_figure(8, 0.9 + 0.24 * len(ratios))
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis = figure.subplots()
-    for row, ratio in enumerate(ratios.values()):
-        wins = ratio >= 1
-        look: dict[str, Any] = (
-            {"color": BLUE} if wins else {"facecolor": "white", "edgecolor": VERMILION, "hatch": "////"}
-        )
+    for row, (name, ratio) in enumerate(ratios.items()):
+        wins, is_ours = ratio >= 1, ours is None or name in ours
+        look: dict[str, Any] = {"color": BLUE if is_ours else OTHERS}
+        if not wins:
+            look = {"facecolor": "white", "edgecolor": VERMILION if is_ours else OTHERS, "hatch": "////"}
         axis.barh(row, ratio - 1, left=1, height=0.72, **look)
         said = f"{ratio:,.0f} {TIMES}" if ratio >= 100 else f"{ratio:.{3 if wins else 2}g} {TIMES}"
         offset, side = (4, "left") if wins else (-4, "right")
@@ -134,6 +141,12 @@ def speedups(ratios: Mapping[str, float], reference: str, *, title: str = "") ->
     axis.set_ylim(len(ratios) - 0.4, -0.6)
     axis.set_xlabel(f"times as fast as {reference}{' (hatched: slower)' * (least < 1)}")
     axis.set_title(title, fontsize=10)
+    if ours is not None:
+        from matplotlib.patches import Patch
+
+        kinds = {"this library": BLUE, "others": OTHERS}
+        handles = [Patch(color=colour, label=label) for label, colour in kinds.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     plain(axis)
     axis.grid(False, axis="y")
     axis.tick_params(axis="y", length=0)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from esper_masks.checks import check_integer
@@ -10,7 +11,7 @@ from esper_masks.layout import ActionLayout
 from esper_masks.masks import ActionMasks
 from esper_masks.rule_checks import OP
 from esper_masks.viz.checks import check_masks_given
-from esper_masks.viz.style import BLUE, look, new_figure, plain
+from esper_masks.viz.style import BLUE, from_zero, look, new_figure, percents, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH = 8.0  # inches
 LABELLED = 30  # steps that have room for a number in each cell, or a marker each
+COLUMNS = 400  # of a heat map, so that each is a pixel wide at least
 DARK = 55  # percent from which a number is white
 
 
@@ -43,6 +45,8 @@ def legal_shares(masks: ActionMasks, head: str = OP) -> Tensor:
 def masks_over_time(masks: ActionMasks, head: str = OP, *, step: str = "step") -> "Figure":
     """How often each op, or each choice of another head, is legal at each step: a heat map of ``legal_shares``.
 
+    Of more than 400 steps a column is the mean of several, as many in each, so that none is left out.
+
     >>> import esper_masks as em
     >>> from esper_masks.rollout.baselines import random_legal
     >>> env, steps = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 64), []
@@ -62,21 +66,25 @@ def masks_over_time(masks: ActionMasks, head: str = OP, *, step: str = "step") -
         TypeError, ValueError, KeyError: as of ``legal_shares``.
         ImportError: matplotlib is not installed.
     """
-    shares = (100 * legal_shares(masks, head)).T.tolist()  # [n][time]
+    shares, each = _columns(100 * legal_shares(masks, head))
+    time = masks.shape[0]
     choices = masks.layout.head(head).choices
     figure = new_figure(WIDTH, 1.1 + 0.3 * len(choices))
     axis = figure.subplots()
     from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("legal", ["white", BLUE])
-    image = axis.imshow(shares, aspect="auto", cmap=colours, vmin=0, vmax=100)
-    if len(shares[0]) <= LABELLED:
+    # what is not a number of ours is not drawn: neither between two steps, nor beyond the last
+    extent = (-0.5, each * len(shares[0]) - 0.5, len(choices) - 0.5, -0.5)
+    image = axis.imshow(shares, aspect="auto", cmap=colours, vmin=0, vmax=100, interpolation="nearest", extent=extent)
+    axis.set_xlim(-0.5, time - 0.5)
+    if time <= LABELLED:
         for row, values in enumerate(shares):
             for column, value in enumerate(values):
                 ink = "white" if value > DARK else "black"
                 axis.text(column, row, f"{value:.0f}", color=ink, ha="center", va="center", fontsize=7)
     axis.set_yticks(range(len(choices)), choices, fontsize=8)
-    axis.set_xlabel(step)
+    axis.set_xlabel(step if each == 1 else f"{step} (a column: mean of {each})")
     axis.set_ylabel(head)
     _whole_steps(axis)
     environments = "environments" if len(masks.shape) == 2 else "steps"
@@ -120,7 +128,7 @@ def ops_over_time(actions: Tensor, layout: ActionLayout, *, step: str = "step") 
         _line(axis, (100 * (taken == op).sum(-1) / acting).tolist(), op, name)
     axis.set_xlabel(step)
     axis.set_ylabel("taken, % of environments")
-    axis.set_ylim(0, 100)
+    percents(axis)
     _whole_steps(axis)
     plain(axis)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.5)
@@ -151,13 +159,19 @@ def legal_counts_over_time(masks: ActionMasks, *, step: str = "step") -> "Figure
     for number, (axis, (values, label)) in enumerate(zip(axes, rows)):
         _line(axis, values.float().view(time, -1).mean(1).tolist(), number, label)
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        from_zero(axis, max(axis.lines[0].get_ydata()))
         plain(axis)
-    axes[2].set_ylim(0, 100)
+    percents(axes[2])
     axes[2].set_xlabel(step)
     _whole_steps(axes[2])
     figure.align_ylabels()
     return figure
+
+
+def _columns(shares: Tensor) -> tuple[list[list[float]], int]:
+    """Shares ``[time, n]`` as ``[n][column]``, the mean of as many steps in each column but the last, and how many."""
+    each = -(-len(shares) // COLUMNS)
+    return torch.stack([part.mean(0) for part in torch.split(shares, each)]).T.tolist(), each
 
 
 def _line(axis: "Axes", values: Sequence[float], number: int, label: str) -> None:

@@ -73,3 +73,14 @@ def plain(axis: "Axes") -> None:
     axis.grid(True, which="major", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def from_zero(axis: "Axes", top: float) -> None:
+    """The axis from 0 to a number, with room at both ends: a line on an edge is cut in half, or hidden by the frame."""
+    room = 0.05 * (top or 1)
+    axis.set_ylim(-room, (top or 1) + room)
+
+
+def percents(axis: "Axes") -> None:
+    """The axis from 0 to 100, with room at both ends."""
+    from_zero(axis, 100)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from esper_masks.viz.style import BLACK, BLUE, GREEN, VERMILION, Look, look, new_figure, plain
+from esper_masks.viz.style import BLACK, BLUE, GREEN, VERMILION, Look, from_zero, look, new_figure, percents, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def entropy_curves(metrics: Sequence[Mapping[str, float]]) -> "Figure":
         colour, stroke, _ = look(number)
         axis.plot(*_points(metrics, name), color=colour, linestyle=stroke, label=name.removeprefix(ENTROPY))
     axis.set_ylabel("normalized entropy")
-    axis.set_ylim(0, 1.02)
+    from_zero(axis, 1)
     _over_steps(axis)
     figure.legend(loc="outside right upper", fontsize=9, frameon=False, handlelength=3, title="head")
     return figure
@@ -105,7 +105,7 @@ def compare_trainings(
             handles["heuristic"] = above.axhline(heuristics[title], color=BLACK, linestyle="--", linewidth=1)
         above.set_title(title, fontsize=9)
         _over_steps(below)
-        below.set_ylim(0, 100)
+        percents(below)
         plain(above)
     axes[0, 0].set_ylabel("return, accuracy points")
     axes[1, 0].set_ylabel("illegal actions, %")
