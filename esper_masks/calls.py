@@ -1,5 +1,6 @@
 """Methods of a module as compiled code, and that as a CUDA graph."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -36,6 +37,7 @@ NUMBERS = (type(None), bool, int, float, torch.dtype)  # constants to a graph
 
 Found = tuple[list[int], Callable[..., Any]]  # a graph, and which of its arguments it takes as bits
 
+LOG = logging.getLogger("esper_masks")  # silent unless a program asks for INFO
 _numbers = count()
 
 
@@ -93,6 +95,8 @@ class Compiled:
         ]
         form = spec, *[_form(leaf) for leaf in leaves]
         if form not in self.forms:
+            if not self.forms:
+                LOG.info("building %s: this first call takes some 10 to 90 seconds", self.method.__qualname__)
             on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
             self.forms[form] = self._compile(as_bits, self.cpu_options if on_cpu else {}), []
         call, graphs = self.forms[form]

@@ -33,6 +33,18 @@ class Sums(torch.nn.Module):
         return made.double() if wide else made
 
 
+def test_the_first_graph_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each method, and only to whoever asked for it."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    run, one = calls.Compiled(Sums(), "add"), torch.ones(3)
+    with caplog.at_level("INFO", logger="esper_masks"):
+        for arguments in ((one, one, False), (one, one, True), (one.double(), one, False)):
+            run(*arguments)
+    assert len(run.forms) == 3
+    said = "building Sums.add: this first call takes some 10 to 90 seconds"
+    assert [(entry.levelname, entry.message) for entry in caplog.records] == [("INFO", said)]
+
+
 def graphs(run: calls.Compiled) -> list[int]:
     return [len(made) for _, made in run.forms.values()]
 
