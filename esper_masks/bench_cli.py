@@ -5,9 +5,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
+from functools import partial
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,15 @@ from esper_masks.bench.cases import Case, star
 from esper_masks.bench.compare import compare, differences, print_comparison
 from esper_masks.bench.memory import free_memory
 from esper_masks.bench.suite import BenchError
-from esper_masks.rules_cli import console
+from esper_masks.files import check_output, is_standard_output, write_file
+from esper_masks.rules_cli import console, output
 
 DEVICES = ("cpu", "cuda")
+HEEDED = {  # options that make a command of their own, and those that they heed
+    "compare": ("json",),
+    "source": ("json", "output", "plot"),
+    "list": ("json", "rows", "batch", "device"),
+}
 FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, inputs and check included, as measured
 LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
 
@@ -31,30 +38,38 @@ def add_command(parser: argparse.ArgumentParser) -> None:
         "from a centre one axis at a time. Outputs are checked before they are timed. A whole run takes about half "
         "an hour."
     )
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT", help="only rows whose name has one of these")
     parser.add_argument("--batch", type=int, metavar="N", help="these rows at another batch than the suite's")
     threads = "threads of the CPU for these rows (default: 1, and all cores in a row of its own)"
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="time for each row (default: 1)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, metavar="S", help="time for each row (default: %(default)g)"
+    )
     parser.add_argument("--list", action="store_true", help="print the rows instead of measuring them")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the result to a file")
-    parser.add_argument("--plot", metavar="FILE", help="draw the scaling: .png, .svg or .pdf (extra `viz`)")
+    where = "write the result to a file; - is standard output, and then the table goes to standard error"
+    parser.add_argument("-o", "--output", type=output, metavar="FILE", help=where)
+    parser.add_argument(
+        "--plot", type=output, metavar="FILE", help="draw the scaling: .png, .svg or .pdf (extra `viz`)"
+    )
     parser.add_argument("--from", dest="source", metavar="FILE", help="print or draw a result instead of measuring")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="how many times as fast result B is as A")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run, parser))
 
 
-def run(options: argparse.Namespace) -> int:
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run the command; what is wrong with its options is a ``BenchError`` or an ``OSError``, before anything runs."""
-    if options.compare:
+    _check_heeded(parser, options)
+    if options.compare is not None:
         return _compare(options)
     if options.plot:
         plot.check_plot(options.plot)
-    for path in (options.output, options.plot):
-        _check_writable(path)
-    if options.source:
+    for path in filter(None, (options.output, options.plot)):
+        check_output(path, filter(None, [options.source]))
+    if options.plot and options.output and os.path.realpath(options.output) == os.path.realpath(options.plot):
+        raise BenchError(f"--plot {options.plot}: the result itself goes there; name another file")
+    if options.source is not None:
         return _show(options, suite.load(options.source))
     cases = choose(options)
     if options.list:
@@ -128,32 +143,50 @@ def _installed(cases: Sequence[Case]) -> list[Case]:
     return present
 
 
-def _check_writable(path: str | None) -> None:
-    """A run of half an hour must not end at a folder that is not there; nothing that is there is touched."""
-    if path is None:
-        return
-    target = Path(path)
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise BenchError(f"cannot write {path}: {'a folder' if target.is_dir() else 'its folder is not there'}")
-    if not os.access(target if target.exists() else target.absolute().parent, os.W_OK):
-        raise BenchError(f"cannot write {path}: permission denied")
+def _check_heeded(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Raises: BenchError: an option that another one would have ignored."""
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.dest in given}
+    for mode, heeded in HEEDED.items():
+        if mode in given and (ignored := [name for name in flags if name not in (mode, *heeded)]):
+            what = "prints two results" if mode == "compare" else "measures nothing"
+            raise BenchError(f"{flags[mode]} {what}, so {flags[ignored[0]]} would be ignored; leave one of them out")
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any]) -> int:
-    """Print a result first, so that a file that cannot be written costs no figures."""
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        report.print_result(console(), result)
-    interrupted = bool(result.get("interrupted")) and not options.source
-    nothing = interrupted and not result["rows"]
-    if options.output and interrupted and Path(options.output).exists():
-        print(f"esper-masks bench: {options.output} is left as it was", file=sys.stderr)
-    elif options.output and not nothing:
-        Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if options.plot and not nothing:
-        plot.plot(result, options.plot)
+    """Print a result and write it to files, whichever of the two fails."""
+    interrupted = bool(result.get("interrupted")) and options.source is None
+    aside = options.output is not None and is_standard_output(options.output)
+    try:
+        with redirect_stdout(sys.stderr) if aside else nullcontext():
+            if options.json:
+                print(json.dumps(result, indent=1))
+            else:
+                report.print_result(console(), result)
+            sys.stdout.flush()
+    finally:
+        if result["rows"] or not interrupted:
+            _write(options, result, interrupted)
     return 130 if interrupted else 0
+
+
+def _write(options: argparse.Namespace, result: dict[str, Any], interrupted: bool) -> None:
+    if options.output:
+        path = _beside(options.output) if interrupted else options.output
+        write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
+    drawn = any("error" not in row and plot.is_drawn(suite.case_of(row)) for row in result["rows"])
+    if options.plot and (drawn or not interrupted):
+        plot.plot(result, _beside(options.plot) if interrupted else options.plot)
+
+
+def _beside(path: str) -> str:
+    """Where what an interrupted run has goes: not over a result that may be whole."""
+    if not os.path.isfile(path) or is_standard_output(path):
+        return path
+    name, ending = os.path.splitext(path)
+    beside = f"{name}-interrupted{ending}"
+    print(f"esper-masks bench: {path} is left as it was; what was measured is in {beside}", file=sys.stderr)
+    return beside
 
 
 def _compare(options: argparse.Namespace) -> int:

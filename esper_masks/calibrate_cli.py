@@ -3,12 +3,19 @@
 import argparse
 import json
 import sys
-from typing import Any
+from contextlib import nullcontext, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
-from esper_masks.rules_cli import console
+from esper_masks.files import check_output, is_standard_output
+from esper_masks.rules_cli import console, output
+from esper_masks.telemetry.log_files import LOG_HELP, STDIN, open_logs
+
+if TYPE_CHECKING:  # no other command needs it
+    from esper_masks.rollout import Calibration
+    from esper_masks.rollout.measure import Measurement
 
 
 def add_command(commands: Any) -> None:
@@ -19,8 +26,9 @@ def add_command(commands: Any) -> None:
         "many parameters they add; and how many epochs seeds spend in each stage. The file sets the distributions of "
         "an environment; without one it has those that ship with the package."
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a log, one JSON object a line")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the statistics")
+    parser.add_argument("files", nargs="+", metavar="FILE", help=LOG_HELP)
+    where = "where to write the statistics; - is standard output, and then the tables go to standard error"
+    parser.add_argument("-o", "--output", type=output, required=True, metavar="FILE", help=where)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.set_defaults(run=_calibrate)
 
@@ -28,20 +36,28 @@ def add_command(commands: Any) -> None:
 def _calibrate(options: argparse.Namespace) -> int:
     from esper_masks.rollout.measure import Measurement  # no other command needs it
 
-    measurement = Measurement()
+    measurement, logs = Measurement(), open_logs(options.files, "calibrate")
+    check_output(options.output, [0 if path == STDIN else path for path in options.files])
     for path in options.files:
-        with open(path, "rb") as stream:
+        with logs.open(path) as stream:
             measurement.read(stream)
     made = measurement.calibration()
     if not any(entry.improvement.seeds for entry in made.blueprints.values()):
         reason = f"no seed ended in these logs ({measurement.lines} lines), so there is nothing to measure"
         print(f"esper-masks calibrate: {reason}", file=sys.stderr)
         return 2
+    aside = is_standard_output(options.output)
     made.save(options.output)
+    with redirect_stdout(sys.stderr) if aside else nullcontext():
+        _print(made, measurement, options)
+    return 0
+
+
+def _print(made: "Calibration", measurement: "Measurement", options: argparse.Namespace) -> None:
     if options.json:
         counts = {"files": len(options.files), "lines": measurement.lines, "malformed": measurement.malformed}
         print(json.dumps(json.loads(made.to_json()) | counts))
-        return 0
+        return
     outcomes = sorted({outcome for entry in made.blueprints.values() for outcome in entry.by_outcome})
     table = Table(box=box.SIMPLE, title="improvement in accuracy points, mean ± spread (seeds)", title_justify="left")
     for name in ("blueprint", "seeds", "parameters", "all", *outcomes):
@@ -61,4 +77,3 @@ def _calibrate(options: argparse.Namespace) -> int:
     if measurement.malformed or measurement.unusable:
         print(f"{measurement.malformed} lines are malformed, {measurement.unusable} germinations lack data")
     print(f"{len(measurement.seeds)} seeds of {len(options.files)} logs: {options.output}")
-    return 0

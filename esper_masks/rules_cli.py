@@ -1,7 +1,8 @@
 """The commands that tell of rule sets: ``esper-masks explain`` and ``show``."""
 
 import argparse
-import importlib
+import errno
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,34 +28,63 @@ from esper_masks.slots import SlotState
 from esper_masks.telemetry.events import clean
 
 DEFAULT_RULES = "esper-2025-12"
-RULES_HELP = f"{', '.join(rulesets())}, or module:NAME for rules of your own (default: {DEFAULT_RULES})"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RULE_NAMES = f"{', '.join(rulesets())}; or module:NAME or path/to/file.py:NAME for rules of your own"
+RULES_HELP = f"{RULE_NAMES} (default: {DEFAULT_RULES})"
 
 
 def find_rules(name: str) -> MaskRules:
-    """Rules that ship with the package, or ``module:NAME``; the module may lie in the working directory.
+    """Rules that ship with the package, ``module:NAME``, or ``path/to/file.py:NAME``.
+
+    A module may lie in the working directory; a file finds its neighbours as a script does.
 
     Raises:
-        RulesError: an unknown name, a module that does not import, or one that has no such rules.
+        RulesError: an unknown name, a module or file that does not import, or one that has no such rules.
     """
-    if ":" not in name:
+    module, colon, attribute = name.rpartition(":")
+    if not colon and not _is_file(name):
         return ruleset(name)
-    module, _, attribute = name.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
+    if not attribute or not colon:
+        raise RulesError(f"{name!r} lacks the name that the rules have in it; write {module or name}:NAME")
     try:
         with redirect_stdout(sys.stderr):  # what it prints is no part of our output
-            imported = importlib.import_module(module)
+            imported = _import(module)
     except (Exception, SystemExit) as error:
         reason = str(error).splitlines()[0] if str(error) else ""
-        raise RulesError(f"module {module} does not import: {type(error).__name__}: {reason}") from None
-    finally:
-        sys.path.remove(here)
+        raise RulesError(f"{_kind(module)} does not import: {type(error).__name__}: {reason}") from None
     if not hasattr(imported, attribute):
-        raise RulesError(f"module {module} has no {attribute}")
+        there = [key for key, value in vars(imported).items() if isinstance(value, MaskRules)]
+        raise RulesError(f"{_kind(module)} has no {attribute}; rules in it: {', '.join(there) or 'none'}")
     found = getattr(imported, attribute)
     if not isinstance(found, MaskRules):
         raise RulesError(f"{name} is a {type(found).__name__}, wanted MaskRules")
     return found
+
+
+def _is_file(module: str) -> bool:
+    return module.endswith(".py")
+
+
+def _kind(module: str) -> str:
+    return f"{'file' if _is_file(module) else 'module'} {clean(module, 4096)}"
+
+
+def _import(module: str) -> ModuleType:
+    folder = os.path.dirname(os.path.abspath(module)) if _is_file(module) else os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        if not _is_file(module):
+            return importlib.import_module(module)
+        # under its path: a module of another folder may have its name
+        spec = importlib.util.spec_from_file_location(module, module)
+        assert spec is not None  # it ends in .py
+        assert spec.loader is not None
+        imported = importlib.util.module_from_spec(spec)
+        sys.modules[module] = imported  # where dataclasses look themselves up
+        spec.loader.exec_module(imported)
+        return imported
+    finally:
+        sys.path.remove(folder)
 
 
 def add_commands(commands: Any) -> None:
@@ -76,13 +107,14 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
     parser.add_argument("--slot-ids", metavar="A,B,...", help="names of the slots (default: those of the rules)")
     parser.add_argument("--enabled", metavar="A,B,...", help="slots that count (default: all)")
-    parser.add_argument("--total-seeds", type=int, default=0, metavar="N", help="seeds germinated so far (default: 0)")
-    parser.add_argument("--max-seeds", type=int, default=0, metavar="N", help="seed limit (default: none)")
+    add = parser.add_argument
+    add("--total-seeds", type=int, default=0, metavar="N", help="seeds germinated so far (default: %(default)s)")
+    add("--max-seeds", type=count, default=0, metavar="N", help="seed limit; 0 is none (default: %(default)s)")
     parser.add_argument("--switch", action="append", default=[], metavar="NAME=VALUE", help="set a rule switch")
     parser.add_argument(
         "--states", metavar="FILE", help='a JSON list of environments, each {slot: null | {"stage": ..., "age": ...}}'
     )
-    parser.add_argument("--env", type=int, default=0, metavar="I", help="which of them (default: 0)")
+    parser.add_argument("--env", type=int, default=0, metavar="I", help="which of them (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=_explain)
 
@@ -197,7 +229,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Print the table of stages and ops of a rule set, its gates, heads and size, or what differs in two."
     )
-    parser.add_argument("name", nargs="?", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
+    parser.add_argument("name", nargs="?", metavar="NAME", help=RULES_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--mermaid", action="store_true", help="print the lifecycle as a Mermaid state diagram")
     instead.add_argument("--diff", nargs=2, metavar=("A", "B"), help="print what differs between two rule sets")
@@ -209,6 +241,10 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 def _show(options: argparse.Namespace) -> int:
     if options.diff:
+        if options.name is not None:
+            raise RulesError(
+                f"--diff compares the two rule sets behind it, and {options.name} is a third: leave it out"
+            )
         first, second = map(find_rules, options.diff)
         if options.json:
             changes = {path: [a, b] for path, a, b in difference(first, second)}
@@ -216,7 +252,7 @@ def _show(options: argparse.Namespace) -> int:
         else:
             show_difference(first, second, console())
         return 0
-    rules = find_rules(options.name)
+    rules = find_rules(DEFAULT_RULES if options.name is None else options.name)
     if options.over_time:
         from esper_masks.over_time_cli import over_time, print_over_time  # which loads the environment
 
@@ -234,16 +270,23 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader went away: raised like any write's, where rich would end the program with exit code 1."""
+        raise  # rich calls it where it caught the error
+
+
 def console() -> Console:
     """Standard output, without markup in names; 80 columns where it is no terminal."""
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    return _Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
 
 
 def reason_of(error: Exception) -> str:
-    """What to tell of an error; of a file that cannot be used its name too."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{clean(str(error.filename), 4096)}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    """What to tell of an error; of a file that cannot be used its name too, and of one without room the way out."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    name = f"{clean(str(error.filename), 4096)}: " if error.filename else ""
+    return f"{name}{error.strerror}{'; make room, or name another place' * (error.errno in NO_ROOM)}"
 
 
 def count(text: str) -> int:
@@ -258,3 +301,10 @@ def positive(text: str) -> int:
     if not count(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
     return int(text)
+
+
+def output(text: str) -> str:
+    """The value of a flag: a file to write; ``-`` is standard output."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file is empty")
+    return "/dev/stdout" if text == "-" else text

@@ -57,7 +57,8 @@ def add_command(commands: Any) -> None:
     calibration = "statistics by `esper-masks calibrate` (default: the package's)"
     add("--calibration", type=_named, metavar="FILE", help=calibration)
     add("--seed", type=int, metavar="N", help="of weights, actions and environments (default: 0)")
-    add("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda, under torchrun one for each process")
+    where = "cpu or cuda, under torchrun one for each process (default: %(default)s)"
+    add("--device", default="cpu", metavar="NAME", help=where)
     compiled = "compile the steps first, which takes a minute (default: no)"
     add("--compile", action=argparse.BooleanOptionalAction, help=compiled)
     threads = "threads of the CPU, of each process (default: one for every 1,024 of its environments at a width of 64, "

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from esper_masks.rules_cli import DEFAULT_RULES, RULES_HELP, find_rules, print_wrapped
+from esper_masks.rules_cli import RULE_NAMES, find_rules, print_wrapped
 from esper_masks.rulesets import rulesets
 from esper_masks.verify import Verification, verify
 
@@ -19,9 +19,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("verify", help="lint a rule set and prove that all masks of it agree")
     parser.description = (
         "Lint a rule set, and compare engine, whole actions, explanations and the loop oracle over everything that two "
-        "slots can be. Without a NAME, all rule sets of the package. Exit code 1 where something disagrees."
+        "slots can be. Exit code 1 where something disagrees."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=RULES_HELP.replace(DEFAULT_RULES, "all three"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{RULE_NAMES} (default: all that ship)")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
     parser.set_defaults(run=_verify)
 

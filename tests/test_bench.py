@@ -232,6 +232,49 @@ def test_an_interrupted_run_keeps_its_rows(
     before = out.read_bytes()
     assert main(["bench", "--rows", "eager", "--plot", str(tmp_path / "none.png"), "-o", str(out)]) == 130
     assert out.read_bytes() == before  # nothing was measured
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_that_ends_a_run_keeps_its_rows(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_row(case: Case, *_: Any) -> suite.Row:
+        if case.batch == 65536:
+            signal.raise_signal(number)
+        return row(case)
+
+    monkeypatch.setattr(suite, "run_row", run_row)
+    out, whole = tmp_path / "kept.json", tmp_path / "kept-interrupted.json"
+    arguments = ["bench", "--rows", "eager, batch 4,096", "eager, batch 65,536", "-o", str(out)]
+    assert main(arguments) == code
+    assert {one["batch"] for one in suite.load(out)["rows"]} == {4096}
+    assert signal.getsignal(number) is signal.SIG_DFL
+    before = out.read_bytes()
+    capsys.readouterr()
+    assert main(arguments) == code  # over a result that may be whole it does not write
+    assert out.read_bytes() == before
+    assert suite.load(whole)["rows"] == suite.load(out)["rows"]
+    assert f"{out} is left as it was; what was measured is in {whole}" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_costs_no_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def gone(*_: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(suite, "run_row", lambda case, *_: row(case))
+    monkeypatch.setattr(report, "print_result", gone)
+    out = tmp_path / "kept.json"
+    assert main(["bench", "--rows", "eager, batch 4", "-o", str(out)]) == 0
+    assert suite.load(out)["rows"]
+
+
+def test_standard_output_has_the_result_alone(saved: Path) -> None:
+    for name in ("-", "/dev/stdout"):
+        command = [sys.executable, "-m", "esper_masks", "bench", "--from", str(saved), "-o", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout) == json.loads(saved.read_text())
+        assert "ns/env" in done.stderr
 
 
 def test_a_library_that_is_not_there(
@@ -259,8 +302,21 @@ def test_a_library_that_is_not_there(
         (["--batch", str(1 << 50)], "would fit"),
         (["--seconds", "nan"], "--seconds nan: wanted more than 0"),
         (["--seconds", "0"], "--seconds 0.0: wanted more than 0"),
-        (["-o", "/no/such/folder/a.json"], "cannot write /no/such/folder/a.json: its folder is not there"),
-        (["-o", "/"], "cannot write /: a folder"),
+        (["-o", "/no/such/folder/a.json"], "/no/such/folder/a.json: its folder is not there; make it"),
+        (["-o", "/"], "/: is a folder; name a file in it"),
+        (["--plot", "a.png", "-o", "./a.png"], "--plot a.png: the result itself goes there"),
+        (["--from", "README.md", "-o", "./README.md"], "./README.md: is one of the inputs; name another file"),
+        (["--from", "a", "--rows", "b"], "--from measures nothing, so --rows would be ignored; leave one of them out"),
+        (["--from", "a", "--seconds", "9"], "--from measures nothing, so --seconds"),
+        (["--from", "a", "--batch", "9"], "--from measures nothing, so --batch"),
+        (["--from", "a", "--device", "cuda"], "--from measures nothing, so --device"),
+        (["--from", "a", "--list"], "--from measures nothing, so --list"),
+        (["--list", "--seconds", "9"], "--list measures nothing, so --seconds"),
+        (["--list", "-o", "a.json"], "--list measures nothing, so --output"),
+        (["--list", "--plot", "a.png"], "--list measures nothing, so --plot"),
+        (["--compare", "a", "b", "-o", "c"], "--compare prints two results, so --output"),
+        (["--compare", "a", "b", "--from", "c"], "--compare prints two results, so --from"),
+        (["--from", ""], ".: Is a directory"),
         (["--plot", "/no/such/folder/a.png"], "its folder is not there"),
         (["--plot", "scaling.xyz"], "--plot scaling.xyz: wanted a name in .png, .svg, .pdf"),
         (["--plot", "a.png", "--rows", "batch-last"], "--plot: none of these rows is in the picture"),

@@ -1,6 +1,9 @@
 """Statistics of logs: what is measured from a log written by hand, and the file they are kept in."""
 
+import gzip
 import json
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -134,7 +137,9 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     good.write_text("\n".join(life("env0_seed_0", 0, "FOSSILIZED", 2.0)), encoding="utf-8")
     for arguments, reason in (
         ([str(tmp_path / "none"), "-o", "c.json"], "No such file"),
-        ([str(good), "-o", str(tmp_path / "no" / "c.json")], "No such file"),
+        ([str(good), "-o", str(tmp_path / "no" / "c.json")], "its folder is not there; make it"),
+        ([str(good), "-o", str(tmp_path)], "is a folder; name a file in it"),
+        ([str(log), str(good), "-o", str(tmp_path / "." / "good.jsonl")], "is one of the inputs; name another file"),
         ([str(log), "-o", str(tmp_path / "c.json")], "no seed ended in these logs"),
     ):
         assert main(["calibrate", *arguments]) == 2
@@ -142,3 +147,23 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
         assert reason in error
         assert len(error.splitlines()) == 1
     assert set(tmp_path.iterdir()) == {log, good}
+    assert good.read_text(encoding="utf-8").startswith("{")
+
+
+def test_standard_output_has_the_statistics_alone(tmp_path: Path) -> None:
+    text = "\n".join(life("env0_seed_0", 0, "FOSSILIZED", 2.0))
+    for packed, name in ((text.encode(), "-"), (gzip.compress(text.encode()), "/dev/stdout")):
+        command = [sys.executable, "-m", "esper_masks", "calibrate", "-", "-o", name]
+        done = subprocess.run(command, input=packed, capture_output=True, check=True)
+        assert Calibration.from_json(done.stdout.decode(), "output").blueprints["norm"].seeds == 1
+        assert b"norm" in done.stderr  # the tables
+
+
+def test_an_input_that_is_standard_output_is_no_output(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(life("env0_seed_0", 0, "FOSSILIZED", 2.0)), encoding="utf-8")
+    before = log.read_bytes()
+    for command in ('calibrate log.jsonl -o - >> "log.jsonl"', "calibrate - -o log.jsonl < log.jsonl"):
+        done = subprocess.run(f'"{sys.executable}" -m esper_masks {command}', shell=True, cwd=tmp_path, check=False)
+        assert done.returncode == 2
+        assert log.read_bytes() == before

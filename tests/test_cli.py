@@ -1,19 +1,30 @@
 """The command line: what it prints, and one line and a non-zero exit for what it cannot use."""
 
+import argparse
+import errno
+import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from esper_masks.cli import main
-from esper_masks.telemetry import Replay
+import esper_masks as em
+from esper_masks.cli import _parser, main
+from esper_masks.progress import Live
+from esper_masks.telemetry import Replay, log_files
+from esper_masks.telemetry.log_files import LogFiles
 from tests.helpers import shared
+from tests.test_calibration import life
+from tests.test_rules_cli import OWN
 from tests.test_telemetry import event, germinate, move
 
 KEYS = {
@@ -180,11 +191,8 @@ def test_an_interrupt_keeps_what_was_judged(
     log.write_bytes(germinate() + move("GERMINATED", "FOSSILIZED") + b"junk\n")  # an op that still waits for its age
 
     class Interrupting(io.BytesIO):
-        def readline(self, size: int | None = -1, /) -> bytes:
-            line = super().readline(size)
-            if line.startswith(b"junk"):
-                raise KeyboardInterrupt
-            return line
+        def readinto(self, buffer: Any, /) -> int:
+            return super().readinto(buffer) or signal.raise_signal(signal.SIGINT) or 0
 
     monkeypatch.setattr("builtins.open", lambda *args: Interrupting(log.read_bytes()))
     assert main(["replay", str(log)]) == 130
@@ -199,23 +207,280 @@ def run(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def test_standard_input_and_a_real_interrupt() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_standard_input_and_a_real_interrupt(number: int, code: int) -> None:
     process = run("replay", "-", "--json")
     assert process.stdin is not None
     process.stdin.write(germinate() * 3 + b"\n" * 1_000_000)  # more than a pipe holds, so it is reading by now
     process.stdin.flush()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert json.loads(out)["seeds"] == 3
 
 
-def test_a_reader_that_goes_away(log: Path) -> None:
+def test_what_nohup_ignores_stays_ignored(log: Path) -> None:
+    command = f'trap "" HUP; "{sys.executable}" -m esper_masks replay - --json'
+    process = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(germinate() * 3 + b"\n" * 1_000_000)
+    process.stdin.flush()
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(out)["seeds"] == 3
+
+
+# -- readers that go away, disks that are full ------------------------------------------------------------------------
+
+PRINTING = [
+    ["replay", "{log}", "--max-findings", "20000"],
+    ["replay", "{log}", "--json"],
+    ["show", "esper-2026-06"],
+    ["explain", "--rules", "esper-2026-06"],
+    ["calibrate", "{life}", "-o", "/dev/null"],
+    ["bench", "--list"],
+    ["verify", "{rules}:JOBS"],
+]
+BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
+UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
+EACH = [pytest.param(command, BUFFERED, id=" ".join(command)) for command in PRINTING]
+EACH += [pytest.param(command, UNBUFFERED, id=" ".join(command) + " unbuffered") for command in PRINTING[::2]]
+
+
+@pytest.fixture
+def arguments(request: pytest.FixtureRequest, log: Path, tmp_path: Path) -> list[str]:
     log.write_bytes(b"junk\n" * 20_000)
-    process = run("replay", str(log), "--max-findings", "20000")
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 0
+    (tmp_path / "life.jsonl").write_text("\n".join(life("env0_seed_0", 0, "FOSSILIZED", 2.0)))
+    (tmp_path / "rules.py").write_text(OWN)
+    places = {"log": log, "life": tmp_path / "life.jsonl", "rules": tmp_path / "rules.py"}
+    return [part.format(**places) for part in request.param]
+
+
+@pytest.mark.parametrize(("arguments", "environment"), EACH, indirect=["arguments"])
+def test_a_reader_that_goes_away(arguments: list[str], environment: dict[str, str]) -> None:
+    ours, its = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "esper_masks", *arguments]
+    done = subprocess.run(command, stdout=its, stderr=subprocess.PIPE, check=False, env=environment)
+    os.close(its)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("arguments", "environment"), EACH, indirect=["arguments"])
+def test_a_full_disk_is_one_line(arguments: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "esper_masks", *arguments]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    reason = "standard output: No space left on device; make room, or name another place"
+    assert done.stderr == f"esper-masks {arguments[0]}: {reason}\n"
+    assert done.returncode == 2
+
+
+def test_a_reader_of_everything_that_goes_away() -> None:
+    """Messages, too, as by ``2>&1 | head``."""
+    ours, its = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "esper_masks", "replay", "nowhere"]
+    done = subprocess.run(command, stdout=its, stderr=its, check=False)
+    os.close(its)
+    assert done.returncode == 2
+
+
+def test_a_verdict_outlives_its_reader() -> None:
+    ours, its = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "esper_masks", "replay", "--fail-on-illegal"]
+    done = subprocess.run(command, stdout=its, check=False)
+    os.close(its)
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("arguments", PRINTING[::3], indirect=True, ids=" ".join)
+def test_nothing_is_open(arguments: list[str]) -> None:
+    command = f'"{sys.executable}" -m esper_masks {" ".join(arguments)} <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+
+
+# -- verdicts as exit codes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_illegal_events_fail_where_that_is_asked_for(form: list[str], log: Path, tmp_path: Path) -> None:
+    legal = tmp_path / "legal.jsonl"
+    legal.write_bytes(germinate() + move("GERMINATED", "TRAINING") + b"junk\n")
+    illegal_op = tmp_path / "op.jsonl"
+    illegal_op.write_bytes(germinate() + germinate(seed=1))
+    assert main(["replay", str(log), *form]) == 0
+    for path, code in ((log, 3), (illegal_op, 3), (legal, 0)):
+        assert main(["replay", str(path), "--fail-on-illegal", *form]) == code
+    assert main(["replay", str(log), "--fail-on-illegal", "--max-findings", "0", *form]) == 3
+    assert main(["replay", str(log), "nowhere.jsonl", "--fail-on-illegal", *form]) == 2
+
+
+# -- files of logs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_compressed_log_is_told_by_its_bytes(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = tmp_path / "packed"  # whatever it is called
+    content = log.read_bytes()
+    packed.write_bytes(gzip.compress(content[:100]) + gzip.compress(content[100:]))  # as logs are appended to
+    plain = tmp_path / "plain.gz"
+    plain.write_bytes(content)
+    results = []
+    for path in (packed, plain):
+        assert main(["replay", str(path), "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+        results[-1]["findings"] = [finding["line"] for finding in results[-1]["findings"]]
+    assert results[0] == results[1]
+    with open(packed, "rb") as stream:
+        command = [sys.executable, "-m", "esper_masks", "replay", "-", "--json"]
+        done = subprocess.run(command, stdin=stream, capture_output=True, check=True)
+    assert json.loads(done.stdout)["lines"] == 3
+
+
+@pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: packed[:60] + b"?" * 20 + packed[80:]])
+def test_a_compressed_log_that_is_damaged(
+    damage: Callable[[bytes], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(damage(gzip.compress(b"".join(germinate(env, env) for env in range(5000)))))
+    assert main(["replay", str(packed), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["interrupted"]
+    assert captured.err.startswith(f"esper-masks replay: {packed}: its compressed data is damaged or cut off (")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_file_that_is_there_twice_is_noted(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link").symlink_to(log)
+    os.link(log, tmp_path / "hard")
+    other = tmp_path / "other"
+    other.write_bytes(log.read_bytes())
+    assert main(["replay", str(log), str(other)]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["replay", *map(str, (log, tmp_path / "link", tmp_path / "hard", log))]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"esper-masks replay: {tmp_path / 'link'} is the same file as {log}; what it holds counts twice",
+        f"esper-masks replay: {tmp_path / 'hard'} is the same file as {log}; what it holds counts twice",
+        f"esper-masks replay: {log} is given twice; what it holds counts twice",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def told(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts of the live line while files are read."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("QUIET_S", "EVERY_S"):
+        monkeypatch.setattr(log_files, name, 0.0)
+    monkeypatch.setattr(log_files, "CHUNK", 1000)
+    terminal = Terminal()
+    logs = LogFiles([str(path) for path in paths], Live(terminal))
+    for path in paths:
+        with logs.open(str(path)) as stream:
+            stream.read()
+    assert terminal.getvalue().endswith("\r\x1b[K")  # gone before anything else is printed
+    return [text for text in terminal.getvalue().split("\r\x1b[K") if text]
+
+
+def test_a_large_log_tells_how_far_it_is(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write_bytes(b"0123456789" * 1000)
+    second = tmp_path / "second.jsonl"
+    second.write_bytes(gzip.compress(os.urandom(10_000)))
+    texts = told([log, second], monkeypatch)
+    percents = [int(text.split(" %")[0]) for text in texts]
+    assert percents == sorted(percents)
+    assert percents[0] in range(1, 10)
+    assert percents[-1] == 100
+    assert re.fullmatch(r"\d+ %, 0:00 left: .*run.jsonl", texts[0])
+    assert texts[-1].endswith("second.jsonl"[: 79 - len(texts[-1])] or texts[-1])
+
+
+def test_of_a_pipe_it_tells_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(b"0123456789" * 200_000))
+    writer.start()
+    texts = told([pipe], monkeypatch)
+    writer.join(timeout=60)
+    assert re.fullmatch(r"2 MB, 0:0\d: .*", texts[-1])
+
+
+def test_a_small_log_and_no_terminal_tell_nothing(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with LogFiles([str(log)], Live(terminal)).open(str(log)) as stream:
+        assert stream.read() == log.read_bytes()
+    assert terminal.getvalue() == ""
+
+
+def test_an_error_of_reading_names_the_file(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(io.BytesIO):
+        def readinto(self, buffer: Any, /) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("builtins.open", lambda *args: Failing())
+    with pytest.raises(OSError, match="Input/output error") as caught, LogFiles([str(log)]).open(str(log)):
+        pass
+    assert caught.value.filename == str(log)
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    [found] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found.choices)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_tells_each_default_once(command: str) -> None:
+    parser = commands()[command]
+    for action in parser._actions:
+        name = "/".join(action.option_strings) or action.dest
+        told = (action.help or "") % {**vars(action), "prog": parser.prog}
+        assert told.count("default") <= 1, f"{name}: {told}"
+        if action.default not in (None, False, argparse.SUPPRESS) and action.default != []:
+            assert re.search(rf"\(default: {re.escape(f'{action.default}'.removesuffix('.0'))}\)", told), (
+                f"{name}: {told}"
+            )
+    assert "all three" not in parser.format_help()
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"esper-masks {em.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [["calibrate", "log", "-o", ""], ["bench", "-o", ""], ["bench", "--plot", ""]])
+def test_an_empty_name(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(": the name of a file is empty\n")
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_folder_that_the_locale_cannot_spell(locale: dict[str, str], log: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "fr\u00fch"
+    folder.mkdir()
+    (folder / "run.jsonl").write_text("\n".join(life("env0_seed_0", 0, "FOSSILIZED", 2.0)))
+    (folder / "rules.py").write_text(OWN)
+    for arguments, code in (
+        (["replay", f"{folder}/run.jsonl"], 0),
+        (["calibrate", f"{folder}/run.jsonl", "-o", f"{folder}/c.json"], 0),
+        (["show", f"{folder}/rules.py:JOBS"], 0),
+        (["show", "rules:JOBS"], 0),
+        (["replay", f"{folder}/nowhere"], 2),
+    ):
+        process = run(*arguments, env={**os.environ, **locale}, cwd=folder)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert b"Traceback" not in out + err
+    assert (folder / "c.json").exists()

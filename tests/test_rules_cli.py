@@ -47,6 +47,38 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
     return text
 
 
+# -- rules of one's own -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["own_rules.py", "./own_rules.py", "rules/json.py", "{here}/own_rules.py"])
+def test_rules_in_a_file(place: str, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one with the name of a module that is there, and with a neighbour that it imports."""
+    (own / "rules").mkdir()
+    (own / "rules" / "json.py").write_text("from neighbour import *")
+    (own / "rules" / "neighbour.py").write_text(OWN)
+    path = place.format(here=own)
+    assert json.loads(run(capsys, "show", f"{path}:JOBS", "--json"))["rules"] == "jobs"
+    assert json.loads(run(capsys, "explain", "--rules", f"{path}:JOBS", "--json"))["legal"]["START"]
+
+
+def test_what_a_file_of_rules_lacks_is_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "früh").mkdir()
+    (own / "früh" / "empty.py").write_text("")
+    for rules, message in (
+        ("./own_rules.py", "'./own_rules.py' lacks the name that the rules have in it; write ./own_rules.py:NAME"),
+        ("./own_rules.py:", "write ./own_rules.py:NAME"),
+        ("own_rules:", "write own_rules:NAME"),
+        ("./own_rules.py:RULES", "file ./own_rules.py has no RULES; rules in it: JOBS"),
+        ("./own_rules.py:NUMBER", "./own_rules.py:NUMBER is a int, wanted MaskRules"),
+        ("früh/empty.py:R", "file früh/empty.py has no R; rules in it: none"),
+        ("./nowhere.py:R", "file ./nowhere.py does not import: FileNotFoundError"),
+        ("./broken_rules.py:R", "file ./broken_rules.py does not import: ModuleNotFoundError"),
+    ):
+        error = run(capsys, "show", rules, code=2)
+        assert message in error
+        assert len(error.splitlines()) == 1
+
+
 # -- explain ----------------------------------------------------------------------------------------------------------
 
 
@@ -60,6 +92,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["legal"] == {"WAIT": True, "GERMINATE": False, "CULL": False, "FOSSILIZE": False}
     assert result["reasons"]["CULL"]["mid"] == "age 0 < 1"
     assert result["slots"]["early"] == "DORMANT (empty)"
+    assert json.loads(run(capsys, "explain", "--max-seeds", "0", "--total-seeds", "9", "--json"))["legal"]["GERMINATE"]
 
 
 def test_explain_slots_features_and_switches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +159,7 @@ def test_explain_an_environment_of_a_file(own: Path, capsys: pytest.CaptureFixtu
         (("--rules", "own_rules:NUMBER"), "own_rules:NUMBER is a int, wanted MaskRules"),
         (("--switch", "topology=cnn"), "has no rule switch 'topology'"),
         (("--enabled", "nowhere"), "enabled names no slot"),
+        (("--rules", "own_rules"), "unknown rule set 'own_rules'"),
         (("--rules", "moves:X"), "module moves has no X"),  # the last, since it leaves the folder
     ):
         error = run(capsys, "explain", *arguments, code=2)
@@ -216,6 +250,8 @@ def test_diff(capsys: pytest.CaptureFixture[str]) -> None:
     assert as_json["stages.SHADOWING"] == [5, None]
     assert difference(old, old) == []
     assert "unknown rule set 'x'" in run(capsys, "show", "--diff", "x", "esper-2025-12", code=2)
+    error = run(capsys, "show", "esper-2025-12", "--diff", "esper-2025-11", "esper-2025-12", code=2)
+    assert "--diff compares the two rule sets behind it, and esper-2025-12 is a third: leave it out" in error
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

@@ -74,6 +74,11 @@ class Report:
         else:
             self.findings_omitted += 1
 
+    @property
+    def illegal_events(self) -> int:
+        """Illegal ops and illegal transitions."""
+        return sum(self.illegal.values()) + sum(self.illegal_transitions.values())
+
     def to_json(self) -> dict[str, Any]:
         """The report as one JSON-able object."""
         counts = {
@@ -139,8 +144,7 @@ class Report:
             remarks.append(f"{self.outcomes_out_of_place:,} outcomes came without the stage change they belong to.")
         if self.disagreements:
             remarks.append(f"The log disagrees with the tracked state on {self.disagreements:,} stage changes.")
-        illegal = sum(self.illegal.values()) + sum(self.illegal_transitions.values())
         if self.interrupted:
             remarks.append("Interrupted: these are the figures up to that point.")
-        remarks.append(f"{illegal:,} illegal." if illegal else "Nothing illegal.")
+        remarks.append(f"{self.illegal_events:,} illegal." if self.illegal_events else "Nothing illegal.")
         return remarks
