@@ -174,8 +174,15 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
-    """Which conditions of a graph are checked: what the arguments are, and torch's modes; the module stays."""
-    return [not guard.name or re.search(r"\b(arguments|out)\b", guard.name) is not None for guard in guards]
+    """Which conditions of a graph are checked: what the arguments are, and torch's modes; the module stays.
+
+    Classes are told apart before, and torch 2.11 keeps no graph that depends on one.
+    """
+    return [
+        guard.guard_type != "CLASS_MATCH"
+        and (not guard.name or re.search(r"\b(arguments|out)\b", guard.name) is not None)
+        for guard in guards
+    ]
 
 
 def copy_into(places: Sequence[Tensor | None], values: Sequence[Tensor | None]) -> None:

@@ -128,12 +128,18 @@ def compile_ahead(call: Any, arguments: Any) -> Ahead | None:
     Not from torch's cache of whole calls, which once gave a graph for 64 rows where 1,024 came.
     """
     try:
-        with torch._functorch.config.patch(enable_autograd_cache=False):
-            made = call.aot_compile(arguments)
-    except RuntimeError as error:
-        if "SerializableCallable" not in str(error):
+        try:
+            with torch._functorch.config.patch(enable_autograd_cache=False):
+                made = call.aot_compile(arguments)
+        except RuntimeError as error:
+            if "SerializableCallable" not in str(error):
+                raise
+            made = call.aot_compile(arguments)  # a compiler other than torch's own keeps nothing else
+    except Exception as error:
+        if type(error).__name__ != "PackageError" and "expected OutputCode" not in str(error):
             raise
-        made = call.aot_compile(arguments)  # a compiler other than torch's own keeps nothing else
+        warn_lost(("compile().aot_compile() of such code",), SLOWER)  # torch 2.11: what it cannot write to a file
+        return None
     if not (hasattr(made, "guard_check") and hasattr(made, "fn")):
         warn_lost(("compile().aot_compile().guard_check", "compile().aot_compile().fn"), SLOWER)
         return None

@@ -79,7 +79,11 @@ class Unfit:
     fn = None
 
 
-@pytest.mark.parametrize("ahead", [None, Unfit()])
+def unkept(_: Any) -> Any:
+    raise torch._dynamo.exc.PackageError("CLASS_MATCH guard cannot be serialized.")
+
+
+@pytest.mark.parametrize("ahead", [None, lambda _: Unfit(), unkept])
 def test_what_torch_compile_gives_may_be_another_thing(
     take: Taken, monkeypatch: pytest.MonkeyPatch, ahead: Any
 ) -> None:
@@ -90,7 +94,7 @@ def test_what_torch_compile_gives_may_be_another_thing(
         if ahead is None:
             del made.aot_compile
         else:
-            made.aot_compile = lambda _: ahead
+            made.aot_compile = ahead
         return made
 
     monkeypatch.setattr(torch, "compile", other)
