@@ -1,6 +1,11 @@
 """What every test shares: hypothesis without a deadline, since the first torch call of a kind is slow, and fixtures."""
 
 import os
+import signal
+
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as in a background job: commands under test would inherit that
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core, whose own threads would wait for those of the others
     for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
