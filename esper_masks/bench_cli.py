@@ -25,7 +25,7 @@ DEVICES = ("cpu", "cuda")
 HEEDED = {  # options that make a command of their own, and those that they heed
     "compare": ("json",),
     "source": ("json", "output", "plot"),
-    "list": ("json", "rows", "batch", "device"),
+    "list": ("json", "rows", "batch", "threads", "device"),
 }
 FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, inputs and check included, as measured
 LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
