@@ -61,9 +61,9 @@ class Compiled:
     """
 
     def __init__(self, module: nn.Module, name: str, cpu_options: Mapping[str, Any] | None = None):
-        self.method = getattr(module, name)
+        self.method, self.name = getattr(module, name), f"{type(module).__name__}.{name.lstrip('_')}"
         self.cpu_options = {**CPU_OPTIONS, **(cpu_options or {})}
-        self.forms: dict[Any, tuple[Any, list[Ahead]]] = {}  # what is compiled for each, and the graphs of it
+        self.forms: dict[Any, tuple[Any, list[Ahead] | None]] = {}  # what is compiled for each, and the graphs of it
         self.chosen: dict[Any, Found] = {}
 
     def __call__(self, *arguments: Any, out: Any = None) -> Any:
@@ -96,18 +96,19 @@ class Compiled:
         form = spec, *[_form(leaf) for leaf in leaves]
         if form not in self.forms:
             if not self.forms:
-                LOG.info("building %s: this first call takes some 10 to 90 seconds", self.method.__qualname__)
+                LOG.info("building %s: this first call takes some 10 to 90 seconds", self.name)
             on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
             self.forms[form] = self._compile(as_bits, self.cpu_options if on_cpu else {}), []
         call, graphs = self.forms[form]
-        if not can_compile_ahead(call):
+        if graphs is None or not can_compile_ahead(call):
             return as_bits, call
         # two tensors even where one was given for two arguments: the graph is for all that are like them
         given, places = tree_map_only(Tensor, _like, (_passed(arguments, as_bits), out))
         fitting = next((graph for graph in graphs if graph.fits(given, places)), None)
         if fitting is None:
             fitting = compile_ahead(call, ((given, places), {}))
-            if fitting is None:
+            if fitting is None:  # nor will it for other sizes, and to try takes as long as to compile
+                self.forms[form] = call, None
                 return as_bits, call
             graphs.append(fitting)
         return as_bits, fitting.call
@@ -158,7 +159,7 @@ def _exact(argument: Any) -> Any:
         return size, argument.dtype, argument.device, argument.requires_grad, type(argument)
     if isinstance(argument, Mapping):
         return tuple([(name, _exact(value)) for name, value in argument.items()])
-    return argument if isinstance(argument, NUMBERS) else type(argument)
+    return (type(argument), argument) if isinstance(argument, NUMBERS) else type(argument)  # 1, True and 1.0 are equal
 
 
 def _form(argument: Any) -> Any:

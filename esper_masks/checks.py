@@ -31,7 +31,7 @@ def check_bool(
     given, mask = mask, from_numpy(mask, device)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         how = f"convert it with `{name.split()[0]} > 0.5`"
-        how = how if isinstance(mask, Tensor) else "make it one with torch.tensor(..., dtype=torch.bool)"
+        how = how if isinstance(mask, Tensor) else "make it one with torch.tensor(...) > 0.5"
         raise ValueError(f"{name} must be a bool tensor, got {kind_of(mask)}; {how}")
     if device is not None and mask.device != device:
         raise ValueError(f"{name} is on {mask.device}, not on {device}; move one of them")

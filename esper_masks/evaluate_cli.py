@@ -23,11 +23,11 @@ def add_command(commands: Any) -> None:
     )
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="a file of `esper-masks train`, or a log folder for its newest")
-    add("--episodes", type=positive, default=EPISODES, metavar="N", help=f"of each policy (default: {EPISODES})")
-    seed = "of actions and environments (default: the one by which `train` compares at its end)"
+    add("--episodes", type=positive, default=EPISODES, metavar="N", help="of each policy (default: %(default)s)")
+    seed = "of actions and environments; `train` compares at its end by the same (default: %(default)s)"
     add("--seed", type=count, default=EVALUATION_SEED, metavar="N", help=seed)
     add("--rules", metavar="NAME", help=f"{RULES_HELP.partition(' (')[0]}; needed for those of your own")
-    add("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
+    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
     threads = "threads of the CPU (default: one for every 1,024 episodes at a width of 64, at most all cores)"
     add("--threads", type=positive, metavar="N", help=threads)
     add("--json", action="store_true", help="print one JSON object instead")

@@ -85,7 +85,11 @@ def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named
     device = next((f.device for f in found if f.device.type != "cpu"), None)
     if found and torch.stack([f if device is None else f.to(device, non_blocking=True) for f in found]).any():
         message = _describe(checks)
-        raise InvalidStateMachineError(f"{message}; {CHANGED}" if ILLEGAL in message else message)
+        if ILLEGAL in message:
+            message = f"{message}; {CHANGED}"
+        elif " (bit " in message:
+            message = f"{message}; give heads= to name the bits: one a head, behind them one for an {ILLEGAL}"
+        raise InvalidStateMachineError(message)
 
 
 def _read(flag: "Tensor | Faulty", heads: Sequence[str]) -> tuple[Tensor, Sequence[str]]:

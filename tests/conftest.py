@@ -3,10 +3,6 @@
 import os
 import signal
 
-for number in (signal.SIGINT, signal.SIGHUP):
-    if signal.getsignal(number) is signal.SIG_IGN:  # as in a background job: commands under test would inherit that
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core, whose own threads would wait for those of the others
     for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -34,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:  # as in a background job: commands under test would inherit that
+            signal.signal(number, handler)
     config.addinivalue_line("markers", "cpu: it tests what only a CPU has or promises; left out under another --device")
     if config.getoption("device") != "cpu":  # before any test module makes a tensor; with the number of the device
         torch.set_default_device(torch.empty(0, device=config.getoption("device")).device)

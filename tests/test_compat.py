@@ -505,3 +505,13 @@ def test_what_the_network_draws_scores_the_same_as_whole_actions(floor: dict[str
     torch.testing.assert_close(policy.log_prob(drawn), before.sum(-1), rtol=0, atol=1e-6)
     if not floor:
         torch.testing.assert_close(policy.head_entropies()[:, -1], entropies["op"], rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "float32", "float64"])
+def test_the_older_distribution_takes_arrays_of_numpy(dtype: str) -> None:
+    mask = np.array([[1, 0, 1]], dtype=dtype)
+    if dtype.startswith("float"):
+        mask[0, 1] = 0.3
+    dist = older.MaskedCategorical(torch.zeros(1, 3), mask)
+    mask[:] = 1
+    assert dist.probs.tolist() == [[0.5, 0.0, 0.5]]

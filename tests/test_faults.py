@@ -134,7 +134,7 @@ def test_raise_on_fault() -> None:
         ((fine, single), {}, r"^1 of 4 rows are faulty: row 2$"),
         ((single, joint), {}, r"^1 of 4 rows are faulty: row 2; 1 of 5 rows are faulty: row 1 \(slot, op\)$"),
         ((joint.faults,), {"heads": HEADS}, r"row 1 \(slot, op\)$"),
-        ((joint.faults,), {}, r"row 1 \(bit 0, bit 3\)$"),
+        ((joint.faults,), {}, r"row 1 \(bit 0, bit 3\); give heads= to name the bits"),
         (
             (torch.tensor([0, 16]),),
             {"heads": HEADS},

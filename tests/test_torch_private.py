@@ -108,6 +108,16 @@ def test_what_torch_compile_gives_may_be_another_thing(
     assert "torch.compile().aot_compile" in said
 
 
+def test_what_cannot_be_compiled_ahead_is_tried_once(take: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(calls, "compile_ahead", lambda *arguments: tried.append(arguments))
+    run = calls.Compiled(Sums(), "add")
+    for size in range(2, 6):
+        one = torch.randn(size)
+        assert torch.equal(run(one, one, False), one * 3)
+    assert len(tried) == 1
+
+
 def test_without_watching_transforms_are_left_to_torch(take: Taken) -> None:
     take("_C._functorch.peek_interpreter_stack")
     engine = engine_of()
@@ -213,5 +223,7 @@ def test_a_graph_knows_that_it_is_mapped(transform: Any) -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_other_module_names_what_is_private(path: Path) -> None:
     if path.name != "torch_private.py":
-        private = re.findall(r"\btorch(?:\.\w+)*\._(?!_)\w+", path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        private = re.findall(r"\btorch(?:\.\w+)*\._(?!_)\w+", text)
         assert set(private) <= {"torch.utils._pytree"}
+        assert not re.findall(r"^from torch\S* import .*\b_\w+", text, re.MULTILINE)

@@ -131,6 +131,8 @@ class MaskedCategorical(WithMaskedLogits):
     def __init__(self, logits: Tensor, mask: Tensor, **settings: Any):
         if isinstance(mask, Tensor) and mask.dtype != torch.bool:
             mask = mask > 0.5
+        elif not isinstance(mask, Tensor) and hasattr(mask, "dtype"):  # of numpy
+            mask = torch.as_tensor(mask > 0.5, device=logits.device)
         super().__init__(logits, mask, **settings)
 
 

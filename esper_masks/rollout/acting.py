@@ -41,7 +41,9 @@ class Acting(nn.Module):
         self.env, self.policy, self.moments = env, policy, moments
         real, obs = (torch.zeros(size, dtype=torch.float32, device=env.device) for size in ((), env.obs_size))
         examples = (obs, real, real.bool(), real, real.bool(), real)
-        self.buffer = RolloutBuffer(env.engine, steps, env.num_envs, fields=dict(zip(self.FIELDS, examples)))
+        fields = dict(zip(self.FIELDS, examples))
+        # logits are float32 whatever the default dtype is
+        self.buffer = RolloutBuffer(env.engine, steps, env.num_envs, fields=fields, dtype=torch.float32)
         self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows
         # of its many small tensors C++ takes less time to allocate than Python: a sixth less at 8 and 64 environments
         options = {"cpp_wrapper": True}
