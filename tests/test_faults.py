@@ -140,7 +140,7 @@ def test_raise_on_fault() -> None:
             {"heads": HEADS},
             r"^1 of 2 rows are faulty: row 1 \(illegal action\); masks or act.*",
         ),
-        ((torch.tensor([0, 16]),), {}, r"row 1 \(bit 4\)$"),
+        ((torch.tensor([0, 16]),), {}, r"row 1 \(bit 4\); give heads="),
         (
             (),
             {"rollout": joint.faults.expand(2, 5), "heads": HEADS},
