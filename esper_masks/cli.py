@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
@@ -123,7 +124,8 @@ def _ended_like_interrupted(command: str) -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     # a training ends after an update and saves, in its own way; what is ignored, as under nohup, stays so
-    numbers = () if command == "train" else (signal.SIGTERM, signal.SIGHUP)
+    other = command == "train" or threading.current_thread() is not threading.main_thread()  # which has no handlers
+    numbers = () if other else (signal.SIGTERM, signal.SIGHUP)
     default = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in default:
         signal.signal(number, end)

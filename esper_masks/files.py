@@ -28,7 +28,9 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     there = _stat(path)
     if there is not None and (standard := _standard_stream(there)) is not None:
         standard.flush()
-        standard.buffer.write(content)
+        rest = memoryview(content)
+        while rest:  # without a buffer, as by PYTHONUNBUFFERED, a write may take a part only
+            rest = rest[standard.buffer.write(rest) :]
         standard.flush()
         return
     try:

@@ -126,6 +126,8 @@ def _train_in(world: "World", options: argparse.Namespace) -> int:
         ppo, settings = _begin(world, options, folder)
         if lock is not None:
             lock.take()  # of a folder that is made for a training, not for flags that none can have
+            if options.resume is None:
+                _check_new(folder)  # another may have begun there, and ended, since
         steps, stopping = options.steps or ppo.config.horizon, Stopping(say=first)
         log = TrainingLog(folder, ppo.env_steps) if first else None
         progress = _Progress(steps, log, quiet=options.json or not first)
@@ -188,28 +190,32 @@ def _run(
         reason = reason_of(error).split("\n", 1)[0]
         finite = all(bool(parameter.isfinite().all()) for parameter in ppo.policy.parameters())
         if not finite or isinstance(error, InvalidStateMachineError):
-            hint = f"begin again with a smaller --learning-rate than {ppo.config.learning_rate:g}"
+            hint = f"begin again with a smaller --learning-rate than {ppo.config.learning_rate:g} and another --logdir"
             reason = f"after {ppo.env_steps:,} steps the policy has diverged ({reason}): {hint}"
+            raise RuntimeError(f"{reason}{_last(folder, '')}") from error  # --resume would only do it again
         raise RuntimeError(f"{reason}{_last(folder)}") from error
 
 
-def _last(folder: Path) -> str:
+def _last(folder: Path, use: str = ", from which --resume goes on") -> str:
     from esper_masks.rollout import checkpoint
 
     there = checkpoint.found(folder)
-    return f"; the last checkpoint is {there[-1][0]}, from which --resume goes on" if there else ""
+    return f"; the last checkpoint is {there[-1][0]}{use}" if there else ""
 
 
 def _command(ppo: "PPO", steps: int, settings: Mapping[str, Any], options: argparse.Namespace) -> str:
     """How to go on with what was stopped."""
-    words = ["esper-masks", "train", "--logdir", options.logdir, "--resume"]
+    words, several = ["esper-masks"], ppo.world.size > 1
+    if several:
+        words = ["torchrun", "--nproc-per-node", str(ppo.world.size), "-m", "esper_masks"]
+    words += ["train", "--logdir", options.logdir, "--resume"]
     if ":" in settings["rules"]:
         words += ["--rules", settings["rules"]]
     if steps != ppo.config.horizon:
         words += ["--steps", str(steps)]
-    if ppo.env.device.type != "cpu":
-        words += ["--device", ppo.env.device.type]
-    return f"to go on{' under torchrun' * (ppo.world.size > 1)}: {shlex.join(words)}"
+    if ppo.env.device.type != "cpu":  # of several each has its own
+        words += ["--device", ppo.env.device.type if several else options.device]
+    return f"to go on: {shlex.join(words)}"
 
 
 def _tell(reason: str) -> None:
@@ -247,8 +253,7 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
     from esper_masks.rollout.train import TrainSettings, build, threads_for
 
     if options.resume is None:
-        if checkpoint.found(folder):
-            raise ValueError(f"{folder} has checkpoints: --resume goes on from them, --logdir names another folder")
+        _check_new(folder)
         world.wait()  # whoever is first will have made one
         settings = replace(TrainSettings(), **_given(options, SETTINGS))
         if options.calibration is not None:
@@ -270,8 +275,11 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
     told = dict(content["settings"])
     if (name := told.pop("rules", None)) is None:
         raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
-    if ":" in name and options.rules != name:
-        raise ValueError(f"the checkpoint is of rules in Python code, {name!r:.80}: give --rules too, to have it run")
+    if ":" in name:
+        if options.rules is None:
+            reason = f"the checkpoint is of rules in Python code, {name!r:.80}"
+            raise ValueError(f"{reason}: give --rules too, to have it run")
+        name = options.rules  # a path has many spellings; whether these are the same rules, their fingerprint says
     begun, config, rules = TrainSettings(**told), PPOConfig(**content["config"]), find_rules(name)
     _check_same(options, {"rules": name, **told, **content["config"]}, rules)
     settings, same_processes = replace(begun, **_given(options, FREE)), content["processes"] == world.size
@@ -296,6 +304,17 @@ def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[
             rate = f"the final learning rate, {config.final_learning_rate:g}"
             print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
     return ppo, {"rules": name, **settings.to_dict()}
+
+
+def _check_new(folder: Path) -> None:
+    """Raises: ValueError: a folder has checkpoints, or parts of them."""
+    from esper_masks.rollout import checkpoint
+
+    if checkpoint.found(folder):
+        raise ValueError(f"{folder} has checkpoints: --resume goes on from them, --logdir names another folder")
+    if alone := checkpoint.files(folder):
+        reason = f"{folder} has a part of a checkpoint, {alone[-1].name}, without the others"
+        raise ValueError(f"{reason}: put them beside it and --resume, or name another folder (--logdir)")
 
 
 def _number(count: int, what: str) -> str:

@@ -103,7 +103,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all pairs, or those that are named; 1 if a test failed or an environment could not be made."""
+    """Run all pairs, or those that are named; 1 if a test failed an environment could not be made, or no pair ran."""
     parser = argparse.ArgumentParser(prog="make matrix", description=__doc__)
     known = ["/".join(pair) for pair in PAIRS]
     parser.add_argument("--pairs", nargs="+", choices=known, default=known, metavar="PYTHON/TORCH")
@@ -116,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.append(run_pair(version, torch, rest))
         print(f"  {results[-1].verdict}", flush=True)
     print(table(results))
+    if all(result.verdict.startswith("skipped") for result in results):
+        print("no pair ran: none of these Pythons is here", file=sys.stderr)
+        return 1
     return 0 if all(result.verdict.startswith(("passed", "skipped")) for result in results) else 1
 
 

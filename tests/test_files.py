@@ -131,6 +131,17 @@ def test_standard_output_is_written_behind_what_was_printed(name: str, to: str, 
     assert said == b"before\ncontent\nafter\n"
 
 
+def test_a_short_write_to_standard_output_is_no_success(tmp_path: Path) -> None:
+    """As of a limit on the size of files, where Python has no buffer that would write the rest."""
+    code = "import resource, signal, sys; from esper_masks.files import write_file\n"
+    code += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    code += "write_file('/dev/stdout', bytes(3000))"
+    with open(tmp_path / "out", "wb") as out:
+        done = subprocess.run([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert b"File too large" in done.stderr
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, ""):
         with pytest.raises(IsADirectoryError):

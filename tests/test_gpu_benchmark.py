@@ -84,7 +84,7 @@ def test_some_parts_again(tmp_path: Path) -> None:
     assert result(tmp_path, "b") == before
     assert before["options"] == ["--device", "cuda", "--quick"]
     assert result(tmp_path, "a")["options"] == ["--device", "cuda"]
-    ran(tmp_path, passes)  # a whole run leaves nothing of the one before
+    ran(tmp_path, passes)  # a part that does not run keeps its file
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a-fake.json",
         "b-fake.json",
@@ -94,6 +94,17 @@ def test_some_parts_again(tmp_path: Path) -> None:
     ]
     ran(tmp_path, passes, *others)
     assert (tmp_path / LOG).read_text(encoding="utf-8").count("=====") == 2 * 3
+
+
+def test_without_the_device_results_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran(tmp_path, fake("a", PASSES), fake("b", PASSES))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    none = TELLS + "tell('checks', name='device', error='no CUDA device'); sys.exit(1)"
+    assert ran(tmp_path, fake("a", none), fake("b", none))[0] == 1
+    assert "there is no cuda device here" in capsys.readouterr().out
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after.pop(LOG).startswith(before.pop(LOG))
+    assert after == before
 
 
 def test_figures_stand_in_tables_with_ratios_and_shares(tmp_path: Path) -> None:
@@ -138,6 +149,8 @@ def test_what_cannot_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "file").write_text("")
     for options, words in (
         (["-o", str(tmp_path / "out"), "--only", "a,q"], "--only q: the parts are a, b"),
+        (["-o", str(tmp_path / "out"), "--only", ""], "--only names no part; the parts are a, b"),
+        (["-o", str(tmp_path / "out"), "--only", " ,"], "--only names no part; the parts are a, b"),
         (["-o", str(tmp_path / "file")], "is a file; it names a folder"),
         ([], "-o/--output"),
     ):

@@ -63,10 +63,19 @@ def test_a_run_without_a_report_is_no_pass(folder: Path) -> None:
     assert matrix.run_pair("3.12", "2.11.0", ["--no-such-option"]).verdict.startswith("pytest ended with 4")
 
 
-def test_this_python_is_found() -> None:
+def test_this_python_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / f"python{HERE}"
+    link.symlink_to(sys.executable)
+    (tmp_path / "python2.0").symlink_to(sys.executable)  # of another version than its name says
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    assert matrix.find_python(HERE) == str(link)
     assert matrix.find_python("2.0") is None
-    python = matrix.find_python(HERE)
-    assert python is None or Path(python).exists()
+
+
+def test_no_pair_that_ran_is_no_pass(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert matrix.main(["--pairs", "3.13/2.13.0"]) == 1
+    assert "no pair ran" in capsys.readouterr().err
 
 
 def test_the_pairs_are_those_of_the_classifiers() -> None:

@@ -10,12 +10,15 @@ import struct
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from contextlib import suppress
 from dataclasses import replace
 from fcntl import ioctl
 from pathlib import Path
 from random import Random
 from termios import TIOCSWINSZ
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZipFile
 
@@ -24,12 +27,13 @@ import torch
 
 import esper_masks as em
 from esper_masks.cli import main
-from esper_masks.rollout import MECHANICS, PPO, PPOConfig, checkpoint
+from esper_masks.rollout import MECHANICS, PPO, PPOConfig, checkpoint, load_policy
 from esper_masks.rollout.lock import FolderLock
 from esper_masks.rollout.logs import TrainingLog, draw_curve, learning_curve, read_metrics, sparklines
-from esper_masks.rollout.stopping import Stopping
+from esper_masks.rollout.stopping import NUMBERS, Stopping
 from esper_masks.rollout.train import TrainSettings, build, train
 from esper_masks.rollout.world import World
+from esper_masks.train_cli import _command
 
 SMALL = TrainSettings(envs=16, width=8)
 
@@ -98,11 +102,24 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     left = [".checkpoint-000000000100.pt.77.part", "checkpoint-000000000900-1-of-2.pt"]
+    checkpoint.save(begin(), SMALL.to_dict(), tmp_path)
     for name in (*left, "checkpoint-mine.pt"):
         (tmp_path / name).write_bytes(b"")
     train(begin(), 160, SMALL.to_dict(), tmp_path, report=nothing)
     assert sorted(path.name for path in tmp_path.iterdir())[-1] == "checkpoint-mine.pt"
     assert not any((tmp_path / name).exists() for name in left)
+
+
+def test_a_part_that_lies_alone_is_kept_and_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = checkpoint.load(checkpoint.save(begin(), {"rules": "esper-2025-12", **SMALL.to_dict()}, tmp_path / "a"))
+    folder, name = tmp_path / "b", "checkpoint-000000000900-1-of-2.pt"
+    folder.mkdir()
+    torch.save({**content, "processes": 2}, folder / name)
+    assert main(["train", "--steps", "160", "--logdir", str(folder)]) == 2
+    assert f"has a part of a checkpoint, {name}, without the others" in capsys.readouterr().err
+    assert load_policy(folder).env_steps == 0
+    train(begin(), 160, SMALL.to_dict(), folder, report=nothing)
+    assert (folder / name).exists()
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
@@ -373,6 +390,42 @@ def test_a_module_may_bring_the_mechanics_of_its_rules(
     monkeypatch.delitem(MECHANICS, "known-kind")
 
 
+def test_rules_in_python_code_go_on_by_whichever_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(KIND.format("esper-2025-12"), encoding="utf-8")
+    (tmp_path / "below").mkdir()
+    settings = {"rules": "./mine.py:RULES", **SMALL.to_dict(), "threads": 1}
+    checkpoint.save(begin(), settings, tmp_path / "log")
+    monkeypatch.chdir(tmp_path / "below")
+    go_on = ["train", "--logdir", "../log", "--resume", "--json", "--steps"]
+    assert main([*go_on, "160"]) == 2
+    assert "give --rules too" in capsys.readouterr().err
+    assert main([*go_on, "160", "--rules", "../mine.py:RULES"]) == 0
+    assert checkpoint.load("../log")["settings"]["rules"] == "../mine.py:RULES"
+    other = "from esper_masks import ruleset\nRULES = ruleset('esper-2025-11')\n"
+    (tmp_path / "other.py").write_text(other, encoding="utf-8")
+    capsys.readouterr()
+    assert main([*go_on, "320", "--rules", "../other.py:RULES"]) == 2
+    assert "the checkpoint is of other rules" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "told"),
+    [
+        (1, "cpu", "esper-masks train --logdir far --resume"),
+        (1, "cuda:1", "esper-masks train --logdir far --resume --device cuda:1"),
+        (2, "cuda:1", "torchrun --nproc-per-node 2 -m esper_masks train --logdir far --resume --device cuda"),
+    ],
+)
+def test_the_command_to_go_on_with(size: int, device: str, told: str) -> None:
+    ppo = SimpleNamespace(
+        world=World(0, size), config=PPOConfig(horizon=100), env=SimpleNamespace(device=torch.device(device))
+    )
+    options = Namespace(logdir="far", device=device)
+    assert _command(ppo, 100, {"rules": "esper-2025-12"}, options) == f"to go on: {told}"
+
+
 def test_the_command_names_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,7 +462,7 @@ def test_the_command_names_what_is_wrong(
         (
             ["--learning-rate", "1e30", "--steps", "1000", "--logdir", "far"],
             "after 500 steps the policy has diverged (gradient_norm: a fault (nan)): begin again with a smaller "
-            "--learning-rate than 1e+30; the last checkpoint is far/checkpoint-000000000000.pt, from which --resume",
+            "--learning-rate than 1e+30 and another --logdir; the last checkpoint is far/checkpoint-000000000000.pt\n",
         ),
         (["--resume", str(tmp_path / "evil.pt")], "of rules in Python code, 'evil:RULES': give --rules too"),
         (["--clip", "-1", "--logdir", "e"], "clip must be a number not below 0, got -1.0"),
@@ -544,6 +597,23 @@ def test_a_second_signal_quits_and_loses_no_checkpoint(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_second_signal_may_be_another_one() -> None:
+    before = [signal.getsignal(number) for number in NUMBERS]
+    with Stopping() as stopping:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert stopping.caught == signal.SIGINT
+
+
+def test_off_the_main_thread_it_runs_without_signals(tmp_path: Path) -> None:
+    codes: list[int] = []
+    for arguments in (["show"], ["train", "--envs", "20", "--steps", "500", "--logdir", str(tmp_path), "--json"]):
+        thread = Thread(target=lambda given=arguments: codes.append(main(given)))
+        thread.start()
+        thread.join(timeout=120)
+    assert codes == [0, 0]
+
+
 def test_what_is_ignored_is_still_ignored() -> None:
     """As SIGHUP under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -645,6 +715,20 @@ def test_a_folder_is_of_one_training(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["train", "--logdir", str(tmp_path), "--steps", "500", "--resume", "--json"]) == 0
     with FolderLock(tmp_path) as other:
         other.take()
+
+
+def test_a_folder_is_looked_at_again_once_it_is_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, folder = FolderLock.take, tmp_path / "new"
+
+    def late(lock: FolderLock) -> None:
+        checkpoint.save(begin(), SMALL.to_dict(), folder)  # another, which began and ended after the first look
+        take(lock)
+
+    monkeypatch.setattr(FolderLock, "take", late)
+    code, _, err = run(capsys, "--steps", "500", "--logdir", str(folder))
+    assert (code, f"{folder} has checkpoints: --resume goes on from them" in err) == (2, True)
 
 
 def test_flags_that_none_can_have_make_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.gpu.parts import LOG, PARTS, SLOWER, Part, found, run_part
+from benchmarks.gpu.parts import LOG, PARTS, SLOWER, Part, found, run_part, without_device, write_result
 from benchmarks.gpu.summary import summary
 
 SUMMARY = "summary.md"
@@ -25,9 +25,8 @@ def main(arguments: Sequence[str], parts: Sequence[Part] = PARTS) -> int:
     wanted = [part for part in parts if not options.only or part.letter in options.only]
     given = ["--device", options.device, *(["--quick"] if options.quick else [])]
     options.output.mkdir(parents=True, exist_ok=True)
-    if not options.only:  # a whole run: nothing of one before stays
-        for name in (LOG, *(part.file for part in parts)):
-            (options.output / name).unlink(missing_ok=True)
+    log = options.output / LOG
+    old = log.stat().st_size if not options.only and log.exists() else 0  # of a whole run before
     slower = SLOWER if options.device == "cpu" else 1
     passed = True
     with tempfile.TemporaryDirectory() as cache, _ended_by_sigterm():
@@ -36,6 +35,13 @@ def main(arguments: Sequence[str], parts: Sequence[Part] = PARTS) -> int:
             result = run_part(part, options.output, given, part.limit * slower, cache)
             passed &= result["verdict"] == "passed"
             print(f"{result['verdict']} ({result['seconds']:.0f} s)", flush=True)
+            if without_device(result) and found(options.output, parts):
+                print(f"there is no {options.device} device here; the results in {options.output} stay as they are")
+                return 1
+            write_result(part, options.output, result)
+            if old:
+                log.write_bytes(log.read_bytes()[old:])
+                old = 0
             text = summary(found(options.output, parts))
             (options.output / SUMMARY).write_text(text, encoding="utf-8")
     print(f"written to {options.output / SUMMARY}")
@@ -51,10 +57,12 @@ def _options(arguments: Sequence[str], parts: Sequence[Part]) -> argparse.Namesp
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results are written")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="few and small sizes, to see that all of it runs")
-    parser.add_argument("--only", default="", metavar="a,c", help="these parts; results of others stay")
+    parser.add_argument("--only", metavar="a,c", help="these parts; results of others stay")
     options = parser.parse_args(arguments)
-    options.only = [letter.strip() for letter in options.only.split(",") if letter.strip()]
-    letters = [part.letter for part in parts]
+    given, letters = options.only is not None, [part.letter for part in parts]
+    options.only = [letter.strip() for letter in (options.only or "").split(",") if letter.strip()]
+    if given and not options.only:
+        parser.error(f"--only names no part; the parts are {', '.join(letters)}")
     if unknown := [letter for letter in options.only if letter not in letters]:
         parser.error(f"--only {','.join(unknown)}: the parts are {', '.join(letters)}")
     if options.output.exists() and not options.output.is_dir():

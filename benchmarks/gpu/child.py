@@ -13,7 +13,7 @@ from threading import Timer
 
 import torch
 
-from benchmarks.gpu.parts import CHILD, PARTS, SLOWER
+from benchmarks.gpu.parts import CHILD, DEVICE, PARTS, SLOWER
 from benchmarks.gpu.report import Report
 
 READY, GO = "ready", "go"
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     told = Report(options.told)
     if options.device == "cuda" and not torch.cuda.is_available():
-        told.check("device", f"torch {torch.__version__} finds no CUDA device here")
+        told.check(DEVICE, f"torch {torch.__version__} finds no CUDA device here")
         return 1
     module = importlib.import_module(f"benchmarks.gpu.{options.part}")
     if not options.job:

@@ -15,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 LOG = "log.txt"
+DEVICE = "device"  # the only check of a part where there is none
 SLOWER = 20  # times that a CPU may take: there a graph builds for a minute, and two cores do all of it
 CHILD = (sys.executable, "-m", "benchmarks.gpu.child")
 
@@ -59,11 +60,11 @@ PARTS = (  # whatever takes part later has a row in one of these, and the limits
 
 
 def run_part(part: Part, folder: Path, options: Sequence[str], limit: float, cache: str) -> Result:
-    """Run a part to its end or to its limit, and write what it told to its file in the folder.
+    """Run a part to its end or to its limit; gives what it told.
 
     Args:
         part: which.
-        folder: for the result; what the part prints goes to the log there.
+        folder: what the part prints goes to the log there.
         options: for its command.
         limit: seconds; then it is killed, with all that it started.
         cache: a folder for compiled code, which the parts share.
@@ -93,8 +94,17 @@ def run_part(part: Part, folder: Path, options: Sequence[str], limit: float, cac
         result = {"part": part.letter, "title": part.title, "options": list(options)}
         result |= {"seconds": perf_counter() - began, "limit": limit, "exit_code": code, **_read(told)}
     result["verdict"] = verdict(result)
-    (folder / part.file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def without_device(result: Result) -> bool:
+    """Whether a part did not begin, since the device is not there."""
+    return [check["name"] for check in result["checks"]] == [DEVICE]
+
+
+def write_result(part: Part, folder: Path, result: Result) -> None:
+    """Write a part's file, in place of one of a run before."""
+    (folder / part.file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

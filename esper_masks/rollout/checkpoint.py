@@ -99,7 +99,7 @@ def _appears(path: Path) -> bool:
 def found(folder: Path) -> list[tuple[Path, ...]]:
     """The checkpoints in a folder that are whole, the oldest first, each with the files of its processes by rank."""
     there: dict[tuple[int, int], dict[int, Path]] = defaultdict(dict)
-    for path in folder.glob("checkpoint-*.pt"):
+    for path in files(folder):
         if name := NAME.fullmatch(path.name):
             steps, rank, size = name.groups()
             there[int(steps), int(size or 1)][int(rank or 0)] = path
@@ -108,10 +108,15 @@ def found(folder: Path) -> list[tuple[Path, ...]]:
     ]
 
 
+def files(folder: Path) -> list[Path]:
+    """The files in a folder that have names of checkpoints, the oldest first; parts that lie alone, too."""
+    return sorted(path for path in folder.glob("checkpoint-*.pt") if NAME.fullmatch(path.name))
+
+
 def clean(folder: Path) -> None:
-    """Remove what processes that were killed have left: parts of files, and of checkpoints."""
+    """Remove what processes that were killed have left: parts of files, and, beside whole ones, of checkpoints."""
     whole = {path for parts in found(folder) for path in parts}
-    alone = {path for path in folder.glob("checkpoint-*.pt") if NAME.fullmatch(path.name)} - whole
+    alone = [path for path in files(folder) if path not in whole] if whole else []  # it may be all that there is
     for path in (*folder.glob(".checkpoint-*.part"), *alone):
         path.unlink(missing_ok=True)
 
@@ -143,12 +148,16 @@ def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, 
 def read_any(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read any one part of a checkpoint, or of the newest of a folder: all of them have the policy.
 
+    Where no checkpoint in the folder is whole, the newest part will do.
+
     Raises:
         OSError: it cannot be read.
         CheckpointError: there is none, it is damaged, or of something else.
     """
     place = Path(path)
-    return _read(_newest(place)[0] if place.is_dir() else place)
+    if place.is_dir():
+        place = files(place)[-1] if not found(place) and files(place) else _newest(place)[0]
+    return _read(place)
 
 
 def _newest(folder: Path) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -12,9 +13,9 @@ SAID = "stopping after this update; again to quit without saving"
 
 
 class Stopping:
-    """A context in which SIGINT, SIGTERM and SIGHUP only ask for an end; each of them a second time is as without this.
+    """A context in which SIGINT, SIGTERM and SIGHUP only ask for an end; a second one, whichever, is as without this.
 
-    A signal that the process ignores, as under ``nohup``, is still ignored.
+    A signal that the process ignores, as under ``nohup``, is still ignored. Off the main thread nothing is caught.
 
     Attributes:
         caught: the signal that this process was sent, or 0.
@@ -29,7 +30,8 @@ class Stopping:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stopping":
-        for number in NUMBERS:
+        here = threading.current_thread() is threading.main_thread()  # no other may have handlers
+        for number in NUMBERS if here else ():
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -39,7 +41,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(number, self._before[number])
+        self.__exit__()
         self.caught = number
         if self.say and sys.stderr is not None:
             # past Python's streams, in the middle of whose work this may be; a terminal shows ^C and the live line
