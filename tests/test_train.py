@@ -35,6 +35,7 @@ from esper_masks.rollout.train import TrainSettings, build, train
 from esper_masks.rollout.world import World
 from esper_masks.train_cli import _command
 
+NO_SPACE = "No space left on device; make room, or name another place"
 SMALL = TrainSettings(envs=16, width=8)
 
 
@@ -556,7 +557,7 @@ def test_a_picture_that_cannot_be_kept_fails_nothing(
     code, out, err = run(capsys, "--steps", "500", "--logdir", str(tmp_path), "--json")
     assert code == 0
     assert json.loads(out)["env_steps"] == 500
-    assert err == f"esper-masks train: no learning curve: {tmp_path}/learning-curve.png: No space left on device\n"
+    assert err == f"esper-masks train: no learning curve: {tmp_path}/learning-curve.png: {NO_SPACE}\n"
 
 
 def test_a_reader_that_goes_away_fails_nothing(tmp_path: Path) -> None:
@@ -650,7 +651,7 @@ def test_a_full_disk_ends_it_by_a_line_that_says_what_is_left(
     assert code == 2
     names = [tmp_path / f"checkpoint-{steps:012}.pt" for steps in (1000, 0)]
     left = f"the last checkpoint is {names[1]}, from which --resume goes on"
-    assert err == f"esper-masks train: {names[0]}: No space left on device; {left}\n"
+    assert err == f"esper-masks train: {names[0]}: {NO_SPACE}; {left}\n"
 
 
 def command(folder: Path | bytes, *flags: str) -> list[Any]:
@@ -661,7 +662,7 @@ def test_a_summary_that_cannot_be_printed_costs_no_training(tmp_path: Path) -> N
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(command(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     path = tmp_path / "checkpoint-000000000500.pt"
-    reason = f"the summary cannot be printed (No space left on device); all is saved: {path}"
+    reason = f"the summary cannot be printed ({NO_SPACE}); all is saved: {path}"
     assert (done.returncode, done.stderr) == (2, f"esper-masks train: {reason}\n")
     assert checkpoint.load(path)["env_steps"] == 500
 
