@@ -229,8 +229,9 @@ class FactoredCategorical(Distribution):
     def _check_value(self, name: str, value: Tensor) -> Tensor:
         """Whole actions ``[*sample, ..., heads]``; those of ``enumerate_support(expand=False)`` for each row."""
         batch, names = self.batch_shape, self.masks.layout.head_names
-        size = layout_tables(self.masks.layout, self.masks.device).size
-        if isinstance(value, Tensor) and value.shape == (size, *[1] * len(batch), len(names)):
+        # axes of 1 first: whoever exports a program has a batch of any size, that of the whole actions among them
+        ones = isinstance(value, Tensor) and value.ndim > 1 and value.shape[1:] == (*[1] * len(batch), len(names))
+        if ones and len(value) == layout_tables(self.masks.layout, self.masks.device).size:
             value = value.expand(-1, *batch, -1)
         check_actions(name, value, batch, names)
         return value
