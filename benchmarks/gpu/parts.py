@@ -70,6 +70,7 @@ def run_part(part: Part, folder: Path, options: Sequence[str], limit: float, cac
         cache: a folder for compiled code, which the parts share.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
+    environment.setdefault("OMP_NUM_THREADS", "1")  # threads of a CPU wait actively, while other jobs build
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": cache}
     with tempfile.TemporaryDirectory() as scratch, (folder / LOG).open("ab") as log:
         told = Path(scratch) / "told.jsonl"
