@@ -268,7 +268,8 @@ class PPO:
             raise InvalidStateMachineError("another process of the training met a fault, and says which")
         near = far <= 1.5 * config.target_kl
         if near:
-            self.optimizer.step()
+            with torch.device("cpu"):  # torch 2.11 counts its steps on the default device, which may be "meta"
+                self.optimizer.step()
         with torch.no_grad():
             figures = {"policy_loss": policy_loss, "value_loss": value_loss, "kl": kl, "gradient_norm": norm}
             figures["clip_fraction"] = (ratio != clipped).float().mean()
