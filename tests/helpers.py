@@ -93,6 +93,18 @@ class OpRecorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class FunctionRecorder(torch.overrides.TorchFunctionMode):
+    """Functions of torch that are called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: list[Any] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.functions.append(function)
+        return function(*args, **(kwargs or {}))
+
+
 def assert_near(ours: Tensor, expected: Any, tolerance: float | None = None) -> None:
     """Equal up to rounding, infinities where the other has them, or an error that names the worst place."""
     other = torch.as_tensor(expected, dtype=torch.float64, device=ours.device)

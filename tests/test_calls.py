@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import esper_masks as em
 from esper_masks import calls, decision, factored
 from esper_masks.drawing import ROUNDS, counted_uniforms, random_key, threefry
-from tests.helpers import assert_near
+from tests.helpers import FunctionRecorder, assert_near
 from tests.test_decision import BATCH, composed, engine_of, inputs, traced  # noqa: F401  # a fixture
 
 
@@ -178,19 +178,13 @@ def test_transforms_and_modes_see_each_op(compiled: em.DecisionStep, warm: bool)
     assert len(drawn.unique(dim=0)) > 1
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert type(step(states, logits).actions) is not Tensor
-    seen: list[Any] = []
-
-    class Watching(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            seen.append(function)
-            return function(*args, **(kwargs or {}))
-
-    for watching in (Watching(), torch.autograd.forward_ad.dual_level(), torch.compiler.set_stance("force_eager")):
+    watched = FunctionRecorder()
+    for watching in (watched, torch.autograd.forward_ad.dual_level(), torch.compiler.set_stance("force_eager")):
         before = len(step._runs)
         with watching:
             assert torch.equal(step(states, logits, noise=noise).actions, actions)
         assert len(step._runs) == before
-    assert torch.exp in seen or Tensor.exp in seen
+    assert torch.exp in watched.functions or Tensor.exp in watched.functions
     assert compiled(states, logits).log_prob.isfinite().all()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks import calls, faults, torch_private
 from esper_masks.errors import InvalidStateMachineError
-from tests.helpers import assert_near
+from tests.helpers import FunctionRecorder, assert_near
 from tests.test_calls import Sums
 from tests.test_decision import composed, engine_of, inputs
 
@@ -133,14 +133,11 @@ def test_without_watching_transforms_are_left_to_torch(take: Taken) -> None:
     pair = torch.stack([logits, logits.flip(0)])
     scored = torch.vmap(lambda x: step.evaluate(x, masks, expected.actions).log_prob)(pair)
     assert_near(scored[0], score.detach(), 1e-5)
-    seen: list[Any] = []
-
-    class Watching(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            seen.append(function)
-            return function(*args, **(kwargs or {}))
-
-    for watching in (Watching(), torch.autograd.forward_ad.dual_level(), torch.compiler.set_stance("force_eager")):
+    for watching in (
+        FunctionRecorder(),
+        torch.autograd.forward_ad.dual_level(),
+        torch.compiler.set_stance("force_eager"),
+    ):
         with watching:
             assert torch.equal(step(states, logits, noise=noise).actions, expected.actions)
 
