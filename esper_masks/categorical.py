@@ -19,6 +19,7 @@ from esper_masks.checks import (
     check_logits,
     check_min_prob,
     check_noise,
+    no_gradient,
 )
 from esper_masks.faults import Validate, check_mode, raise_faults
 from esper_masks.softmax import MaskedSoftmax, Slabs, arithmetic, divergence, exceeds, normalized, unrolls
@@ -217,10 +218,7 @@ class MaskedCategorical(Distribution):
         Raises:
             NotImplementedError: always; says what has one.
         """
-        raise NotImplementedError(
-            "actions are discrete and have no gradient: weight log_prob(sample()) by what the action was worth, or sum "
-            "over all actions by probs (docs/policies.md, expectations)"
-        )
+        raise no_gradient("over all actions by probs")
 
     @property
     def mode(self) -> Tensor:

@@ -138,6 +138,14 @@ def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
     return noise.to(like.dtype).clamp_min(0)
 
 
+def no_gradient(how: str) -> NotImplementedError:
+    """The error of ``rsample``: what has a gradient instead, a sum ``how`` among it."""
+    return NotImplementedError(
+        "actions are discrete and have no gradient: weight log_prob(sample()) by what the action was worth, or sum "
+        f"{how} (docs/policies.md, expectations)"
+    )
+
+
 def check_generator(generator: object, shape: Sequence[int]) -> None:
     """Raise ``TypeError`` unless a generator is None: what is drawn from it is given as noise of a shape."""
     if generator is not None:

@@ -15,6 +15,7 @@ from esper_masks.checks import (
     check_expands,
     check_generator,
     check_noise,
+    no_gradient,
 )
 from esper_masks.drawing import uniforms
 from esper_masks.faults import Validate, check_mode, raise_faults
@@ -169,10 +170,7 @@ class FactoredCategorical(Distribution):
         Raises:
             NotImplementedError: always; says what has one.
         """
-        raise NotImplementedError(
-            "actions are discrete and have no gradient: weight log_prob(sample()) by what the action was worth, or sum "
-            "over enumerate_support() by log_prob(...).exp() (docs/policies.md, expectations)"
-        )
+        raise no_gradient("over enumerate_support() by log_prob(...).exp()")
 
     def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Tensor:
         shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
