@@ -29,7 +29,7 @@ from esper_masks.bench.plot import check_plot
 from esper_masks.bench.suite import BenchError, machine
 from esper_masks.files import check_output, write_file
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
-from esper_masks.rollout.train import BASELINES, TrainSettings, learned, returns_of
+from esper_masks.rollout.training.train import BASELINES, TrainSettings, learned, returns_of
 from esper_masks.viz import compare_trainings
 from esper_masks.viz.style import save
 

@@ -39,7 +39,7 @@ from esper_masks.bench.libraries import LIBRARIES
 from esper_masks.bench.suite import machine
 from esper_masks.files import check_output, write_file
 from esper_masks.rollout import PPO, LifecycleEnv, PPOConfig
-from esper_masks.rollout.train import TrainSettings, build
+from esper_masks.rollout.training.train import TrainSettings, build
 
 RULES = "esper-2025-12"
 CONFIG = PPOConfig(target_kl=float("inf"))

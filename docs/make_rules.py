@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import esper_masks as em
-from esper_masks.show import gates
+from esper_masks.inspection.describe import gates
 
 PAGE = Path(__file__).resolve().with_name("rules.md")
 PART = re.compile(r"(<!-- rules: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -3,25 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import esper_masks.starting
-import esper_masks.waiting  # noqa: F401  # both before torch is imported
+import esper_masks.starting  # noqa: F401  # before torch is imported
 
 # isort: split
 from esper_masks import compat, reference
-from esper_masks.buffer import Minibatch, RolloutBuffer
-from esper_masks.categorical import MaskedCategorical
-from esper_masks.decision import DecisionStep
-from esper_masks.decision_rows import Decision, Evaluation
-from esper_masks.engine import MaskEngine
+from esper_masks.actions.joint import JointActions
+from esper_masks.actions.layout import ActionLayout, HeadLayout
+from esper_masks.decision.buffer import Minibatch, RolloutBuffer
+from esper_masks.decision.rows import Decision, Evaluation
+from esper_masks.decision.step import DecisionStep
+from esper_masks.distributions.categorical import MaskedCategorical
+from esper_masks.distributions.factored import FactoredCategorical
+from esper_masks.distributions.faults import raise_on_fault
 from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateError
-from esper_masks.factored import FactoredCategorical
-from esper_masks.faults import raise_on_fault
-from esper_masks.joint import JointActions
-from esper_masks.layout import ActionLayout, HeadLayout
-from esper_masks.pytree import ActionMasks
+from esper_masks.masks.engine import MaskEngine
+from esper_masks.masks.masks import ActionMasks
+from esper_masks.masks.slots import SlotState
 from esper_masks.rules import Head, MaskRules, Op
 from esper_masks.rulesets import ruleset, rulesets
-from esper_masks.slots import SlotState
 
 if TYPE_CHECKING:
     from esper_masks import interop as interop

@@ -1,5 +1,5 @@
 import sys
 
-from esper_masks.cli import main
+from esper_masks.cli.entry import main
 
 sys.exit(main())

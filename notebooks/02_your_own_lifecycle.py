@@ -35,7 +35,7 @@ from enum import IntEnum
 import torch
 
 import esper_masks as em
-from esper_masks.verify import verify
+from esper_masks.inspection.verify import verify
 
 Bed = IntEnum("Bed", "FREE RESERVED OCCUPIED ISOLATED CLEANING", start=0)
 Test = IntEnum("Test", "PENDING NEGATIVE POSITIVE", start=0)

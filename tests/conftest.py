@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from esper_masks import categorical, factored, unrolled
+from esper_masks.distributions import categorical, factored, unrolled
 
 settings.register_profile(
     "default",

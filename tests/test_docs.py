@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import esper_masks as em
-from esper_masks.cli import main
+from esper_masks.cli.entry import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -41,7 +41,7 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 sys.argv, sys.orig_argv = ["-m", "show"], ["python", "-m", "esper_masks", "show"]
 esper_masks.starting.begin()
 assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-from esper_masks.cli import main
+from esper_masks.cli.entry import main
 main(["show"])
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a background job

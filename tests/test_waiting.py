@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper_masks.rollout.train import threads_for
-from esper_masks.waiting import wait_briefly
+from esper_masks.rollout.training.train import threads_for
+from esper_masks.starting import wait_briefly
 
 BRIEF = {"GOMP_SPINCOUNT": "1000"}
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}

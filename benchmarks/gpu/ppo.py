@@ -7,10 +7,10 @@ import torch
 
 import esper_masks as em
 from esper_masks.rollout import PPO, LifecycleEnv, PPOConfig
-from esper_masks.rollout.acting import Situation
-from esper_masks.rollout.policy import FactoredActorCritic
-from esper_masks.rollout.state import State
-from esper_masks.rollout.world import World
+from esper_masks.rollout.env.state import State
+from esper_masks.rollout.training.policy import FactoredActorCritic
+from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.rollouts import Situation
 
 RULES = "esper-2025-12"
 CONFIG = PPOConfig(target_kl=float("inf"))  # so that each update has as many optimizer steps

@@ -12,7 +12,7 @@ from benchmarks.gpu.measuring import seconds, wait
 from benchmarks.gpu.ppo import CONFIG, RULES, training
 from benchmarks.gpu.report import Report
 from esper_masks.rollout import LifecycleEnv
-from esper_masks.rollout.baselines import random_legal
+from esper_masks.rollout.env.baselines import random_legal
 
 ENVS, QUICK = (4096, 16384, 65536, 262144), (512,)
 ITERATIONS = 3

@@ -14,7 +14,7 @@ import esper_masks as em
 from benchmarks.gpu.child import in_turn
 from benchmarks.gpu.ppo import RULES, training
 from benchmarks.gpu.report import Report
-from esper_masks.rollout.world import World
+from esper_masks.rollout.training.processes import World
 
 ENVS, QUICK = 16384, 256
 WIDTHS = (64, 1024)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 import esper_masks as em
 from esper_masks.bench.inputs import Decision, Head
 from esper_masks.bench.libraries import LIBRARIES, entropies
-from esper_masks.torch_private import mark_dynamic
+from esper_masks.compiled.torch_private import mark_dynamic
 
 Step = Callable[..., Any]
 

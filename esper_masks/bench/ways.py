@@ -14,7 +14,7 @@ from esper_masks.bench.cases import LOOPS, PEERS, Case
 from esper_masks.bench.inputs import LIMIT, Decision, random_states, state_dicts
 from esper_masks.bench.libraries import FILL
 from esper_masks.bench.rows import Row, check, near, separate
-from esper_masks.decision import Mode
+from esper_masks.decision.step import Mode
 
 Run = Callable[[], Any]
 Verify = Callable[[Any], None]

@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from esper_masks.engine import MaskEngine
-from esper_masks.masks import ActionMasks
-from esper_masks.rule_checks import INT32, OP, SLOT
+from esper_masks.masks.engine import MaskEngine
+from esper_masks.masks.masks import ActionMasks
+from esper_masks.masks.stage_words import BELOW
 from esper_masks.rules import MaskRules
-from esper_masks.tables import BELOW
+from esper_masks.rules.names import INT32, OP, SLOT
 
 S = TypeVar("S")
 

@@ -22,8 +22,8 @@ from esper_masks.compat.environment import (
     make_engine,
 )
 from esper_masks.compat.masked_logits import WithMaskedLogits
-from esper_masks.engine import MaskEngine
 from esper_masks.errors import InvalidStateMachineError
+from esper_masks.masks.engine import MaskEngine
 from esper_masks.rulesets import ruleset
 
 __all__ = [

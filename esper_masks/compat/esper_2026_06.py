@@ -22,11 +22,11 @@ from esper_masks.compat.environment import (
     make_engine,
 )
 from esper_masks.compat.masked_logits import MASKED_LOGIT_VALUE, WithMaskedLogits
-from esper_masks.engine import MaskEngine
+from esper_masks.compiled.torch_private import under_vmap
+from esper_masks.distributions.faults import raise_faults
 from esper_masks.errors import InvalidStateMachineError
-from esper_masks.faults import raise_faults
+from esper_masks.masks.engine import MaskEngine
 from esper_masks.rulesets import ruleset
-from esper_masks.torch_private import under_vmap
 
 __all__ = [
     "MASKED_LOGIT_VALUE",

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from esper_masks import categorical
-from esper_masks.softmax import arithmetic
+from esper_masks.distributions import categorical
+from esper_masks.distributions.softmax import arithmetic
 
 MASKED_LOGIT_VALUE = -1e4
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from esper_masks.extras import needs
-from esper_masks.interop.forms import ActionForm, Form, Hosted, HostEnv
+from esper_masks.interop.hosts import ActionForm, Form, Hosted, HostEnv
 from esper_masks.rules import MaskRules
 
 with needs("interop.gymnasium"):

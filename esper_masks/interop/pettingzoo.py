@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from esper_masks.extras import needs
-from esper_masks.interop.forms import Form, check_form, rows_of
-from esper_masks.masks import ActionMasks
+from esper_masks.interop.hosts import Form, check_form, rows_of
+from esper_masks.masks.masks import ActionMasks
 
 with needs("interop.pettingzoo"):
     import numpy as np

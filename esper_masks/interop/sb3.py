@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from esper_masks.extras import needs
-from esper_masks.interop.forms import Form, Hosted, HostEnv
+from esper_masks.interop.hosts import Form, Hosted, HostEnv
 from esper_masks.rules import MaskRules
 
 with needs("interop.sb3"):

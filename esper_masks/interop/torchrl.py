@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-import esper_masks.categorical
-import esper_masks.factored
+from esper_masks import distributions
+from esper_masks.actions.layout import ActionLayout
 from esper_masks.extras import needs
-from esper_masks.interop.forms import ActionForm, Form, make_env
-from esper_masks.layout import ActionLayout
-from esper_masks.masks import ActionMasks
+from esper_masks.interop.hosts import ActionForm, Form, make_env
+from esper_masks.masks.masks import ActionMasks
 from esper_masks.rules import MaskRules
 
 with needs("interop.torchrl"):
@@ -166,7 +165,7 @@ class _InNats(Distribution):
         return self.mode
 
 
-class MaskedCategorical(_InNats, esper_masks.categorical.MaskedCategorical):
+class MaskedCategorical(_InNats, distributions.MaskedCategorical):
     """``MaskedCategorical`` for a ``ProbabilisticActor``: one discrete action, such as the index of a whole one.
 
     ``entropy()`` is in nats, which is what TorchRL's losses take it for; ``normalized_entropy()`` is that of the
@@ -177,7 +176,7 @@ class MaskedCategorical(_InNats, esper_masks.categorical.MaskedCategorical):
     """
 
 
-class FactoredCategorical(_InNats, esper_masks.factored.FactoredCategorical):
+class FactoredCategorical(_InNats, distributions.FactoredCategorical):
     """``FactoredCategorical`` of words, for a ``ProbabilisticActor``: exact under the masks, all heads in one action.
 
     ``entropy()`` is in nats, which is what TorchRL's losses take it for; ``normalized_entropy()`` is that of the

@@ -22,8 +22,8 @@ from esper_masks.reference.policy import (
     raw_entropy,
     sample,
 )
-from esper_masks.rule_checks import OP, SLOT
 from esper_masks.rules import Head, MaskRules, Op
+from esper_masks.rules.names import OP, SLOT
 
 Row = tuple[Floats, Mask]  # logits, and which of them count
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from esper_masks.rule_checks import OP, SLOT
 from esper_masks.rules import Head, MaskRules, Op
+from esper_masks.rules.names import OP, SLOT
 
 SlotRow = Sequence[int]  # stage, age, *features
 Action = tuple[int, ...]  # one value per head

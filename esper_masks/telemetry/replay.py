@@ -10,7 +10,7 @@ from typing import BinaryIO
 import torch
 
 from esper_masks import reference
-from esper_masks.engine import MaskEngine
+from esper_masks.masks.engine import MaskEngine
 from esper_masks.rules import MaskRules, Op
 from esper_masks.telemetry.events import (
     Germinated,

@@ -1,6 +1,6 @@
 """What pictures are given: errors that say what came and what was wanted."""
 
-from esper_masks.masks import ActionMasks
+from esper_masks.masks.masks import ActionMasks
 from esper_masks.rules import MaskRules
 
 

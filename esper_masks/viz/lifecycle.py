@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from esper_masks.inspection.describe import stayers, takers
 from esper_masks.rules import MaskRules
-from esper_masks.show import stayers, takers
 from esper_masks.viz.checks import check_rules_given
 from esper_masks.viz.routes import Box, Point, Route, around, place, routes
 from esper_masks.viz.style import BLACK, MUTED, Look, look, new_figure

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from esper_masks.actions.layout import ActionLayout
 from esper_masks.checks import check_integer
-from esper_masks.layout import ActionLayout
-from esper_masks.masks import ActionMasks
-from esper_masks.rule_checks import OP
+from esper_masks.masks.masks import ActionMasks
+from esper_masks.rules.names import OP
 from esper_masks.viz.checks import check_masks_given
 from esper_masks.viz.style import BLUE, from_zero, look, new_figure, percents, plain
 

@@ -3,8 +3,8 @@
 import textwrap
 from typing import TYPE_CHECKING
 
+from esper_masks.inspection.describe import COLOURS, gates, verdict
 from esper_masks.rules import MaskRules
-from esper_masks.show import COLOURS, gates, verdict
 from esper_masks.viz.checks import check_rules_given
 from esper_masks.viz.style import GRID, MUTED, new_figure
 

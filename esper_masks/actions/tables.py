@@ -1,0 +1,277 @@
+"""The lookup tensors of a layout on one device: what unpacking words and numbering whole actions need.
+
+They are modules, because a compiler takes the numbers and shapes of a module as constants, guards its tensors by
+identity, and so never serves the tables of one layout to the masks of another.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_masks.actions.contexts import Heads, build_contexts, given_op, shut_heads
+from esper_masks.actions.layout import ActionLayout, HeadLayout
+from esper_masks.rules.names import OP, SLOT
+
+KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made when it is asked for
+
+
+class HeadTables(nn.Module):
+    """Constants of one head.
+
+        for op, choice in product(ops, choices):
+            by_op[op, choice]            ==  choice in head.by_op[op]
+            open_words[choice] >> op & 1 ==  choice in head.opened[op]
+
+    Args:
+        head: the head.
+        device: where the tables live.
+    """
+
+    open_words: Tensor  # int32 [n]: the ops of which one must be legal for the choice to be open
+    closed: Tensor  # bool [n]: the mask while no such op is legal; the whole mask of a static head
+    by_op: Tensor  # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
+
+    def __init__(self, head: HeadLayout, device: torch.device):
+        super().__init__()
+        choices = range(head.size)
+        words = [sum(1 << op for op, row in enumerate(head.opened) if v in row) for v in choices]
+        self.size, self.canonical, self.users, self.openers = head.size, head.canonical, head.users, head.openers
+        self.register_buffer("open_words", torch.tensor(words, dtype=torch.int32, device=device))
+        self.register_buffer("closed", torch.tensor([v in head.closed for v in choices], device=device))
+        self.register_buffer("by_op", torch.tensor([[v in row for v in choices] for row in head.by_op], device=device))
+
+
+class ContextTables(nn.Module):
+    """Constants of the contexts in which a whole action is drawn.
+
+    ``drawn`` has, for every head but op that is drawn, the head, its contexts and all of them as one. Tables over
+    choices are flat, ``[width * contexts]``: choice k in context c is entry ``k * contexts + c``.
+
+    Args:
+        layout: heads and ops.
+        by_op: see ``build_contexts``.
+        limited: see ``build_contexts``.
+        device: where the tables live.
+    """
+
+    columns: Tensor  # int64 [width * contexts]: column of the logits; 0 where padded
+    words: Tensor  # int64 [width * contexts]: which word decides; 0 where padded
+    bits: Tensor  # int32 [width * contexts, 1]: the bits it must share; 0 where padded, so that nothing is legal there
+    drawn_bits: Tensor  # int32 [drawn, width]: the bits of the contexts of a head as one
+    limits: Tensor | None  # int64 [width * contexts]: column of the limits; one past the last for none
+    needed_by: Tensor  # int32 [contexts, 1]
+    users: Tensor  # bool [ops, contexts, 1]: the op draws a head other than op in this context
+    heads: Tensor  # int64 [contexts]
+    places: Tensor  # int64 [1 + ops + 1, heads]: where the head is drawn under the op; contexts + head if it is not
+    canonical: Tensor  # int64 [heads, 1]
+    members: Tensor  # bool [heads, contexts, 1]: the context is one of the head's
+    plain_members: Tensor  # bool [heads, contexts, 1]: and the head's own entropy is taken in it
+    plain: Tensor  # int64 [heads]: the first such context
+    powers: Tensor  # int64 [heads, 1]: bit of the head in a fault word
+
+    def __init__(self, layout: ActionLayout, by_op: Heads, limited: Heads, device: torch.device):
+        super().__init__()
+        self.contexts = contexts = build_contexts(layout, by_op, limited)
+        self.by_op, self.limited = by_op, limited
+        self.width, self.count = max(context.size for context in contexts), len(contexts)
+        self.op_at = contexts[0].head
+        self.sizes = [head.size for head in layout.heads]
+        self.canonical_choices = [head.canonical for head in layout.heads]
+        draw = [i for i, context in enumerate(contexts) if i and context.users]
+        parts = {contexts[i].head: tuple(j for j in draw if contexts[j].head == contexts[i].head) for i in draw}
+        self.drawn = tuple((head, at, given_op([contexts[i] for i in at])) for head, at in parts.items())
+        self.shut = tuple(layout.heads[head].openers for head in shut_heads(layout))
+        heads, ops = range(len(layout.heads)), range(len(layout.ops))
+        unlimited = 2 * sum(layout.heads[head].size for head in limited)
+        limits = [[unlimited if c.limit is None else c.limit + k for k in range(c.size)] for c in contexts]
+        places = [[self.count + head for head in heads] for _ in range(len(ops) + 2)]
+        for i, context in enumerate(contexts):
+            for row in places if i == 0 else (places[1 + op] for op in ops if context.users >> op & 1):
+                row[context.head] = i
+        users = [[[i > 0 and context.users >> op & 1 != 0] for i, context in enumerate(contexts)] for op in ops]
+
+        def table(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        def padded(rows: Sequence[Sequence[int]], dtype: torch.dtype = torch.int64) -> Tensor:
+            return table([row[k] if k < len(row) else 0 for k in range(self.width) for row in rows], dtype)
+
+        self.register_buffer("columns", padded([c.columns for c in contexts]))
+        self.register_buffer("words", padded([c.words for c in contexts]))
+        self.register_buffer("bits", padded([c.bits for c in contexts], torch.int32).unsqueeze(-1))
+        rows = [[*one.bits, *[0] * (self.width - one.size)] for _, _, one in self.drawn]
+        self.register_buffer("drawn_bits", table(rows, torch.int32))
+        self.register_buffer("limits", padded(limits) if limited else None)
+        self.register_buffer("needed_by", table([[c.needed_by] for c in contexts], torch.int32))
+        self.register_buffer("users", table(users, torch.bool))
+        self.register_buffer("heads", table([c.head for c in contexts]))
+        self.register_buffer("places", table(places))
+        members = [[[context.head == head] for context in contexts] for head in heads]
+        plain = [[[context.head == head and context.plain] for context in contexts] for head in heads]
+        self.register_buffer("members", table(members, torch.bool))
+        self.register_buffer("plain_members", table(plain, torch.bool))
+        self.register_buffer("plain", table([row.index([True]) if [True] in row else 0 for row in plain]))
+        self.register_buffer("powers", table([[1 << head] for head in heads]))
+        self.register_buffer("canonical", table([[head.canonical] for head in layout.heads]))
+
+
+class LayoutTables(nn.Module):
+    """Constants of a layout: those of its heads, and the mixed-radix numbering of whole actions, op by op.
+
+    Args:
+        layout: the layout.
+        device: where the tables live.
+    """
+
+    combinations: Tensor  # int64 [ops]: choices that an op leaves to its heads other than the slot; see numbered
+    slot_users: Tensor  # bool [ops]: the op uses a slot
+    starts: Tensor  # int64 [ops]: index of the op's first whole action
+    strides: Tensor  # int64 [ops, heads]
+    counts: Tensor  # int64 [ops, heads]: choices of the head under the op; 1 where the op ignores it
+    choices: Tensor  # int64 [ops, heads, width]: value of the k-th choice
+    terms: Tensor  # int64 [1 + ops + 1, heads, 1 + width + 1]: what a value adds to the index, -1 if not permitted
+    users: Tensor  # int64 [heads]: word of the ops that use the head
+    sizes: Tensor  # int64 [heads]
+    whole: Tensor | None  # int64 [1 + heads, size]: see whole_actions; None if it would be large
+
+    def __init__(self, layout: ActionLayout, device: torch.device):
+        super().__init__()
+        self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
+        self.contexts = ContextTables(layout, (), (), device)
+        self.width = max(head.size for head in layout.heads)
+        self.size = sum(actions_per_op(layout))
+        self.numbered = self.size < 2**62  # if not, what counts whole actions is float64
+        others = [head for head in layout.heads if head.name != SLOT]
+        combinations = [math.prod(len(head.by_op[op]) for head in others) for op in range(len(layout.ops))]
+        slot_users = [layout.head(SLOT).users >> op & 1 != 0 for op in range(len(layout.ops))]
+        self.register_buffer("slot_users", torch.tensor(slot_users, device=device))
+        dtype = torch.int64 if self.numbered else torch.float64
+        self.register_buffer("combinations", torch.tensor(combinations, dtype=dtype, device=device))
+        self.slots, self.op_at, self.slot_at = len(layout.slot_ids), *map(layout.head_names.index, (OP, SLOT))
+        self.register_buffer("users", torch.tensor([head.users for head in layout.heads], device=device))
+        self.register_buffer("sizes", torch.tensor([head.size for head in layout.heads], device=device))
+        for name, table in _numbering(layout, self.width).items() if self.numbered else ():
+            self.register_buffer(name, torch.tensor(table, dtype=torch.int64, device=device))
+        self.register_buffer("whole", self._whole_actions() if self.size <= KEPT_ACTIONS else None)
+
+    def check_numbered(self) -> None:
+        """Raise ``ValueError`` if there are more whole actions than an int64 can number."""
+        if not self.numbered:
+            raise ValueError(f"there are {self.size:.3g} whole actions, more than an int64 can number")
+
+    def whole_actions(self) -> Tensor:
+        """What legality a whole action needs: int64 ``[1 + heads, size]``.
+
+        Row 0: its place in ``[ops * slots, ops]``, the (op, slot) entry for an op that uses a slot, else the op's own.
+        Row 1 + h: its value of head h, n (one past the choices) where the op ignores the head.
+        """
+        self.check_numbered()
+        return self._whole_actions() if self.whole is None else self.whole
+
+    def _whole_actions(self) -> Tensor:
+        actions = self.decode(torch.arange(self.size, device=self.starts.device))  # [size, heads]
+        op, slot = actions[:, self.op_at], actions[:, self.slot_at]
+        uses = (self.users >> op.unsqueeze(-1) & 1) != 0  # [size, heads]
+        pairs = torch.where(uses[:, self.slot_at], op * self.slots + slot, len(self.starts) * self.slots + op)
+        sizes = self.sizes.expand_as(actions)
+        return torch.cat([pairs.unsqueeze(0), torch.where(uses, actions, sizes).T])
+
+    def decode(self, index: Tensor) -> Tensor:
+        """Whole actions ``[..., heads]`` of int64 indices ``[...]``; -1 in every head where there is none."""
+        self.check_numbered()
+        index = index.unsqueeze(-1)  # [..., 1]
+        valid = (index >= 0) & (index < self.size)
+        index = torch.where(valid, index, 0)
+        op = (index >= self.starts).sum(-1) - 1  # [...]
+        rank = (index - self.starts[op].unsqueeze(-1)) // self.strides[op] % self.counts[op]  # [..., heads]
+        head = torch.arange(len(self.heads), device=index.device)
+        return torch.where(valid, self.choices[op.unsqueeze(-1), head, rank], -1)
+
+    def encode(self, actions: Tensor, op: Tensor) -> Tensor:
+        """Indices ``[...]`` of int64 actions ``[..., heads]`` whose op is ``[...]``; -1 where there is none."""
+        self.check_numbered()
+        rows = actions.clamp(-1, self.width) + 1  # row 0 and the last are for values that no head has
+        ops = op.clamp(-1, len(self.starts)) + 1
+        terms = self.terms[ops.unsqueeze(-1), torch.arange(len(self.heads), device=op.device), rows]  # [..., heads]
+        return torch.where((terms < 0).any(-1), -1, terms.sum(-1))
+
+
+def actions_per_op(layout: ActionLayout) -> list[int]:
+    """Whole actions of each op; 0 for an op that no state allows."""
+    return [
+        math.prod([len(head.by_op[op]) for head in layout.heads]) if layout.possible >> op & 1 else 0
+        for op in range(len(layout.ops))
+    ]
+
+
+def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
+    """The tables of a layout on a device; made once and kept by the layout, so masks never copy to the device.
+
+    Raises:
+        RuntimeError: first asked for inside ``torch.compile``, where they cannot be made.
+    """
+    made = _kept(layout, str(device), f"use these masks on {device}", lambda: LayoutTables(layout, device))
+    assert isinstance(made, LayoutTables)
+    return made
+
+
+def context_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), limited: Heads = ()) -> ContextTables:
+    """The tables of a layout's contexts, kept in the same way; see ``build_contexts``.
+
+    Raises:
+        RuntimeError: first asked for inside ``torch.compile``, unless no head is ``by_op`` or ``limited``.
+    """
+    if not by_op and not limited:
+        return layout_tables(layout, device).contexts
+    kinds = (("logits for each op", by_op), ("restricted choices", limited))
+    heads = " and ".join(f"{kind} for {', '.join(layout.head_names[h] for h in of)}" for kind, of in kinds if of)
+    use = f"make a FactoredCategorical with {heads} on {device}"
+    made = _kept(layout, f"{device} {by_op} {limited}", use, lambda: ContextTables(layout, by_op, limited, device))
+    assert isinstance(made, ContextTables)
+    return made
+
+
+def _kept(layout: ActionLayout, key: str, use: str, make: Callable[[], nn.Module]) -> nn.Module:
+    if key in layout._tables:
+        kept: nn.Module = layout._tables[key]
+        return kept
+    if torch.compiler.is_compiling():
+        raise RuntimeError(f"lookup tables cannot be made inside torch.compile: {use} once before, in eager code")
+    with torch.inference_mode(False):  # tables made in a rollout may serve an update
+        made = make()
+    if all(type(buffer) is Tensor for buffer in made.buffers()):  # fake ones must not outlive their mode
+        layout._tables[key] = made
+    return made
+
+
+def _numbering(layout: ActionLayout, width: int) -> dict[str, Any]:
+    ops, heads = len(layout.ops), len(layout.heads)
+    sizes = actions_per_op(layout)
+    starts = [sum(sizes[:op]) for op in range(ops)]
+    counts = [[len(head.by_op[op]) for head in layout.heads] for op in range(ops)]
+    strides = [[math.prod(counts[op][h + 1 :]) for h in range(heads)] for op in range(ops)]
+    choices = [
+        [[*head.by_op[op], *[0] * (width - counts[op][h])] for h, head in enumerate(layout.heads)] for op in range(ops)
+    ]
+    nothing = [-1] * (width + 2)
+    terms = [[nothing] * heads for _ in range(ops + 2)]
+    for op in range(ops):
+        if sizes[op]:
+            terms[1 + op] = [
+                _terms(head, op, strides[op][h], starts[op] if head.name == OP else 0, width)
+                for h, head in enumerate(layout.heads)
+            ]
+    return {"starts": starts, "strides": strides, "counts": counts, "choices": choices, "terms": terms}
+
+
+def _terms(head: HeadLayout, op: int, stride: int, start: int, width: int) -> list[int]:
+    """What each value of a head, from -1 to width, adds to the index of an action with this op."""
+    if not head.users >> op & 1:
+        return [0] * (width + 2)  # the op ignores the head, so any value means the same action
+    terms = [-1] * (width + 2)
+    for rank, value in enumerate(head.by_op[op]):
+        terms[1 + value] = start + rank * stride
+    return terms

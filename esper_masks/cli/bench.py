@@ -1,0 +1,198 @@
+"""``esper-masks bench``."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict, replace
+from functools import partial
+from math import inf
+from typing import Any
+
+import torch
+
+from esper_masks.bench import plot, report, suite
+from esper_masks.bench.cases import Case, star
+from esper_masks.bench.compare import compare, differences, print_comparison
+from esper_masks.bench.memory import free_memory
+from esper_masks.bench.suite import BenchError
+from esper_masks.cli.common import console, output
+from esper_masks.files import check_output, is_standard_output, write_file
+
+DEVICES = ("cpu", "cuda")
+HEEDED = {  # options that make a command of their own, and those that they heed
+    "compare": ("json",),
+    "source": ("json", "output", "plot"),
+    "list": ("json", "rows", "batch", "threads", "device"),
+}
+FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, inputs and check included, as measured
+LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
+
+
+def add_command(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.description = (
+        "Measure mask building and decisions against loops over environments and other libraries: some fifty rows, "
+        "from a centre one axis at a time. Outputs are checked before they are timed. A whole run takes about half "
+        "an hour."
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT", help="only rows whose name has one of these")
+    parser.add_argument("--batch", type=int, metavar="N", help="these rows at another batch than the suite's")
+    threads = "threads of the CPU for these rows (default: 1, and all cores in a row of its own)"
+    parser.add_argument("--threads", type=int, metavar="N", help=threads)
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, metavar="S", help="time for each row (default: %(default)g)"
+    )
+    parser.add_argument("--list", action="store_true", help="print the rows instead of measuring them")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    where = "write the result to a file; - is standard output, and then the table goes to standard error"
+    parser.add_argument("-o", "--output", type=output, metavar="FILE", help=where)
+    parser.add_argument(
+        "--plot", type=output, metavar="FILE", help="draw the scaling: .png, .svg or .pdf (extra `viz`)"
+    )
+    parser.add_argument("--from", dest="source", metavar="FILE", help="print or draw a result instead of measuring")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="how many times as fast result B is as A")
+    parser.set_defaults(run=partial(run, parser))
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run the command; what is wrong with its options is a ``BenchError`` or an ``OSError``, before anything runs."""
+    _check_heeded(parser, options)
+    if options.compare is not None:
+        return _compare(options)
+    if options.plot:
+        plot.check_plot(options.plot)
+    for path in filter(None, (options.output, options.plot)):
+        check_output(path, filter(None, [options.source]))
+    if options.plot and options.output and os.path.realpath(options.output) == os.path.realpath(options.plot):
+        raise BenchError(f"--plot {options.plot}: the result itself goes there; name another file")
+    if options.source is not None:
+        return _show(options, suite.load(options.source))
+    cases = choose(options)
+    if options.list:
+        names = [f"{case.name}, batch {case.batch:,}" for case in cases]
+        print(json.dumps([asdict(case) for case in cases], indent=1) if options.json else "\n".join(names))
+        return 0
+    cases = _installed(cases)
+    if options.plot and not any(map(plot.is_drawn, cases)):
+        raise BenchError("--plot: none of these rows is in the picture")
+
+    def live(row: suite.Row) -> None:
+        print(report.line(row), file=sys.stderr, flush=True)
+
+    return _show(options, suite.run(cases, options.device, options.seconds, live))
+
+
+def choose(options: argparse.Namespace) -> list[Case]:
+    """The rows that options ask for.
+
+    Raises:
+        BenchError: an unknown device, one that is not there, no such row, or a batch that memory cannot hold.
+    """
+    if options.device not in DEVICES:
+        raise BenchError(f"--device {options.device}: the devices are {' and '.join(DEVICES)}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("--device cuda: torch finds no GPU here")
+    if not 0 < options.seconds < inf:
+        raise BenchError(f"--seconds {options.seconds}: wanted more than 0")
+    cases = star(options.device, os.cpu_count() or 1)
+    if options.rows:
+        cases = [case for case in cases if any(text in f"{case.name}, batch {case.batch:,}" for text in options.rows)]
+    if not cases:
+        raise BenchError(f"no row is called {' or '.join(options.rows)}; --list prints them")
+    if options.threads is not None:
+        if options.threads < 1:
+            raise BenchError(f"--threads {options.threads}: wanted 1 or more")
+        cases = list(dict.fromkeys(replace(case, threads=options.threads) for case in cases))
+    if options.batch is not None:
+        if options.batch < 1:
+            raise BenchError(f"--batch {options.batch}: wanted 1 or more")
+        cases = list(dict.fromkeys(replace(case, batch=options.batch) for case in cases))
+        need, free = max(map(_bytes_per_env, cases)), free_memory(options.device)
+        if free is not None and need * options.batch > free:
+            raise BenchError(
+                f"--batch {options.batch}: takes up to {need * options.batch / 1e9:,.0f} GB, "
+                f"{free / 1e9:.0f} are free; {int(free // need):,} would fit"
+            )
+    return cases
+
+
+def _bytes_per_env(case: Case) -> int:
+    if "loop" in case.way:
+        return UNFUSED * case.limit_bytes + LOOP_BYTES
+    fused = case.way in ("compiled", "cuda-graph") and case.step == "forward"
+    return (FUSED if fused else UNFUSED) * case.limit_bytes
+
+
+def _installed(cases: Sequence[Case]) -> list[Case]:
+    """Without the rows of libraries that are not there, which are named.
+
+    Raises:
+        BenchError: where none is left.
+    """
+    absent = suite.missing(cases)
+    present = [case for case in cases if case.way.split()[0] not in absent]
+    said = f"{' and '.join(absent.values())} not installed (pip install 'esper-masks[sb3,torchrl]')"
+    if not present:
+        raise BenchError(said)
+    if absent:
+        print(f"{said}: {len(cases) - len(present)} rows are left out", file=sys.stderr)
+    return present
+
+
+def _check_heeded(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Raises: BenchError: an option that another one would have ignored."""
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.dest in given}
+    for mode, heeded in HEEDED.items():
+        if mode in given and (ignored := [name for name in flags if name not in (mode, *heeded)]):
+            what = "prints two results" if mode == "compare" else "measures nothing"
+            raise BenchError(f"{flags[mode]} {what}, so {flags[ignored[0]]} would be ignored; leave one of them out")
+
+
+def _show(options: argparse.Namespace, result: dict[str, Any]) -> int:
+    """Print a result and write it to files, whichever of the two fails."""
+    interrupted = bool(result.get("interrupted")) and options.source is None
+    aside = options.output is not None and is_standard_output(options.output)
+    try:
+        with redirect_stdout(sys.stderr) if aside else nullcontext():
+            if options.json:
+                print(json.dumps(result, indent=1))
+            else:
+                report.print_result(console(), result)
+            sys.stdout.flush()
+    finally:
+        if result["rows"] or not interrupted:
+            _write(options, result, interrupted)
+    return 130 if interrupted else 0
+
+
+def _write(options: argparse.Namespace, result: dict[str, Any], interrupted: bool) -> None:
+    if options.output:
+        path = _beside(options.output) if interrupted else options.output
+        write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
+    drawn = any("error" not in row and plot.is_drawn(suite.case_of(row)) for row in result["rows"])
+    if options.plot and (drawn or not interrupted):
+        plot.plot(result, _beside(options.plot) if interrupted else options.plot)
+
+
+def _beside(path: str) -> str:
+    """Where what an interrupted run has goes: not over a result that may be whole."""
+    if not os.path.isfile(path) or is_standard_output(path):
+        return path
+    name, ending = os.path.splitext(path)
+    beside = f"{name}-interrupted{ending}"
+    print(f"esper-masks bench: {path} is left as it was; what was measured is in {beside}", file=sys.stderr)
+    return beside
+
+
+def _compare(options: argparse.Namespace) -> int:
+    a, b = (suite.load(path) for path in options.compare)
+    if options.json:
+        print(json.dumps({"rows": compare(a, b), "differences": differences(a, b)}, indent=1))
+    else:
+        print_comparison(console(), a, b)
+    return 0

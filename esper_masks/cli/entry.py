@@ -1,0 +1,124 @@
+"""The command line: ``esper-masks``, also ``python -m esper_masks``."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from types import FrameType
+from typing import TextIO
+
+import esper_masks
+from esper_masks import starting
+from esper_masks.bench.suite import BenchError, CheckError
+from esper_masks.cli.bench import add_command as add_bench
+from esper_masks.cli.calibrate import add_command as add_calibrate
+from esper_masks.cli.common import INTERRUPTED, NO_ROOM, reason_of
+from esper_masks.cli.evaluate import add_command as add_evaluate
+from esper_masks.cli.explain import add_command as add_explain
+from esper_masks.cli.replay import add_command as add_replay
+from esper_masks.cli.show import add_command as add_show
+from esper_masks.cli.train import add_command as add_train
+from esper_masks.cli.verify import add_command as add_verify
+from esper_masks.errors import RulesError, SlotStateError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns: the exit code: 0 done, 1 wrong results, 2 input that cannot be used, 3 illegal events where that was asked
+        for, 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
+    """
+    starting.done()
+    _open_streams()
+    name, code, ended = "esper-masks", 0, []
+    try:
+        try:
+            options = _parser().parse_args(arguments)
+            name = f"esper-masks {options.command}"
+            with _ended_like_interrupted(options.command) as ended:
+                code = options.run(options)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError as error:
+        if error.filename is not None:
+            return _fail(name, error)
+        _discard(sys.stdout)  # the reader went away, as in `| head`
+    except OSError as error:
+        if _discard(sys.stdout) or (error.filename is None and error.errno in NO_ROOM):  # all other files have names
+            error = OSError(error.errno, error.strerror, "standard output")
+        return _fail(name, error)
+    except (RulesError, SlotStateError, BenchError) as error:
+        return _fail(name, error)
+    except CheckError as error:
+        return _fail(name, error, 1)
+    return 128 + ended[0] if ended and code == INTERRUPTED else code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="esper-masks", description="Action masks for lifecycle controllers.")
+    parser.add_argument("--version", action="version", version=f"esper-masks {esper_masks.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_replay(commands)
+    add_explain(commands)
+    add_show(commands)
+    add_verify(commands)
+    add_bench(commands.add_parser("bench", help="measure masks and decisions against loops and other libraries"))
+    add_train(commands)
+    add_evaluate(commands)
+    add_calibrate(commands)
+    return parser
+
+
+def _open_streams() -> None:
+    """Standard streams that are there, and that print whatever a log holds."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for as long as we run
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard(stream: TextIO) -> bool:
+    """Whether what is printed to a stream is lost; if so, nothing more is tried, at the exit of Python neither."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
+
+
+def _fail(name: str, error: Exception, code: int = 2) -> int:
+    with suppress(OSError):
+        print(f"{name}: {reason_of(error)}", file=sys.stderr)
+    _discard(sys.stderr)
+    return code
+
+
+@contextmanager
+def _ended_like_interrupted(command: str) -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: what was done is told and kept. Yields those that came."""
+    ended: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    # a training ends after an update and saves, in its own way; what is ignored, as under nohup, stays so
+    other = command == "train" or threading.current_thread() is not threading.main_thread()  # which has no handlers
+    numbers = () if other else (signal.SIGTERM, signal.SIGHUP)
+    default = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in default:
+        signal.signal(number, end)
+    try:
+        yield ended
+    finally:
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)

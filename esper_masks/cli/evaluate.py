@@ -1,0 +1,84 @@
+"""The command ``esper-masks evaluate``."""
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from esper_masks.cli.common import RULES_HELP, console, count, find_rules, positive, reason_of
+from esper_masks.cli.train import EVALUATION_SEED, table_of
+
+if TYPE_CHECKING:  # no other command needs it
+    from esper_masks.rollout import TrainedPolicy
+
+EPISODES = 8192
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("evaluate", help="compare the policy of a checkpoint with baselines")
+    parser.description = (
+        "Play the policy of a checkpoint and three baselines in environments as those of the training: the mean return "
+        "of an episode, its standard error, and how many actions were illegal. The checkpoint stays as it is."
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a file of `esper-masks train`, or a log folder for its newest")
+    add("--episodes", type=positive, default=EPISODES, metavar="N", help="of each policy (default: %(default)s)")
+    seed = "of actions and environments; `train` compares at its end by the same (default: %(default)s)"
+    add("--seed", type=count, default=EVALUATION_SEED, metavar="N", help=seed)
+    add("--rules", metavar="NAME", help=f"{RULES_HELP.partition(' (')[0]}; needed for those of your own")
+    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
+    threads = "threads of the CPU (default: one for every 1,024 episodes at a width of 64, at most all cores)"
+    add("--threads", type=positive, metavar="N", help=threads)
+    add("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        policy, results = _play(options)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, rules, a device
+        print(f"esper-masks evaluate: {reason_of(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    finally:
+        torch.set_num_threads(threads)
+    illegal = sum(each for _, _, each in results.values())
+    learned = results["learned"][0]
+    means = {name: mean for name, (mean, _, _) in results.items() if name != "learned"}
+    if options.json:
+        errors = {name: error for name, (_, error, _) in results.items()}
+        told = {"checkpoint": options.checkpoint, "env_steps": policy.env_steps, "episodes": options.episodes}
+        told |= {"return_mean": learned, "baselines": means, "standard_errors": errors, "illegal_actions": illegal}
+        print(json.dumps(told))
+        return 0
+    console().print(table_of(results))
+    print(f"{options.episodes:,} episodes each, after {policy.env_steps:,} environment steps of training")
+    print(f"{illegal} actions were illegal")
+    return 0
+
+
+def _play(options: argparse.Namespace) -> "tuple[TrainedPolicy, dict[str, tuple[float, float, int]]]":
+    """The policy, and what ``returns_of`` gives of it and of each baseline.
+
+    Raises:
+        OSError, ValueError, RuntimeError: no checkpoint, or a device that is not there.
+    """
+    import torch
+
+    from esper_masks.rollout.training.train import BASELINES, learned, load_policy, returns_of, threads_for
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device here; --device cpu evaluates without one")
+    if options.episodes < 2:
+        raise ValueError("--episodes 1: a standard error needs at least 2")
+    rules = None if options.rules is None else find_rules(options.rules)
+    policy = load_policy(options.checkpoint, rules=rules, device=options.device)
+    torch.set_num_threads(options.threads or threads_for(options.episodes, policy.network.width))
+    torch.manual_seed(options.seed)
+    players = {"learned": learned(policy), **BASELINES}
+    return policy, {
+        name: returns_of(play, policy.task, options.seed, options.episodes) for name, play in players.items()
+    }

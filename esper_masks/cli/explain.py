@@ -1,0 +1,146 @@
+"""``esper-masks explain``: why each op is legal or masked in a state."""
+
+import argparse
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from esper_masks.cli.common import (
+    DEFAULT_RULES,
+    RULES_HELP,
+    count,
+    find_rules,
+    print_wrapped,
+)
+from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.masks.engine import MaskEngine
+from esper_masks.masks.slots import SlotState
+from esper_masks.reference.explain import Explanation
+from esper_masks.rules import MaskRules
+from esper_masks.rules.names import INT32
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("explain", help="say why each op is legal or masked in a state")
+    parser.description = (
+        "Say for each slot and op whether it is legal, or the first rule that forbids it. Slots that are not given are "
+        "empty. Example: esper-masks explain mid=BLENDING:0 late=TRAINING:4 --total-seeds 2 --max-seeds 2"
+    )
+    parser.add_argument(
+        "slots", nargs="*", metavar="SLOT=STAGE[:AGE[:FEATURE...]]", help="what a slot holds, by names or integers"
+    )
+    parser.add_argument("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
+    parser.add_argument("--slot-ids", metavar="A,B,...", help="names of the slots (default: those of the rules)")
+    parser.add_argument("--enabled", metavar="A,B,...", help="slots that count (default: all)")
+    add = parser.add_argument
+    add("--total-seeds", type=int, default=0, metavar="N", help="seeds germinated so far (default: %(default)s)")
+    add("--max-seeds", type=count, default=0, metavar="N", help="seed limit; 0 is none (default: %(default)s)")
+    parser.add_argument("--switch", action="append", default=[], metavar="NAME=VALUE", help="set a rule switch")
+    parser.add_argument(
+        "--states", metavar="FILE", help='a JSON list of environments, each {slot: null | {"stage": ..., "age": ...}}'
+    )
+    parser.add_argument("--env", type=int, default=0, metavar="I", help="which of them (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    rules = find_rules(options.rules)
+    names = None if options.slot_ids is None else options.slot_ids.split(",")
+    enabled = None if options.enabled is None else options.enabled.split(",")
+    engine = MaskEngine(rules, names, enabled=enabled, max_seeds=options.max_seeds, **_switches(rules, options.switch))
+    if options.states is not None and options.slots:
+        raise RulesError("give the slots either as arguments or in a file of states")
+    batch = [_without_repeats(_slot(rules, text) for text in options.slots)]
+    if options.states is not None:
+        batch = _read_states(rules, options.states)
+    if options.total_seeds not in INT32:
+        raise SlotStateError(f"total seeds {options.total_seeds} is no 32-bit integer")
+    totals = torch.full((len(batch),), options.total_seeds, dtype=torch.int32)
+    explanation = engine.explain(engine.pack_slots(batch), options.env, totals)
+    if options.json:
+        print(json.dumps(explanation.to_json(), indent=2))
+    else:
+        _print_explanation(explanation)
+    return 0
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    print(f"under {explanation.rules}")
+    for slot, holds in zip(explanation.slot_ids, explanation.holds):
+        print(f"  {slot}: {holds}")
+    print()
+    for line in explanation.lines():
+        print_wrapped(line)
+
+
+def _switches(rules: MaskRules, settings: list[str]) -> dict[str, Any]:
+    """``name=value`` with values as they are printed; names and values are those of the rules."""
+    given = _without_repeats((setting.partition("=")[0], setting.partition("=")[2]) for setting in settings)
+    known = {name: {str(value): value for value in values} for name, values in rules.switches.items()}
+    switches = {name: known.get(name, {}).get(value, value) for name, value in given.items()}
+    rules.resolve(**switches)  # refuses others, an engine's own arguments among them
+    return switches
+
+
+def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise SlotStateError(f"{name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def _slot(rules: MaskRules, text: str) -> tuple[str, SlotState | None]:
+    slot, equals, held = text.partition("=")
+    if not equals or not held:
+        raise SlotStateError(f"{text!r} is not of the form SLOT=STAGE[:AGE[:FEATURE...]]")
+    values = held.split(":")
+    if len(values) > len(rules.feature_names):
+        raise SlotStateError(f"{text!r} has {len(values)} values; {rules.name} has {', '.join(rules.feature_names)}")
+    return slot, _state(rules, dict(zip(rules.feature_names, values)))
+
+
+def _state(rules: MaskRules, values: Mapping[str, Any]) -> SlotState | None:
+    """A slot from names or integers by feature."""
+    if "stage" not in values:
+        raise SlotStateError(f"a slot has no stage: {dict(values)}")
+    enums: dict[str, Any] = {"stage": rules.stages, **rules.features}
+    numbers = {}
+    for name, value in values.items():
+        if name not in rules.feature_names:
+            raise SlotStateError(f"no feature {name!r}; {rules.name} has {', '.join(rules.feature_names)}")
+        members = enums[name].__members__ if name in enums else {}
+        if isinstance(value, str) and value in members:
+            numbers[name] = int(members[value])
+        elif re.fullmatch("-?[0-9]{1,12}", str(value)):
+            numbers[name] = int(value)
+        else:
+            raise SlotStateError(
+                f"{name} {value!r} is no integer" + (f" and none of {', '.join(members)}" * bool(members))
+            )
+    return (
+        None if numbers["stage"] == rules.empty else SlotState(numbers.pop("stage"), numbers.pop("age", 0), **numbers)
+    )
+
+
+def _read_states(rules: MaskRules, path: str) -> list[dict[str, SlotState | None]]:
+    with open(path, encoding="utf-8") as file:
+        try:
+            environments = json.load(file, object_pairs_hook=_without_repeats)
+        except SlotStateError as error:
+            raise SlotStateError(f"{path}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise SlotStateError(f"{path} is no JSON: {error}") from None
+    if not isinstance(environments, list) or not all(isinstance(env, dict) for env in environments):
+        raise SlotStateError(f"{path} does not hold a list of environments, each an object of slots")
+    for env in environments:
+        for slot, held in env.items():
+            if held is not None and not isinstance(held, dict):
+                raise SlotStateError(f"{path}: slot {slot!r} holds {held!r}; wanted null or an object of features")
+    return [{slot: None if held is None else _state(rules, held) for slot, held in env.items()} for env in environments]

@@ -1,0 +1,124 @@
+"""What is printed of rules and masks, with rich."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from esper_masks.inspection.describe import ALWAYS, COLOURS, describe, difference, verdict
+from esper_masks.rules import MaskRules
+
+WHITE, BLUE = (255, 255, 255), (0, 114, 178)  # of cells: never legal, always
+DARK = 0.55  # share from which a number is white
+
+
+def show(rules: MaskRules, console: Console) -> None:
+    """Print a rule set at the console's width."""
+    facts = describe(rules)
+    console.print(f"{rules.name}: {len(rules.stages)} stages, {len(rules.op_rules)} ops, {len(rules.heads)} heads")
+    switches = f", {', '.join(f'{name}={values[0]}' for name, values in rules.switches.items())}" * bool(rules.switches)
+    console.print(f"{facts['whole_actions']:,} whole actions with slots {', '.join(facts['slots'])}{switches}\n")
+    console.print("Which op is legal in which stage; 'gated': where its gates pass too")
+    widths = [max(map(len, (ALWAYS, *op.name.split("_")))) for op in rules.op_rules]
+    if sum(widths) + 2 * len(widths) + 6 + max(len(stage.name) for stage in rules.stages) <= console.width:
+        console.print(_stage_table(rules))
+    else:  # too many ops for columns
+        for name, op in facts["ops"].items():
+            console.print(f"  {name}: {', '.join(op['stages']) or ', '.join(op['gates'])}")
+        console.print()
+    for name, op in facts["ops"].items():
+        if op["gates"]:
+            console.print(f"{name}: {'; '.join(op['gates'])}", soft_wrap=False)
+    console.print("\nHeads, in order, and the ops that use them")
+    console.print(_head_table(rules, facts))
+    for name, values in rules.switches.items():
+        console.print(f"switch {name}: {', '.join(map(str, values))} (default {values[0]})")
+
+
+def _table() -> Table:
+    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _stage_table(rules: MaskRules) -> Table:
+    table = _table()
+    table.add_column("stage", no_wrap=True)
+    for op in rules.op_rules:
+        table.add_column(op.name.replace("_", "\n"), justify="center", no_wrap=True)
+    for stage in rules.stages:
+        said = [verdict(rules, op, stage) for op in rules.op_rules]
+        cells = [Text(word, " on ".join(COLOURS.get(word, ()))) for word in said]
+        table.add_row(f"{int(stage):>2} {stage.name}", *cells)
+    return table
+
+
+def _head_table(rules: MaskRules, facts: Mapping[str, Any]) -> Table:
+    table = _table()
+    table.add_column("head", no_wrap=True)
+    table.add_column("choices", overflow="fold", ratio=3)
+    table.add_column("used by", overflow="fold", ratio=2)
+    sizes = {"slot": facts["slots"], "op": rules.op_names}
+    for name, head in facts["heads"].items():
+        choices = sizes.get(name, head["choices"])
+        notes = [", ".join(choices)]
+        if isinstance(head["legal"], dict):
+            notes += [
+                f"{rules.head(name).switch} {value}: {', '.join(legal)}" for value, legal in head["legal"].items()
+            ]
+        elif head["legal"] is not None:
+            notes.append(f"legal: {', '.join(head['legal'])}")
+        if head["while_closed"] is not None:
+            notes.append(f"while closed: {', '.join(head['while_closed'])}")
+        notes += [f"under {op}: {', '.join(legal)}" for op, legal in head["by_op"].items()]
+        users = [op.name for op in rules.op_rules if name in op.uses]
+        table.add_row(
+            f"{name} ({len(choices)})", "\n".join(notes), "all" if name == "op" else ", ".join(users) or "none"
+        )
+    return table
+
+
+def show_difference(first: MaskRules, second: MaskRules, console: Console) -> None:
+    """Print what differs, side by side."""
+    if first.fingerprint == second.fingerprint:
+        console.print(f"{first.name} and {second.name} are the same")
+        return
+    table = _table()
+    for title in ("", first.name, second.name):
+        table.add_column(title, overflow="fold", ratio=1)
+    for path, a, b in difference(first, second):
+        if path not in ("rules", "fingerprint"):
+            table.add_row(path, _brief(a), _brief(b))
+    console.print(table)
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return (
+            "; ".join(f"{key}: {_brief(entry)}" for key, entry in value.items() if entry not in (None, [], {})) or "-"
+        )
+    return (
+        ", ".join(map(str, value)) or "-" if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    )
+
+
+def print_over_time(facts: dict[str, Any], console: Console) -> None:
+    """Print what ``over_time`` gives: a row an epoch, and cells shaded by their share."""
+    console.print(f"{facts['rules']}: {facts['environments']:,} environments, legal actions at random")
+    console.print("At each epoch: percent in which an op is legal, and in which one whole action")
+    console.print("alone is (forced); and how many are on average")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("epoch", *facts["legal"], "forced", "actions"):
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    shares = [*facts["legal"].values(), facts["forced"]]
+    for epoch, count in enumerate(facts["legal_actions"]):
+        table.add_row(str(epoch), *(_shaded(share[epoch]) for share in shares), f"{count:.1f}")
+    console.print(table)
+
+
+def _shaded(share: float) -> Text:
+    red, green, blue = (round(w + share * (b - w)) for w, b in zip(WHITE, BLUE))
+    return Text(f"{100 * share:.0f}", f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})")

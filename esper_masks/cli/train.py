@@ -1,0 +1,437 @@
+"""The command ``esper-masks train``."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from esper_masks.cli.common import DEFAULT_RULES, RULES_HELP, console, count, find_rules, positive, reason_of
+from esper_masks.progress import Live, how_far
+from esper_masks.rules import MaskRules
+
+if TYPE_CHECKING:  # no other command needs it
+    from esper_masks.rollout import PPO
+    from esper_masks.rollout.training.logs import TrainingLog
+    from esper_masks.rollout.training.processes import World
+    from esper_masks.rollout.training.stopping import Stopping
+
+EVERY_S = 2.0  # seconds between lines of progress
+LIVE_S = 0.1  # and between those that take each other's place
+EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments in which none has been
+STEPS = 5_000_000
+FREE = ("compile", "threads")  # settings in which a training may go on otherwise than it was begun
+SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds", *FREE)
+TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
+COUNTED = ("epochs", "minibatches")
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("train", help="train a policy in the environment, and compare it with baselines")
+    parser.description = (
+        "Train an actor-critic by proximal policy optimization in thousands of environments, which act by the joint "
+        "distribution under masks. Checkpoints, figures and a learning curve go to the log folder. Ctrl-C ends it "
+        "after an update and saves; a second one ends it at once. At the end the policy is compared with three "
+        "baselines in environments of their own. Under torchrun the environments are divided among its processes."
+    )
+    add = parser.add_argument
+    add("--envs", type=positive, metavar="N", help="environments, of all processes (default: 1024)")
+    steps = "environment steps in all, over which the learning rate falls (default: 5000000, or as the run was begun)"
+    add("--steps", type=positive, metavar="N", help=steps)
+    add("--slots", type=positive, metavar="N", help="slots of each (default: those of the rules)")
+    seeds = "seeds that may germinate in an episode, 0 for any number (default: 0)"
+    add("--max-seeds", type=count, metavar="N", help=seeds)
+    add("--policy", choices=("mlp", "lstm"), help="the network (default: mlp)")
+    add("--width", type=positive, metavar="N", help="of its layers (default: 64)")
+    add("--rules", type=_named, metavar="NAME", help=RULES_HELP)
+    calibration = "statistics by `esper-masks calibrate` (default: the package's)"
+    add("--calibration", type=_named, metavar="FILE", help=calibration)
+    add("--seed", type=int, metavar="N", help="of weights, actions and environments (default: 0)")
+    where = "cpu or cuda, under torchrun one for each process (default: %(default)s)"
+    add("--device", default="cpu", metavar="NAME", help=where)
+    compiled = "compile the steps first, which takes a minute (default: no)"
+    add("--compile", action=argparse.BooleanOptionalAction, help=compiled)
+    threads = "threads of the CPU, of each process (default: one for every 1,024 of its environments at a width of 64, "
+    threads += "in proportion at others, at most all cores)"
+    add("--threads", type=positive, metavar="N", help=threads)
+    where = "where checkpoints, figures and the curve go, for one training at a time (default: runs)"
+    add("--logdir", type=_named, default="runs", metavar="DIR", help=where)
+    resume = "go on from a checkpoint, by default the newest in the log folder, with its settings; --compile, "
+    resume += "--threads and the number of processes may be others"
+    add("--resume", nargs="?", const=False, type=_named, metavar="PATH", help=resume)  # an empty one is not the default
+    add("--save-every", type=positive, default=20, metavar="N", help="iterations between checkpoints (default: 20)")
+    add("--json", action="store_true", help="print one JSON object at the end instead of progress")
+    tuned = parser.add_argument_group("hyper-parameters", "as of rollout.PPOConfig, which says what they are")
+    for name in TUNED:
+        tuned.add_argument(_flag(name), type=float, metavar="X")
+    for name in COUNTED:
+        tuned.add_argument(_flag(name), type=positive, metavar="N")
+    parser.set_defaults(run=_train)
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a name, or leave the flag out")
+    return text
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from esper_masks.rollout.training.processes import World
+
+    world, threads = World(), torch.get_num_threads()
+    try:
+        if options.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here; --device cpu trains without one")
+        world = World.told()
+        options.device = world.device(options.device)
+        if world.size > 1 and options.device.startswith("cuda"):
+            torch.cuda.set_device(options.device)
+        with world.joined(options.device):
+            return _train_in(world, options)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
+        reason = reason_of(error).split("\n", 1)[0]
+    finally:
+        torch.set_num_threads(threads)
+    _tell(reason)
+    if world.size > 1:
+        os._exit(2)  # not to wait for what the other processes are waiting for
+    return 2
+
+
+def _train_in(world: "World", options: argparse.Namespace) -> int:
+    from esper_masks.rollout.training.lock import FolderLock
+    from esper_masks.rollout.training.logs import TrainingLog
+    from esper_masks.rollout.training.stopping import Stopping
+
+    folder, first = Path(options.logdir), world.rank == 0
+    with FolderLock(folder) if first else nullcontext() as lock:
+        if lock is not None and folder.is_dir():
+            lock.take()
+        ppo, settings = _begin(world, options, folder)
+        if lock is not None:
+            lock.take()  # of a folder that is made for a training, not for flags that none can have
+            if options.resume is None:
+                _check_new(folder)  # another may have begun there, and ended, since
+        steps, stopping = options.steps or ppo.config.horizon, Stopping(say=first)
+        log = TrainingLog(folder, ppo.env_steps) if first else None
+        progress = _Progress(steps, log, quiet=options.json or not first)
+        try:
+            progress.begin(ppo)
+            path = _run(ppo, steps, settings, options, progress, stopping)
+        except KeyboardInterrupt:
+            progress.live.end()
+            return _quit(world, f"quit without saving{_last(folder)}")
+        finally:
+            progress.live.end()
+            if log is not None:
+                log.close()
+        illegal = int(world.sum(ppo.env.illegal_actions.sum()))
+        code = 128 + stopping.number if stopping.number else 0
+        if first:
+            if stopping.number:
+                _tell(f"stopped after {ppo.env_steps:,} of {steps:,} steps; {_command(ppo, steps, settings, options)}")
+            try:
+                _summarize(ppo, options, progress, illegal, path, bool(stopping.number))
+            except KeyboardInterrupt:
+                progress.live.end()
+                return _quit(world, f"not compared with baselines; all is saved: {path}")
+            except (OSError, SystemExit) as failure:  # the latter is rich's way; the training is done, and saved
+                failed = _unprinted(failure, path)
+                code = code or failed
+        world.wait()
+        return code
+
+
+def _run(
+    ppo: "PPO",
+    steps: int,
+    settings: Mapping[str, Any],
+    options: argparse.Namespace,
+    progress: "_Progress",
+    stopping: "Stopping",
+) -> Path:
+    """Train, and say of what ends it early what is left.
+
+    Raises:
+        RuntimeError: whatever ended it, in one line.
+    """
+    from esper_masks.errors import InvalidStateMachineError
+    from esper_masks.rollout.training.train import train
+
+    folder, resumed = Path(options.logdir), options.resume is not None
+    try:
+        return train(
+            ppo,
+            steps,
+            settings,
+            folder,
+            report=progress,
+            save_every=options.save_every,
+            resumed=resumed,
+            stopping=stopping,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = reason_of(error).split("\n", 1)[0]
+        finite = all(bool(parameter.isfinite().all()) for parameter in ppo.policy.parameters())
+        if not finite or isinstance(error, InvalidStateMachineError):
+            hint = f"begin again with a smaller --learning-rate than {ppo.config.learning_rate:g} and another --logdir"
+            reason = f"after {ppo.env_steps:,} steps the policy has diverged ({reason}): {hint}"
+            raise RuntimeError(f"{reason}{_last(folder, '')}") from error  # --resume would only do it again
+        raise RuntimeError(f"{reason}{_last(folder)}") from error
+
+
+def _last(folder: Path, use: str = ", from which --resume goes on") -> str:
+    from esper_masks.rollout.training import checkpoint
+
+    there = checkpoint.found(folder)
+    return f"; the last checkpoint is {there[-1][0]}{use}" if there else ""
+
+
+def _command(ppo: "PPO", steps: int, settings: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """How to go on with what was stopped."""
+    words, several = ["esper-masks"], ppo.world.size > 1
+    if several:
+        words = ["torchrun", "--nproc-per-node", str(ppo.world.size), "-m", "esper_masks"]
+    words += ["train", "--logdir", options.logdir, "--resume"]
+    if ":" in settings["rules"]:
+        words += ["--rules", settings["rules"]]
+    if steps != ppo.config.horizon:
+        words += ["--steps", str(steps)]
+    if ppo.env.device.type != "cpu":  # of several each has its own
+        words += ["--device", ppo.env.device.type if several else options.device]
+    return f"to go on: {shlex.join(words)}"
+
+
+def _tell(reason: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        print(f"esper-masks train: {reason}", file=sys.stderr, flush=True)
+
+
+def _quit(world: "World", reason: str) -> int:
+    if world.rank == 0:
+        _tell(reason)
+    if world.size > 1:
+        os._exit(130)  # not to wait for what the other processes are waiting for
+    return 130
+
+
+def _unprinted(failure: BaseException, path: Path) -> int:
+    """Give up on standard output, so that nothing else fails by it; a reader that went away is no failure."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(failure, (BrokenPipeError, SystemExit)):
+        return 0
+    _tell(f"the summary cannot be printed ({reason_of(failure)}); all is saved: {path}")  # type: ignore[arg-type]
+    return 2
+
+
+def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[PPO, dict[str, Any]]":
+    """A new training, or one that goes on, and the settings that its checkpoints have.
+
+    Raises:
+        RulesError, ValueError, TypeError, RuntimeError: flags or a checkpoint that no training can have.
+    """
+    import torch
+
+    from esper_masks.rollout import Calibration, PPOConfig
+    from esper_masks.rollout.training import checkpoint
+    from esper_masks.rollout.training.train import TrainSettings, build, threads_for
+
+    if options.resume is None:
+        _check_new(folder)
+        world.wait()  # whoever is first will have made one
+        settings = replace(TrainSettings(), **_given(options, SETTINGS))
+        if options.calibration is not None:
+            settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
+        settings = replace(
+            settings, threads=settings.threads or threads_for(settings.envs // world.size, settings.width)
+        )
+        torch.set_num_threads(settings.threads)
+        name = options.rules or DEFAULT_RULES
+        config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
+        return build(find_rules(name), settings, config, options.device, world), {"rules": name, **settings.to_dict()}
+    content = checkpoint.load(options.resume or folder, world)
+    if there := checkpoint.found(folder):
+        given = Path(options.resume or folder).resolve()
+        if given not in [folder.resolve(), *[path.resolve() for path in there[-1]]]:
+            reason = f"{folder} has another checkpoint as its newest, {there[-1][0].name}"
+            raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
+    world.wait()
+    told = dict(content["settings"])
+    if (name := told.pop("rules", None)) is None:
+        raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
+    if ":" in name:
+        if options.rules is None:
+            reason = f"the checkpoint is of rules in Python code, {name!r:.80}"
+            raise ValueError(f"{reason}: give --rules too, to have it run")
+        name = options.rules  # a path has many spellings; whether these are the same rules, their fingerprint says
+    begun, config, rules = TrainSettings(**told), PPOConfig(**content["config"]), find_rules(name)
+    _check_same(options, {"rules": name, **told, **content["config"]}, rules)
+    settings, same_processes = replace(begun, **_given(options, FREE)), content["processes"] == world.size
+    if not settings.threads or (not same_processes and options.threads is None):
+        settings = replace(settings, threads=threads_for(settings.envs // world.size, settings.width))
+    torch.set_num_threads(settings.threads)
+    ppo = build(rules, settings, config, options.device, world)
+    checkpoint.restore(ppo, content)
+    if world.rank == 0:
+        now = [f"{_number(world.size, 'process')} instead of {content['processes']}"] * (not same_processes)
+        if settings.threads != begun.threads:
+            before = f"instead of {begun.threads}" if begun.threads else "where the checkpoint does not say how many"
+            now.append(f"{_number(settings.threads, 'thread')} {before}")
+        if settings.compile != begun.compile:
+            now.append("compiled" if settings.compile else "not compiled")
+        otherwise = f", but not to the last bit: {', '.join(now)}" if now else ""
+        print(f"going on from {ppo.env_steps:,} steps{otherwise}", file=sys.stderr)
+        if ppo.env_steps >= (options.steps or config.horizon):
+            what = f"--steps {options.steps}" if options.steps else f"the {config.horizon:,} that it was begun for"
+            print(f"which is no less than {what}: nothing is trained; a larger --steps goes on", file=sys.stderr)
+        elif options.steps is not None and options.steps > config.horizon:
+            rate = f"the final learning rate, {config.final_learning_rate:g}"
+            print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
+    return ppo, {"rules": name, **settings.to_dict()}
+
+
+def _check_new(folder: Path) -> None:
+    """Raises: ValueError: a folder has checkpoints, or parts of them."""
+    from esper_masks.rollout.training import checkpoint
+
+    if checkpoint.found(folder):
+        raise ValueError(f"{folder} has checkpoints: --resume goes on from them, --logdir names another folder")
+    if alone := checkpoint.files(folder):
+        reason = f"{folder} has a part of a checkpoint, {alone[-1].name}, without the others"
+        raise ValueError(f"{reason}: put them beside it and --resume, or name another folder (--logdir)")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + "e" * (count != 1 and what.endswith("s")) + "s" * (count != 1)
+
+
+def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: MaskRules) -> None:
+    """Raises: ValueError: a flag says other than what the checkpoint was begun with."""
+    begun = {**begun, "slots": begun["slots"] or len(rules.slot_ids)}
+    for name, value in _given(options, ("rules", *SETTINGS, *TUNED, *COUNTED)).items():
+        if name not in FREE and value != begun[name]:
+            before = "0, no limit" if name == "max_seeds" and not begun[name] else begun[name]
+            raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {before}; leave it out")
+    if options.calibration is not None:
+        raise ValueError("--calibration: a checkpoint has its own; leave it out")
+
+
+def _summarize(
+    ppo: "PPO", options: argparse.Namespace, progress: "_Progress", illegal: int, path: Path, interrupted: bool
+) -> None:
+    import torch
+
+    from esper_masks.rollout.training.logs import draw_curve, read_metrics, sparklines
+    from esper_masks.rollout.training.train import BASELINES, learned, returns_of
+
+    policies = {"learned": learned(ppo), **BASELINES}
+    results = {}
+    for name, policy in policies.items():
+        progress.show(f"comparing with baselines: {name}")
+        results[name] = returns_of(policy, ppo.env, EVALUATION_SEED)
+    progress.live.end()
+    baselines = {name: results[name][0] for name in BASELINES}
+    illegal += sum(each for _, _, each in results.values())
+    try:
+        curve = draw_curve(path.parent, baselines)
+    except OSError as failure:  # the training is done, and saved
+        curve = None
+        _tell(f"no learning curve: {reason_of(failure)}")
+    summary = {
+        "env_steps": ppo.env_steps,
+        "env_steps_per_s": progress.steps_per_s,
+        "return_mean": results["learned"][0],
+        "baselines": baselines,
+        "illegal_actions": illegal,
+        "threads": torch.get_num_threads(),
+        "faults": 0,  # one would have ended the training
+        "checkpoint": str(path),
+        "interrupted": interrupted,
+    }
+    if options.json:
+        print(json.dumps(summary), flush=True)
+        return
+    console().print(table_of(results))
+    for line in sparklines(read_metrics(path.parent)):  # from the beginning of the training to its end
+        print(line)
+    print(f"{ppo.env_steps:,} environment steps, {progress.steps_per_s:,.0f} a second; {illegal} actions were illegal")
+    if curve is not None:
+        print(f"learning curve: {curve}")
+    print(f"checkpoint: {path}", flush=True)
+
+
+def table_of(results: Mapping[str, tuple[float, float, int]]) -> Table:
+    """What ``returns_of`` gives of each policy, the best first."""
+    table = Table(box=box.SIMPLE)
+    table.add_column("policy")
+    table.add_column("return of an episode, mean ± standard error", justify="right")
+    for name, (mean, error, _) in sorted(results.items(), key=lambda item: -item[1][0]):
+        table.add_row(name, f"{mean:.2f} ± {error:.2f}")
+    return table
+
+
+class _Progress:
+    """Figures of iterations to the log, and to the terminal as a live line, or elsewhere as one every few seconds."""
+
+    def __init__(self, steps: int, log: "TrainingLog | None", quiet: bool):
+        self.steps, self.log, self.quiet, self.last, self.steps_per_s = steps, log, quiet, 0.0, 0.0
+        self.live = Live(None if quiet else sys.stdout)
+        self.first: tuple[float, float] | None = None  # when there were how many steps
+
+    def begin(self, ppo: "PPO") -> None:
+        """Say what goes on until there are figures."""
+        compiles = "compiled" in (ppo.env.mode, ppo.policy.step.mode)
+        self.show(
+            "compiling, which takes a minute" if compiles else how_far(ppo.env_steps, self.steps, 0, ppo.env_steps)
+        )
+
+    def show(self, text: str) -> None:
+        if not self.quiet:
+            self.live.show(text)
+
+    def __call__(self, figures: Mapping[str, float]) -> None:
+        if self.log is not None:
+            self.log(figures)
+        now, done = monotonic(), figures["env_steps"]
+        if self.first is None:  # the first iteration compiles
+            self.first, self.steps_per_s = (now, done), figures["env_steps_per_s"]
+        else:
+            self.steps_per_s = (done - self.first[1]) / (now - self.first[0])
+        every = LIVE_S if self.live.terminal else EVERY_S
+        if self.quiet or (now - self.last < every and done < self.steps):
+            return
+        self.last = now
+        parts = {name: figures[name] for name in ("kl", "clip_fraction", "explained_variance", "entropy_op")}
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in parts.items())
+        speed, gain = f"{figures['env_steps_per_s']:,.0f}/s", figures["return_mean"]
+        if self.live.terminal:
+            far = how_far(done, self.steps, now - self.first[0], self.first[1])
+            self.live.show(f"{far}  return {gain:.2f}  {done:,.0f} steps  {speed}  {shown}")
+            return
+        try:
+            print(f"{done:>12,.0f} steps  {speed:>10}  return {gain:6.2f}  {shown}", flush=True)
+        except (
+            OSError
+        ):  # the reader went away, as in `| head`, or the disk is full, which is no reason to end a training
+            self.quiet = True

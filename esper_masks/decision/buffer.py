@@ -1,0 +1,334 @@
+"""Rollouts: written step by step, read back as minibatches or whole sequences with their masks.
+
+Shape everybody sees: ``[steps, batch, slots]`` and ``[steps, batch, heads]``. Storage: environments contiguous, in
+
+    slot_words   slot 0: step 0: env 0, env 1, ...   step 1: env 0, env 1, ...   slot 1: step 0: env 0, ...
+
+so that a step is written, and a minibatch read, batch-last.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from esper_masks.actions.tables import layout_tables
+from esper_masks.checks import check_bool, check_integer, check_range
+from esper_masks.decision.checks import (
+    check_field_names,
+    check_fields,
+    check_index,
+    check_log_prob,
+    check_masks,
+    check_rows,
+    check_size,
+)
+from esper_masks.decision.rows import Decision, allocate_decision, check_real
+from esper_masks.masks.checkpoints import UnderRules
+from esper_masks.masks.engine import MaskEngine
+from esper_masks.masks.masks import ActionMasks
+from esper_masks.rules.names import OP
+
+
+class Minibatch(NamedTuple):
+    """Rows of a rollout, widened: ``[n]``, or ``[steps, n]`` of whole sequences. A pytree.
+
+    Args:
+        masks: what was legal, ``[...]``.
+        actions: int64 ``[..., heads]``; -1 in rows that are not active.
+        log_prob: ``[...]``, as it was when the action was drawn, in the buffer's dtype; 0 in rows that are not active.
+        active: bool ``[...]``; what the distribution that scores the actions is to be given as ``active=``.
+        fields: name -> ``[..., *shape]``, as they were stored.
+    """
+
+    masks: ActionMasks
+    actions: Tensor
+    log_prob: Tensor
+    active: Tensor
+    fields: dict[str, Tensor]
+
+
+torch.serialization.add_safe_globals([Minibatch])
+
+
+class RolloutBuffer(UnderRules, nn.Module):
+    """Masks, actions and log-probabilities of ``steps`` steps of ``batch`` environments, and fields of your own.
+
+        for step, env in product(range(steps), range(batch)):
+            buffer.minibatch(tensor([step * batch + env])).masks  ==  the masks stored at that step, of that env
+
+    Kept of the masks are the slot words, one byte a slot for up to 8 ops: all other masks of an engine follow from
+    them. Rows that are not ``active`` are padding: never written, not active when they were, or faulty. A distribution
+    that is given ``active=minibatch.active`` scores them 0; without it, their actions of -1 score -inf. In a row never
+    written no slot is enabled. Nothing here reads the device.
+
+    Bytes of one environment and step with 3 slots, against the same as one bool mask per head (with ``slot_by_op``),
+    int64 actions and a float32 log-probability:
+
+                       words  actions  log-prob  in all    bools      int64 actions  log-prob  in all
+        esper-2025-12      3        4         4      11    15 (27)               32         4   51 (63)
+        esper-2026-06      3        8         4      15    41 (59)               64         4  109 (127)
+
+    >>> import esper_masks as em, torch
+    >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+    >>> buffer = em.RolloutBuffer(engine, steps=128, batch=1000, fields={"value": torch.zeros(())})
+    >>> masks = engine(engine.empty_slots(1000))
+    >>> policy = em.FactoredCategorical(torch.zeros(1000, 15), masks)
+    >>> actions = policy.sample()
+    >>> buffer.store(0, masks, actions, policy.log_prob(actions), value=torch.zeros(1000))
+    >>> rows = buffer.minibatch(torch.tensor([3, 14, 1000]))  # the last one is of step 1, not stored yet
+    >>> rows.masks["op"].tolist()[0], rows.active.tolist()
+    ([True, True, False, False], [True, True, False])
+    >>> buffer.row_bytes
+    11
+
+    Args:
+        engine: whose masks are stored; only its layout and rules are kept.
+        steps: length of a rollout.
+        batch: number of environments.
+        fields: name -> an example of one row of it, for its shape and dtype; stored as ``[steps, batch, *shape]``.
+        device: where the rows live; by default the engine's device. ``buffer.to`` moves them; the dtypes stay.
+        dtype: of the log-probabilities, float32 or float64; by default float64 where it is torch's default dtype.
+
+    Raises:
+        ValueError: sizes that are no positive int, a dtype that is neither float32 nor float64, or a field that is no
+            tensor or has a name already in use.
+    """
+
+    slot_words: Tensor  # uint8, int16 or int32 [steps, batch, slots]
+    actions: Tensor  # int8, int16 or int32 [steps, batch, heads]; -1: padding
+    log_prob: Tensor  # float32 or float64 [steps, batch]
+
+    def __init__(
+        self,
+        engine: MaskEngine,
+        steps: int,
+        batch: int,
+        *,
+        fields: Mapping[str, Tensor] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if not isinstance(engine, MaskEngine):
+            raise ValueError(f"engine must be a MaskEngine, got {type(engine).__name__}")
+        check_size("steps", steps)
+        check_size("batch", batch)
+        if dtype is not None:
+            check_real(dtype)
+        self.rules, self.fingerprint, self.layout = engine.rules, engine.fingerprint, engine.layout
+        self.steps, self.batch = steps, batch
+        place = engine.device if device is None else torch.device(device)
+        with torch.inference_mode(False):  # a buffer made for a rollout serves an update
+            rows = allocate_decision(self.layout, (steps, batch), place, entropy=False, real=dtype)
+            for name in ("slot_words", "actions", "log_prob"):
+                self.register_buffer(name, getattr(rows, name))
+            self._names: tuple[str, ...] = ()  # fields
+            examples = {} if fields is None else fields
+            check_field_names(self, examples)
+            for name, example in examples.items():
+                shape = (steps, batch, *example.shape)
+                self.register_buffer(name, torch.empty(shape, dtype=example.dtype, device=place))
+        self._names = tuple(examples)
+        self.clear()
+        layout_tables(self.layout, self.device)  # before any trace or capture
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_prob.device
+
+    @property
+    def fields(self) -> dict[str, Tensor]:
+        """The stored fields: name -> ``[steps, batch, *shape]``."""
+        return {name: getattr(self, name) for name in self._names}
+
+    @property
+    def active(self) -> Tensor:
+        """Rows that acted: bool ``[steps, batch]``. The others are padding."""
+        return self.acted(self.actions)
+
+    def acted(self, actions: Tensor) -> Tensor:
+        """By the op: a head that the op ignores may hold anything. ``[..., heads]`` -> bool ``[...]``."""
+        return actions[..., self.layout.head_names.index(OP)] >= 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one environment and step: slot words, actions and log-probability, without the fields."""
+        rows = (self.slot_words, self.actions, self.log_prob)
+        return sum(t.numel() * t.element_size() for t in rows) // (self.steps * self.batch)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, fields included."""
+        return sum(t.numel() * t.element_size() for t in self.buffers())
+
+    def clear(self) -> None:
+        """Make all rows padding again, and what they hold as in a new buffer."""
+        with torch.no_grad():
+            for rows in self.buffers():
+                rows.zero_()  # fields too: a NaN left in a padding row outlives a product with 0
+            self.actions.fill_(-1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        def moved(rows: Tensor) -> Tensor:  # never cast: a log-probability in fp16 would bias every ratio
+            other: Tensor = fn(rows)
+            return other if other.dtype == rows.dtype else rows.to(other.device)
+
+        unfilled = self.device.type == "meta"
+        with torch.inference_mode(False):
+            super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch has no types here
+        if unfilled:
+            self.clear()  # `to_empty` leaves memory as it finds it
+        layout_tables(self.layout, self.device)
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no types here
+        layout_tables(self.layout, self.device)
+
+    def extra_repr(self) -> str:
+        fields = f", fields=({', '.join(self._names)})" if self._names else ""
+        return f"{self.rules.name}, steps={self.steps}, batch={self.batch}, row_bytes={self.row_bytes}{fields}"
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def at(self, step: int) -> Decision:
+        """The rows of one step, as views: what is written into them is stored.
+
+        Returns: actions ``[batch, heads]``, log_prob ``[batch]`` and slot_words ``[batch, slots]``; no entropy.
+        Raises:
+            ValueError: there is no such step.
+        """
+        self._check_step(step)
+        return Decision(self.actions[step], self.log_prob[step], self.slot_words[step])
+
+    def store(
+        self,
+        step: int,
+        masks: ActionMasks,
+        actions: Tensor,
+        log_prob: Tensor,
+        *,
+        active: Tensor | None = None,
+        **fields: Tensor,
+    ) -> None:
+        """Keep what one step gave, without its gradients. Nothing is written if something does not fit.
+
+        Args:
+            step: from 0 to ``steps - 1``.
+            masks: ``[batch]``, an engine's, or such after ``restrict`` by ``slot`` and ``slot_by_op``. What their slot
+                words do not tell is lost: op words that ``from_words`` was given.
+            actions: integer ``[batch, heads]``: choices of the heads, or -1 in every head of a row that did not act;
+                any other value may come back as another action.
+            log_prob: float ``[batch]``, no wider than the buffer's ``dtype``.
+            active: bool ``[batch]``; where it is False, the row is stored as padding: actions -1, log_prob 0.
+            fields: ``[batch, *shape]`` of the dtype that their examples have; every field of the buffer.
+
+        Raises:
+            ValueError: shape, dtype or device that does not fit, masks of another layout, masks with constraints that
+                words do not hold, or a field that is unknown or missing.
+        """
+        rows = self.at(step)
+        check_masks(masks, self.layout, self.batch, self.device)
+        check_integer("actions", actions)
+        check_rows("actions", actions, rows.actions)
+        check_log_prob(log_prob, rows.log_prob)
+        if active is not None:
+            active = check_bool("active", active, (self.batch,), self.device, broadcast=False)
+        if missing := [name for name in self._names if name not in fields]:
+            raise ValueError(f"no rows of {', '.join(missing)}: store wants every field; write takes them one by one")
+        check_fields(fields, self.fields, step)
+        with torch.no_grad():
+            if active is not None:
+                actions = torch.where(active.unsqueeze(-1), actions, -1)
+                log_prob = torch.where(active, log_prob, 0)
+            rows.slot_words.copy_(masks.slot_words)
+            rows.actions.copy_(actions)
+            rows.log_prob.copy_(log_prob)
+        self._write(step, fields)
+
+    def write(self, step: int, **fields: Tensor) -> None:
+        """Keep fields of one step, some or all: those known only after the step, or beside ``at``.
+
+        Args:
+            step: from 0 to ``steps - 1``.
+            fields: ``[batch, *shape]`` of the dtype that their examples have.
+
+        Raises:
+            ValueError: shape, dtype or device that does not fit, or a field that is unknown.
+        """
+        self._check_step(step)
+        check_fields(fields, self.fields, step)
+        self._write(step, fields)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def masks(self, step: int | slice = slice(None)) -> ActionMasks:
+        """Masks of one step, ``[batch]``, or of several, ``[steps, batch]``.
+
+        Raises:
+            ValueError: there is no such step.
+        """
+        if not isinstance(step, slice):
+            self._check_step(step)
+        return ActionMasks.from_words(self.layout, self.slot_words[step])
+
+    def minibatch(self, index: Tensor) -> Minibatch:
+        """Rows in any order, gathered narrow and then widened.
+
+        Args:
+            index: int64 ``[n]``, row ``step * batch + env``.
+
+        Raises:
+            ValueError: an index of another shape or dtype.
+            IndexError: out of range; RuntimeError, torch's own, on another device and in compiled code.
+        """
+        check_index("index", index, "rows step * batch + env")
+        try:
+            return self._gather(
+                lambda rows: rows.flatten(-2).index_select(-1, index),
+                lambda rows: rows.flatten(0, 1).index_select(0, index),
+            )
+        except (IndexError, RuntimeError):
+            check_range("index", index, self.steps * self.batch, "rows step * batch + env")
+            raise
+
+    def sequences(self, envs: Tensor) -> Minibatch:
+        """All steps of some environments, ``[steps, n]``: what recurrent policies learn from.
+
+        Args:
+            envs: int64 ``[n]``, indices of environments.
+
+        Raises:
+            ValueError: an index of another shape or dtype.
+            IndexError: out of range; RuntimeError, torch's own, on another device and in compiled code.
+        """
+        check_index("envs", envs, "environments")
+        try:
+            return self._gather(lambda rows: rows.index_select(-1, envs), lambda rows: rows.index_select(1, envs))
+        except (IndexError, RuntimeError):
+            check_range("envs", envs, self.batch, "environments")
+            raise
+
+    def _gather(self, narrow: Callable[[Tensor], Tensor], fields: Callable[[Tensor], Tensor]) -> Minibatch:
+        """Rows by two functions: of ``[..., steps, batch]``, and of fields ``[steps, batch, *shape]``."""
+        slot_words = rearrange(narrow(rearrange(self.slot_words, "... slots -> slots ...")), "slots ... -> ... slots")
+        actions = rearrange(narrow(rearrange(self.actions, "... heads -> heads ...")), "heads ... -> ... heads")
+        return Minibatch(
+            masks=ActionMasks.from_words(self.layout, slot_words),
+            actions=actions.long(),
+            log_prob=narrow(self.log_prob),
+            active=self.acted(actions),
+            fields={name: fields(rows) for name, rows in self.fields.items()},
+        )
+
+    def _check_step(self, step: int) -> None:
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < self.steps:
+            raise ValueError(f"there is no step {step!r}; wanted an int from 0 to {self.steps - 1}")
+
+    def _write(self, step: int, fields: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, rows in fields.items():
+                self.fields[name][step].copy_(rows)

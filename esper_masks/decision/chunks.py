@@ -1,0 +1,65 @@
+"""A batch in pieces that stay in a CPU's cache.
+
+Eager code writes numbers for all choices of all rows before it reads them again, and so does compiled code for a head
+of many choices.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from esper_masks.actions.contexts import build_contexts
+from esper_masks.actions.layout import ActionLayout
+from esper_masks.decision.rows import Decision, allocate_decision, is_double
+from esper_masks.distributions.softmax import UNROLLED_DECISION, UNROLLED_ROW
+from esper_masks.distributions.unrolled import unrolled_choices
+
+NUMBERS = 1 << 19  # of one such result in a piece: 2 MiB
+
+
+def numbers_kept(layout: ActionLayout, compiled: bool) -> int:
+    """Numbers of a row in such a result: of all contexts, padded to the widest; compiled, of a long head, if any."""
+    contexts = build_contexts(layout)
+    if not compiled or unrolled_choices(contexts) > UNROLLED_DECISION:
+        return max(context.size for context in contexts) * len(contexts)
+    return max([context.size for context in contexts[1:] if context.size > UNROLLED_ROW], default=0)
+
+
+def piece_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
+    """How many entries of the first axis are one piece; 0 if the batch is to stay whole.
+
+    Args:
+        number: of pieces.
+        batch: leading shape of the states.
+        arguments: of a step: tensors ``[*batch, ...]``, pytrees of such, ``enabled`` ``[slots]``, or no tensors.
+    """
+    if batch[0] < 2:
+        return 0
+    leaves = [leaf for leaf in tree_leaves(_of_rows(arguments)) if isinstance(leaf, Tensor)]
+    if any(leaf.shape[: len(batch)] != batch for leaf in leaves):
+        return 0  # an error that names what came whole, or something that is broadcast
+    return -(-batch[0] // number)
+
+
+def pieces(rows: int, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments of each piece."""
+    of_rows = _of_rows(arguments)
+    for start in range(0, len(arguments["states"]), rows):
+        yield {**arguments, **tree_map_only(Tensor, itemgetter(slice(start, start + rows)), of_rows)}
+
+
+def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, device: torch.device) -> Decision:
+    """Memory as a step makes it that is given none."""
+    real = torch.float64 if is_double(logits) else torch.float32
+    with torch.inference_mode(False):  # an update may need what a rollout decided
+        return allocate_decision(layout, batch, device, integers=(torch.int64, torch.int32), real=real)
+
+
+def _of_rows(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    enabled = arguments["enabled"]
+    same = {"enabled"} if isinstance(enabled, Tensor) and enabled.ndim == 1 else set()  # for all rows
+    return {name: argument for name, argument in arguments.items() if name not in same}

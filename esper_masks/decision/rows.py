@@ -1,0 +1,117 @@
+"""What a decision and its evaluation give for each row, and the narrowest form of a decision in memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from esper_masks.actions.layout import ActionLayout
+
+
+class Decision(NamedTuple):
+    """Whole actions of a batch, what they were drawn with and what was legal. A pytree."""
+
+    actions: Tensor  # integer [..., heads]; -1 in all heads of a row that did not act: inactive, or faulty
+    log_prob: Tensor  # [...]
+    slot_words: Tensor  # integer [..., slots]; ActionMasks.from_words makes the masks of them
+    raw_entropy: Tensor | None = None  # [...], nats; None where nobody asks for it
+
+
+class Evaluation(NamedTuple):
+    """What an update needs to know of given actions."""
+
+    log_prob: Tensor  # [...]
+    raw_entropy: Tensor  # [...], nats
+    head_entropies: Tensor | None  # [..., heads], in [0, 1]; None unless they are asked for
+    faults: Tensor  # int64 [...], a bit for each head, 1 << heads for an illegal action; raise_on_fault reads it
+
+
+torch.serialization.add_safe_globals([Decision, Evaluation])
+
+
+def action_dtype(layout: ActionLayout) -> torch.dtype:
+    """The narrowest signed integers that hold -1 and every choice."""
+    most = max(head.size for head in layout.heads)
+    return torch.int8 if most <= 1 << 7 else torch.int16 if most <= 1 << 15 else torch.int32
+
+
+def compiled_dtype(place: Tensor) -> torch.dtype:
+    """What compiled code gives for a place: for int16 it would compute all that is in the loop one by one."""
+    return torch.int32 if place.dtype == torch.int16 else place.dtype
+
+
+def word_dtype(layout: ActionLayout) -> torch.dtype:
+    """The narrowest integers with a bit for every op."""
+    return torch.uint8 if len(layout.ops) <= 8 else torch.int16 if len(layout.ops) <= 16 else torch.int32
+
+
+def real_dtype() -> torch.dtype:
+    """What log-probabilities are held in by default: float64 where torch's default dtype is that, else float32."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def check_real(dtype: Any) -> None:
+    """Raise ``ValueError`` for a dtype that is no place for log-probabilities: the ratio of an update needs fp32."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
+
+
+def is_double(logits: Any) -> bool:
+    """Whether what is computed from logits, a tensor or a mapping of tensors, is float64."""
+    parts = logits.values() if isinstance(logits, Mapping) else (logits,)
+    return any(isinstance(part, Tensor) and part.dtype == torch.float64 for part in parts)
+
+
+def batch_last(shape: Sequence[int], width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialized ``[*shape, width]``, in memory ``[width, *shape]``."""
+    return torch.empty((width, *shape), dtype=dtype, device=device).movedim(0, -1)
+
+
+def allocate_decision(
+    layout: ActionLayout,
+    shape: Sequence[int],
+    device: torch.device,
+    *,
+    entropy: bool = True,
+    integers: tuple[torch.dtype, torch.dtype] | None = None,
+    real: torch.dtype | None = None,
+) -> Decision:
+    """Uninitialized memory for the decisions of ``shape`` rows.
+
+    Args:
+        layout: heads, ops and slots.
+        shape: leading shape.
+        device: where.
+        entropy: whether there is a place for it.
+        integers: dtypes of the actions and the words; by default the narrowest there are.
+        real: dtype of the rest; by default ``real_dtype()``.
+    """
+    actions, words = (action_dtype(layout), word_dtype(layout)) if integers is None else integers
+    real = real_dtype() if real is None else real
+    return Decision(
+        actions=batch_last(shape, len(layout.heads), actions, device),
+        log_prob=torch.empty(tuple(shape), dtype=real, device=device),
+        slot_words=batch_last(shape, len(layout.slot_ids), words, device),
+        raw_entropy=torch.empty(tuple(shape), dtype=real, device=device) if entropy else None,
+    )
+
+
+def check_out(out: Decision, layout: ActionLayout, batch: Sequence[int], device: torch.device, double: bool) -> None:
+    """Raise ``ValueError`` unless there is memory of the right shape, and as wide, for the decisions of a batch."""
+    if not isinstance(out, Decision):
+        raise ValueError(f"out must be a Decision, got {type(out).__name__}; DecisionStep.allocate makes one")
+    shapes = ((*batch, len(layout.heads)), tuple(batch), (*batch, len(layout.slot_ids)), tuple(batch))
+    for name, place, shape in zip(Decision._fields, out, shapes):
+        if place is None and name == "raw_entropy":
+            continue
+        if not isinstance(place, Tensor) or place.shape != shape or place.device != device:
+            got = f"{tuple(place.shape)} on {place.device}" if isinstance(place, Tensor) else type(place).__name__
+            raise ValueError(f"{name} of out is {got}; wanted {shape} on {device}")
+        if place.dtype.is_floating_point != (name in ("log_prob", "raw_entropy")) or place.dtype == torch.bool:
+            raise ValueError(f"{name} of out cannot be {place.dtype}; DecisionStep.allocate makes what fits")
+        if double and place.dtype.is_floating_point and place.dtype != torch.float64:
+            raise ValueError(
+                f"{name} of out is {place.dtype}, and of float64 logits it is torch.float64: make the buffer, or "
+                "allocate, with dtype=torch.float64"
+            )

@@ -1,0 +1,1 @@
+"""The world: environments that follow a lifecycle, grounded in logs of real runs."""

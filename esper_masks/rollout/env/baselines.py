@@ -1,0 +1,71 @@
+"""What a policy is to be better than: functions of an environment to actions, int64 ``[batch, heads]``."""
+
+import torch
+from torch import Tensor
+
+from esper_masks.distributions.factored import FactoredCategorical
+from esper_masks.errors import RulesError
+from esper_masks.rollout.env.env import LifecycleEnv
+
+
+def random_legal(env: LifecycleEnv) -> Tensor:
+    """Whatever is legal: each head uniformly over its legal choices given the op, from torch's own generator."""
+    columns = env.engine.layout.logit_size
+    logits = torch.zeros(env.num_envs, columns, dtype=torch.float32, device=env.device)
+    return FactoredCategorical(logits, env.masks(), validate="off").sample()
+
+
+def always_wait(env: LifecycleEnv) -> Tensor:
+    """Nothing at all."""
+    return _whole(env, torch.full((env.num_envs,), _wait(env), device=env.device), {})
+
+
+def heuristic(env: LifecycleEnv) -> Tensor:
+    """Keep or cull the first seed on probation, as its measured improvement is not negative or is; else fill a slot.
+
+    Seeds are of the blueprint whose improvement is the largest on average.
+
+    Raises:
+        RulesError: rules without ops that fill, keep and cull.
+    """
+    dynamics, layout = env.dynamics, env.engine.layout
+    probation = [s for s in dynamics.full if s != dynamics.kept and s not in dict(dynamics.advances)]
+    fill, keep, cull = (_op(env, targets) for targets in ("fill", "keep", "cull"))
+    stage = env.states[..., 0]
+    waits = torch.zeros_like(stage, dtype=torch.bool)
+    for number in probation:
+        waits = waits | (stage == number)
+    empty = (stage == dynamics.empty) & env.masks().slot_by_op[..., fill, :]
+    judged, at = waits.any(-1), waits.int().argmax(-1)
+    negative = env.improvement.gather(-1, at.unsqueeze(-1)).squeeze(-1) < 0
+    filled = empty.any(-1) & ~judged
+    op = torch.where(judged, torch.where(negative, cull, keep), torch.where(filled, fill, _wait(env)))
+    slot = torch.where(judged, at, torch.where(filled, empty.int().argmax(-1), layout.head("slot").canonical))
+    best = max(dynamics.blueprints, key=lambda choice: dynamics.mean[choice])
+    blueprint = torch.where(filled, best, layout.heads[dynamics.blueprint_at].canonical)
+    return _whole(env, op, {dynamics.slot_at: slot, dynamics.blueprint_at: blueprint})
+
+
+def _wait(env: LifecycleEnv) -> int:
+    """The op that is legal everywhere and does nothing."""
+    layout = env.engine.layout
+    return next(op for op in range(len(layout.ops)) if layout.unconditional >> op & 1)
+
+
+def _op(env: LifecycleEnv, what: str) -> int:
+    """The op that moves a seed where the name says."""
+    dynamics = env.dynamics
+    gone = dynamics.without_seed
+    for op, source, target in dynamics.moves:
+        fits = {"fill": source == dynamics.empty, "keep": target == dynamics.kept, "cull": target in gone}
+        if fits[what]:
+            return op
+    raise RulesError(f"no op of {env.engine.rules.name} could {what} a seed")
+
+
+def _whole(env: LifecycleEnv, op: Tensor, heads: dict[int, Tensor]) -> Tensor:
+    values = [torch.full_like(op, head.canonical) for head in env.engine.layout.heads]
+    values[env.dynamics.op_at] = op
+    for at, value in heads.items():
+        values[at] = value
+    return torch.stack(values, -1)

@@ -1,0 +1,167 @@
+"""What logs of real runs say of seeds: improvement, outcomes and parameters by blueprint, epochs in each stage."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+from esper_masks.files import write_file
+from esper_masks.rules.fields import FrozenMapping
+from esper_masks.telemetry.events import MAX_NUMBER
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Accuracy points that seeds had won when they ended.
+
+    Args:
+        seeds: how many.
+        mean: of them.
+        spread: their standard deviation.
+    """
+
+    seeds: int
+    mean: float
+    spread: float
+
+    @classmethod
+    def measure(cls, points: Iterable[float]) -> "Improvement":
+        values = sorted(points)  # the same to the last bit in whichever order the files come
+        mean = math.fsum(values) / len(values) if values else 0.0
+        square = math.fsum((value - mean) ** 2 for value in values) / len(values) if values else 0.0
+        return cls(len(values), mean, math.sqrt(square))
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What the seeds of one blueprint did.
+
+    Args:
+        seeds: how many germinated.
+        params: parameters that such a seed adds.
+        improvement: of all that ended.
+        by_outcome: stage in which they ended -> those of them.
+    """
+
+    seeds: int
+    params: int
+    improvement: Improvement
+    by_outcome: Mapping[str, Improvement]
+
+    def to_dict(self) -> dict[str, Any]:
+        by_outcome = {stage: asdict(part) for stage, part in sorted(self.by_outcome.items())}
+        return {
+            "seeds": self.seeds,
+            "params": self.params,
+            "improvement": asdict(self.improvement),
+            "by_outcome": by_outcome,
+        }
+
+    def share(self, outcome: str) -> float:
+        """Part of the seeds that ended in a stage, of those that ended."""
+        return self.by_outcome[outcome].seeds / self.improvement.seeds if outcome in self.by_outcome else 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Statistics of logs, which set the distributions of ``LifecycleEnv``.
+
+    Args:
+        blueprints: name, as in the rules -> what its seeds did.
+        dwell: stage -> epochs spent in it -> number of seeds that went on from it.
+        ends: stage -> stage in which a seed ended from there -> number of seeds.
+        unblended: improvement of seeds that ended before they had a share in the network: noise of the measurement.
+    """
+
+    blueprints: Mapping[str, Blueprint]
+    dwell: Mapping[str, Mapping[int, int]]
+    ends: Mapping[str, Mapping[str, int]]
+    unblended: Improvement = Improvement(0, 0.0, 0.0)
+
+    @classmethod
+    def default(cls) -> "Calibration":
+        """Of the logs of the project: 482 seeds of four environments with one slot, under ``esper-2025-11``."""
+        resource = files("esper_masks") / "data" / "calibration.json"
+        return cls.from_json(resource.read_text(encoding="utf-8"), "the package's calibration.json")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Calibration":
+        """Read a file that ``save`` wrote.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is not such a file.
+        """
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return cls.from_json(stream.read(), os.fspath(path))
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "calibration") -> "Calibration":
+        """Read what ``to_json`` gave; ``name`` is what errors call it.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            record = json.loads(text)
+            if record["format"] != FORMAT:
+                raise ValueError(f"format {record['format']!r:.20}, wanted {FORMAT}")
+            blueprints = {bp: _blueprint(entry) for bp, entry in record["blueprints"].items()}
+            dwell = {
+                stage: FrozenMapping({_count(int(epochs)): _count(seeds) for epochs, seeds in entry.items()})
+                for stage, entry in record["dwell"].items()
+            }
+            ends = {
+                stage: FrozenMapping({outcome: _count(seeds) for outcome, seeds in entry.items()})
+                for stage, entry in record["ends"].items()
+            }
+            unblended = _improvement(record["unblended"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            raise ValueError(f"{name}: no calibration ({error!r:.80}); `esper-masks calibrate` makes one") from None
+        return cls(FrozenMapping(blueprints), FrozenMapping(dwell), FrozenMapping(ends), unblended)
+
+    def to_json(self) -> str:
+        """Statistics as text, the same for the same logs."""
+        record = {
+            "format": FORMAT,
+            "blueprints": {name: entry.to_dict() for name, entry in sorted(self.blueprints.items())},
+            "dwell": {
+                stage: {str(epochs): seeds for epochs, seeds in sorted(entry.items())}
+                for stage, entry in sorted(self.dwell.items())
+            },
+            "ends": {stage: dict(sorted(entry.items())) for stage, entry in sorted(self.ends.items())},
+            "unblended": asdict(self.unblended),
+        }
+        return json.dumps(record, indent=1) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_file(path, self.to_json().encode())
+
+
+def _blueprint(entry: Mapping[str, Any]) -> Blueprint:
+    by_outcome = {stage: _improvement(part) for stage, part in entry["by_outcome"].items()}
+    improvement = _improvement(entry["improvement"])
+    return Blueprint(_count(entry["seeds"]), _count(entry["params"]), improvement, FrozenMapping(by_outcome))
+
+
+def _improvement(entry: Mapping[str, Any]) -> Improvement:
+    mean, spread = float(entry["mean"]), float(entry["spread"])
+    if not (abs(mean) <= MAX_NUMBER and 0 <= spread <= MAX_NUMBER):
+        raise ValueError(f"mean {mean}, spread {spread}")
+    return Improvement(_count(entry["seeds"]), mean, spread)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.20} is no count")
+    return value

@@ -1,0 +1,256 @@
+"""One epoch of many lifecycles, as a function of tensors; ``LifecycleEnv`` keeps what it is a function of.
+
+Every value of a slot lies in memory ``[slots, batch]``, so that a lane runs over environments; a choice between few
+numbers is a chain of ``where``, because gathers are not vectorized.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_masks.distributions.noise import counted_slab
+from esper_masks.errors import RulesError
+from esper_masks.masks.engine import MaskEngine
+from esper_masks.rollout.env.calibration import Calibration
+from esper_masks.rollout.env.mechanics import Mechanics
+from esper_masks.rollout.env.noise import normal_quantile
+from esper_masks.rollout.env.state import Assumptions, Outcome, State, improvement
+from esper_masks.rules import MaskRules, Op
+from esper_masks.rules.names import INT32, OP, SLOT
+
+BLUEPRINT = "blueprint"
+
+
+class Dynamics(nn.Module):
+    """Constants of the rules and of a calibration, and what happens in an epoch.
+
+    Args:
+        engine: of the masks.
+        calibration: distributions.
+        mechanics: of the engine's rules.
+        episode_length: epochs.
+        max_seeds: limit of an episode; 0 for none.
+        assumptions: what the logs do not say.
+
+    Raises:
+        RulesError: rules without a head of blueprints or an op that fills an empty slot.
+        ValueError: the calibration has no seed of a legal blueprint, of a stage that is left by itself, or to tell
+            noise from.
+    """
+
+    def __init__(
+        self,
+        engine: MaskEngine,
+        calibration: Calibration,
+        mechanics: Mechanics,
+        episode_length: int,
+        max_seeds: int,
+        assumptions: Assumptions,
+    ):
+        super().__init__()
+        self.engine, rules, layout = engine, engine.rules, engine.layout
+        told = engine.slot_ids, episode_length, max_seeds, calibration.to_json(), mechanics, assumptions
+        self.task = hashlib.sha256(repr(told).encode()).hexdigest()
+        self.episode_length, self.max_seeds, self.rent = episode_length, max_seeds, assumptions.rent
+        if BLUEPRINT not in layout.head_names:
+            raise RulesError(f"{rules.name} has no head {BLUEPRINT!r}, by which seeds differ")
+        stage = {member.name: int(member) for member in rules.stages}
+        self.empty, self.kept, self.blending = int(rules.empty), stage[mechanics.kept], stage[mechanics.blending]
+        self.full = tuple(stage[name] for name in mechanics.full)
+        self.without_seed = (self.empty, *(stage[name] for name in mechanics.cleared))
+        self.advances = tuple((stage[source], stage[target]) for source, target in mechanics.advances.items())
+        self.moves = tuple(
+            (int(op.id), source, target) for op in rules.op_rules for source, target in _edges(rules, op)
+        )
+        if all(source != self.empty for _, source, _ in self.moves):
+            raise RulesError(f"no op of {rules.name} fills an empty slot")
+        reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
+        self.stages = tuple(sorted(reached))
+        self.op_at, self.slot_at, self.blueprint_at = (layout.head_names.index(name) for name in (OP, SLOT, BLUEPRINT))
+        known = {name.upper(): entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
+        head = layout.heads[self.blueprint_at]
+        choices = head.choices
+        legal = {c for number, row in enumerate(head.by_op) if head.users >> number & 1 for c in row}
+        if lacking := [choices[c] for c in sorted(legal) if choices[c] not in known]:
+            raise ValueError(
+                f"the calibration lacks the blueprints {', '.join(lacking)}; it has {', '.join(sorted(known))}"
+            )
+        entries = [known.get(name) for name in choices]
+        if assumptions.noise is None and not calibration.unblended.seeds:
+            raise ValueError(
+                "no seed of the calibration ended before it was blended in, so it does not tell the noise of readings: "
+                "pass Assumptions(noise=...), or calibrate from logs with such seeds"
+            )
+        self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
+        self.blueprints = tuple(sorted(legal))
+        self.mean = tuple(0.0 if e is None else e.improvement.mean for e in entries)
+        variances = [0.0 if e is None else e.improvement.spread**2 - self.noise**2 for e in entries]
+        self.spread = tuple(max(variance, 0.0) ** 0.5 for variance in variances)
+        self.params = tuple(0 if e is None else e.params for e in entries)
+        waits = set(mechanics.advances) - set(mechanics.cleared)
+        if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
+            raise ValueError(f"the calibration has no epochs of {', '.join(unknown)}")
+        self.dwells = {s: _thresholds(calibration.dwell.get(name, {})) for name, s in stage.items()}
+
+    @property
+    def uniforms(self) -> int:
+        """Numbers of noise that an environment takes in an epoch: two, and two a slot."""
+        return 2 + 2 * len(self.engine.slot_ids)
+
+    @property
+    def obs_size(self) -> int:
+        """Numbers that an observation has."""
+        return len(self.engine.slot_ids) * (len(self.stages) + len(self.blueprints) + 4) + 2
+
+    # -- what is compiled ---------------------------------------------------------------------------------------------
+
+    def advance(self, *given: Any, reset: bool = True) -> tuple[Tensor, ...]:
+        """The next state and the outcome, of a state, actions, noise or None, a key of noise or None, and None.
+
+        Noise is uniform, ``[batch, uniforms]``: the quality of a new seed, the dwell time of a stage that an op enters;
+        then for each slot the noise of its reading; then for each slot the dwell time of a stage entered by itself.
+        """
+        *fields, actions, noise, key, _ = given
+        old = State(*fields)
+        batch, slots = old.epoch.shape[0], len(self.engine.slot_ids)
+        uniform = counted_slab(key, self.uniforms, batch) if noise is None else noise.movedim(-1, 0)
+        stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
+        heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
+        legal, acted = self._acts(old, heads)
+        op = heads[self.op_at]
+
+        entered = stage
+        for number, source, target in self.moves:
+            entered = torch.where(acted & (op == number) & (stage == source), target, entered)
+        moved, born = entered != stage, acted & (stage == self.empty) & (entered != self.empty)
+        blueprint = torch.where(born, heads[self.blueprint_at], old.blueprint)
+        drawn = self._of(heads[self.blueprint_at], self.mean) + self._of(heads[self.blueprint_at], self.spread) * (
+            normal_quantile(uniform[0])
+        )
+        quality = torch.where(born, drawn, old.quality)
+        evidence, weight = old.evidence.masked_fill(born, 0), old.weight.masked_fill(born, 0)
+        dwell = torch.where(moved, self._dwell(entered, uniform[1]), old.dwell)
+        elapsed = torch.where(moved, 0, old.elapsed) + 1
+        age = torch.where(born, 0, age) + 1
+
+        full, kept = _is_any(entered, self.full), entered == self.kept
+        share = torch.where(entered == self.blending, (elapsed.float() / dwell.clamp_min(1)).clamp_max(1), full.float())
+        ends = old.epoch + 1 >= self.episode_length
+        gain = torch.where(kept | ~ends, share * quality, 0).sum(0)
+        params = self._of(blueprint, self.params).masked_fill(_is_any(entered, self.without_seed), 0)
+        reward = gain - old.gain - self.rent * params.sum(0)
+        read = torch.where(kept, 0, share)
+        error = self.noise * normal_quantile(uniform[2 : 2 + slots])
+        evidence = evidence + read * (read * quality + error)
+        weight = weight + read * read
+
+        following = entered
+        for source, target in self.advances:
+            following = torch.where((entered == source) & (elapsed >= dwell), target, following)
+        on = following != entered
+        dwell = torch.where(on, self._dwell(following, uniform[2 + slots :]), dwell)
+        elapsed = torch.where(on, 0, elapsed)
+        returns, seeds = old.returns + reward, old.total_seeds + born.sum(0, dtype=torch.int32)
+        cleared = following == self.empty
+        if reset:
+            cleared = cleared | ends
+            following, gain = torch.where(ends, self.empty, following), gain.masked_fill(ends, 0)
+        fields = [age, elapsed, dwell, blueprint, quality, evidence, weight]
+        age, *others = (field.masked_fill(cleared, 0) for field in fields)
+        ended = ends if reset else torch.zeros_like(ends)
+        numbers = (old.epoch + 1).masked_fill(ended, 0), seeds.masked_fill(ended, 0), gain
+        further = [torch.zeros_like(age)] * (old.states.shape[-1] - 2)
+        states = torch.stack([following, age, *further]).permute(2, 1, 0)  # [batch, slots, features]
+        return states, *others, *numbers, returns.masked_fill(ended, 0), *Outcome(reward, ends, ~legal, returns)
+
+    def step(self, *given: Any, fused: bool = False) -> tuple[Tensor, ...]:
+        """``advance``, and what is observed of the state after it."""
+        made = self.advance(*given)
+        return *made, self.observe(*made[: len(State._fields)], None)
+
+    def observe(self, *given: Any, fused: bool = False) -> Tensor:
+        """What a policy sees of a state (and None): float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
+
+        For each slot, feature by feature: which stage it is in, of those that can be reached; which blueprint it holds;
+        age and epochs in the stage, over the length of an episode; the measured improvement over 10 points, and how
+        certain it is, w / (1 + w). Then for the environment: the part of the episode that is over, and of the seeds.
+        """
+        state = State(*given[:-1])
+        stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
+        occupied = ~_is_any(stage, self.without_seed)
+        rows = [(stage == s).float() for s in self.stages]
+        rows += [((state.blueprint == b) & occupied).float() for b in self.blueprints]
+        rows += [age.float() / self.episode_length, state.elapsed.float() / self.episode_length]
+        rows += [improvement(state) / 10, state.weight / (1 + state.weight)]
+        seeds = state.total_seeds.float() / (self.max_seeds if self.max_seeds > 0 else self.episode_length)
+        whole = torch.stack([state.epoch.float() / self.episode_length, seeds])
+        return torch.cat([torch.stack(rows).flatten(0, 1), whole]).movedim(0, -1)
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _acts(self, old: State, heads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Whether an action is legal, ``[batch]``, and the slot that it acts on, ``[slots, batch]``.
+
+        ``masks.permits`` says the same, and looks it up, which compilers do row by row.
+        """
+        layout, totals = self.engine.layout, old.total_seeds if self.max_seeds > 0 else None
+        masks = self.engine(old.states, totals, max_seeds=self.max_seeds)
+        op, bit = heads[self.op_at], torch.zeros_like(heads[self.op_at])
+        for number in range(len(layout.ops)):
+            fits = op == number
+            for head in layout.heads:
+                if head.users >> number & 1 and head.name not in (OP, SLOT):
+                    fits = fits & _is_any(heads[layout.head_names.index(head.name)], head.by_op[number])
+            bit = torch.where(fits, 1 << number, bit)
+        index = torch.arange(len(layout.slot_ids), dtype=torch.int32, device=op.device).unsqueeze(-1)
+        users = layout.head(SLOT).users
+        acted = (heads[self.slot_at] == index) & ((masks.slot_words.movedim(-1, 0) & bit & users) != 0)
+        return acted.any(0) | ((masks.op_words & bit & ~users) != 0), acted
+
+    def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
+        """A number of each blueprint, float32."""
+        found = torch.zeros_like(blueprint, dtype=torch.float32)
+        for number in self.blueprints:
+            found = torch.where(blueprint == number, float(values[number]), found)
+        return found
+
+    def _dwell(self, stage: Tensor, uniform: Tensor) -> Tensor:
+        """Epochs in a stage that is entered: at least one, int32."""
+        epochs = torch.ones_like(stage)
+        for source, _ in self.advances:
+            least, steps = self.dwells[source]
+            drawn = torch.full_like(uniform, least)
+            for threshold, step in steps:
+                drawn = drawn + (uniform >= threshold).float() * step
+            epochs = torch.where(stage == source, drawn.int(), epochs)
+        return epochs
+
+
+def _edges(rules: MaskRules, op: Op) -> Iterable[tuple[int, int]]:
+    """Stages between which an op moves a seed."""
+    if op.enters is not None:
+        yield from ((int(source), int(op.enters)) for source in rules.stages if op.enters in rules.transitions[source])
+    yield from ((int(source), int(target)) for source, target in op.moves.items())
+
+
+def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int], ...]]:
+    """The least number of epochs, and from which uniform on there are how many more; never less than one epoch."""
+    epochs: dict[int, int] = {}
+    for number, seeds in counts.items():
+        epochs[max(number, 1)] = epochs.get(max(number, 1), 0) + seeds
+    if not sum(epochs.values()):
+        return 1, ()
+    numbers, total, below, steps = sorted(n for n in epochs if epochs[n]), sum(epochs.values()), 0, []
+    for number, following in pairwise(numbers):
+        below += epochs[number]
+        steps.append((below / total, following - number))
+    return numbers[0], tuple(steps)
+
+
+def _is_any(values: Tensor, of: Sequence[int]) -> Tensor:
+    return reduce(torch.logical_or, [values == one for one in of])

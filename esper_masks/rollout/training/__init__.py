@@ -1,0 +1,1 @@
+"""The learner: proximal policy optimization of factored policies."""

@@ -1,0 +1,277 @@
+"""Proximal policy optimization, read from top to bottom: rollout, advantages, update.
+
+Source: Schulman et al., "Proximal policy optimization algorithms", 2017.
+"""
+
+from collections.abc import Iterator, Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_masks.decision.buffer import Minibatch
+from esper_masks.distributions.faults import raise_on_fault
+from esper_masks.errors import InvalidStateMachineError
+from esper_masks.rollout.env.env import LifecycleEnv
+from esper_masks.rollout.training.config import PPOConfig
+from esper_masks.rollout.training.gae import gae
+from esper_masks.rollout.training.moments import RunningMoments
+from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden, Scored
+from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.rollouts import Acting, Situation
+
+
+class Scoring(nn.Module):
+    """``evaluate_actions`` as a forward pass, which is what ``DistributedDataParallel`` averages gradients of."""
+
+    def __init__(self, policy: FactoredActorCritic):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, obs: Tensor, rows: Minibatch, hidden: Hidden | None, starts: Tensor | None) -> Scored:
+        masks, actions = rows.masks, rows.actions
+        return self.policy.evaluate_actions(obs, masks, actions, active=rows.active, hidden=hidden, starts=starts)
+
+
+class PPO:
+    """A policy, an environment, and what is between them.
+
+    >>> import esper_masks as em
+    >>> env = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 64)
+    >>> policy = em.rollout.FactoredActorCritic(em.DecisionStep(env.engine, mode="eager"), env.obs_size)
+    >>> ppo = PPO(env, policy)
+    >>> sorted(ppo.iterate())[:3]
+    ['clip_fraction', 'entropy_blend', 'entropy_blueprint']
+
+    Args:
+        env: to act in; it is reset.
+        policy: to improve.
+        config: hyper-parameters.
+        world: the processes, each of which has a part of the environments; by default one.
+    """
+
+    def __init__(
+        self,
+        env: LifecycleEnv,
+        policy: FactoredActorCritic,
+        config: PPOConfig | None = None,
+        world: World | None = None,
+    ):
+        recurrent = isinstance(policy, FactoredRecurrentActorCritic)
+        self.env, self.policy, self.config = env, policy, PPOConfig() if config is None else config
+        self.world = World() if world is None else world
+        self.rows = env.num_envs * (1 if recurrent else self.config.steps)  # or whole sequences
+        if self.config.minibatches > self.rows:
+            of = "environments, whose sequences a recurrent policy learns from" if recurrent else "steps of a rollout"
+            raise ValueError(f"{self.config.minibatches} minibatches cannot be made of {self.rows} {of}")
+        device = env.device
+        self.optimizer = torch.optim.Adam(policy.parameters(), self.config.learning_rate, eps=1e-5)
+        self.obs_moments = RunningMoments(env.obs_size, device, self.world)
+        self.return_moments = RunningMoments(1, device, self.world)  # so that what values are fitted to has unit spread
+        self.acting = Acting(env, policy, self.obs_moments, self.config.steps)
+        self.buffer = self.acting.buffer
+        starts = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+        self.at = Situation(env.reset(), policy.initial(env.num_envs), starts)
+        self.first: Hidden | None = self.at.hidden  # of the rollout
+        self.env_steps = 0  # of all processes
+        self.scoring: nn.Module = Scoring(policy)
+        if self.world.size > 1:
+            self.scoring = self.world.averaged(self.scoring, device)
+
+    def iterate(self) -> dict[str, float]:
+        """One rollout and one update.
+
+        Returns: what to log, of all processes; times in seconds.
+        Raises:
+            InvalidStateMachineError: a row without an action, since none was legal or logits are not finite; or a
+                gradient that is not finite. Nothing is learned from it.
+        """
+        began = perf_counter()
+        figures = self.rollout()
+        acted = perf_counter()
+        figures |= self.update()
+        ended = perf_counter()
+        figures |= {"rollout_seconds": acted - began, "update_seconds": ended - acted}
+        names = sorted(figures)
+        values = torch.tensor([figures[name] for name in names], dtype=torch.float64, device=self.env.device)
+        told = self.world.mean(values).tolist()
+        figures = dict(zip(names, told))
+        figures["illegal_actions"] *= self.world.size
+        figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        figures["env_steps_per_s"] = self.world.size * self.env.num_envs * self.config.steps / (ended - began)
+        return figures
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        first, last, horizon = self.config.learning_rate, self.config.final_learning_rate, self.config.horizon
+        return first + (last - first) * min(self.env_steps / horizon, 1.0) if horizon else first
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an iteration depends on, torch's own generators too: between two iterations, not within one."""
+        obs, hidden, starts = self.at
+        generators = {"cpu": torch.get_rng_state()}
+        if self.env.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.env.device)
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "env": self.env.state_dict(),
+            "obs_moments": self.obs_moments.state_dict(),
+            "return_moments": self.return_moments.state_dict(),
+            "obs": obs.clone(),
+            "starts": starts.clone(),
+            "hidden": () if hidden is None else tuple(part.clone() for part in hidden),
+            "env_steps": self.env_steps,
+            "generators": generators,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, environments: bool = True) -> None:
+        """Go on from a ``state_dict``: on a CPU, with as many threads, to the last bit.
+
+        Args:
+            state: of a training with the same policy.
+            environments: whether to go on in its environments, too, with the noise that they and the policy were about
+                to draw. Without, there may be any number of them: those of this training stay as they are, and of the
+                state it takes what was learned: policy, optimizer, moments, and the number of steps.
+
+        Raises:
+            ValueError, RuntimeError, KeyError: of another environment or policy.
+        """
+        there, here = len(state["starts"]), self.env.num_envs
+        if environments and there != here:
+            raise ValueError(
+                f"the state is of {there} environments, and there are {here} here: make as many, or load it with "
+                "environments=False, which takes what was learned and leaves these environments as they are"
+            )
+        if environments:
+            self.env.load_state_dict(state["env"])
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.obs_moments.load_state_dict(state["obs_moments"])
+        self.return_moments.load_state_dict(state["return_moments"])
+        self.env_steps = state["env_steps"]
+        if environments:
+            self._go_on(state)
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        device = self.env.device
+        obs = torch.empty_like(self.at.obs).copy_(state["obs"])  # in memory as it was
+        hidden = [part.to(device) for part in state["hidden"]]
+        self.at = Situation(obs, (hidden[0], hidden[1]) if hidden else None, state["starts"].to(device))
+        torch.set_rng_state(state["generators"]["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["generators"]["cuda"], device)
+
+    # -- rollout ------------------------------------------------------------------------------------------------------
+
+    def rollout(self) -> dict[str, float]:
+        """Fill the buffer.
+
+        Returns: what to log. The time of the environment is that of its launches on a GPU, and 0 where compiled code
+            is one graph for environment and policy.
+        """
+        env, buffer, env_seconds = self.env, self.buffer, self.acting.env_seconds
+        illegal = env.illegal_actions.sum()
+        self.first = self.at.hidden
+        self.at = self.acting.rollout(self.at)
+        self.env_steps += self.world.size * env.num_envs * self.config.steps
+        ended = buffer.fields["terminated"]
+        faulty = int((buffer.actions[..., 0] < 0).sum())
+        if self.world.any(faulty > 0, env.device):
+            rows = f"{faulty} of {ended.numel()} rows" if faulty else "rows of another process, but none here,"
+            raise InvalidStateMachineError(
+                f"{rows} of the rollout have no action: none is legal, or logits are not finite"
+            )
+        returns = buffer.fields["returns"].masked_fill(~ended, 0).sum()
+        masks = buffer.masks()
+        return {
+            "env_seconds": self.acting.env_seconds - env_seconds,
+            "return_mean": float(returns / ended.sum()),  # nan if no episode ended
+            "forced_share": float(masks.forced.float().mean()),
+            "legal_ops": float(masks["op"].float().sum(-1).mean()),
+            "illegal_actions": float(env.illegal_actions.sum() - illegal),
+        }
+
+    # -- update -------------------------------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, float]:
+        """Improve the policy by what is in the buffer."""
+        fields, config = self.buffer.fields, self.config
+        with torch.no_grad():
+            _, last_value, _ = self.policy(self.obs_moments(self.at.obs), self.at.hidden, self.at.starts)
+            seen = self.obs_moments.measure(fields["obs"])
+            fields["obs"].copy_(self.obs_moments(fields["obs"]))  # as the policy saw them
+            scale = self.return_moments.spread
+            values, last = fields["value"] * scale, last_value * scale
+            advantages, returns = gae(
+                fields["reward"], values, fields["terminated"], last, config.gamma, config.gae_lambda
+            )
+            unexplained = (returns - values).var() / returns.var().clamp_min(1e-8)
+            self.return_moments.update(returns.unsqueeze(-1))
+            returns = returns / self.return_moments.spread
+            advantages = advantages - self.world.mean(advantages.mean())
+            advantages = advantages / self.world.mean(advantages.square().mean()).sqrt().clamp_min(1e-8)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        sums: dict[str, Tensor] = {}
+        tried = steps = 0
+        for rows, hidden, (gained, target) in self._minibatches(advantages, returns):
+            figures, near = self._learn(rows, hidden, gained, target)
+            tried, steps = tried + 1, steps + near
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0) + value
+            if not near:
+                break
+        self.obs_moments.merge(*seen)
+        mean = {name: float(value) / tried for name, value in sums.items()}
+        return {**mean, "explained_variance": float(1 - unexplained), "optimizer_steps": float(steps)}
+
+    def _minibatches(self, *values: Tensor) -> Iterator[tuple[Minibatch, Hidden | None, list[Tensor]]]:
+        """Rows in any order, in each epoch another, and of ``values`` the same; of a recurrent policy sequences."""
+        for _ in range(self.config.epochs):
+            for index in torch.randperm(self.rows, device=self.env.device).chunk(self.config.minibatches):
+                if self.first is not None:
+                    hidden = self.first[0][index], self.first[1][index]
+                    yield self.buffer.sequences(index), hidden, [value[:, index] for value in values]
+                else:
+                    yield self.buffer.minibatch(index), None, [value.flatten()[index] for value in values]
+
+    def _learn(
+        self, rows: Minibatch, hidden: Hidden | None, advantages: Tensor, returns: Tensor
+    ) -> tuple[dict[str, Tensor], bool]:
+        """One optimizer step, unless the policy has gone too far; whether it was taken."""
+        config, policy = self.config, self.policy
+        starts = None if hidden is None else rows.fields["start"]
+        scored: Scored = self.scoring(rows.fields["obs"], rows, hidden, starts)
+        log_ratio = scored.evaluation.log_prob - rows.log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
+        value_loss = 0.5 * (scored.values - returns).square().mean()
+        heads = scored.evaluation.head_entropies
+        assert heads is not None
+        entropies = heads.flatten(0, -2).mean(0)
+        loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropies.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        names, faults = self.env.engine.layout.head_names, scored.evaluation.faults
+        with torch.no_grad():
+            kl = (ratio - 1 - log_ratio).mean()
+            fault = (faults != 0).any() | ~norm.isfinite()
+            # one read of the device for all that decides whether the step is taken, and one decision of all processes
+            far, anywhere = self.world.mean(torch.stack([kl, fault.float()])).tolist()
+        if anywhere:
+            raise_on_fault(heads=names, faults=faults, gradient_norm=norm)
+            raise InvalidStateMachineError("another process of the training met a fault, and says which")
+        near = far <= 1.5 * config.target_kl
+        if near:
+            with torch.device("cpu"):  # torch 2.11 counts its steps on the default device, which may be "meta"
+                self.optimizer.step()
+        with torch.no_grad():
+            figures = {"policy_loss": policy_loss, "value_loss": value_loss, "kl": kl, "gradient_norm": norm}
+            figures["clip_fraction"] = (ratio != clipped).float().mean()
+            figures |= {f"entropy_{name}": value for name, value in zip(names, entropies)}
+        return {name: value.detach() for name, value in figures.items()}, near

@@ -1,0 +1,14 @@
+"""A lifecycle as frozen data. Standard library only; nothing here computes a mask.
+
+model     ``MaskRules``: stages, transitions, ops, heads, features, switches
+parts     ``Op`` and ``Head``
+gates     ``GATES``: what an op needs besides its stage
+checks    every way in which rules contradict themselves
+fields    the types of fields, and ``FrozenMapping``
+names     words with a meaning of their own, such as the heads ``slot`` and ``op``
+"""
+
+from esper_masks.rules.model import MaskRules
+from esper_masks.rules.parts import Head, Op
+
+__all__ = ["Head", "MaskRules", "Op"]

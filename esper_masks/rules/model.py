@@ -1,0 +1,168 @@
+"""A lifecycle as data: stages, transitions, ops, gates and heads. Standard library only.
+
+Nothing here computes a mask. ``tables`` compiles a rule set into lookup tensors, ``reference`` reads it with plain
+loops; both see the same data, so changing one transition changes the masks of both.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from typing import Any
+
+from esper_masks.errors import RulesError
+from esper_masks.rules import fields as kinds
+from esper_masks.rules.checks import check_ops, check_rules
+from esper_masks.rules.fields import FrozenMapping
+from esper_masks.rules.names import OP
+from esper_masks.rules.parts import Head, Op
+
+
+@dataclass(frozen=True)
+class MaskRules:
+    """A complete, checked rule set. Sequences and mappings are frozen on the way in.
+
+    Args:
+        name: what errors and reports call it.
+        stages: enum of the stages; values are what a slot state holds, 0 to 254, gaps allowed.
+        transitions: stage -> the stages it may move to. Every stage has an entry, if an empty one.
+        empty: the stage of a slot that holds no seed.
+        op_rules: one ``Op`` for each member of the op enum, whose values are 0, 1, 2, ...
+        heads: in the order of the action vector; exactly one is called ``slot`` and one ``op``.
+        features: features of a slot state beyond ``stage`` and ``age`` -> the enum of their values; 0 when empty.
+        switches: name -> its values, the first being the default.
+        slot_ids: the slots an engine has when it is given none.
+
+    Raises:
+        RulesError: a field of another type, or rules that contradict themselves; names the part and the reason.
+    """
+
+    name: str
+    stages: type[IntEnum]
+    transitions: Mapping[Any, Sequence[IntEnum]]
+    empty: IntEnum
+    op_rules: Sequence[Op]
+    heads: Sequence[Head]
+    features: Mapping[str, type[IntEnum]] = field(default_factory=FrozenMapping)
+    switches: Mapping[str, Sequence[object]] = field(default_factory=FrozenMapping)
+    slot_ids: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        kinds.take_fields(
+            self,
+            f"rules {self.name!r}",
+            name=kinds.name,
+            stages=kinds.int_enum,
+            transitions=kinds.mapping(kinds.member, kinds.members),
+            empty=kinds.member,
+            op_rules=kinds.sequence(kinds.instance(Op, "an Op")),
+            heads=kinds.sequence(kinds.instance(Head, "a Head")),
+            features=kinds.mapping(kinds.name, kinds.int_enum),
+            switches=kinds.mapping(kinds.name, kinds.sequence(kinds.hashable)),
+            slot_ids=kinds.names,
+        )
+        check_ops(self)
+        object.__setattr__(self, "op_rules", tuple(sorted(self.op_rules, key=lambda op: op.id)))
+        check_rules(self)
+
+    @property
+    def ops(self) -> type[IntEnum]:
+        """The op enum: names, and the index that is both a value of the op head and a bit of a word."""
+        return type(self.op_rules[0].id)
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        return tuple(op.name for op in self.op_rules)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return tuple(head.name for head in self.heads)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns of a slot state: ``("stage", "age", *features)``."""
+        return ("stage", "age", *self.features)
+
+    @property
+    def relevance(self) -> dict[IntEnum, frozenset[str]]:
+        """The heads each op uses, ``op`` among them."""
+        return {op.id: frozenset((OP, *op.uses)) for op in self.op_rules}
+
+    def head(self, name: str) -> Head:
+        for head in self.heads:
+            if head.name == name:
+                return head
+        raise RulesError(f"{self.name} has no head {name!r}; its heads are {', '.join(self.head_names)}")
+
+    def legal_stages(self, op: IntEnum) -> frozenset[IntEnum]:
+        """Stages in which an op is legal before any gate, derived from the transitions."""
+        return self._legal_stages[op]
+
+    @cached_property
+    def _legal_stages(self) -> tuple[frozenset[IntEnum], ...]:
+        return tuple(self._derive_stages(op) for op in self.op_rules)
+
+    def _derive_stages(self, op: Op) -> frozenset[IntEnum]:
+        if op.disabled:
+            return frozenset()
+        if op.always:
+            return frozenset(self.stages)
+        entering = (stage for stage in self.stages if op.enters in self.transitions[stage])
+        return frozenset((*entering, *op.moves, *op.acts_in))
+
+    def resolve(self, /, **switches: object) -> "MaskRules":
+        """The same rules with every switch set, so that nothing downstream knows of switches.
+
+        Raises:
+            RulesError: a switch that these rules do not have, or a value that the switch does not.
+        """
+        known = ", ".join(f"{name}={values[0]!r}" for name, values in self.switches.items()) or "none"
+        for name, value in switches.items():
+            if name not in self.switches:
+                raise RulesError(f"{self.name} has no rule switch {name!r}; it has: {known}")
+            if not any(type(value) is type(allowed) and value == allowed for allowed in self.switches[name]):
+                raise RulesError(
+                    f"{self.name}: switch {name}={value!r} is not one of {', '.join(map(repr, self.switches[name]))}"
+                )
+        setting = {name: switches.get(name, values[0]) for name, values in self.switches.items()}
+        return dataclasses.replace(
+            self,
+            op_rules=tuple(_resolve_op(op, setting) for op in self.op_rules),
+            heads=tuple(_resolve_head(head, setting) for head in self.heads),
+            switches=FrozenMapping(),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the rules, names included, as 64 hex digits."""
+        return hashlib.sha256(repr(_plain(self)).encode()).hexdigest()
+
+
+def _resolve_op(op: Op, setting: Mapping[str, object]) -> Op:
+    waived = op.waived_by is not None and setting[op.waived_by]
+    disabled = op.disabled or (op.disabled_by is not None and bool(setting[op.disabled_by]))
+    requires = FrozenMapping[str, IntEnum]() if waived else op.requires
+    return dataclasses.replace(op, requires=requires, disabled=disabled, waived_by=None, disabled_by=None)
+
+
+def _resolve_head(head: Head, setting: Mapping[str, object]) -> Head:
+    if head.switch is None or not isinstance(head.legal, Mapping):
+        return head
+    return dataclasses.replace(head, legal=head.legal[setting[head.switch]], switch=None)
+
+
+def _plain(value: object) -> object:
+    """Nested tuples of names and numbers: a form whose repr is the same in every process and Python version."""
+    if isinstance(value, IntEnum):
+        return (value.name, int(value))
+    if isinstance(value, type) and issubclass(value, IntEnum):
+        return tuple(_plain(member) for member in value)
+    if isinstance(value, Mapping):
+        return tuple(sorted(((_plain(k), _plain(v)) for k, v in value.items()), key=repr))
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, (Op, Head, MaskRules)):
+        return tuple((f.name, _plain(getattr(value, f.name))) for f in dataclasses.fields(value))
+    return value

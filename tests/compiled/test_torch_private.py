@@ -1,0 +1,227 @@
+"""What is done with a torch that lacks a private name: each is taken away in turn."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import esper_masks as em
+from esper_masks.compiled import calls, torch_private
+from esper_masks.distributions import faults
+from esper_masks.errors import InvalidStateMachineError
+from tests.helpers import FunctionRecorder, assert_near
+from tests.compiled.test_calls import Sums
+from tests.decision.test_step import composed, engine_of, inputs
+
+PACKAGE = Path(em.__file__).parent
+Taken = Callable[[str], None]
+
+
+@pytest.fixture
+def take(monkeypatch: pytest.MonkeyPatch) -> Iterator[Taken]:
+    """Make a name of torch look absent, and compile without building."""
+    lacks, compile, taken = torch_private.lacks, torch.compile, set[str]()
+
+    def forget() -> None:
+        torch_private.compiles_ahead.cache_clear()
+        torch_private.warn_lost.cache_clear()
+
+    monkeypatch.setattr(torch_private, "lacks", lambda path: path in taken or lacks(path))
+    monkeypatch.setattr(
+        torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=fullgraph, backend="aot_eager")
+    )
+    forget()
+    yield taken.add
+    forget()
+
+
+def lost(caught: list[warnings.WarningMessage]) -> list[str]:
+    return [str(warning.message) for warning in caught if "has no torch." in str(warning.message)]
+
+
+def test_this_torch_has_every_name() -> None:
+    names = (*torch_private.COMPILING, *torch_private.WATCHING, *torch_private.BATCHING, "_assert_async")
+    assert [name for name in names if torch_private.lacks(name)] == []
+    assert torch_private.compiles_ahead()
+    assert torch_private.KNOWS_VMAP
+    assert torch_private.ASSERTS
+    assert torch_private.known_options(calls.CPU_OPTIONS) == calls.CPU_OPTIONS
+
+
+@pytest.mark.parametrize("name", ["_C.nothing", "nothing.at.all", "_dynamo.convert_frame.nothing", "float32.nothing"])
+def test_a_name_that_no_torch_has_is_lacking(name: str) -> None:
+    assert torch_private.lacks(name)
+
+
+@pytest.mark.parametrize("name", [*torch_private.COMPILING, *torch_private.WATCHING])
+def test_without_a_name_calls_go_through_torch_compile(take: Taken, name: str) -> None:
+    take(name)
+    one, other = torch.randn(5), torch.randn(5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = calls.Compiled(Sums(), "add")
+        for _ in range(2):
+            assert torch.equal(run(one, other, False), one * 2 + other)
+        assert torch.equal(run(one[:3].int(), one[:3].int(), False), one[:3].int() * 3)
+        assert torch.equal(calls.Compiled(Sums(), "add")(one, one, True), (one * 3).double())
+    assert all(not made for _, made in run.forms.values())
+    [said] = lost(caught)
+    assert f"torch.{name}: a call of compiled code takes some tens of microseconds longer" in said
+
+
+class Unfit:
+    """What a call gives that is compiled ahead, of another torch."""
+
+    fn = None
+
+
+def unkept(_: Any) -> Any:
+    raise torch._dynamo.exc.PackageError("CLASS_MATCH guard cannot be serialized.")
+
+
+@pytest.mark.parametrize("ahead", [None, lambda _: Unfit(), unkept])
+def test_what_torch_compile_gives_may_be_another_thing(
+    take: Taken, monkeypatch: pytest.MonkeyPatch, ahead: Any
+) -> None:
+    compile = torch.compile
+
+    def other(*arguments: Any, **settings: Any) -> Any:
+        made = compile(*arguments, **settings)
+        if ahead is None:
+            del made.aot_compile
+        else:
+            made.aot_compile = ahead
+        return made
+
+    monkeypatch.setattr(torch, "compile", other)
+    one = torch.randn(5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = calls.Compiled(Sums(), "add")
+        assert torch.equal(run(one, one, False), one * 3)
+        assert torch.equal(run(one[:4], one[:4], False), one[:4] * 3)
+    [said] = lost(caught)
+    assert "torch.compile().aot_compile" in said
+
+
+def test_what_cannot_be_compiled_ahead_is_tried_once(take: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(calls, "compile_ahead", lambda *arguments: tried.append(arguments))
+    run = calls.Compiled(Sums(), "add")
+    for size in range(2, 6):
+        one = torch.randn(size)
+        assert torch.equal(run(one, one, False), one * 3)
+    assert len(tried) == 1
+
+
+def test_without_watching_transforms_are_left_to_torch(take: Taken) -> None:
+    take("_C._functorch.peek_interpreter_stack")
+    engine = engine_of()
+    states, logits, noise = inputs(engine)
+    step, masks = em.DecisionStep(engine), engine(states)
+    expected = composed(engine, states, logits, noise)
+    leaf = logits.clone().requires_grad_()
+    score = em.FactoredCategorical(leaf, masks).log_prob(expected.actions)
+    with pytest.warns(RuntimeWarning, match="peek_interpreter_stack"):
+        assert torch.equal(step(states, logits, noise=noise).actions, expected.actions)
+    gradient = torch.func.grad(lambda x: step.evaluate(x, masks, expected.actions).log_prob.sum())(logits)
+    assert_near(gradient, torch.autograd.grad(score.sum(), leaf)[0], 1e-5)
+    pair = torch.stack([logits, logits.flip(0)])
+    scored = torch.vmap(lambda x: step.evaluate(x, masks, expected.actions).log_prob)(pair)
+    assert_near(scored[0], score.detach(), 1e-5)
+    for watching in (
+        FunctionRecorder(),
+        torch.autograd.forward_ad.dual_level(),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        with watching:
+            assert torch.equal(step(states, logits, noise=noise).actions, expected.actions)
+
+
+def test_options_that_a_compiler_lacks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_private.warn_lost.cache_clear()
+    monkeypatch.setattr(torch._inductor, "list_options", lambda: ["size_asserts", "max-fusion-size"])
+    with pytest.warns(RuntimeWarning, match=r"no torch\._inductor\.config\.realize_opcount.*may be slower"):
+        known = torch_private.known_options({"size_asserts": False, "max_fusion_size": 9, "realize_opcount": 1})
+    assert known == {"size_asserts": False, "max_fusion_size": 9}
+    monkeypatch.setattr(torch_private, "lacks", lambda path: path == "_inductor.list_options")
+    assert torch_private.known_options({"any": 1}) == {"any": 1}
+
+
+def test_without_a_switch_to_compile_ahead_none_is_set(take: Taken) -> None:
+    take(torch_private.SWITCH)
+    one = torch.randn(5)
+    with warnings.catch_warnings(record=True):  # torch 2.11 compiles nothing ahead then
+        assert torch.equal(calls.Compiled(Sums(), "add")(one, one, False), one * 3)
+
+
+@pytest.mark.usefixtures("take")
+def test_without_a_class_of_errors_torchs_own_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_private, "lacks", lambda path: path.startswith("_dynamo.exc"))
+    assert torch_private.compile_error() == ()
+    run = calls.Compiled(Sums(), "add")
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+        run(torch.ones(2), torch.ones(3), False)
+
+
+def test_without_marks_sizes_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_private, "lacks", lambda path: True)
+    monkeypatch.delattr(torch._dynamo, "mark_dynamic")
+    torch_private.mark_dynamic(torch.zeros(3), 0)
+
+
+@pytest.mark.parametrize("name", torch_private.BATCHING)
+def test_without_a_name_vmap_is_not_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    torch_private.warn_lost.cache_clear()
+    monkeypatch.setattr(torch_private, "lacks", lambda path: path == name)
+    with pytest.warns(RuntimeWarning, match=rf"{re.escape(name)}: validate='raise' under vmap"):
+        assert not torch_private._has(torch_private.BATCHING, torch_private.VMAP_UNSEEN)
+    monkeypatch.setattr(torch_private, "KNOWS_VMAP", False)
+    logits, mask = torch.zeros(4, 3), torch.ones(4, 3, dtype=torch.bool)
+    with pytest.raises(InvalidStateMachineError):
+        em.MaskedCategorical(logits, ~mask)
+    assert_near(em.MaskedCategorical(logits, mask).probs, torch.full((4, 3), 1 / 3))
+    flagged = torch.vmap(lambda x, m: em.MaskedCategorical(x, m, validate="flag").faults)(logits, ~mask)
+    assert flagged.all()
+
+
+def test_without_assertions_compiled_rows_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_private.warn_lost.cache_clear()
+    monkeypatch.setattr(torch_private, "lacks", lambda path: path == "_assert_async")
+    with pytest.warns(RuntimeWarning, match="_assert_async: validate='raise' in compiled code"):
+        assert not torch_private._has(("_assert_async",), torch_private.UNASSERTED)
+    monkeypatch.setattr(torch_private, "ASSERTS", False)
+
+    def faulty(logits: Tensor, mask: Tensor) -> Tensor:
+        return em.MaskedCategorical(logits, mask).faults
+
+    compiled = torch.compile(faulty, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.bool)).all()
+
+
+@pytest.mark.parametrize("transform", [torch.vmap, lambda f: torch.vmap(torch.func.grad(lambda x: f(x).sum()))])
+def test_a_graph_knows_that_it_is_mapped(transform: Any) -> None:
+    """torch 2.11 has no way to ask for the depth of transforms in a graph."""
+
+    def seen(x: Tensor) -> Tensor:
+        return x * (2 if faults.under_vmap(x) else 1)
+
+    x = torch.ones(3, 2)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(seen, fullgraph=True, backend="eager")(x), x)
+    assert torch.equal(torch.compile(transform(seen), fullgraph=True, backend="eager")(x), x * 2)
+    assert torch.equal(transform(seen)(x), x * 2)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_other_module_names_what_is_private(path: Path) -> None:
+    if path.name != "torch_private.py":
+        text = path.read_text(encoding="utf-8")
+        private = re.findall(r"\btorch(?:\.\w+)*\._(?!_)\w+", text)
+        assert set(private) <= {"torch.utils._pytree"}
+        assert not re.findall(r"^from torch\S* import .*\b_\w+", text, re.MULTILINE)

@@ -1,0 +1,415 @@
+"""Distributions under ``torch.compile``, ``vmap`` and ``torch.export``: one graph, the same numbers, no host read."""
+
+import io
+import math
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.distributions import kl_divergence
+
+import esper_masks as em
+from tests.helpers import OpRecorder, assert_near, random_states
+from tests.masks.test_compile import BATCHES, HOST_READS, fresh_compiler  # noqa: F401  # a fixture for every test
+
+Decision = Callable[..., tuple[Tensor, ...]]
+
+
+def whole(logits: Any, masks: em.ActionMasks, noise: Tensor, validate: Any = "raise") -> tuple[Tensor, ...]:
+    dist = em.FactoredCategorical(logits, masks, validate=validate)
+    action = dist.sample(noise=noise)
+    entropies = dist.raw_entropy(), dist.entropy(), dist.head_entropies()
+    return action, dist.mode, dist.faults, dist.legal(action), dist.log_prob(action), *entropies
+
+
+def one(logits: Tensor, mask: Tensor, noise: Tensor, validate: Any = "raise") -> tuple[Tensor, ...]:
+    dist = em.MaskedCategorical(logits, mask, validate=validate, min_prob=1e-4)
+    action = dist.sample(noise=noise)
+    return action, dist.mode, dist.faults, dist.faults, dist.log_prob(action), dist.entropy(), dist.probs
+
+
+def inputs(kind: str, batch: int, seed: int = 0) -> tuple[Any, Any, Tensor]:
+    """Arguments of a decision; kinds are widths, or rules and slots."""
+    generator = torch.Generator().manual_seed(seed)
+    if kind.isdecimal():
+        mask = torch.rand(batch, int(kind), generator=generator) < 0.5
+        mask[:, 0] = True
+        return torch.randn(batch, int(kind), generator=generator), mask, torch.rand(batch, generator=generator)
+    engine = ENGINES[kind]
+    masks = engine(random_states(engine, batch, seed=seed))
+    columns = sum(head.size for head in engine.layout.heads)
+    noise = torch.rand(batch, len(masks), generator=generator)
+    return torch.randn(batch, columns, generator=generator), masks, noise
+
+
+def of(kind: str) -> Decision:
+    return one if kind.isdecimal() else whole
+
+
+ENGINES = {
+    name: em.MaskEngine(em.ruleset(name.split("/")[0]), [f"s{i}" for i in range(int((name + "/3").split("/")[1]))])
+    for name in ("esper-2025-12", "esper-2026-06", "esper-2025-12/64")
+}
+KINDS = ["13", "1000", "esper-2025-12", "esper-2026-06", "esper-2025-12/64"]  # the second stacked, the last with slabs
+
+
+def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for mine, other in zip(ours, expected, strict=True):
+        if mine.is_floating_point():
+            assert_near(mine, other.detach(), tolerance=1e-5)
+        else:
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_graph_with_validation_on(kind: str) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend=counter)
+    for batch in BATCHES:
+        arguments = inputs(kind, batch)
+        assert_same(compiled(*arguments), of(kind)(*arguments))
+    assert counter.frame_count == 1
+    logits, masks, noise = inputs(kind, BATCHES[-1])
+    logits[3] = math.nan
+    with pytest.raises(RuntimeError, match="a row is faulty; such a row has no legal action") as caught:
+        compiled(logits, masks, noise)
+    assert not isinstance(caught.value, em.InvalidStateMachineError)  # the device's own assertion
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("kind", ["13", "esper-2025-12"])
+def test_one_graph_in_the_default_backend(kind: str) -> None:
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend=counter)
+    for batch in BATCHES:
+        arguments = inputs(kind, batch)
+        assert_same(compiled(*arguments), of(kind)(*arguments))
+    logits, masks, noise = inputs(kind, BATCHES[-1])
+    logits[3] = math.nan
+    with pytest.raises(RuntimeError, match="a row is faulty"):
+        compiled(logits, masks, noise)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "validate"), [("13", "flag"), ("1000", "flag"), ("esper-2025-12", "flag"), ("esper-2025-12/64", "off")]
+)
+def test_flags_in_compiled_code(kind: str, validate: str) -> None:
+    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
+    logits, masks, noise = inputs(kind, 6)
+    logits[3] = math.nan
+    leaf = logits.clone().requires_grad_()
+    results = compiled(leaf, masks, noise, validate)
+    fine = torch.arange(6) != 3
+    expected = of(kind)(logits, masks, noise, "flag")
+    assert_same(tuple(result[fine] for result in results), tuple(result[fine] for result in expected))
+    if validate == "flag":
+        assert_same(results, expected)
+        assert (results[0][3] == -1).all()
+        assert results[2][3] != 0
+        assert all((result[3] == 0).all() for result in results[4:])
+        [gradient] = torch.autograd.grad(sum(result.sum() for result in results[4:]), leaf)
+        assert gradient.isfinite().all()
+        assert (gradient[3] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["13", "esper-2025-12", "esper-2025-12/64"])
+def test_gradients_are_those_of_eager_code(kind: str) -> None:
+    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
+    logits, masks, noise = inputs(kind, 6)
+    leaf, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    for x, results in ((leaf, compiled(leaf, masks, noise)), (other, of(kind)(other, masks, noise))):
+        sum(result.sum() for result in results[4:7]).backward()
+        assert x.grad is not None
+    assert_near(leaf.grad, other.grad, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
+def test_torch_s_own_generator(kind: str) -> None:
+    logits, masks, _ = inputs(kind, 400)
+    compiled = torch.compile(
+        lambda x, m: (em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical)(x, m).sample((3,)),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    first, second = compiled(logits, masks), compiled(logits, masks)
+    assert not torch.equal(first, second)
+    legal = masks.expand(3, -1, -1).gather(-1, first.unsqueeze(-1)) if kind.isdecimal() else masks.permits(first)
+    assert legal.all()
+
+
+def test_logits_for_each_op_need_their_tables_before() -> None:
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"))  # a layout of its own
+    masks = engine(random_states(engine, 6))
+    logits = {head.name: torch.randn(6, head.size) for head in engine.layout.heads}
+    logits["blend"] = torch.randn(6, 4, 3)
+    compiled = torch.compile(whole, fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="a FactoredCategorical with logits for each op for blend on cpu once before"):
+        compiled(logits, masks, torch.rand(6, 4))
+    noise = torch.rand(6, 4)
+    expected = whole(logits, masks, noise)
+    torch.compiler.reset()
+    assert_same(compiled(logits, masks, noise), expected)
+
+
+# -- vmap -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["13", "1000", "esper-2025-12"])
+def test_vmap_over_an_extra_axis(kind: str) -> None:
+    """Validation can read nothing there, so that a fault is a flag."""
+    parts = [inputs(kind, 5, seed) for seed in range(4)]
+    logits, noise = torch.stack([part[0] for part in parts]), torch.stack([part[2] for part in parts])
+    logits[2, 3] = math.nan
+    stack = torch.stack if kind.isdecimal() else em.ActionMasks.stack
+    masks = stack([part[1] for part in parts])
+    mapped = torch.vmap(of(kind))(logits, masks, noise)
+    shared = torch.vmap(of(kind), in_dims=(0, None, 0))(logits, parts[1][1], noise)
+    twice = torch.vmap(torch.vmap(of(kind), in_dims=(None, None, 0)), in_dims=(0, None, 0))
+    nested = twice(logits, parts[1][1], noise.unsqueeze(1).expand(4, 2, *noise.shape[1:]))
+    for i, (_, mask, _) in enumerate(parts):
+        assert_same(tuple(result[i] for result in mapped), of(kind)(logits[i], mask, noise[i], "flag"))
+        expected = of(kind)(logits[i], parts[1][1], noise[i], "flag")
+        assert_same(tuple(result[i] for result in shared), expected)
+        assert_same(tuple(result[i, 1] for result in nested), expected)
+    compiled = torch.compile(torch.vmap(of(kind)), fullgraph=True, backend="aot_eager")
+    assert_same(compiled(logits, masks, noise), mapped)
+    sample = torch.vmap(lambda x, m: of(kind)(x, m, torch.rand(noise.shape[1:]))[0], randomness="different")
+    assert sample(logits[:2], stack([part[1] for part in parts[:2]])).shape == mapped[0][:2].shape
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_vmap_of_gradients(compiles: bool) -> None:
+    logits, masks, _ = inputs("esper-2025-12", 5)
+
+    def entropy(x: Tensor) -> Tensor:
+        return em.FactoredCategorical(x, masks).raw_entropy().sum()
+
+    gradients = torch.vmap(torch.func.grad(entropy))
+    if compiles:
+        gradients = torch.compile(gradients, fullgraph=True, backend="aot_eager")
+    leaf = logits.clone().requires_grad_()
+    entropy(leaf).backward()
+    bad = logits.clone()
+    bad[2] = math.nan
+    result = gradients(torch.stack([logits, bad]))
+    assert_near(result[0], leaf.grad, tolerance=1e-5)
+    assert (result[1, 2] == 0).all()
+    with pytest.raises(RuntimeError, match="fault"):
+        torch.func.grad(entropy)(bad)
+
+
+# -- export -----------------------------------------------------------------------------------------------------------
+
+
+class Agent(nn.Module):
+    def __init__(self, validate: str):
+        super().__init__()
+        self.engine, self.layer, self.validate = em.MaskEngine(em.ruleset("esper-2025-12")), nn.Linear(6, 15), validate
+
+    def forward(self, states: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        policy = em.FactoredCategorical(self.layer(observations), self.engine(states), validate=self.validate)
+        action = policy.sample(noise=noise)
+        return action, policy.log_prob(action)
+
+
+@pytest.mark.parametrize("validate", ["flag", "raise"])
+def test_export_of_engine_and_sampler(validate: str) -> None:
+    agent = Agent(validate)
+
+    def arguments(batch: int) -> tuple[Tensor, ...]:
+        return random_states(agent.engine, batch), torch.randn(batch, 6), torch.rand(batch, 4)
+
+    batch = torch.export.Dim("batch", min=2, max=100_000)
+    program = torch.export.export(agent, arguments(5), dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    reloaded = torch.export.load(file).module()
+    for size in (2, 7, 300):
+        given = arguments(size)
+        assert_same(reloaded(*given), agent(*given))
+
+
+# -- reads and ops ----------------------------------------------------------------------------------------------------
+
+
+def use_everything(dist: Any, other: Any, noise: Tensor) -> list[Tensor]:
+    action = dist.sample(noise=noise)
+    dist.sample((2,))
+    together = dist.expand((2, *dist.batch_shape)).sample(noise=torch.stack([noise, 1 - noise]))
+    results = [dist.mode, dist.log_prob(action), dist.entropy(), dist.raw_entropy(), dist.perplexity(), dist.faults]
+    results += [dist.expand((2, *dist.batch_shape)).mode, dist[1:3].mode, kl_divergence(dist, other)]
+    if isinstance(dist, em.FactoredCategorical):
+        results += [dist.head_log_probs(action), dist.head_entropies(), dist.legal(action)]
+    else:
+        results += [dist.probs, dist.log_probs]
+    return [action, together, *results]
+
+
+@pytest.mark.parametrize(
+    ("kind", "floor"), [("3", 1e-4), ("3", 0.4), ("1000", 1e-4), ("esper-2025-12", 1e-4), ("esper-2025-12", 0.4)]
+)
+def test_every_method_in_one_graph_for_all_batches(kind: str, floor: float) -> None:
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+
+    def everything(logits: Tensor, masks: Any, noise: Tensor, active: Tensor) -> list[Tensor]:
+        settings: dict[str, Any] = {"active": active, "min_prob": floor, "validate": "flag"}
+        return use_everything(make(logits, masks, **settings), make(logits + 1, masks, **settings), noise)
+
+    everything(*inputs(kind, 4), torch.ones(4, dtype=torch.bool))  # torch notes the function of a divergence
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(everything, fullgraph=True, dynamic=True, backend=counter)
+    for batch in (7, 9, 30):
+        logits, masks, noise = inputs(kind, batch)
+        logits[1], active = math.nan, torch.arange(batch) % 3 != 1  # a row that would be faulty, were it active
+        assert_same(tuple(compiled(logits, masks, noise, active)), tuple(everything(logits, masks, noise, active)))
+    assert counter.frame_count == 1
+
+
+def test_divergence_of_policies_with_other_conditioned_heads() -> None:
+    """Its contexts are those of both, whose tables eager code makes."""
+    engine = em.MaskEngine(em.ruleset("esper-2025-12"))  # a layout of its own
+    masks = engine(random_states(engine, 6))
+    logits = {head.name: torch.randn(6, head.size) for head in engine.layout.heads}
+    blend, slot = logits | {"blend": torch.randn(6, 4, 3)}, logits | {"slot": torch.randn(6, 4, 3)}
+
+    def divergence(p: Any, q: Any) -> Tensor:
+        dists = (em.FactoredCategorical(x, masks, validate="flag") for x in (p, q))
+        return kl_divergence(*dists)
+
+    expected = divergence(blend, slot)
+    assert_near(torch.compile(divergence, fullgraph=True, backend="aot_eager")(blend, slot), expected, tolerance=1e-5)
+    both = {name: x if x.ndim == 3 else x.unsqueeze(1).expand(-1, 4, -1) for name, x in blend.items() if name != "op"}
+    p = em.FactoredCategorical(both | {"op": blend["op"]}, masks)
+    assert_near(kl_divergence(p, em.FactoredCategorical(slot, masks)), expected, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
+@pytest.mark.parametrize("floor", [0.0, 0.01, 0.3])
+def test_nothing_reads_the_device(kind: str, floor: float) -> None:
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+    logits, masks, noise = inputs(kind, 20)
+    for validate, reads in (("flag", False), ("off", False), ("raise", True)):
+        settings: dict[str, Any] = {"validate": validate, "min_prob": floor, "active": torch.arange(20) != 4}
+        with OpRecorder() as recorder:
+            dist = make(logits, masks, **settings)
+            use_everything(dist, make(logits + 1, masks, **settings), noise)
+        assert any(name in op for op in recorder.ops for name in HOST_READS) == reads
+
+
+@pytest.mark.parametrize("kind", ["13", "esper-2026-06"])
+def test_a_row_without_batch_axes_reads_nothing_either(kind: str) -> None:
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+    logits, masks, noise = inputs(kind, 3)
+    logits, masks = logits[0], masks[0] if kind.isdecimal() else masks.select(0)
+    with OpRecorder() as recorder:
+        dist = make(logits, masks, validate="flag", min_prob=0.01)
+        action = dist.sample(noise=noise[0])
+        results = [dist.mode, dist.log_prob(action), dist.entropy(), dist.raw_entropy(), kl_divergence(dist, dist)]
+        results += [dist.legal(action), dist.head_entropies()] if len(action.shape) else []
+    assert not any(name in op for op in recorder.ops for name in HOST_READS)
+    assert all(result.isfinite().all() for result in results)
+
+
+def test_op_count_of_a_whole_decision() -> None:
+    """Eight heads: construction, sample, log-probability, all entropies; heads one by one take about 1,000 ops."""
+
+    def ops(batch: int, entropy: str = "raw_entropy", min_prob: Any = None, by_op: bool = False) -> list[str]:
+        logits, masks, _ = inputs("esper-2026-06", batch)
+        sizes = {head.name: head.size for head in masks.layout.heads}
+        if by_op:
+            logits = {name: torch.zeros(batch, *[6] * (name != "op"), size) for name, size in sizes.items()}
+            em.FactoredCategorical(logits, masks)  # makes its tables
+        with OpRecorder() as recorder:
+            dist = em.FactoredCategorical(logits, masks, min_prob=min_prob, validate="flag")
+            action = dist.sample()
+            dist.log_prob(action), getattr(dist, entropy)(), dist.head_entropies()
+        return recorder.ops
+
+    assert len(ops(2)) <= 120
+    assert len(ops(2, "entropy")) <= 120
+    assert len(ops(2, by_op=True)) <= 120
+    assert len(ops(2, min_prob=0.01)) <= 120
+    assert len(ops(2, min_prob={"op": 0.01})) <= 120
+    assert len(ops(2, min_prob=0.3)) <= 120
+    assert ops(2, min_prob=0.07) == ops(2, min_prob=0.01)  # thirteen blueprints can have it
+    assert ops(2) == ops(1000) == ops(0)
+
+
+# -- the ratio --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("kind", ["4", "1000", "esper-2025-12"])
+def test_the_ratio_in_compiled_code_is_one(kind: str) -> None:
+    """Rollout and update are two graphs. By default inductor may leave one of them, or the last rows of a batch, to the
+    scalar exp, which rounds unlike the vectorized one; the option keeps all rows vectorized.
+    """
+    make = em.MaskedCategorical if kind.isdecimal() else em.FactoredCategorical
+
+    def rollout(logits: Tensor, masks: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+        dist = make(logits, masks, validate="flag")
+        action = dist.sample(noise=noise)
+        return action, dist.log_prob(action)
+
+    def update(logits: Tensor, masks: Any, action: Tensor) -> tuple[Tensor, Tensor]:
+        dist = make(logits, masks, validate="flag")
+        return dist.log_prob(action), dist.raw_entropy()
+
+    options = {"cpp.enable_tiling_heuristics": False}
+    rollout, update = (torch.compile(f, fullgraph=True, dynamic=True, options=options) for f in (rollout, update))
+    for batch in (7, 64, 1001):
+        logits, masks, noise = inputs(kind, batch)
+        with torch.no_grad():
+            action, old = rollout(logits, masks, noise)
+        assert torch.equal(update(logits.clone().requires_grad_(), masks, action)[0], old)
+        rows = torch.randperm(batch)[: batch // 3]
+        part = masks[rows] if kind.isdecimal() else masks.select(rows)
+        assert torch.equal(update(logits[rows].requires_grad_(), part, action[rows])[0], old[rows])
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("floor", [None, 0.01])
+@pytest.mark.parametrize("name", ["esper-2025-12", "esper-2026-06"])
+def test_the_ratio_before_the_first_step_is_one(name: str, floor: float | None) -> None:
+    """Rollout step by step without gradients, update on ``[time, batch]`` and on minibatches with them."""
+    for batch in (1, 7, 33, 64):
+        steps = [inputs(name, batch, seed) for seed in range(5)]
+        actions, old = [], []
+        with torch.no_grad():
+            for logits, masks, _ in steps:
+                dist = em.FactoredCategorical(logits, masks, min_prob=floor, validate="flag")
+                actions.append(dist.sample())
+                old.append(dist.log_prob(actions[-1]))
+        masks = em.ActionMasks.stack([step[1] for step in steps])
+        logits = torch.stack([step[0] for step in steps]).requires_grad_()
+        dist = em.FactoredCategorical(logits, masks, min_prob=floor, validate="flag")
+        assert torch.equal(dist.log_prob(torch.stack(actions)), torch.stack(old))
+        for step, action, scores in zip(steps, actions, old):
+            rows = torch.randperm(batch)[: (batch + 2) // 3]
+            part = em.FactoredCategorical(step[0][rows].requires_grad_(), step[1].select(rows), min_prob=floor)
+            assert torch.equal(part.log_prob(action[rows]), scores[rows])
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("width", [4, 13, 1000])
+def test_the_ratio_of_one_head(width: int) -> None:
+    for batch in (7, 33, 64):
+        logits, mask, _ = inputs(str(width), batch)
+        for layout in (logits, logits.T.contiguous().T):
+            with torch.no_grad():
+                dist = em.MaskedCategorical(layout, mask)
+                action = dist.sample()
+                old = dist.log_prob(action)
+            rows = torch.randperm(batch)[: batch // 2]
+            again = em.MaskedCategorical(layout.clone().requires_grad_(), mask)
+            assert torch.equal(again.log_prob(action), old)
+            part = layout.T[:, rows].contiguous().T if layout.stride(0) == 1 else layout[rows]
+            assert torch.equal(
+                em.MaskedCategorical(part.requires_grad_(), mask[rows]).log_prob(action[rows]), old[rows]
+            )
