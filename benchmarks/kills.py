@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from esper_masks.rollout import checkpoint
+from esper_masks.rollout.training import checkpoint
 
 # a checkpoint every iteration: more kills meet one
 FLAGS = ("--envs", "20", "--width", "8", "--steps", "1000000000", "--save-every", "1")

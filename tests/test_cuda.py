@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import esper_masks as em
+from tests.distributions.test_compile import assert_same, inputs, of, use_everything
 from tests.helpers import as_bools, assert_same_masks, random_states
 from tests.masks.test_compile import consume
-from tests.distributions.test_compile import assert_same, inputs, of, use_everything
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 

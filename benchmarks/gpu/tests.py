@@ -13,7 +13,13 @@ from benchmarks.gpu.report import Report
 
 OF_CUDA = ("tests/test_cuda.py",)
 ON_DEVICE = tuple(
-    f"tests/test_{name}.py" for name in ("engine", "masks", "categorical", "factored", "decision", "buffer")
+    f"tests/{room}/test_{name}.py"
+    for room, names in (
+        ("masks", ("engine", "masks")),
+        ("distributions", ("categorical", "factored")),
+        ("decision", ("step", "buffer")),
+    )
+    for name in names
 )
 QUICK = (
     "any_leading_shape or any_strides or refusals or expand or compiled_equals or what_is_stored or picked_one_by_one"

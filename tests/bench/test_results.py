@@ -22,8 +22,8 @@ from tests.helpers import assert_same_masks
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
-TRAINING = [path for path in RESULTS if "training" in path.stem]  # modules of their own: tests/test_training_results.py
-SCALING = [path for path in RESULTS if path.stem.startswith("scaling")]  # of `esper-masks bench`: tests/test_bench.py
+TRAINING = [path for path in RESULTS if "training" in path.stem]  # rollout/test_training_results.py
+SCALING = [path for path in RESULTS if path.stem.startswith("scaling")]  # of `esper-masks bench`: test_suite.py
 
 # suite -> the rows of a whole run, and what tells them apart
 ROWS = {

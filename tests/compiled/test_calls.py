@@ -15,8 +15,8 @@ from esper_masks.compiled import calls
 from esper_masks.decision import step as decision
 from esper_masks.distributions import factored
 from esper_masks.distributions.noise import ROUNDS, counted_uniforms, random_key, threefry
-from tests.helpers import FunctionRecorder, assert_near
 from tests.decision.test_step import BATCH, composed, engine_of, inputs, traced  # noqa: F401  # a fixture
+from tests.helpers import FunctionRecorder, assert_near
 
 
 @pytest.fixture(scope="module")

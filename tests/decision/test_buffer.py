@@ -15,8 +15,8 @@ from torch import Tensor
 
 import esper_masks as em
 from tests.helpers import HERE, OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states, seeded
-from tests.strategies import Case, random_cases
 from tests.masks.test_compile import HOST_READS
+from tests.strategies import Case, random_cases
 
 STEPS, BATCH = 4, 6
 FIELDS = {"value": torch.zeros(()), "observation": torch.zeros(2, 3), "done": torch.zeros((), dtype=torch.bool)}

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 import esper_masks as em
-from esper_masks.rollout import PPO, PPOConfig, checkpoint
+from esper_masks.rollout import PPO, PPOConfig
+from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.processes import World
 from esper_masks.rollout.training.train import TrainSettings, build
 

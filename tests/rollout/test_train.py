@@ -28,7 +28,8 @@ import torch
 import esper_masks as em
 from esper_masks.cli.entry import main
 from esper_masks.cli.train import _command
-from esper_masks.rollout import MECHANICS, PPO, PPOConfig, checkpoint, load_policy
+from esper_masks.rollout import MECHANICS, PPO, PPOConfig, load_policy
+from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.lock import FolderLock
 from esper_masks.rollout.training.logs import TrainingLog, draw_curve, learning_curve, read_metrics, sparklines
 from esper_masks.rollout.training.processes import World

@@ -25,8 +25,8 @@ from esper_masks.viz import measuring
 from esper_masks.viz.over_time import legal_shares
 from esper_masks.viz.routes import place
 from esper_masks.viz.style import LOOKS, look
-from tests.test_project import readme_blocks
 from tests.cli.test_rules import odd_rules
+from tests.test_project import readme_blocks
 
 matplotlib = pytest.importorskip("matplotlib", reason="the extra `viz` is not installed")
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402  # after the line that skips
