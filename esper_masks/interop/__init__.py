@@ -5,6 +5,7 @@ sb3          a ``VecEnv`` of stable-baselines3 for sb3-contrib's ``MaskablePPO``
 torchrl      an ``EnvBase`` of TorchRL, and ``FactoredCategorical`` for a ``ProbabilisticActor``
 pettingzoo   masks beside an observation, as PettingZoo wants them
 rllib        masks beside an observation, as RLlib wants them
+hosts        what the adapters share: environments, and actions in several forms
 
 ``True``, or 1, is legal in all of them.
 """

@@ -1,7 +1,9 @@
-"""The oracle: the same results by plain Python loops, one environment at a time.
+"""The oracle: the same results by plain Python loops, one environment at a time. It reads the rules and nothing else.
 
-``lifecycle`` says which actions are legal, ``policy`` how likely those of one row are, ``joint`` those of all heads
-together. They read the rules and nothing else of this package.
+lifecycle   which actions are legal
+policy      how likely the actions of one row are
+joint       how likely whole actions are
+explain     why each op is legal or not, in words
 """
 
 from esper_masks.reference.joint import Joint, joint_kl

@@ -1,4 +1,8 @@
-"""Environments to train in, grounded in logs of real runs. ``import esper_masks`` does not load this."""
+"""Environments to train in, grounded in logs of real runs, and a learner. ``import esper_masks`` does not load this.
+
+env        the world: states, rewards, calibration, baselines
+training   the learner: PPO, policies, checkpoints
+"""
 
 from esper_masks.rollout.env.calibration import Blueprint, Calibration, Improvement
 from esper_masks.rollout.env.env import LifecycleEnv, StepInfo

@@ -1,4 +1,9 @@
-"""The rule sets that ship with the package, by name."""
+"""The rule sets that ship with the package, by name: ``ruleset``, ``rulesets``.
+
+esper_2025_11   November 2025
+esper_2025_12   December 2025
+esper_2026_06   June 2026
+"""
 
 from esper_masks.errors import RulesError
 from esper_masks.rules import MaskRules

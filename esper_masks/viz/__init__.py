@@ -9,6 +9,15 @@ masks       ``masks_over_time``, ``legal_counts_over_time``
 actions     ``ops_over_time``
 training    ``learning_curve``, ``entropy_curves``, ``compare_trainings``
 measuring   ``scaling``, ``speedups``
+
+lifecycle   stages and edges, drawn
+routes      where its arrows go
+table       ops by stages
+over_time   masks and ops of an episode
+training    curves
+measuring   benchmarks
+style       colours and sizes
+checks      arguments
 """
 
 from esper_masks.viz.lifecycle import lifecycle_graph

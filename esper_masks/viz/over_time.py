@@ -48,7 +48,7 @@ def masks_over_time(masks: ActionMasks, head: str = OP, *, step: str = "step") -
     Of more than 400 steps a column is the mean of several, as many in each, so that none is left out.
 
     >>> import esper_masks as em
-    >>> from esper_masks.rollout.baselines import random_legal
+    >>> from esper_masks.rollout.env.baselines import random_legal
     >>> env, steps = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 64), []
     >>> for _ in range(25):
     ...     steps.append(env.masks())

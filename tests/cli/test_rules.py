@@ -215,7 +215,7 @@ def test_rules_of_odd_names_and_many_ops(monkeypatch: pytest.MonkeyPatch, capsys
     assert lines[4].startswith("    stage0 --> stage1: A_RATHER")
     assert "    alone" in lines
     assert "    C" in lines
-    monkeypatch.setattr("esper_masks.rules_cli.find_rules", lambda name: odd_rules(moves=name == "a"))
+    monkeypatch.setattr("esper_masks.cli.show.find_rules", lambda name: odd_rules(moves=name == "a"))
     printed = run(capsys, "show", "a")
     assert "…" not in printed
     assert "A_RATHER_LONG_NAME_11: in use" in printed

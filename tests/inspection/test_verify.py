@@ -155,7 +155,7 @@ def test_what_is_wrong_beyond_two_slots_and_near_values_is_noticed(
 
 @pytest.mark.parametrize("name", ["explain", "engine.explain"])
 def test_wrong_explanations_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esper_masks.explain.Explanation.legal", lambda self, op: True)
+    monkeypatch.setattr("esper_masks.reference.explain.Explanation.legal", lambda self, op: True)
     assert f"{name}: disagreement at" in found(monkeypatch)
 
 
