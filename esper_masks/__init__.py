@@ -1,5 +1,6 @@
 """Vectorized action masks for controllers that grow networks by a lifecycle."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import esper_masks.starting  # noqa: F401  # before torch is imported
 
 # isort: split
 from esper_masks import compat, reference
+from esper_masks.actions import layout
 from esper_masks.actions.joint import JointActions
 from esper_masks.actions.layout import ActionLayout, HeadLayout
 from esper_masks.decision.buffer import Minibatch, RolloutBuffer
@@ -19,7 +21,7 @@ from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateEr
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.slots import SlotState
-from esper_masks.rules import Head, MaskRules, Op
+from esper_masks.rules import Head, MaskRules, Op, fields
 from esper_masks.rulesets import ruleset, rulesets
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from esper_masks import viz as viz
 
 __version__ = "0.1.0"
+
+# modules that files pickled by 0.1.0 name
+sys.modules.update({"esper_masks.layout": layout, "esper_masks.rule_fields": fields})
 
 __all__ = [
     "ActionLayout",

@@ -5,6 +5,7 @@ parts     ``Op`` and ``Head``
 gates     ``GATES``: what an op needs besides its stage
 checks    every way in which rules contradict themselves
 fields    the types of fields, and ``FrozenMapping``
+fingerprint  one number for all that rules say
 names     words with a meaning of their own, such as the heads ``slot`` and ``op``
 """
 

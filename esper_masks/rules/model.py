@@ -5,7 +5,6 @@ loops; both see the same data, so changing one transition changes the masks of b
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -16,6 +15,7 @@ from esper_masks.errors import RulesError
 from esper_masks.rules import fields as kinds
 from esper_masks.rules.checks import check_ops, check_rules
 from esper_masks.rules.fields import FrozenMapping
+from esper_masks.rules.fingerprint import fingerprint_of
 from esper_masks.rules.names import OP
 from esper_masks.rules.parts import Head, Op
 
@@ -136,8 +136,8 @@ class MaskRules:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the rules, names included, as 64 hex digits."""
-        return hashlib.sha256(repr(_plain(self)).encode()).hexdigest()
+        """SHA-256 of the rules, names included: 64 hexadecimal digits. See ``rules.fingerprint``."""
+        return fingerprint_of(self)
 
 
 def _resolve_op(op: Op, setting: Mapping[str, object]) -> Op:
@@ -151,18 +151,3 @@ def _resolve_head(head: Head, setting: Mapping[str, object]) -> Head:
     if head.switch is None or not isinstance(head.legal, Mapping):
         return head
     return dataclasses.replace(head, legal=head.legal[setting[head.switch]], switch=None)
-
-
-def _plain(value: object) -> object:
-    """Nested tuples of names and numbers: a form whose repr is the same in every process and Python version."""
-    if isinstance(value, IntEnum):
-        return (value.name, int(value))
-    if isinstance(value, type) and issubclass(value, IntEnum):
-        return tuple(_plain(member) for member in value)
-    if isinstance(value, Mapping):
-        return tuple(sorted(((_plain(k), _plain(v)) for k, v in value.items()), key=repr))
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    if isinstance(value, (Op, Head, MaskRules)):
-        return tuple((f.name, _plain(getattr(value, f.name))) for f in dataclasses.fields(value))
-    return value
