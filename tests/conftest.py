@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import esper_masks as em
 from esper_masks.distributions import categorical, factored, unrolled
 
 settings.register_profile(
@@ -55,3 +56,22 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if name == "slabs":  # every head as long ones are among unrolled ones
         monkeypatch.setattr(unrolled, "UNROLLED_ROW", 0)
     return name
+
+
+@pytest.fixture
+def fresh_compiler() -> None:
+    """Without the graphs of other tests, which count against the number that torch allows a function."""
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made and differentiated, but not built, which takes long."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=True, backend="aot_eager"))
+
+
+@pytest.fixture(scope="module")
+def compiled() -> em.DecisionStep:
+    """One step for many tests: to compile it takes long."""
+    return em.DecisionStep(em.MaskEngine(em.ruleset("esper-2025-12")))

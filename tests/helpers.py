@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import esper_masks as em
 
-SHARED = Path(__file__).parents[2] / "shared"
+ROOT = Path(__file__).parents[1]  # of the repository
+SHARED = ROOT.parent / "shared"
 
 HERE = torch.get_default_device()  # that tests have their tensors on: --device
 NONDETERMINISM = 0.0 if HERE.type == "cpu" else 1e-9  # of gradients in float64: a GPU adds in any order
@@ -79,6 +80,10 @@ def switch_settings(rules: em.MaskRules) -> Iterator[dict[str, object]]:
     """Every combination of rule switches."""
     for values in product(*rules.switches.values()):
         yield dict(zip(rules.switches, values))
+
+
+# reading a value back to the host, or a shape that depends on one
+HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default", "is_nonzero", "lift_fresh")
 
 
 class OpRecorder(TorchDispatchMode):

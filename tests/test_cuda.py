@@ -7,9 +7,8 @@ import pytest
 import torch
 
 import esper_masks as em
-from tests.distributions.test_compile import assert_same, inputs, of, use_everything
 from tests.helpers import as_bools, assert_same_masks, random_states
-from tests.masks.test_compile import consume
+from tests.programs import assert_same, consume, inputs, program_of, use_everything
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 
@@ -91,7 +90,7 @@ def to_cpu(results: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("kind", ["13", "1000", "esper-2025-12", "esper-2026-06"])
 def test_distributions_equal_the_cpu(kind: str) -> None:
     """Samples too, but where the noise falls within rounding of an edge."""
-    ours, expected = to_cpu(of(kind)(*on_cuda(kind, 3000))), of(kind)(*inputs(kind, 3000))
+    ours, expected = to_cpu(program_of(kind)(*on_cuda(kind, 3000))), program_of(kind)(*inputs(kind, 3000))
     same = (ours[0] == expected[0]).reshape(3000, -1).all(-1)
     assert same.float().mean() > 0.999
     assert_same(tuple(result[same] for result in ours), tuple(result[same] for result in expected))
@@ -115,22 +114,22 @@ def test_a_decision_in_a_cuda_graph(kind: str) -> None:
     logits, masks, noise = on_cuda(kind, 256)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        of(kind)(logits, masks, noise, "flag")
+        program_of(kind)(logits, masks, noise, "flag")
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = of(kind)(logits, masks, noise, "flag")
+        results = program_of(kind)(logits, masks, noise, "flag")
     logits.copy_(on_cuda(kind, 256, seed=4)[0])
     graph.replay()
-    assert_same(to_cpu(results), to_cpu(of(kind)(logits, masks, noise, "flag")))
+    assert_same(to_cpu(results), to_cpu(program_of(kind)(logits, masks, noise, "flag")))
 
 
 @pytest.mark.parametrize("kind", ["13", "esper-2025-12"])
 def test_compiled_distributions(kind: str) -> None:
-    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True)
+    compiled = torch.compile(program_of(kind), fullgraph=True, dynamic=True)
     for batch in (5, 7, 3000):
         arguments = on_cuda(kind, batch)
-        assert_same(to_cpu(compiled(*arguments)[1:4]), to_cpu(of(kind)(*arguments)[1:4]))
+        assert_same(to_cpu(compiled(*arguments)[1:4]), to_cpu(program_of(kind)(*arguments)[1:4]))
 
 
 @pytest.mark.usefixtures("no_sync")

@@ -18,8 +18,9 @@ import torch
 
 import esper_masks as em
 from esper_masks.cli.entry import main
+from tests.documents import blocks, text_of
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "api.md"  # its blocks are signatures, and the examples of docstrings, which are tests of their own
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -28,14 +29,6 @@ LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *
 
 def name_of(path: Any) -> str:
     return str(path.relative_to(ROOT)) if isinstance(path, Path) else str(path)
-
-
-def text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def blocks(path: Path, language: str = "python") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text_of(path), re.DOTALL | re.MULTILINE)
 
 
 def is_installed(name: str) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+from tests.helpers import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 MAX_BYTES = 600_000
 

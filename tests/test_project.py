@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.documents import blocks
+from tests.helpers import ROOT
+
 PACKAGE = ROOT / "esper_masks"
+TESTS = ROOT / "tests"
 
 CODE_LINES = 400  # of a file, at most; docstrings, comments and blank lines are free
 ROOT_MODULES = 9
@@ -33,7 +36,8 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
-            yield from (f"{module}.{alias.name}" if module == "esper_masks" else module for alias in node.names)
+            in_full = module == "esper_masks" or module.partition(".")[0] == "tests"  # a name may be a module
+            yield from (f"{module}.{alias.name}" if in_full else module for alias in node.names)
 
 
 def room_of(imported: str) -> str:
@@ -122,11 +126,7 @@ def test_files_hold_one_idea(path: Path) -> None:
     assert code_lines(path) <= CODE_LINES
 
 
-def readme_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-
-
-@pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block.split("\n")[0])
+@pytest.mark.parametrize("block", blocks(ROOT / "README.md"), ids=lambda block: block.split("\n")[0])
 def test_the_readme_runs_and_prints_what_it_says(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     promised = [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
@@ -134,6 +134,20 @@ def test_the_readme_runs_and_prints_what_it_says(block: str, capsys: pytest.Capt
 
 
 def test_the_example_lifecycle_is_short() -> None:
-    [example] = [block for block in readme_blocks() if "MaskRules" in block]
+    [example] = [block for block in blocks(ROOT / "README.md") if "MaskRules" in block]
     definition = example.split("engine =")[0].splitlines()
     assert len([line for line in definition if line.strip()]) < 30
+
+
+def test_tests_have_the_rooms_of_the_package() -> None:
+    assert {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/**/test_*.py")} <= set(FLOORS)
+
+
+def test_what_tests_share_is_in_no_test() -> None:
+    borrowed = [
+        f"{path.relative_to(TESTS)} imports {imported}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for imported in imports(path)
+        if re.match(r"tests\b.*\.test_", imported)
+    ]
+    assert borrowed == [], "what two tests use belongs in a module of its own"

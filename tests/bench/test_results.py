@@ -18,12 +18,8 @@ from benchmarks.tables import print_table
 from esper_masks.bench.inputs import Decision, Head
 from esper_masks.bench.libraries import LIBRARIES, PEERS
 from esper_masks.bench.rows import Row, check
-from tests.helpers import assert_same_masks
-
-ROOT = Path(__file__).parents[2]
-RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
-TRAINING = [path for path in RESULTS if "training" in path.stem]  # rollout/test_training_results.py
-SCALING = [path for path in RESULTS if path.stem.startswith("scaling")]  # of `esper-masks bench`: test_suite.py
+from tests.bench.committed import RESULTS, SCALING, TRAINING
+from tests.helpers import ROOT, assert_same_masks
 
 # suite -> the rows of a whole run, and what tells them apart
 ROWS = {

@@ -20,7 +20,8 @@ from esper_masks.bench.cases import CENTRE, LOOPS, OURS, PEERS, Case, star
 from esper_masks.bench.compare import compare
 from esper_masks.cli import bench as bench_cli
 from esper_masks.cli.entry import main
-from tests.bench.test_results import ROOT, SCALING
+from tests.bench.committed import SCALING
+from tests.helpers import ROOT
 
 FIGURES = {"ns_per_env": 50.0, "ns_per_env_median": 55.0, "ns_per_env_q1": 52.0, "ns_per_env_q3": 60.0, "blocks": 9}
 FIGURES |= {"compile_s": 12.0, "peak_bytes": 4_000_000, "copy_gb_per_s": 20.0, "limit_ns_per_env": 3.9}

@@ -22,10 +22,9 @@ from esper_masks.cli.entry import _parser, main
 from esper_masks.progress import Live
 from esper_masks.telemetry import Replay, log_files
 from esper_masks.telemetry.log_files import LogFiles
-from tests.cli.test_rules import OWN
 from tests.helpers import shared
-from tests.rollout.test_calibration import life
-from tests.telemetry.test_replay import event, germinate, move
+from tests.logs import event, germinate, life, move
+from tests.own_rules import OWN
 
 KEYS = {
     *("files", "lines", "malformed", "seeds", "episodes", "transitions", "ops", "illegal", "illegal_transitions"),

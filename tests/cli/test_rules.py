@@ -2,7 +2,6 @@
 
 import json
 import re
-from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,7 @@ import pytest
 import esper_masks as em
 from esper_masks.cli.entry import main
 from esper_masks.inspection.describe import difference, mermaid
-
-OWN = """
-from enum import IntEnum
-import esper_masks as em
-Job = IntEnum("Job", "FREE RUNNING", start=0)
-Do = IntEnum("Do", "WAIT START STOP", start=0)
-JOBS = em.MaskRules(
-    name="jobs", stages=Job, transitions={Job.FREE: [Job.RUNNING], Job.RUNNING: [Job.FREE]}, empty=Job.FREE,
-    op_rules=[em.Op(Do.WAIT, always=True), em.Op(Do.START, enters=Job.RUNNING, uses=["slot"]),
-              em.Op(Do.STOP, enters=Job.FREE, uses=["slot"])],
-    heads=[em.Head("slot"), em.Head("op")], slot_ids=["node0", "node1"],
-)
-NUMBER = 3
-"""
+from tests.own_rules import OWN, odd_rules
 
 
 @pytest.fixture(autouse=True)
@@ -188,20 +174,6 @@ def test_show_says_what_gates_an_op(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PRUNE: age >= 5; alpha_mode HOLD, unless allow_governor_override" in newer
     assert "ADVANCE: never with disable_advance" in newer
     assert "GERMINATE: below the seed limit; no enabled slot in GERMINATED, TRAINING, PRUNED" in newer
-
-
-def odd_rules(moves: bool) -> em.MaskRules:
-    stages = IntEnum("Stage", {"in use": 0, "note": 1, "alone": 2, "C": 3})
-    ops = IntEnum("Act", [f"A_RATHER_LONG_NAME_{i}" for i in range(12)], start=0)
-    where = {"moves": {stages["in use"]: stages["note"]}} if moves else {"acts_in": [stages["in use"]]}
-    return em.MaskRules(
-        name="odd",
-        stages=stages,
-        transitions={stages["in use"]: [stages["note"]], stages["note"]: [], stages["alone"]: [], stages["C"]: []},
-        empty=stages["in use"],
-        op_rules=[em.Op(op, always=True) if op == 0 else em.Op(op, uses=["slot"], **where) for op in ops],
-        heads=[em.Head("slot"), em.Head("op")],
-    )
 
 
 def test_rules_of_odd_names_and_many_ops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

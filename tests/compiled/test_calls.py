@@ -15,24 +15,11 @@ from esper_masks.compiled import calls
 from esper_masks.decision import step as decision
 from esper_masks.distributions import factored
 from esper_masks.distributions.noise import ROUNDS, counted_uniforms, random_key, threefry
-from tests.decision.test_step import BATCH, composed, engine_of, inputs, traced  # noqa: F401  # a fixture
+from tests.compiled.sums import Sums
+from tests.decision.inputs import BATCH, composed, engine_of, inputs
 from tests.helpers import FunctionRecorder, assert_near
 
-
-@pytest.fixture(scope="module")
-def compiled() -> em.DecisionStep:
-    return em.DecisionStep(engine_of())
-
-
 # -- which graph ------------------------------------------------------------------------------------------------------
-
-
-class Sums(torch.nn.Module):
-    """Something quick to compile."""
-
-    def add(self, one: Tensor, other: Tensor, wide: bool, out: Any, *, fused: bool = False) -> Tensor:
-        made = one * 2 + other
-        return made.double() if wide else made
 
 
 def test_the_first_graph_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,7 +130,8 @@ def test_torch_may_be_told_to_keep_or_compile_nothing(monkeypatch: pytest.Monkey
     assert torch.equal(calls.Compiled(Sums(), "add")(one, one, False), one * 3)
 
 
-def test_memory_to_write_to_may_be_part_of_a_graph(traced: None) -> None:  # noqa: F811  # as it is where there is CUDA
+@pytest.mark.usefixtures("traced")
+def test_memory_to_write_to_may_be_part_of_a_graph() -> None:  # as it is where there is CUDA
     step = em.DecisionStep(engine_of())
     for seed in (0, 1):
         states, logits, noise = inputs(step.engine, seed=seed)

@@ -14,8 +14,8 @@ import esper_masks as em
 from esper_masks.compiled import calls, torch_private
 from esper_masks.distributions import faults
 from esper_masks.errors import InvalidStateMachineError
-from tests.compiled.test_calls import Sums
-from tests.decision.test_step import composed, engine_of, inputs
+from tests.compiled.sums import Sums
+from tests.decision.inputs import composed, engine_of, inputs
 from tests.helpers import FunctionRecorder, assert_near
 
 PACKAGE = Path(em.__file__).parent

@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import esper_masks as em
-from tests.helpers import HERE, OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states, seeded
-from tests.masks.test_compile import HOST_READS
+from tests.helpers import (
+    HERE,
+    HOST_READS,
+    OpRecorder,
+    as_bools,
+    assert_same_masks,
+    assert_same_words,
+    random_states,
+    seeded,
+)
 from tests.strategies import Case, random_cases
 
 STEPS, BATCH = 4, 6

@@ -12,29 +12,16 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.compiled import calls
 from esper_masks.decision import step as decision
-from tests.helpers import HERE, OpRecorder, assert_equal_on_cpu, assert_near, assert_same_words, random_states, seeded
-from tests.masks.test_compile import HOST_READS
-
-BATCH = 50
-
-
-def engine_of(rules: str = "esper-2025-12", **settings: Any) -> em.MaskEngine:
-    return em.MaskEngine(em.ruleset(rules), **settings)
-
-
-def inputs(engine: em.MaskEngine, batch: int = BATCH, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """States, logits and noise."""
-    generator = seeded(seed)
-    columns = sum(head.size for head in engine.layout.heads)
-    logits = torch.randn(batch, columns, generator=generator)
-    return random_states(engine, batch, seed), logits, torch.rand(batch, len(engine.layout.heads), generator=generator)
-
-
-def composed(engine: em.MaskEngine, states: Tensor, logits: Tensor, noise: Tensor, **settings: Any) -> em.Decision:
-    masks = engine(states)
-    joint = em.FactoredCategorical(logits, masks, validate="flag", **settings)
-    actions = joint.sample(noise=noise)
-    return em.Decision(actions, joint.log_prob(actions), masks.slot_words, joint.raw_entropy())
+from tests.decision.inputs import BATCH, composed, engine_of, inputs
+from tests.helpers import (
+    HERE,
+    HOST_READS,
+    OpRecorder,
+    assert_equal_on_cpu,
+    assert_near,
+    assert_same_words,
+    random_states,
+)
 
 
 def assert_equal(ours: em.Decision, expected: em.Decision) -> None:
@@ -43,19 +30,6 @@ def assert_equal(ours: em.Decision, expected: em.Decision) -> None:
             assert mine is None
         else:
             assert_equal_on_cpu(mine.to(other.dtype), other)
-
-
-@pytest.fixture(scope="module")
-def compiled() -> em.DecisionStep:
-    """One step for many tests: to compile it takes long."""
-    return em.DecisionStep(engine_of())
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are made and differentiated, but not built, which takes long."""
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=True, backend="aot_eager"))
 
 
 @pytest.mark.parametrize("rules", em.rulesets())

@@ -3,7 +3,6 @@
 import io
 import math
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,65 +12,19 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributions import kl_divergence
 
 import esper_masks as em
-from tests.helpers import OpRecorder, assert_near, random_states
-from tests.masks.test_compile import BATCHES, HOST_READS, fresh_compiler  # noqa: F401  # a fixture for every test
+from tests.helpers import HOST_READS, OpRecorder, assert_near, random_states
+from tests.programs import BATCHES, KINDS, assert_same, inputs, program_of, use_everything, whole
 
-Decision = Callable[..., tuple[Tensor, ...]]
-
-
-def whole(logits: Any, masks: em.ActionMasks, noise: Tensor, validate: Any = "raise") -> tuple[Tensor, ...]:
-    dist = em.FactoredCategorical(logits, masks, validate=validate)
-    action = dist.sample(noise=noise)
-    entropies = dist.raw_entropy(), dist.entropy(), dist.head_entropies()
-    return action, dist.mode, dist.faults, dist.legal(action), dist.log_prob(action), *entropies
-
-
-def one(logits: Tensor, mask: Tensor, noise: Tensor, validate: Any = "raise") -> tuple[Tensor, ...]:
-    dist = em.MaskedCategorical(logits, mask, validate=validate, min_prob=1e-4)
-    action = dist.sample(noise=noise)
-    return action, dist.mode, dist.faults, dist.faults, dist.log_prob(action), dist.entropy(), dist.probs
-
-
-def inputs(kind: str, batch: int, seed: int = 0) -> tuple[Any, Any, Tensor]:
-    """Arguments of a decision; kinds are widths, or rules and slots."""
-    generator = torch.Generator().manual_seed(seed)
-    if kind.isdecimal():
-        mask = torch.rand(batch, int(kind), generator=generator) < 0.5
-        mask[:, 0] = True
-        return torch.randn(batch, int(kind), generator=generator), mask, torch.rand(batch, generator=generator)
-    engine = ENGINES[kind]
-    masks = engine(random_states(engine, batch, seed=seed))
-    columns = sum(head.size for head in engine.layout.heads)
-    noise = torch.rand(batch, len(masks), generator=generator)
-    return torch.randn(batch, columns, generator=generator), masks, noise
-
-
-def of(kind: str) -> Decision:
-    return one if kind.isdecimal() else whole
-
-
-ENGINES = {
-    name: em.MaskEngine(em.ruleset(name.split("/")[0]), [f"s{i}" for i in range(int((name + "/3").split("/")[1]))])
-    for name in ("esper-2025-12", "esper-2026-06", "esper-2025-12/64")
-}
-KINDS = ["13", "1000", "esper-2025-12", "esper-2026-06", "esper-2025-12/64"]  # the second stacked, the last with slabs
-
-
-def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    for mine, other in zip(ours, expected, strict=True):
-        if mine.is_floating_point():
-            assert_near(mine, other.detach(), tolerance=1e-5)
-        else:
-            assert torch.equal(mine, other)
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_graph_with_validation_on(kind: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend=counter)
+    compiled = torch.compile(program_of(kind), fullgraph=True, dynamic=True, backend=counter)
     for batch in BATCHES:
         arguments = inputs(kind, batch)
-        assert_same(compiled(*arguments), of(kind)(*arguments))
+        assert_same(compiled(*arguments), program_of(kind)(*arguments))
     assert counter.frame_count == 1
     logits, masks, noise = inputs(kind, BATCHES[-1])
     logits[3] = math.nan
@@ -84,10 +37,10 @@ def test_one_graph_with_validation_on(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["13", "esper-2025-12"])
 def test_one_graph_in_the_default_backend(kind: str) -> None:
     counter = CompileCounterWithBackend("inductor")
-    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend=counter)
+    compiled = torch.compile(program_of(kind), fullgraph=True, dynamic=True, backend=counter)
     for batch in BATCHES:
         arguments = inputs(kind, batch)
-        assert_same(compiled(*arguments), of(kind)(*arguments))
+        assert_same(compiled(*arguments), program_of(kind)(*arguments))
     logits, masks, noise = inputs(kind, BATCHES[-1])
     logits[3] = math.nan
     with pytest.raises(RuntimeError, match="a row is faulty"):
@@ -99,13 +52,13 @@ def test_one_graph_in_the_default_backend(kind: str) -> None:
     ("kind", "validate"), [("13", "flag"), ("1000", "flag"), ("esper-2025-12", "flag"), ("esper-2025-12/64", "off")]
 )
 def test_flags_in_compiled_code(kind: str, validate: str) -> None:
-    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(program_of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
     logits, masks, noise = inputs(kind, 6)
     logits[3] = math.nan
     leaf = logits.clone().requires_grad_()
     results = compiled(leaf, masks, noise, validate)
     fine = torch.arange(6) != 3
-    expected = of(kind)(logits, masks, noise, "flag")
+    expected = program_of(kind)(logits, masks, noise, "flag")
     assert_same(tuple(result[fine] for result in results), tuple(result[fine] for result in expected))
     if validate == "flag":
         assert_same(results, expected)
@@ -119,10 +72,10 @@ def test_flags_in_compiled_code(kind: str, validate: str) -> None:
 
 @pytest.mark.parametrize("kind", ["13", "esper-2025-12", "esper-2025-12/64"])
 def test_gradients_are_those_of_eager_code(kind: str) -> None:
-    compiled = torch.compile(of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(program_of(kind), fullgraph=True, dynamic=True, backend="aot_eager")
     logits, masks, noise = inputs(kind, 6)
     leaf, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    for x, results in ((leaf, compiled(leaf, masks, noise)), (other, of(kind)(other, masks, noise))):
+    for x, results in ((leaf, compiled(leaf, masks, noise)), (other, program_of(kind)(other, masks, noise))):
         sum(result.sum() for result in results[4:7]).backward()
         assert x.grad is not None
     assert_near(leaf.grad, other.grad, tolerance=2e-5)
@@ -167,18 +120,18 @@ def test_vmap_over_an_extra_axis(kind: str) -> None:
     logits[2, 3] = math.nan
     stack = torch.stack if kind.isdecimal() else em.ActionMasks.stack
     masks = stack([part[1] for part in parts])
-    mapped = torch.vmap(of(kind))(logits, masks, noise)
-    shared = torch.vmap(of(kind), in_dims=(0, None, 0))(logits, parts[1][1], noise)
-    twice = torch.vmap(torch.vmap(of(kind), in_dims=(None, None, 0)), in_dims=(0, None, 0))
+    mapped = torch.vmap(program_of(kind))(logits, masks, noise)
+    shared = torch.vmap(program_of(kind), in_dims=(0, None, 0))(logits, parts[1][1], noise)
+    twice = torch.vmap(torch.vmap(program_of(kind), in_dims=(None, None, 0)), in_dims=(0, None, 0))
     nested = twice(logits, parts[1][1], noise.unsqueeze(1).expand(4, 2, *noise.shape[1:]))
     for i, (_, mask, _) in enumerate(parts):
-        assert_same(tuple(result[i] for result in mapped), of(kind)(logits[i], mask, noise[i], "flag"))
-        expected = of(kind)(logits[i], parts[1][1], noise[i], "flag")
+        assert_same(tuple(result[i] for result in mapped), program_of(kind)(logits[i], mask, noise[i], "flag"))
+        expected = program_of(kind)(logits[i], parts[1][1], noise[i], "flag")
         assert_same(tuple(result[i] for result in shared), expected)
         assert_same(tuple(result[i, 1] for result in nested), expected)
-    compiled = torch.compile(torch.vmap(of(kind)), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(torch.vmap(program_of(kind)), fullgraph=True, backend="aot_eager")
     assert_same(compiled(logits, masks, noise), mapped)
-    sample = torch.vmap(lambda x, m: of(kind)(x, m, torch.rand(noise.shape[1:]))[0], randomness="different")
+    sample = torch.vmap(lambda x, m: program_of(kind)(x, m, torch.rand(noise.shape[1:]))[0], randomness="different")
     assert sample(logits[:2], stack([part[1] for part in parts[:2]])).shape == mapped[0][:2].shape
 
 
@@ -236,19 +189,6 @@ def test_export_of_engine_and_sampler(validate: str) -> None:
 
 
 # -- reads and ops ----------------------------------------------------------------------------------------------------
-
-
-def use_everything(dist: Any, other: Any, noise: Tensor) -> list[Tensor]:
-    action = dist.sample(noise=noise)
-    dist.sample((2,))
-    together = dist.expand((2, *dist.batch_shape)).sample(noise=torch.stack([noise, 1 - noise]))
-    results = [dist.mode, dist.log_prob(action), dist.entropy(), dist.raw_entropy(), dist.perplexity(), dist.faults]
-    results += [dist.expand((2, *dist.batch_shape)).mode, dist[1:3].mode, kl_divergence(dist, other)]
-    if isinstance(dist, em.FactoredCategorical):
-        results += [dist.head_log_probs(action), dist.head_entropies(), dist.legal(action)]
-    else:
-        results += [dist.probs, dist.log_probs]
-    return [action, together, *results]
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import esper_masks as em
 from esper_masks.actions.tables import layout_tables
-from tests.helpers import OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states
+from tests.helpers import HOST_READS, OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states
+from tests.programs import BATCHES, consume
 
-BATCHES = (5, 7, 300)  # the first must not equal another size: torch takes equal sizes for one until it learns better
-# reading a value back to the host, or a shape that depends on one
-HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default", "is_nonzero", "lift_fresh")
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> None:
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @pytest.fixture(params=["aot_eager", "inductor"])
@@ -77,30 +71,6 @@ def test_every_argument_compiles(slots: int) -> None:
             {"enabled": enabled[0]},
         ):
             assert_same_words(compiled(states, totals, **kwargs), engine(states, totals, **kwargs))
-
-
-def consume(masks: em.ActionMasks) -> tuple[Tensor, ...]:
-    """Everything a policy may ask of masks."""
-    only = torch.arange(len(masks.layout.ops), device=masks.device) != 1
-    style = torch.arange(masks["style"].shape[-1], device=masks.device) != 2
-    narrow = masks.restrict(op=only, style=style)
-    rows = masks.select(torch.arange(2, device=masks.device))
-    both = em.ActionMasks.cat([masks, narrow])
-    stored = em.ActionMasks.from_words(masks.layout, masks.slot_words.to(torch.uint8))
-    return (
-        *(masks[head] for head in masks),
-        masks.slot_by_op,
-        masks.flat(),
-        masks.joint(),
-        masks.forced,
-        narrow.joint(),
-        narrow["slot"],
-        narrow.count(),
-        rows.flat(),
-        both.forced,
-        em.ActionMasks.stack([masks, masks]).op_words,
-        stored.op_words,
-    )
 
 
 def test_masks_go_into_a_compiled_function(backend: str) -> None:

@@ -6,30 +6,15 @@ import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from esper_masks.cli.entry import main
 from esper_masks.rollout import Calibration, Measurement
 from tests.helpers import SHARED
+from tests.logs import life, timed
 
 LOGS = sorted((SHARED / "telemetry").glob("*.jsonl"))
-
-
-def event(kind: str, second: float | None, seed: str = "env0_seed_0", **data: Any) -> str:
-    stamp = {} if second is None else {"timestamp": f"2025-12-05T10:00:{second:09.6f}+00:00"}
-    record = {"event_type": kind, "seed_id": seed, "slot_id": "mid", "data": {"env_id": 0, **data}}
-    return json.dumps(record | stamp)
-
-
-def life(seed: str, start: float, outcome: str, improvement: float | None, blueprint: str = "norm") -> list[str]:
-    """Training for 3 epochs of 2 s, blending for 5, ended from probation at once."""
-    path = [("GERMINATED", "TRAINING", 0), ("TRAINING", "BLENDING", 6), ("BLENDING", "PROBATIONARY", 16)]
-    lines = [event("SEED_GERMINATED", start, seed, blueprint_id=blueprint, params=129)]
-    lines += [event("SEED_STAGE_CHANGED", start + at, seed, **{"from": a, "to": b}) for a, b, at in path]
-    lines += [event("SEED_STAGE_CHANGED", start + 16, seed, **{"from": "PROBATIONARY", "to": outcome})]
-    return [*lines, event(f"SEED_{outcome}", start + 16, seed, epochs_total=8, improvement=improvement)]
 
 
 def measure(lines: list[str]) -> tuple[Measurement, Calibration]:
@@ -40,14 +25,14 @@ def measure(lines: list[str]) -> tuple[Measurement, Calibration]:
 
 def test_statistics_by_hand() -> None:
     lines = life("env0_seed_0", 0, "FOSSILIZED", 2.0) + life("env0_seed_1", 20, "CULLED", -1.0)
-    lines += [event("SEED_STAGE_CHANGED", 58, "env0_seed_1", **{"from": "CULLED", "to": "TRAINING"})]  # logs go on
-    lines += [event("SEED_CULLED", 59, "env0_seed_1", epochs_total=30, improvement=50.0)]
+    lines += [timed("SEED_STAGE_CHANGED", 58, "env0_seed_1", **{"from": "CULLED", "to": "TRAINING"})]  # logs go on
+    lines += [timed("SEED_CULLED", 59, "env0_seed_1", epochs_total=30, improvement=50.0)]
     lines += life("env0_seed_2", 40, "FOSSILIZED", None, "depthwise")  # an end without an improvement
-    lines += ["{", event("SEED_GERMINATED", None, "env0_seed_3", blueprint_id="norm", params=129)]
-    lines += [event("SEED_GERMINATED", 57, "env0_seed_4", blueprint_id="attention", params=9)]
+    lines += ["{", timed("SEED_GERMINATED", None, "env0_seed_3", blueprint_id="norm", params=129)]
+    lines += [timed("SEED_GERMINATED", 57, "env0_seed_4", blueprint_id="attention", params=9)]
     for second, stage in ((57, "TRAINING"), (59, "CULLED")):
-        lines += [event("SEED_STAGE_CHANGED", second, "env0_seed_4", **{"from": "-", "to": stage})]
-    lines += [event("SEED_CULLED", 59, "env0_seed_4", epochs_total=2, improvement=-0.5)]
+        lines += [timed("SEED_STAGE_CHANGED", second, "env0_seed_4", **{"from": "-", "to": stage})]
+    lines += [timed("SEED_CULLED", 59, "env0_seed_4", epochs_total=2, improvement=-0.5)]
     measurement, made = measure(lines)
     assert (measurement.lines, measurement.malformed, measurement.unusable) == (26, 1, 1)
     norm = made.blueprints["norm"]
@@ -81,7 +66,7 @@ def test_a_seed_without_an_age_has_no_epochs() -> None:
 
 def test_events_of_another_seed_are_not_its_own() -> None:
     lines = life("env0_seed_0", 0, "FOSSILIZED", 2.0)
-    lines.insert(2, event("SEED_STAGE_CHANGED", 1, "env0_seed_7", **{"from": "TRAINING", "to": "CULLED"}))
+    lines.insert(2, timed("SEED_STAGE_CHANGED", 1, "env0_seed_7", **{"from": "TRAINING", "to": "CULLED"}))
     assert measure(lines)[1] == measure(life("env0_seed_0", 0, "FOSSILIZED", 2.0))[1]
 
 

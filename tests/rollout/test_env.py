@@ -17,9 +17,8 @@ from esper_masks.rollout import MECHANICS, Assumptions, Calibration, Improvement
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.env.noise import normal_quantile
 from esper_masks.rollout.env.state import State
-from tests.helpers import OpRecorder, assert_near
-from tests.lifecycle_twin import Slot, Twin
-from tests.masks.test_compile import HOST_READS
+from tests.helpers import HOST_READS, OpRecorder, assert_near
+from tests.rollout.twin import Slot, Twin
 
 RULES = "esper-2025-12"
 

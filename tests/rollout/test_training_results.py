@@ -2,14 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import masked_training, training_speed
+from tests.helpers import ROOT
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "0.1.0"
+RESULTS = ROOT / "benchmarks" / "results" / "0.1.0"
 
 
 def read(name: str) -> dict[str, Any]:

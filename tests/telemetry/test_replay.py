@@ -17,30 +17,9 @@ from esper_masks.telemetry.events import Germinated, Malformed, Other, Outcome, 
 from esper_masks.telemetry.replay import MAX_SLOTS
 from esper_masks.telemetry.report import MAX_NAMES, OTHER_NAMES
 from tests.helpers import shared
+from tests.logs import event, germinate, move, outcome
 
 DECEMBER = em.ruleset("esper-2025-12")
-
-
-def event(kind: str, env: int = 0, seed: int = 0, slot: str = "early", **data: Any) -> bytes:
-    record = {
-        "event_type": kind,
-        "seed_id": f"env{env}_seed_{seed}",
-        "slot_id": slot,
-        "data": {"env_id": env, **data},
-    }
-    return json.dumps(record).encode() + b"\n"
-
-
-def germinate(env: int = 0, seed: int = 0, slot: str = "early") -> bytes:
-    return event("SEED_GERMINATED", env, seed, slot)
-
-
-def move(source: str, target: str, env: int = 0, seed: int = 0, slot: str = "early") -> bytes:
-    return event("SEED_STAGE_CHANGED", env, seed, slot, **{"from": source, "to": target})
-
-
-def outcome(stage: str, age: int | None = 9, env: int = 0, seed: int = 0, slot: str = "early") -> bytes:
-    return event(f"SEED_{stage}", env, seed, slot, **({} if age is None else {"epochs_total": age}))
 
 
 def replay(*lines: bytes, rules: em.MaskRules = DECEMBER, **options: Any) -> Report:

@@ -25,8 +25,9 @@ from esper_masks.viz import measuring
 from esper_masks.viz.over_time import legal_shares
 from esper_masks.viz.routes import place
 from esper_masks.viz.style import LOOKS, look
-from tests.cli.test_rules import odd_rules
-from tests.test_project import readme_blocks
+from tests.documents import blocks
+from tests.helpers import ROOT
+from tests.own_rules import odd_rules
 
 matplotlib = pytest.importorskip("matplotlib", reason="the extra `viz` is not installed")
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402  # after the line that skips
@@ -36,7 +37,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch  # noqa: E402
 
 def scheduler() -> em.MaskRules:
     """The example of the README."""
-    [block] = [block for block in readme_blocks() if "MaskRules" in block]
+    [block] = [block for block in blocks(ROOT / "README.md") if "MaskRules" in block]
     made: dict[str, Any] = {"__name__": "readme"}
     exec(block.split("engine =")[0], made)
     rules: em.MaskRules = made["scheduler"]
