@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 import esper_masks as em
 from esper_masks.distributions import categorical, factored, unrolled
 
+COMPILING = {"fresh_compiler", "traced", "compiled"}  # fixtures below: whatever uses one is slow
+
 settings.register_profile(
     "default",
     deadline=None,
@@ -35,8 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:  # as in a background job: commands under test would inherit that
             signal.signal(number, handler)
     config.addinivalue_line("markers", "cpu: it tests what only a CPU has or promises; left out under another --device")
+    config.addinivalue_line("markers", "slow: it builds compiled code, or takes more than some five seconds")
     if config.getoption("device") != "cpu":  # before any test module makes a tensor; with the number of the device
         torch.set_default_device(torch.empty(0, device=config.getoption("device")).device)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if COMPILING & set(getattr(item, "fixturenames", ())):
+        item.add_marker("slow")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

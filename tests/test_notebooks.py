@@ -22,6 +22,7 @@ def test_there_are_five() -> None:
     assert {source.stem for source in SOURCES} == {made.stem for made in NOTEBOOKS.glob("*.ipynb")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_a_notebook_runs(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -227,6 +227,7 @@ def test_a_job_that_crashes_is_a_failed_check(tmp_path: Path) -> None:
     assert told_by(report)[0] == ["job: any thing: its process ended with exit code 1"]
 
 
+@pytest.mark.slow
 def test_tests_are_told_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(
         "import pytest\ndef test_good(): pass\ndef test_bad(): assert 1 == 2, 'worse'\n"
@@ -258,6 +259,7 @@ def test_tests_are_told_one_by_one(tmp_path: Path) -> None:
     assert checks[0]["error"].count("no_such_module")
 
 
+@pytest.mark.slow
 def test_tests_have_their_tensors_on_the_device_that_is_asked_for(tmp_path: Path) -> None:
     """Those of the module too, which are made before any fixture; "meta" is a device that every machine has."""
     test = tmp_path / "test_here.py"

@@ -620,6 +620,7 @@ def test_rows_are_gathered_before_they_are_widened() -> None:
     assert max(sizes) == 50 * 5 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["esper-2025-12", "9"])
 def test_it_compiles_into_one_graph(name: str) -> None:
     torch.compiler.reset()

@@ -89,6 +89,7 @@ def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> No
     assert torch.equal(moved.log_prob, made.log_prob[rows])
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 def test_the_ratio_is_one_for_long_heads_in_pieces_too(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
@@ -385,6 +386,7 @@ def test_compiled_code_follows_its_arguments(compiled: em.DecisionStep) -> None:
     assert_same_words(compiled.masks(states.contiguous()), engine(states))
 
 
+@pytest.mark.slow
 def test_the_limit_is_the_engines_of_the_moment() -> None:
     engine = engine_of(max_seeds=2)
     step = em.DecisionStep(engine)
@@ -442,6 +444,7 @@ def test_settings_are_fixed() -> None:
             setattr(step, name, None)
 
 
+@pytest.mark.slow
 def test_any_batch_has_one_of_two_graphs() -> None:
     step = em.DecisionStep(engine_of())
     for batch in range(2, 30):  # more sizes than the compiler has graphs for
@@ -534,6 +537,7 @@ def test_logits_by_head_and_in_double_precision() -> None:
 # -- drawn and scored at once -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", ["esper-2025-12", "esper-2026-06"])
 @pytest.mark.parametrize("kind", ["plain", "floor", "logits by op", "restricted"])
 def test_sample_and_log_prob_is_both(rules: str, kind: str) -> None:

@@ -539,6 +539,7 @@ def test_expand_and_index() -> None:
             dist.expand(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floor", [0.0, 0.0005])
 @pytest.mark.parametrize("width", [1, 13, 1000])
 def test_many_samples_of_a_row_are_what_one_at_a_time_gives(width: int, floor: float) -> None:

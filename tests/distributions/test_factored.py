@@ -279,6 +279,7 @@ def test_a_head_that_the_op_ignores_adds_nothing(name: str) -> None:
         assert dist.legal(anything).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floor", [None, 0.02])
 def test_gradients(floor: float | None) -> None:
     _engine, masks = make("esper-2025-12", 4, slots=2)

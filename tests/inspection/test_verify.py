@@ -35,7 +35,9 @@ ODD = em.MaskRules(
 )
 
 
-@pytest.mark.parametrize("name", em.rulesets())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "esper-2026-06")) for name in em.rulesets()]
+)
 def test_the_rule_sets_of_the_package(name: str) -> None:
     rules = em.ruleset(name)
     calls: list[tuple[float, int]] = []
@@ -69,6 +71,7 @@ def test_lints() -> None:
     assert verify(ODD).agrees
 
 
+@pytest.mark.slow
 @given(random_rules())
 @settings(max_examples=8)
 def test_rules_of_any_make(rules: em.MaskRules) -> None:
@@ -177,6 +180,7 @@ def test_a_disagreement_survives_an_interrupt(monkeypatch: pytest.MonkeyPatch) -
     assert result.disagreements
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(done: float, of: int) -> None:
         if done > 1:

@@ -98,7 +98,7 @@ def complete_space(rules: em.MaskRules) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.cpu] * (name in LONG)) for name in em.rulesets()]
+    "name", [pytest.param(name, marks=[pytest.mark.cpu, pytest.mark.slow] * (name in LONG)) for name in em.rulesets()]
 )
 def test_two_slots_exhaustively(name: str) -> None:
     rules = em.ruleset(name)

@@ -92,12 +92,14 @@ def run(*arguments: str, code: int = 0, timeout: int = 240) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_would(tmp_path: Path) -> None:
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS, encoding="utf-8")
     run(str(script))
 
 
+@pytest.mark.slow
 def test_a_training_of_two_processes_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "whole"
     summary = json.loads(run(*TRAIN, "--steps", "1500", "--logdir", str(folder), "--json").split("\n")[-2])
@@ -184,11 +186,13 @@ def test_what_cannot_be_divided_is_refused(parts: tuple[Path, list[PPO]], tmp_pa
         checkpoint.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_environments_are_divided_evenly(tmp_path: Path) -> None:
     told = run(*TRAIN[:3], "--envs", "21", "--steps", "100", "--logdir", str(tmp_path), code=1)
     assert "21 environments cannot be divided evenly among 2 processes" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_ends_ends_all(tmp_path: Path, number: signal.Signals) -> None:
     """SIGTERM to one of them: all save and end. SIGKILL: torchrun ends the rest, and the last checkpoint is whole."""

@@ -147,6 +147,7 @@ def test_an_illegal_action_is_to_wait() -> None:
     assert other.illegal_actions.sum() == 0
 
 
+@pytest.mark.slow
 def test_compiled_is_eager() -> None:
     eager, compiled = make(300), make(300, mode="compiled")
     assert torch.equal(eager.reset(), compiled.reset())

@@ -72,6 +72,7 @@ def test_a_recurrence_forgets_where_an_episode_begins() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(first, one_by_one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_evaluate_actions_compiles(kind: Any) -> None:
     env, policy = make(kind)

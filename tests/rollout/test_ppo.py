@@ -136,6 +136,7 @@ def test_nothing_is_learned_from_a_rollout_without_actions() -> None:
     assert all(torch.equal(p, old) for p, old in zip(ppo.policy.parameters(), before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [FactoredActorCritic, FactoredRecurrentActorCritic])
 def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
     """Policy and environment as one graph: what it stored is what the policy says of it, and what the rules allow."""
