@@ -1,47 +1,28 @@
-"""The command line: what it prints, and one line and a non-zero exit for what it cannot use."""
+"""``replay`` on the command line: what it prints, exit codes, interrupts, and logs that are compressed or damaged."""
 
-import argparse
-import errno
 import gzip
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import esper_masks as em
-from esper_masks.cli.entry import _parser, main
-from esper_masks.progress import Live
-from esper_masks.telemetry import Replay, log_files
-from esper_masks.telemetry.log_files import LogFiles
+from esper_masks.cli.entry import main
+from esper_masks.telemetry import Replay
+from tests.cli.running import start
 from tests.helpers import shared
-from tests.logs import event, germinate, life, move
-from tests.own_rules import OWN
+from tests.logs import event, germinate, move
 
 KEYS = {
     *("files", "lines", "malformed", "seeds", "episodes", "transitions", "ops", "illegal", "illegal_transitions"),
     *("unknown_stages", "age_unknown", "findings"),
 }
-
-
-@pytest.fixture(autouse=True)
-def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    path = tmp_path / "run.jsonl"
-    path.write_bytes(germinate() + move("GERMINATED", "BLENDING") + b"junk\n")
-    return path
 
 
 def test_the_sample_has_one_illegal_event(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +91,7 @@ def test_every_remark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     log = tmp_path / "fr\u00fch.jsonl"
     log.write_bytes(germinate(slot="fr\u00fch\u2192") + germinate(seed=1, slot="fr\u00fch\u2192"))
-    process = run("replay", str(log), env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"})
+    process = start("replay", str(log), env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"})
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
     assert b"fr\\xfch\\u2192: illegal GERMINATE" in out
@@ -201,14 +182,9 @@ def test_an_interrupt_keeps_what_was_judged(
     assert "Interrupted: these are the figures up to that point." in printed
 
 
-def run(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "esper_masks", *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_standard_input_and_a_real_interrupt(number: int, code: int) -> None:
-    process = run("replay", "-", "--json")
+    process = start("replay", "-", "--json")
     assert process.stdin is not None
     process.stdin.write(germinate() * 3 + b"\n" * 1_000_000)  # more than a pipe holds, so it is reading by now
     process.stdin.flush()
@@ -228,77 +204,6 @@ def test_what_nohup_ignores_stays_ignored(log: Path) -> None:
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert json.loads(out)["seeds"] == 3
-
-
-# -- readers that go away, disks that are full ------------------------------------------------------------------------
-
-PRINTING = [
-    ["replay", "{log}", "--max-findings", "20000"],
-    ["replay", "{log}", "--json"],
-    ["show", "esper-2026-06"],
-    ["explain", "--rules", "esper-2026-06"],
-    ["calibrate", "{life}", "-o", "/dev/null"],
-    ["bench", "--list"],
-    ["verify", "{rules}:JOBS"],
-]
-BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
-UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
-EACH = [pytest.param(command, BUFFERED, id=" ".join(command)) for command in PRINTING]
-EACH += [pytest.param(command, UNBUFFERED, id=" ".join(command) + " unbuffered") for command in PRINTING[::2]]
-
-
-@pytest.fixture
-def arguments(request: pytest.FixtureRequest, log: Path, tmp_path: Path) -> list[str]:
-    log.write_bytes(b"junk\n" * 20_000)
-    (tmp_path / "life.jsonl").write_text("\n".join(life("env0_seed_0", 0, "FOSSILIZED", 2.0)))
-    (tmp_path / "rules.py").write_text(OWN)
-    places = {"log": log, "life": tmp_path / "life.jsonl", "rules": tmp_path / "rules.py"}
-    return [part.format(**places) for part in request.param]
-
-
-@pytest.mark.parametrize(("arguments", "environment"), EACH, indirect=["arguments"])
-def test_a_reader_that_goes_away(arguments: list[str], environment: dict[str, str]) -> None:
-    ours, its = os.pipe()
-    os.close(ours)
-    command = [sys.executable, "-m", "esper_masks", *arguments]
-    done = subprocess.run(command, stdout=its, stderr=subprocess.PIPE, check=False, env=environment)
-    os.close(its)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.mark.parametrize(("arguments", "environment"), EACH, indirect=["arguments"])
-def test_a_full_disk_is_one_line(arguments: list[str], environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "esper_masks", *arguments]
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
-    reason = "standard output: No space left on device; make room, or name another place"
-    assert done.stderr == f"esper-masks {arguments[0]}: {reason}\n"
-    assert done.returncode == 2
-
-
-def test_a_reader_of_everything_that_goes_away() -> None:
-    """Messages, too, as by ``2>&1 | head``."""
-    ours, its = os.pipe()
-    os.close(ours)
-    command = [sys.executable, "-m", "esper_masks", "replay", "nowhere"]
-    done = subprocess.run(command, stdout=its, stderr=its, check=False)
-    os.close(its)
-    assert done.returncode == 2
-
-
-def test_a_verdict_outlives_its_reader() -> None:
-    ours, its = os.pipe()
-    os.close(ours)
-    command = [sys.executable, "-m", "esper_masks", "replay", "--fail-on-illegal"]
-    done = subprocess.run(command, stdout=its, check=False)
-    os.close(its)
-    assert done.returncode == 3
-
-
-@pytest.mark.parametrize("arguments", PRINTING[::3], indirect=True, ids=" ".join)
-def test_nothing_is_open(arguments: list[str]) -> None:
-    command = f'"{sys.executable}" -m esper_masks {" ".join(arguments)} <&- >&- 2>&-'
-    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
 
 
 # -- verdicts as exit codes -------------------------------------------------------------------------------------------
@@ -364,123 +269,3 @@ def test_a_file_that_is_there_twice_is_noted(log: Path, tmp_path: Path, capsys: 
         f"esper-masks replay: {tmp_path / 'hard'} is the same file as {log}; what it holds counts twice",
         f"esper-masks replay: {log} is given twice; what it holds counts twice",
     ]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def told(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts of the live line while files are read."""
-    monkeypatch.setenv("TERM", "xterm")
-    for name in ("QUIET_S", "EVERY_S"):
-        monkeypatch.setattr(log_files, name, 0.0)
-    monkeypatch.setattr(log_files, "CHUNK", 1000)
-    terminal = Terminal()
-    logs = LogFiles([str(path) for path in paths], Live(terminal))
-    for path in paths:
-        with logs.open(str(path)) as stream:
-            stream.read()
-    assert terminal.getvalue().endswith("\r\x1b[K")  # gone before anything else is printed
-    return [text for text in terminal.getvalue().split("\r\x1b[K") if text]
-
-
-def test_a_large_log_tells_how_far_it_is(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    log.write_bytes(b"0123456789" * 1000)
-    second = Path("second.jsonl")
-    second.write_bytes(gzip.compress(os.urandom(10_000)))
-    texts = told([Path(log.name), second], monkeypatch)
-    percents = [int(text.split(" %")[0]) for text in texts]
-    assert percents == sorted(percents)
-    assert percents[0] in range(1, 10)
-    assert percents[-1] == 100
-    assert re.fullmatch(r"\d+ %, \d:\d\d left: run\.jsonl", texts[0])
-    assert texts[-1] == "100 %, 0:00 left: second.jsonl"
-
-
-def test_of_a_pipe_it_tells_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(b"0123456789" * 200_000))
-    writer.start()
-    texts = told([pipe], monkeypatch)
-    writer.join(timeout=60)
-    assert re.fullmatch(r"2 MB, 0:0\d: .*", texts[-1])
-
-
-def test_a_small_log_and_no_terminal_tell_nothing(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    terminal = Terminal()
-    with LogFiles([str(log)], Live(terminal)).open(str(log)) as stream:
-        assert stream.read() == log.read_bytes()
-    assert terminal.getvalue() == ""
-
-
-def test_an_error_of_reading_names_the_file(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing(io.BytesIO):
-        def readinto(self, buffer: Any, /) -> int:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr("builtins.open", lambda *args: Failing())
-    with pytest.raises(OSError, match="Input/output error") as caught, LogFiles([str(log)]).open(str(log)):
-        pass
-    assert caught.value.filename == str(log)
-
-
-# -- help -------------------------------------------------------------------------------------------------------------
-
-
-def commands() -> dict[str, argparse.ArgumentParser]:
-    [found] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(found.choices)
-
-
-@pytest.mark.parametrize("command", commands())
-def test_help_tells_each_default_once(command: str) -> None:
-    parser = commands()[command]
-    for action in parser._actions:
-        name = "/".join(action.option_strings) or action.dest
-        told = (action.help or "") % {**vars(action), "prog": parser.prog}
-        assert told.count("default") <= 1, f"{name}: {told}"
-        if action.default not in (None, False, argparse.SUPPRESS) and action.default != []:
-            assert re.search(rf"\(default: {re.escape(f'{action.default}'.removesuffix('.0'))}\)", told), (
-                f"{name}: {told}"
-            )
-    assert "all three" not in parser.format_help()
-
-
-def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["--version"])
-    assert stop.value.code == 0
-    assert capsys.readouterr().out == f"esper-masks {em.__version__}\n"
-
-
-@pytest.mark.parametrize("command", [["calibrate", "log", "-o", ""], ["bench", "-o", ""], ["bench", "--plot", ""]])
-def test_an_empty_name(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(command)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith(": the name of a file is empty\n")
-
-
-@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
-def test_a_folder_that_the_locale_cannot_spell(locale: dict[str, str], log: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "fr\u00fch"
-    folder.mkdir()
-    (folder / "run.jsonl").write_text("\n".join(life("env0_seed_0", 0, "FOSSILIZED", 2.0)))
-    (folder / "rules.py").write_text(OWN)
-    for arguments, code in (
-        (["replay", f"{folder}/run.jsonl"], 0),
-        (["calibrate", f"{folder}/run.jsonl", "-o", f"{folder}/c.json"], 0),
-        (["show", f"{folder}/rules.py:JOBS"], 0),
-        (["show", "rules:JOBS"], 0),
-        (["replay", f"{folder}/nowhere"], 2),
-    ):
-        process = run(*arguments, env={**os.environ, **locale}, cwd=folder)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, err
-        assert b"Traceback" not in out + err
-    assert (folder / "c.json").exists()
