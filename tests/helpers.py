@@ -76,6 +76,10 @@ def random_states(engine: em.MaskEngine, batch: int, seed: int = 0, stages: Sequ
     return states
 
 
+def states_and_totals(engine: em.MaskEngine, batch: int) -> tuple[Tensor, Tensor]:
+    return random_states(engine, batch), torch.arange(batch, dtype=torch.int32) % 5
+
+
 def switch_settings(rules: em.MaskRules) -> Iterator[dict[str, object]]:
     """Every combination of rule switches."""
     for values in product(*rules.switches.values()):

@@ -1,10 +1,9 @@
-"""One graph, no host read, an op count that the batch does not change: what a GPU job relies on."""
+"""One graph for every batch, of the engine, its masks and its codec; and export."""
 
 import copy
 import io
 import pickle
 import shutil
-from math import ceil, log2
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import esper_masks as em
 from esper_masks.actions.tables import layout_tables
-from tests.helpers import HOST_READS, OpRecorder, as_bools, assert_same_masks, assert_same_words, random_states
+from tests.helpers import as_bools, assert_same_masks, assert_same_words, random_states, states_and_totals
 from tests.programs import BATCHES, consume
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -28,17 +27,13 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def inputs(engine: em.MaskEngine, batch: int) -> tuple[Tensor, Tensor]:
-    return random_states(engine, batch), torch.arange(batch, dtype=torch.int32) % 5
-
-
 @pytest.mark.parametrize("name", em.rulesets())
 def test_one_graph_for_every_batch(name: str, backend: str) -> None:
     engine = em.MaskEngine(em.ruleset(name), max_seeds=3)
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(engine, fullgraph=True, dynamic=True, backend=counter)
     for batch in BATCHES:
-        states, totals = inputs(engine, batch)
+        states, totals = states_and_totals(engine, batch)
         masks = compiled(states, totals)
         assert isinstance(masks, em.ActionMasks)
         assert_same_words(masks, engine(states, totals))
@@ -61,7 +56,7 @@ def test_every_argument_compiles(slots: int) -> None:
     engine = em.MaskEngine(em.ruleset("esper-2026-06"), [f"s{i}" for i in range(slots)])
     compiled = torch.compile(engine, fullgraph=True, dynamic=True, backend="aot_eager")
     for batch in BATCHES:
-        states, totals = inputs(engine, batch)
+        states, totals = states_and_totals(engine, batch)
         enabled = torch.rand(batch, slots) < 0.6
         limits = torch.arange(batch) % 3
         for kwargs in (
@@ -132,37 +127,6 @@ def test_codec_compiles(backend: str) -> None:
         assert torch.equal(again, index)
 
 
-def test_vmap() -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2026-06"), max_seeds=2)
-    states, totals = inputs(engine, 12)
-    expected = engine(states, totals)
-    masks = torch.vmap(lambda s, t: engine(s, t))(states, totals)
-    assert isinstance(masks, em.ActionMasks)
-    assert masks.shape == (12,)
-    assert_same_masks(masks, as_bools(expected))
-    outer = torch.vmap(torch.vmap(lambda s, t: engine(s, t).joint()))(states.reshape(3, 4, 3, 3), totals.reshape(3, 4))
-    assert torch.equal(outer.reshape(12, -1), expected.joint())
-    heads = torch.vmap(lambda m: (m["style"], m.forced, m.slot_by_op))(masks)
-    for ours, other in zip(heads, (expected["style"], expected.forced, expected.slot_by_op)):
-        assert torch.equal(ours, other)
-    narrow = torch.vmap(lambda m: m.restrict(slot=torch.tensor([True, False, True])))(masks)
-    assert_same_masks(narrow, as_bools(expected.restrict(slot=torch.tensor([True, False, True]))))
-
-
-def test_masks_are_a_pytree() -> None:
-    from torch.utils import _pytree as pytree
-
-    engine = em.MaskEngine(em.ruleset("esper-2026-06"))
-    masks = engine(random_states(engine, 6)).restrict(op=torch.arange(6) != 3)
-    leaves, spec = pytree.tree_flatten(masks)
-    assert len(leaves) == 3  # slot words, op words, the slots that the words no longer tell
-    assert_same_masks(pytree.tree_unflatten(leaves, spec), as_bools(masks))
-    doubled = pytree.tree_map(lambda t: torch.cat([t, t]), masks)
-    assert doubled.shape == (12,)
-    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(masks)[0]]
-    assert paths == [".slot_words", ".op_words", ".slot"]
-
-
 class Pipeline(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -198,44 +162,3 @@ def test_export_and_save() -> None:
             assert masks.layout == module.engine.layout
             assert_same_masks(masks, as_bools(module.engine(states)))
             assert torch.equal(joint, masks.joint())
-
-
-def ops_of(engine: em.MaskEngine, batch: int) -> list[str]:
-    states, totals = inputs(engine, batch)
-    with OpRecorder() as recorder:
-        engine(states, totals, enabled=torch.ones(len(engine.slot_ids), dtype=torch.bool))
-    return [op for op in recorder.ops if "ones" not in op]
-
-
-@pytest.mark.parametrize("name", em.rulesets())
-def test_op_count_grows_with_log_slots_alone(name: str) -> None:
-    counts = {}
-    for slots in (1, 2, 3, 4, 7, 8, 9, 16, 33, 64):
-        engine = em.MaskEngine(em.ruleset(name), [f"s{i}" for i in range(slots)], max_seeds=2)
-        ops = ops_of(engine, 2)
-        assert ops == ops_of(engine, 1000) == ops_of(engine, 0), "the batch must not change the ops"
-        counts[slots] = len(ops)
-    assert counts[1] <= 30
-    for slots, count in counts.items():
-        assert count == counts[1] + 3 * ceil(log2(slots))  # two views and one OR a step
-
-
-def test_nothing_reads_the_device() -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2026-06"), max_seeds=2)
-    states, totals = inputs(engine, 50)
-    consume(engine(states, totals))  # constants are made once
-    with OpRecorder() as recorder:
-        masks = engine(states, totals, max_seeds=totals, enabled=torch.rand(50, 3) < 0.5)
-        consume(masks)
-        engine.joint_actions.encode(engine.joint_actions.decode(masks.op_words))
-    assert len(recorder.ops) > 100
-    assert [op for op in recorder.ops if any(name in op for name in HOST_READS)] == []
-
-
-def test_the_recorder_sees_host_reads() -> None:
-    engine = em.MaskEngine(em.ruleset("esper-2026-06"))
-    with OpRecorder() as recorder:
-        engine.check_slots(engine.empty_slots(2))
-        int(engine(engine.empty_slots(1)).op_words)
-    assert any("nonzero" in op for op in recorder.ops)
-    assert any("_local_scalar_dense" in op for op in recorder.ops)
