@@ -18,7 +18,6 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / ".matrix"
 PAIRS = (("3.12", "2.11.0"), ("3.11", "2.13.0"), ("3.13", "2.13.0"), ("3.12", "2.12.0"))
 COLUMNS = ("Python", "torch", "passed", "failed", "skipped", "minutes", "verdict")
 
@@ -47,18 +46,18 @@ def find_python(version: str) -> str | None:
     return None
 
 
-def make_environment(python: str, torch: str, folder: Path) -> None:
+def make_environment(python: str, torch: str, folder: Path, root: Path) -> None:
     """An environment with the package and everything its tests need; one that is there, and of today, stays.
 
     Raises:
         subprocess.CalledProcessError: something could not be installed.
     """
-    stamp, wanted = folder / "ready", hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    stamp, wanted = folder / "ready", hashlib.sha256((root / "pyproject.toml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     subprocess.run([python, "-m", "venv", str(folder)], check=True)
     install = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, f"torch=={torch}", "-e", ".[dev]"], cwd=ROOT, check=True)
+    subprocess.run([*install, f"torch=={torch}", "-e", ".[dev]"], cwd=root, check=True)
     stamp.write_text(wanted)
 
 
@@ -72,23 +71,23 @@ def read_report(path: Path) -> tuple[int, int, int]:
     return tests - failed - skipped, failed, skipped
 
 
-def run_pair(version: str, torch: str, arguments: Sequence[str]) -> Result:
-    """Make the environment, run the tests in it, and read what they reported."""
-    name, began = f"py{version}-torch{torch}", monotonic()
+def run_pair(version: str, torch: str, arguments: Sequence[str], root: Path = ROOT) -> Result:
+    """Make the environment, run the tests of ``root`` in it, and read what they reported."""
+    name, place, began = f"py{version}-torch{torch}", root / ".matrix", monotonic()
     python = find_python(version)
     if python is None:
         return Result(version, torch, verdict=f"skipped: no Python {version} here")
-    folder, report = FOLDER / name, FOLDER / f"{name}.xml"
+    folder, report = place / name, place / f"{name}.xml"
     try:
-        make_environment(python, torch, folder)
+        make_environment(python, torch, folder, root)
     except (subprocess.CalledProcessError, OSError) as error:
         return Result(version, torch, minutes=(monotonic() - began) / 60, verdict=f"not installed: {error}")
     report.unlink(missing_ok=True)
-    log, began = FOLDER / f"{name}.log", monotonic()
-    command = [str(folder / "bin/python"), "-m", "pytest", "-o", f"cache_dir={FOLDER / name}.cache"]
+    log, began = place / f"{name}.log", monotonic()
+    command = [str(folder / "bin/python"), "-m", "pytest", "-o", f"cache_dir={place / name}.cache"]
     command += ["--numprocesses", "auto", "--dist", "worksteal", f"--junitxml={report}", *arguments]
     with open(log, "w", encoding="utf-8") as stream:
-        code = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(command, cwd=root, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
     minutes = (monotonic() - began) / 60
     if not report.exists():
         return Result(version, torch, minutes=minutes, verdict=f"pytest ended with {code}: see .matrix/{log.name}")
@@ -102,18 +101,18 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Run all pairs, or those that are named; 1 if a test failed an environment could not be made, or no pair ran."""
     parser = argparse.ArgumentParser(prog="make matrix", description=__doc__)
     known = ["/".join(pair) for pair in PAIRS]
     parser.add_argument("--pairs", nargs="+", choices=known, default=known, metavar="PYTHON/TORCH")
     options, rest = parser.parse_known_args(arguments)
-    FOLDER.mkdir(exist_ok=True)
+    (root / ".matrix").mkdir(exist_ok=True)
     results = []
     for pair in options.pairs:
         version, torch = pair.split("/")
         print(f"Python {version}, torch {torch} ...", flush=True)
-        results.append(run_pair(version, torch, rest))
+        results.append(run_pair(version, torch, rest, root))
         print(f"  {results[-1].verdict}", flush=True)
     print(table(results))
     if all(result.verdict.startswith("skipped") for result in results):

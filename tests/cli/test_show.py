@@ -1,6 +1,7 @@
 """``show`` on the command line: facts, gates, diagrams and differences, in 80 columns and as JSON."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_show_says_what_gates_an_op(capsys: pytest.CaptureFixture[str]) -> None:
     assert "GERMINATE: below the seed limit; no enabled slot in GERMINATED, TRAINING, PRUNED" in newer
 
 
-def test_rules_of_odd_names_and_many_ops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rules_of_odd_names_and_many_ops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = mermaid(odd_rules(moves=True)).splitlines()
     assert lines[1:5] == [
         '    state "in use" as stage0',
@@ -40,12 +41,13 @@ def test_rules_of_odd_names_and_many_ops(monkeypatch: pytest.MonkeyPatch, capsys
     assert lines[4].startswith("    stage0 --> stage1: A_RATHER")
     assert "    alone" in lines
     assert "    C" in lines
-    monkeypatch.setattr("esper_masks.cli.show.find_rules", lambda name: odd_rules(moves=name == "a"))
-    printed = run(capsys, "show", "a")
+    (tmp_path / "odd.py").write_text("from tests.own_rules import odd_rules\nODD = odd_rules(moves=True)\n")
+    odd = f"{tmp_path / 'odd.py'}:ODD"
+    printed = run(capsys, "show", odd)
     assert "…" not in printed
     assert "A_RATHER_LONG_NAME_11: in use" in printed
     assert difference(odd_rules(moves=True), odd_rules(moves=False))[1][0].startswith("ops.A_RATHER_LONG_NAME_1.")
-    assert "are the same" in run(capsys, "show", "--diff", "a", "a")
+    assert "are the same" in run(capsys, "show", "--diff", odd, odd)
 
 
 def test_mermaid(capsys: pytest.CaptureFixture[str]) -> None:

@@ -446,8 +446,7 @@ def test_the_table_is_coloured_where_there_are_colours() -> None:
         assert re.search(f"48;2;{red};{green};{blue}m *{word}", line)
 
 
-def test_show_over_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("esper_masks.cli.show.ENVIRONMENTS", 50)
+def test_show_over_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "--over-time", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert list(facts["legal"]) == ["WAIT", "GERMINATE", "CULL", "FOSSILIZE"]
