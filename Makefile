@@ -5,7 +5,8 @@
 #   make test                all tests                  make lint     format, lint and types
 #   make matrix              all tests under each promised pair of Python and torch; downloads some gigabytes.
 #                            make matrix MATRIX_ARGS="--pairs 3.12/2.11.0"
-#   make docs                write what is generated: docs/api.md, the tables of docs/rules.md
+#   make docs                write what is generated: the tables of docs/rules.md
+#   make site                the documentation as a site, site/index.html; a link that leads nowhere is an error
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
 #   make bench               esper-masks bench, the whole suite; writes benchmarks/results
@@ -23,7 +24,7 @@ LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 BIN   := .venv/bin
 READY := .venv/ready
 
-.PHONY: run replay test matrix lint docs notebooks dist bench gpu clean
+.PHONY: run replay test matrix lint docs site notebooks dist bench gpu clean
 
 run: $(READY)
 	@$(BIN)/python -m esper_masks train --rules "$(RULES)" --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
@@ -43,8 +44,14 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 docs: $(READY)
-	@$(BIN)/python docs/make_api.py
 	@$(BIN)/python docs/make_rules.py
+
+# what builds it is installed the first time it is wanted
+site: $(READY)
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[site]"
+	@$(BIN)/python -m mkdocs build --quiet
+	@echo "written to site/index.html"
 
 notebooks: $(READY)
 	@$(BIN)/python -m notebooks $(NOTEBOOKS)
@@ -83,4 +90,4 @@ $(READY): pyproject.toml constraints.txt $(if $(shell $(BIN)/python -c 'print(1)
 FORCE:
 
 clean:
-	rm -rf .venv .matrix dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .matrix dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
