@@ -1,11 +1,13 @@
-"""The documentation: its code runs and prints what it says, links lead somewhere, what is generated is up to date."""
+"""The documentation: its code runs and prints what it says, links lead somewhere, every public name has an entry."""
 
 import builtins
 import dataclasses
 import importlib.util
 import re
 import shlex
+import subprocess
 import symtable
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,14 +19,17 @@ import pytest
 import torch
 
 import esper_masks as em
+from esper_masks import telemetry
 from esper_masks.cli.entry import main
 from tests.documents import blocks, text_of
 from tests.helpers import ROOT
 
 DOCS = ROOT / "docs"
-GENERATED = DOCS / "api.md"  # its blocks are signatures, and the examples of docstrings, which are tests of their own
+API = DOCS / "api"  # lists of names, whose docstrings the site shows
+README = ROOT / "README.md"
 PAGES = sorted(DOCS.rglob("*.md"))
-LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
+LINKED = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
+RUN = [page for page in (README, *PAGES) if re.search("^```python$", page.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
 def name_of(path: Any) -> str:
@@ -61,7 +66,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED and blocks(page)], ids=name_of)
+@pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_a_page_runs_and_prints_what_it_says(
     page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -96,7 +101,7 @@ def needed(block: str) -> set[str]:
     return used - made - set(dir(builtins))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED and blocks(page)], ids=name_of)
+@pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_a_page_says_that_blocks_need_earlier_ones(page: Path) -> None:
     says = "The blocks of this page run in order" in " ".join(text_of(page).split())
     assert says == any(needed(block) for block in blocks(page))
@@ -114,7 +119,7 @@ def test_what_a_block_promises() -> None:
 
 SHELL = [
     (page, *block)
-    for page in (ROOT / "README.md", *PAGES)
+    for page in (README, *PAGES)
     for block in re.findall(r"^```\n\$ esper-masks (.*)\n([^`]*)^```", text_of(page), re.M)
 ]
 
@@ -133,7 +138,50 @@ def test_the_quickstart_is_quick() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(text_of(ROOT / "README.md").splitlines()) <= 150
+    assert len(text_of(README).splitlines()) < 120
+    first = blocks(README)[0]
+    assert len([line for line in first.splitlines() if line.strip() and not line.startswith("#")]) <= 8
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+COLUMNS = 120
+AWKWARD = (  # and what to write
+    (r"\bas of (?:`|the\b|a\b)", "see `X`, as in `X`"),
+    (r"\banew\b", "again"),
+    (r"\bgo(?:es)? on (?:from|with)\b|\bgone on with\b", "resume, continue"),
+    (r"\b(?:what|whatever|which) it is of\b", "the noun"),
+    (r"\bby way of\b", "through, with"),
+)
+
+
+def prose(text: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def awkward(text: str) -> list[str]:
+    """Phrases at which readers have stumbled, each with what to write instead."""
+    joined = " ".join(prose(text).split())
+    return [f"{found[0]}: {wanted}" for pattern, wanted in AWKWARD for found in re.finditer(pattern, joined, re.I)]
+
+
+def too_long(text: str) -> list[str]:
+    """Lines over the limit; a table, a link and what a program printed cannot be broken."""
+    lines = text.splitlines()
+    return [line for line in lines if len(line) > COLUMNS and not line.startswith("|") and "](" not in line]
+
+
+@pytest.mark.parametrize("page", [page for page in LINKED if page.name != "CHANGELOG.md"], ids=name_of)
+def test_a_page_reads_well(page: Path) -> None:
+    assert awkward(text_of(page)) == []
+    assert too_long(text_of(page)) == []
+
+
+def test_what_reads_badly_is_found() -> None:
+    assert len(awkward("Errors as of `step`.\nIt starts\nanew. It goes\non from there.\n```\nas of `x`\n```\n")) == 3
+    assert awkward("Age as of 2026, and soon again.") == []
+    assert too_long(f"{'x' * 121}\n{'x' * 120}\n| {'x' * 121} |\n[x](y.md) {'x' * 121}\n") == ["x" * 121]
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
@@ -173,18 +221,24 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert target.fragment in anchors(there), f"{link}: no such heading"
 
 
-def test_links_and_anchors_are_found() -> None:
+def test_links_and_anchors_are_found(tmp_path: Path) -> None:
     faq = DOCS / "faq.md"
     assert "#masks-and-dqn" in set(links(faq))
     assert {"masks-and-dqn", "does-it-compile"} <= anchors(faq)
-    assert "`ActionMasks`" not in set(links(GENERATED))
-    assert {"rolloutmechanics", "rolloutmechanics-1"} <= anchors(GENERATED)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One `x()`, two\n\n`[code](a.md)` [link](b.md#c)\n\n## Same\n\n```\n# none\n[n](c.md)\n```\n\n## Same\n"
+    )
+    assert list(links(page)) == ["b.md#c"]
+    assert anchors(page) == {"one-x-two", "same", "same-1"}
 
 
-def test_every_page_is_in_the_index() -> None:
-    index = DOCS / "README.md"
-    listed = {(DOCS / link.partition("#")[0]).resolve() for link in links(index)}
-    assert {page.resolve() for page in PAGES if page != index} <= listed
+@pytest.mark.parametrize("index", [DOCS / "README.md", API / "README.md"], ids=name_of)
+def test_every_page_is_in_the_index(index: Path) -> None:
+    listed = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
+    inside = {page for page in PAGES if page.is_relative_to(index.parent)}
+    elsewhere = set() if index.parent == API else {page for page in PAGES if page.parent == API} - {API / "README.md"}
+    assert inside - elsewhere - {index} <= listed
 
 
 def test_pages_that_docstrings_name_are_there() -> None:
@@ -205,16 +259,33 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_the_api_reference_is_up_to_date() -> None:
-    pytest.importorskip("griffe")
-    assert script("make_api").build() == text_of(GENERATED), "make docs"
+def public_names() -> set[str]:
+    """Each public name as a page of the API has it; of what is imported as a whole, the module."""
+    whole = {"compat", "interop", "reference"}
+    parts = {"": em, "rollout.": em.rollout, "viz.": em.viz, "telemetry.": telemetry}
+    named = {f"{part}{name}" for part, module in parts.items() for name in module.__all__} - whole
+    modules = {f"{module}.{name}" for module in ("compat", "interop") for name in getattr(em, module).__all__}
+    return {f"esper_masks.{name}" for name in named | modules | {"reference"}}
 
 
-def test_every_public_name_has_an_entry() -> None:
-    headings = set(re.findall(r"^### `(.*)`$", text_of(GENERATED), re.MULTILINE))
-    parts = {"": em, "rollout.": em.rollout, "viz.": em.viz}
-    assert {f"{part}{name}" for part, module in parts.items() for name in module.__all__} <= headings
-    assert {f"interop.{name}" for name in em.interop.__all__} <= {heading.rpartition(".")[0] for heading in headings}
+def test_every_public_name_has_one_entry() -> None:
+    entries = [entry for page in PAGES for entry in re.findall(r"^::: (\S+)$", text_of(page), re.MULTILINE)]
+    assert sorted(entries) == sorted(public_names())
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    for needed in ("material", "mkdocstrings"):
+        pytest.importorskip(needed, reason="the extra `site` is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    html = {path.relative_to(tmp_path).as_posix(): text_of(path) for path in tmp_path.rglob("*.html")}
+    assert {page.relative_to(ROOT).with_suffix(".html").as_posix().replace("README", "index") for page in PAGES} <= set(
+        html
+    )
+    assert "../index.html#set-up" in html["docs/quickstart.html"]  # the README, outside of docs/
+    assert 'id="esper_masks.ActionMasks.restrict"' in html["docs/api/masks.html"]
+    assert "&gt;&gt;&gt;" in html["docs/api/masks.html"]  # an example is code
 
 
 def test_tables_of_rule_sets_are_up_to_date() -> None:

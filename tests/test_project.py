@@ -126,13 +126,6 @@ def test_files_hold_one_idea(path: Path) -> None:
     assert code_lines(path) <= CODE_LINES
 
 
-@pytest.mark.parametrize("block", blocks(ROOT / "README.md"), ids=lambda block: block.split("\n")[0])
-def test_the_readme_runs_and_prints_what_it_says(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
-    promised = [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
-    assert capsys.readouterr().out.splitlines() == promised
-
-
 def test_the_example_lifecycle_is_short() -> None:
     [example] = [block for block in blocks(ROOT / "README.md") if "MaskRules" in block]
     definition = example.split("engine =")[0].splitlines()
