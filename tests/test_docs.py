@@ -283,7 +283,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert {page.relative_to(ROOT).with_suffix(".html").as_posix().replace("README", "index") for page in PAGES} <= set(
         html
     )
-    assert "../index.html#set-up" in html["docs/quickstart.html"]  # the README, outside of docs/
+    assert "../index.html#install" in html["docs/quickstart.html"]  # the README, outside of docs/
     assert 'id="esper_masks.ActionMasks.restrict"' in html["docs/api/masks.html"]
     assert "&gt;&gt;&gt;" in html["docs/api/masks.html"]  # an example is code
 
