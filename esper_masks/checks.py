@@ -26,7 +26,7 @@ def check_bool(
     ``own`` a tensor is copied too: the caller may write to it again while the copy is kept.
 
     Raises:
-        ValueError: what is not bool, has another shape, or is on another device if one is given.
+        ValueError: it is not bool, has another shape, or is on another device than the one given.
     """
     given, mask = mask, from_numpy(mask, device)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -95,7 +95,7 @@ def check_integer(name: str, values: Tensor) -> None:
 
 
 def check_range(name: str, index: Tensor, size: int, rows: str) -> None:
-    """Raise ``IndexError`` if an index on the host, which torch refused, leads outside of ``size`` rows."""
+    """Raise ``IndexError`` if an index on the host, which torch has refused, is outside of ``size`` rows."""
     outside = index[(index < 0) | (index >= size)] if index.device.type == "cpu" else index[:0]
     if len(outside):
         wanted = f"0 to {size - 1}" if size else "none, there are no rows"
@@ -115,7 +115,7 @@ def check_min_prob(name: str, min_prob: float | None) -> float:
     """The floor, 0 for None.
 
     Raises:
-        ValueError: no number, or one that is not in [0, 1).
+        ValueError: it is no number, or not in [0, 1).
     """
     if min_prob is None:
         return 0.0
@@ -128,7 +128,7 @@ def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
     """Uniforms that a caller gives, in the dtype of ``like``; what is below 0 becomes 0.
 
     Raises:
-        ValueError: noise that is no float, of another shape or on another device.
+        ValueError: the noise is no float, has another shape, or is on another device.
     """
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
         got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
@@ -139,7 +139,7 @@ def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
 
 
 def no_gradient(how: str) -> NotImplementedError:
-    """The error of ``rsample``: what has a gradient instead, a sum ``how`` among it."""
+    """The error of ``rsample``, which says what has a gradient instead: among other things a sum, ``how``."""
     return NotImplementedError(
         "actions are discrete and have no gradient: weight log_prob(sample()) by what the action was worth, or sum "
         f"{how} (docs/policies.md, expectations)"
@@ -147,7 +147,7 @@ def no_gradient(how: str) -> NotImplementedError:
 
 
 def check_generator(generator: object, shape: Sequence[int]) -> None:
-    """Raise ``TypeError`` unless a generator is None: what is drawn from it is given as noise of a shape."""
+    """Raise ``TypeError`` unless a generator is None; the message says how to give its draws as noise."""
     if generator is not None:
         raise TypeError(
             "sampling takes no generator; draw its uniforms and give them: "

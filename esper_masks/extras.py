@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def needs(module: str) -> Iterator[None]:
-    """Around the import of a library that an extra of this package brings.
+    """A context for the import of a library that an extra of this package installs.
 
     Args:
-        module: what needs it, below ``esper_masks``; the last part of the name is that of the extra.
+        module: which module needs the library, without ``esper_masks.``; its last part is the name of the extra.
 
     Raises:
-        ImportError: it is not installed; the message names the extra.
+        ImportError: the library is not installed; the message names the extra.
     """
     try:
         yield

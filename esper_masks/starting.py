@@ -62,8 +62,8 @@ def wait_briefly(argv: Sequence[str], whole: Sequence[str], environ: MutableMapp
     """Set how threads wait if the process was started as one of the commands.
 
     Args:
-        argv: as of ``is_command``.
-        whole: as of ``is_command``.
+        argv: see ``is_command``.
+        whole: see ``is_command``.
         environ: variables of the environment.
     """
     if is_command(argv, whole) and {*argv[1:2]} & {*COMMANDS} and not {*CHOSEN} & {*environ}:

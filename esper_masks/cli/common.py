@@ -18,7 +18,7 @@ from esper_masks.rulesets import ruleset, rulesets
 from esper_masks.telemetry.events import clean
 
 DEFAULT_RULES = "esper-2025-12"
-INTERRUPTED = 130  # exit code, as of a command that Ctrl-C ends
+INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RULE_NAMES = f"{', '.join(rulesets())}; or module:NAME or path/to/file.py:NAME for rules of your own"
 RULES_HELP = f"{RULE_NAMES} (default: {DEFAULT_RULES})"
@@ -79,13 +79,13 @@ def _import(module: str) -> ModuleType:
 
 
 def print_wrapped(line: str) -> None:
-    """Print a line at the terminal's width, what does not fit indented below."""
+    """Print a line at the terminal's width; the rest of a longer line is indented below."""
     print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """The reader went away: raised like any write's, where rich would end the program with exit code 1."""
+        """Raise the error of a reader that went away; rich would end the program with exit code 1."""
         raise  # rich calls it where it caught the error
 
 
@@ -95,7 +95,7 @@ def console() -> Console:
 
 
 def reason_of(error: Exception) -> str:
-    """What to tell of an error; of a file that cannot be used its name too, and of one without room the way out."""
+    """What to print about an error: its reason, the name of an unusable file, and what to do if the disk is full."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     name = f"{clean(str(error.filename), 4096)}: " if error.filename else ""

@@ -79,7 +79,7 @@ def _print_explanation(explanation: Explanation) -> None:
 
 
 def _switches(rules: MaskRules, settings: list[str]) -> dict[str, Any]:
-    """``name=value`` with values as they are printed; names and values are those of the rules."""
+    """Switches from ``name=value``; names and values are those of the rules, written as they are printed."""
     given = _without_repeats((setting.partition("=")[0], setting.partition("=")[2]) for setting in settings)
     known = {name: {str(value): value for value in values} for name, values in rules.switches.items()}
     switches = {name: known.get(name, {}).get(value, value) for name, value in given.items()}

@@ -73,7 +73,7 @@ def over_time(rules: MaskRules) -> dict[str, Any]:
     Seeds torch's own generator.
 
     Raises:
-        RulesError: rules that no environment is known for.
+        RulesError: the package has no environment for these rules.
     """
     # no other command loads the environment
     from esper_masks.rollout.env.baselines import random_legal

@@ -125,7 +125,7 @@ class MaskedCategorical(WithMaskedLogits):
     Args:
         logits: ``[..., n]``.
         mask: ``[..., n]``.
-        settings: as of ``esper_masks.MaskedCategorical``.
+        settings: see ``esper_masks.MaskedCategorical``.
     """
 
     def __init__(self, logits: Tensor, mask: Tensor, **settings: Any):

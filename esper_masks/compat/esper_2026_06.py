@@ -156,7 +156,7 @@ def compute_batch_masks(
         enabled_slots: ids of the slots that count, in all of them.
         total_seeds_list: seeds germinated so far in each; by default 0.
         max_seeds: seed limit of each; 0 or less for none.
-        slot_config: as of ``compute_action_masks``.
+        slot_config: see ``compute_action_masks``.
         device: where the masks are computed; by default the CPU.
         topology: the same.
         allow_governor_override: the same.

@@ -7,8 +7,8 @@ One JSON object a line, with ``event_type``, ``seed_id`` (``env0_seed_2``), ``sl
     SEED_FOSSILIZED, SEED_CULLED,
     SEED_PRUNED                     data: env_id, epochs_total (the seed's age, in epochs); improvement
 
-What stands behind a semicolon, and the ``timestamp`` of each, is None where it is missing or of another kind. Every
-other event type is counted and passed over.
+A field behind a semicolon, or a ``timestamp``, is None where it is missing or has another type. Events of other types
+are counted and skipped.
 """
 
 import json
@@ -80,7 +80,7 @@ def read_events(stream: BinaryIO, max_line_bytes: int = MAX_LINE_BYTES) -> Itera
 
     Args:
         stream: a log, as bytes.
-        max_line_bytes: a longer line is read past and given as ``Malformed``.
+        max_line_bytes: a longer line is skipped and given as ``Malformed``.
     """
     while line := stream.readline(max_line_bytes + 1):
         whole = line.endswith(b"\n")
@@ -144,7 +144,7 @@ def _parse_lifecycle(event_type: str, record: dict[str, Any]) -> Event:
 
 
 def _number(value: object) -> float | None:
-    """A measured value; numbers that no measurement gives are none."""
+    """A measured value; None for a number that no measurement gives."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not -MAX_NUMBER <= value <= MAX_NUMBER:
         return None
     return float(value)

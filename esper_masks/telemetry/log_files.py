@@ -23,17 +23,17 @@ QUIET_S, EVERY_S = 1.0, 0.2  # what is read sooner needs no live line; time betw
 
 
 class LogFiles:
-    """Logs that are read one after another. ``repeated`` has those that are there before, with their first names.
+    """Logs that are read one after another. ``repeated`` names logs that are given twice, each with its first name.
 
         with logs.open(path) as stream:
             reader.read(stream, path)
 
     Args:
-        paths: files; ``-`` is standard input. By its first bytes, and not by its name, one is told to be gzip's.
-        live: a line that tells how far the reading is; by default on standard error.
+        paths: files; ``-`` is standard input. A file is read as gzip if its first bytes say so, whatever its name.
+        live: a line that shows how much has been read; by default on standard error.
 
     Raises:
-        OSError: a file that is not there, a folder, or one that may not be read: before any work on the others.
+        OSError: a path is missing, a folder, or not readable; raised before any file is read.
     """
 
     def __init__(self, paths: Sequence[str], live: Live | None = None):
@@ -82,7 +82,7 @@ def open_logs(paths: Sequence[str], command: str) -> LogFiles:
     """The logs of a command, which says so where one file is given twice.
 
     Raises:
-        OSError: as of ``LogFiles``.
+        OSError: see ``LogFiles``.
     """
     logs = LogFiles(paths)
     for again, first in logs.repeated:
@@ -92,7 +92,7 @@ def open_logs(paths: Sequence[str], command: str) -> LogFiles:
 
 
 class _Watched(io.RawIOBase):
-    """A stream whose reads are told of."""
+    """A stream that reports how much was read from it."""
 
     def __init__(self, raw: Any, note: Callable[[int], None]):
         self._raw, self._note = raw, note

@@ -41,7 +41,7 @@ class Report:
     """Counts over all files read so far, and up to ``max_findings`` findings of each kind.
 
     ``unknown_stages`` counts stage changes into a stage that the rules do not have. ``not_judged`` names the gates that
-    a log tells nothing of.
+    a log has no data for.
     """
 
     rules: MaskRules
@@ -67,7 +67,7 @@ class Report:
     _kept: Counter[str] = field(default_factory=Counter)
 
     def add_finding(self, kind: str, finding: Finding) -> None:
-        """Keep a finding, unless there are many of its kind: a flood of one must not hide another."""
+        """Keep a finding, unless there are many of its kind: a flood of one kind must not hide the others."""
         self._kept[kind] += 1
         if self._kept[kind] <= self.max_findings:
             self.findings.append(finding)
@@ -124,7 +124,7 @@ class Report:
         return table
 
     def _remarks(self) -> list[str]:
-        """Sentences on whatever a reader should not miss."""
+        """Sentences about what a reader should not miss."""
         remarks = []
         if not self.ops and not self.transitions:
             remarks.append("No lifecycle event was found: is this an event log?")

@@ -91,8 +91,8 @@ def speedups(
     those of others grey.
 
     Args:
-        ratios: name of a row -> time of the reference over the row's time; above 1 is faster. In the order of the bars.
-        reference: what is compared with.
+        ratios: name of a row -> time of the reference over the row's time, in the order of the bars. Above 1 is faster.
+        reference: name of what the rows are compared with.
         title: above the picture.
         ours: names of the rows of this library; None where all are.
 

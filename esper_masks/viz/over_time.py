@@ -45,7 +45,7 @@ def legal_shares(masks: ActionMasks, head: str = OP) -> Tensor:
 def masks_over_time(masks: ActionMasks, head: str = OP, *, step: str = "step") -> "Figure":
     """How often each op, or each choice of another head, is legal at each step: a heat map of ``legal_shares``.
 
-    Of more than 400 steps a column is the mean of several, as many in each, so that none is left out.
+    With more than 400 steps, each column is the mean of several steps, so that no step is left out.
 
     >>> import esper_masks as em
     >>> from esper_masks.rollout.env.baselines import random_legal
@@ -63,7 +63,7 @@ def masks_over_time(masks: ActionMasks, head: str = OP, *, step: str = "step") -
         step: what a step is called.
 
     Raises:
-        TypeError, ValueError, KeyError: as of ``legal_shares``.
+        TypeError, ValueError, KeyError: see ``legal_shares``.
         ImportError: matplotlib is not installed.
     """
     shares, each = _columns(100 * legal_shares(masks, head))
@@ -93,7 +93,7 @@ def masks_over_time(masks: ActionMasks, head: str = OP, *, step: str = "step") -
 
 
 def ops_over_time(actions: Tensor, layout: ActionLayout, *, step: str = "step") -> "Figure":
-    """How often each op is taken at each step: a line an op, percent of the environments that act.
+    """How often each op is taken at each step: a line for each op, in percent of the environments that act.
 
         share[t, op] == (actions[t, :, op_head] == op).mean() over rows that are not -1
 
@@ -147,7 +147,7 @@ def legal_counts_over_time(masks: ActionMasks, *, step: str = "step") -> "Figure
         step: what a step is called.
 
     Raises:
-        TypeError, ValueError: as of ``legal_shares``.
+        TypeError, ValueError: see ``legal_shares``.
         ImportError: matplotlib is not installed.
     """
     check_masks_given(masks)

@@ -59,7 +59,7 @@ def _free(placed: Mapping[Stage, tuple[int, int]], column: int, row: int) -> tup
 def routes(
     boxes: Mapping[Stage, Box], edges: Sequence[tuple[Stage, Stage]], labels: Sequence[Point]
 ) -> dict[tuple[Stage, Stage], Route]:
-    """A curve for each edge, chosen one after another, short edges first: the one that meets the least.
+    """A curve for each edge, short edges first: each takes the curve that meets the least of what is drawn.
 
     Args:
         boxes: of each stage, inches.

@@ -40,7 +40,7 @@ LOOKS = (
 
 
 def look(index: int) -> Look:
-    """Of the series with that index; no two of the first 49 are the same."""
+    """The look of the series with that index; the first 49 all differ."""
     turn, at = divmod(index, len(LOOKS))
     other = LOOKS[(at + turn) % len(LOOKS)]
     return Look(LOOKS[at].colour, other.stroke, other.marker)
@@ -50,7 +50,7 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> "Fig
     """An empty figure of a size in inches.
 
     Raises:
-        ImportError: matplotlib is not installed; the message says how to.
+        ImportError: matplotlib is not installed; the message says how to install it.
     """
     with needs("viz"):
         from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Write a figure to a file, in the format that its name ends in.
 
     Raises:
-        OSError: as of ``write_file``.
+        OSError: see ``write_file``.
     """
     content = io.BytesIO()
     figure.savefig(content, format=Path(path).suffix.removeprefix("."), dpi=FILE_DPI)

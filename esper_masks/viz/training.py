@@ -27,7 +27,7 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], baselines: Mapping[st
     Args:
         metrics: figures of each iteration, as ``metrics.jsonl`` has them: ``env_steps`` and, in accuracy points,
             ``return_mean``. Iterations without a return, in which no episode ended, are left out.
-        baselines: name -> mean return, a line each, the best first; of more than three the best three.
+        baselines: name -> mean return. Each is a line, the best first; only the best three are drawn.
 
     Raises:
         ValueError: no iteration has a return.
@@ -76,7 +76,7 @@ def compare_trainings(
 ) -> "Figure":
     """Ways of training side by side: above the return, below the share of illegal actions.
 
-    A line is the mean over the seeds of a way, a band reaches from the least to the most of them.
+    A line is the mean over the seeds of a way. The band around it reaches from the lowest seed to the highest.
 
     Args:
         groups: title of a column -> name of a way -> the curves of its seeds, each with as many numbers: ``env_steps``,
