@@ -5,19 +5,20 @@
 #   make test                all tests                  make lint     format, lint and types
 #   make matrix              all tests under each promised pair of Python and torch; downloads some gigabytes.
 #                            make matrix MATRIX_ARGS="--pairs 3.12/2.11.0"
-#   make docs                write what is generated: the tables of docs/rules.md
+#   make docs                write what is generated: the tables of docs/rules.md and of results
 #   make site                the documentation as a site, site/index.html; a link that leads nowhere is an error
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
-#   make bench               esper-masks bench, the whole suite; writes benchmarks/results
-#   make bench DEVICE=cuda           the same on a GPU
+#   make bench               measure all groups of rows, in some fifty minutes: benchmarks/results, their tables and pictures
+#   make bench GROUPS="masks dropin" BENCH_ARGS=--quick     some groups, or fewer calls of each
 #   make gpu                 all that a GPU can tell, in five minutes, with nothing installed; GPU_OUT=FOLDER GPU_ARGS="--only a,c"
-#   make bench BENCH_ARGS=masks      one of the older suites in detail; or distributions -k "decision and not compiled"
 
 PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
+GROUPS = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin training learning)
+PLOTS  = scaling learning
 GPU_OUT = runs/gpu
 LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 
@@ -45,6 +46,7 @@ lint: $(READY)
 
 docs: $(READY)
 	@$(BIN)/python docs/make_rules.py
+	@$(BIN)/python docs/make_bench.py
 
 # what builds it is installed the first time it is wanted; --quiet would keep warnings from --strict, too
 site: $(READY)
@@ -65,12 +67,11 @@ dist:
 	    (cd "$$scratch" && "$${made##*.}/bin/python" -I "$(CURDIR)/tests/smoke.py"); done
 
 bench: $(READY)
-ifdef BENCH_ARGS
-	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
-else
-	@version=$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); mkdir -p benchmarks/results/$$version; \
-	  $(BIN)/python -m esper_masks bench --device $(DEVICE) -o benchmarks/results/$$version/scaling-$(DEVICE).json
-endif
+	@set -e; folder=benchmarks/results/$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); mkdir -p $$folder; \
+	  for group in $(GROUPS); do file=$$folder/$$group-$(DEVICE).json; \
+	    $(BIN)/python -m esper_masks bench $$group --device $(DEVICE) $(BENCH_ARGS) -o $$file; \
+	    case " $(PLOTS) " in *" $$group "*) $(BIN)/python -m esper_masks bench --from $$file --plot docs/$$group-$(DEVICE).png;; esac; \
+	  done; $(BIN)/python docs/make_bench.py
 
 # with the environment if it is there, and else with the Python of a machine on which nothing can be installed
 gpu: DEVICE = cuda

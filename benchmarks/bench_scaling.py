@@ -1,26 +1,35 @@
 """The rows of ``esper-masks bench`` under pytest-benchmark, in one process: to look at single rows, or profile them.
 
-``pytest benchmarks/bench_scaling.py -k "eager and 4096"``. The committed figures are those of the command.
+``pytest benchmarks/bench_scaling.py -k "scaling and eager and 4096"``. The committed figures are those of the command.
 """
 
 import os
+from timeit import timeit
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.timing import measure
-from esper_masks.bench.cases import Case, star
+from esper_masks.bench.cases import GROUPS, SCALING, Case, group
 from esper_masks.bench.ways import prepare
 
-# the others switch off torch's validation for the whole process
-CASES = [case for case in star("cpu", os.cpu_count() or 1) if case.way not in ("torchrl eager", "sb3 eager")]
+# not here: other libraries, which switch off torch's validation for the whole process; what is not timed
+CASES = {
+    f"{name}-{case.name}-{case.batch}": case
+    for name in (SCALING, *GROUPS)
+    for case in group(name, "cpu", os.cpu_count() or 1)
+    if case.is_timed and not case.way.startswith(("torchrl", "sb3"))
+}
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{case.name}-{case.batch}" for case in CASES])
-def test_scaling(benchmark: Any, case: Case) -> None:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_row(benchmark: Any, case: Case) -> None:
     torch.set_num_threads(case.threads)
     run, verify = prepare(case, "cpu")
     verify(run())
     benchmark.extra_info.update(case=case.name, batch=case.batch, way=case.way)
-    measure(benchmark, run)
+    seconds = timeit(run, number=1)
+    if seconds > 0.05:
+        benchmark.pedantic(run, rounds=3 if seconds > 2 else min(20, max(5, int(1 / seconds))), iterations=1)
+    else:
+        benchmark(run)

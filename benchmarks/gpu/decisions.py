@@ -11,9 +11,9 @@ import esper_masks as em
 from benchmarks.gpu.child import in_turn
 from benchmarks.gpu.measuring import captured, launches, seconds
 from benchmarks.gpu.report import Report, l2_cache
-from esper_masks.bench.cases import CENTRE, Case
+from esper_masks.bench.cases import CENTRE, Case, Run, Verify
 from esper_masks.bench.report import count
-from esper_masks.bench.ways import Run, Verify, make_step, prepare
+from esper_masks.bench.ways import make_step, prepare
 
 RULES = ("esper-2025-12", "esper-2026-06")
 WORKS = {  # name -> fields of the cases

@@ -1,10 +1,14 @@
-"""The benchmark suite behind ``esper-masks bench``: a star of rows, each measured in a process of its own.
+"""The benchmark suite behind ``esper-masks bench``: groups of rows, each row measured in a process of its own.
 
 suite           runs rows, each in a process, and collects them
-cases           which rows there are
+cases           which rows there are, in which groups
 ways            the ways to compute the same, measured against each other
+dropin          the drop-in functions, and the loops that they replace
+training        training, ours and MaskablePPO's
+maskable_ppo    sb3-contrib's MaskablePPO in our environment
+learning        what is learned with masks and without, which is not timed
 inputs          states and logits of a case
-rows            a row as it is kept
+rows            a distribution as it is measured, and the check of what it gives
 measure         timing: warm-up, medians, spreads
 memory          bytes, and the bandwidth that limits
 libraries       other libraries' distributions

@@ -1,13 +1,38 @@
-"""The rows: a centre, and from there one axis at a time."""
+"""The rows, group by group; those of ``scaling`` are a centre, and from there one axis at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 from esper_masks.rulesets import ruleset
+
+Run = Callable[[], Any]  # what is timed
+Verify = Callable[[Any], Any]  # the check of what it gave; may give figures for the row
 
 OURS = ("compiled", "eager", "cuda-graph")
 LOOPS = ("loop, small tensors", "loop, one tensor")
 PEERS = ("torch eager", "torch compiled", "torchrl eager", "sb3 eager")
+BOOLS = ("compiled, bools", "eager, bools")  # masks of all heads, unpacked as the loops give them
+ROW_MAJOR_STATES = "compiled, row-major states"
+FROM_OBJECTS = "from objects"  # masks from the Python objects that a loop begins with
+DISTRIBUTIONS = ("ours compiled", "ours eager", *PEERS)  # given ready masks
+VECTORIZED = "ours compiled, vectorized"  # by an option of the compiler, see ``ways``
+DROPINS = ("drop-in, one by one", "drop-in, batch")
+MASKABLE_PPO = ("sb3 heads", "sb3 joint")  # one choice a head, or the index of a whole action
+ARMS = ("masked", "unmasked", "penalized")
+BASELINES = ("heuristic", "random", "wait")
+WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *DISTRIBUTIONS, VECTORIZED, *DROPINS, *MASKABLE_PPO)
+USUAL = (
+    LOOPS[0],
+    "torch eager",
+    "sb3 joint",
+)  # the first of them that did the same work is what a row is compared with
+STEPS = ("forward", "forward+backward")
+TRAININGS = ("rollout", "training")  # a rollout, or a rollout and its update
+ROLLOUT, MINIBATCHES = 25, 4  # steps of an environment in a rollout, and parts that the update takes of it
+SCALING = "scaling"  # the group that is measured where none is named
+HEAD = "head of "
 
 
 @dataclass(frozen=True)
@@ -15,11 +40,14 @@ class Case:
     """One row.
 
     Args:
-        work: "decision": from slot states and logits to actions, log-probabilities and entropies; "words": the masks.
+        work: "decision": from slot states and logits to actions, log-probabilities and entropies; "words": the masks;
+            "head of N": the distribution of one head; "dropin": the masks from the objects that callers hold;
+            "rollout", "training": see ``TRAININGS``; "learning": a training to its end, which is not timed.
         rules: a rule set.
         slots: how many.
-        batch: environments.
-        way: ours in one of its modes, a loop over environments, or another library given ready masks.
+        batch: environments, or rows of a distribution.
+        way: ours in one of its modes, a loop over environments, or another library: one of ``WAYS``; of "learning" one
+            of ``ARMS`` and ``BASELINES``.
         step: "forward", or "forward+backward": log-probability and entropy of given actions and their gradient.
         layout: of the logits, "row-major" as a linear layer gives them or "batch-last"; states are batch-last.
         threads: of a CPU.
@@ -54,16 +82,34 @@ class Case:
     @property
     def is_built(self) -> bool:
         """Whether its code is compiled before the first call ends."""
-        return "compiled" in self.way or self.way == "cuda-graph"
+        return "compiled" in self.way or self.way in ("cuda-graph", *MASKABLE_PPO)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the row is a time."""
+        return self.work != "learning"
+
+    @property
+    def width(self) -> int:
+        """Of the one head of a distribution; 0 for other work."""
+        return int(self.work.removeprefix(HEAD)) if self.work.startswith(HEAD) else 0
+
+    @property
+    def steps(self) -> int:
+        """Of each environment, in one call."""
+        return ROLLOUT if self.work in TRAININGS else 1
 
     @property
     def limit_bytes(self) -> int:
         """The fewest bytes of an environment: a byte a feature; an fp32 a logit, a byte a head's action and fp32
-        log-probability and entropy, or a byte a slot's word; each once.
+        log-probability and entropy, or a byte a slot's word; each once. A head alone has a bit of its mask for each
+        choice, and a training makes decisions.
         """
         rules = ruleset(self.rules)
+        if self.width:
+            return -(-self.width // 8) + (8 if self.step != "forward" else 4) * self.width + 9
         states = self.slots * len(rules.feature_names)
-        if self.work == "words":
+        if self.work in ("words", "dropin"):
             return states + self.slots
         sizes = {"slot": self.slots, "op": len(rules.op_rules)}
         columns = sum(sizes.get(head.name, len(head.choices)) for head in rules.heads)
@@ -80,7 +126,7 @@ CENTRE = Case()
 
 
 def star(device: str, cores: int) -> list[Case]:
-    """All rows for a device, the centre first.
+    """The rows of ``scaling`` for a device, the centre first.
 
     Args:
         device: "cpu" or "cuda".
@@ -105,6 +151,62 @@ def star(device: str, cores: int) -> list[Case]:
     rows += [replace(CENTRE, way=LOOPS[0], rules="esper-2026-06", batch=4096)]
     rows += [replace(CENTRE, way=LOOPS[0], work="words")]
     rows += [replace(CENTRE, way=LOOPS[1], batch=batch) for batch in (4, 4096, 65536)]
-    steps = ("forward", "forward+backward")
-    rows += [replace(CENTRE, way=way, step=step, batch=b) for way in PEERS for step in steps for b in (4096, 65536)]
+    return [*rows, *(replace(CENTRE, way=w, step=s, batch=b) for w, s, b in product(PEERS, STEPS, (4096, 65536)))]
+
+
+def masks() -> list[Case]:
+    """Mask building: the engine against loops, as words and as bools, and from objects."""
+    words, every = replace(CENTRE, work="words"), (*LOOPS, FROM_OBJECTS, "eager", "compiled", *BOOLS)
+    batches = (1, 4, 256, 4096, 65536)
+    rows = [replace(words, way=way, batch=batch) for batch, way in product(batches, every)]
+    rows += [replace(words, way=ROW_MAJOR_STATES, batch=batch) for batch in (4096, 65536)]
+    rows += [replace(words, way=way, batch=4096, slots=64) for way in every]
+    return rows + [replace(words, way=way, batch=4096, rules="esper-2026-06") for way in every]
+
+
+def distributions() -> list[Case]:
+    """One head, and whole decisions from ready masks. Ours draws the op first, and then what the op permits; the others
+    draw the heads of a decision independently, with illegal pairs of op and slot.
+    """
+    heads = [replace(CENTRE, work=f"{HEAD}{width}") for width in (13, 1000)]
+    decisions = [CENTRE, replace(CENTRE, rules="esper-2026-06")]
+    rows = [replace(c, step=s, way=w) for c, s, w in product((*heads, *decisions), STEPS, DISTRIBUTIONS)]
+    rows += [replace(c, step=s, way=VECTORIZED) for c, s in product(heads, STEPS)]
+    rows += [replace(c, step=s, way="ours compiled", layout="batch-last") for c, s in product(decisions, STEPS)]
+    few = [replace(case, batch=4) for case in (heads[0], CENTRE)]
+    return rows + [replace(c, step=s, way=w) for c, s, w in product(few, STEPS, DISTRIBUTIONS)]
+
+
+def dropins() -> list[Case]:
+    """The drop-in functions against the loop that they replace."""
+    sizes = [*product(("esper-2025-12", "esper-2026-06"), (3,), (1, 4, 16, 64, 256, 4096)), ("esper-2026-06", 16, 1)]
+    return [Case("dropin", *size, way) for size, way in product(sizes, (LOOPS[0], *DROPINS))]
+
+
+def trainings() -> list[Case]:
+    """Ours against MaskablePPO, and the parts of an iteration of ours: its decisions, and its scores with gradients."""
+    ways = ("compiled", "eager", *MASKABLE_PPO)
+    rows = [Case(work, batch=envs, way=way) for work, envs, way in product(TRAININGS, (8, 64, 1024), ways)]
+    for envs, way in product((1024, 8192), ways[:2]):
+        rows += [Case(work, batch=envs, way=way) for work in TRAININGS if envs == 8192]
+        rows += [Case(batch=envs, way=way), Case(batch=envs * ROLLOUT // MINIBATCHES, way=way, step=STEPS[1])]
     return rows
+
+
+def learnings() -> list[Case]:
+    """The same training with masks and without, and policies that nobody trained."""
+    return [Case("learning", slots=slots, batch=1024, way=way) for slots in (3, 16) for way in (*ARMS, *BASELINES)]
+
+
+GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
+    "masks": masks,
+    "distributions": distributions,
+    "dropin": dropins,
+    "training": trainings,
+    "learning": learnings,
+}
+
+
+def group(name: str, device: str, cores: int) -> list[Case]:
+    """The rows of a group, see ``star``."""
+    return star(device, cores) if name == SCALING else GROUPS[name]()

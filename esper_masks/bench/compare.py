@@ -24,11 +24,11 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> list[Row]:
     Raises:
         BenchError: no row in common.
     """
-    theirs = {case_of(row): row for row in b["rows"] if "error" not in row}
+    theirs = {case_of(row): row for row in b["rows"] if "ns_per_env" in row}
     found = []
     for row in a["rows"]:
         other = theirs.get(case_of(row))
-        if other is not None and "error" not in row:
+        if other is not None and "ns_per_env" in row:
             ratio = row["ns_per_env_median"] / other["ns_per_env_median"]
             low, high = row["ns_per_env_q1"] / other["ns_per_env_q3"], row["ns_per_env_q3"] / other["ns_per_env_q1"]
             found.append({**asdict(case_of(row)), "ratio": ratio, "low": low, "high": high})
@@ -51,7 +51,7 @@ def print_comparison(console: Console, a: dict[str, Any], b: dict[str, Any]) -> 
     """The table of ``compare``, and what differs between the two runs.
 
     Raises:
-        BenchError: as of ``compare``.
+        BenchError: see ``compare``.
     """
     found = compare(a, b)
     for name, (first, second) in differences(a, b).items():

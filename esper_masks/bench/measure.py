@@ -1,7 +1,7 @@
 """One row, in a process of its own: ``python -m esper_masks.bench.measure '{"device": "cpu", "batch": 4096, ...}'``.
 
-A process a row has a peak of memory that is its own, code that nobody compiled before (``suite`` gives it an empty
-folder for that), and a library that changes torch's switches for itself alone; and where it runs out of memory, the
+A process a row has a peak of memory that is its own, code that nobody compiled before (``suite`` gives it a folder for
+that), and a library that changes torch's switches for itself alone; and where it runs out of memory, the
 others go on.
 """
 
@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer, timer
 
-from esper_masks.bench.cases import LOOPS, OURS, PEERS, Case
+from esper_masks.bench.cases import WAYS, Case, Run
+from esper_masks.bench.learning import learn
 from esper_masks.bench.memory import end_of_peak, out_of_memory, start_of_peak
-from esper_masks.bench.ways import Run, prepare
+from esper_masks.bench.ways import prepare
 
 SECONDS = 1.0  # that a row is timed for
 FEWEST = 3  # blocks, however long one takes: a spread is not seen in one
@@ -28,24 +29,26 @@ FEWEST = 3  # blocks, however long one takes: a spread is not seen in one
 def measure(case: Case, device: str, seconds: float = SECONDS) -> dict[str, Any]:
     """Check the outputs of a row, then time it.
 
-    Returns: ``ns_per_env`` (fastest block), ``_median``, ``_q1`` and ``_q3`` of it, ``blocks``; ``compile_s``, how much
+    Returns: ``ns_per_env`` (fastest block; of a training for each step of an environment), ``_median``, ``_q1`` and
+        ``_q3`` of it, ``blocks``; ``compile_s``, how much
         longer than later ones the first call took, None where nothing is compiled; ``peak_bytes``, what a call takes
         at most beyond its inputs and what it left from calls before, its outputs included, None where the system does
-        not tell; ``copy_gb_per_s`` of copying as many bytes, ``limit_ns_per_env`` and ``share_of_limit``.
+        not tell; ``copy_gb_per_s`` of copying as many bytes, ``limit_ns_per_env`` and ``share_of_limit``;
+        and figures that the check gives.
     Raises:
         AssertionError: outputs that are not what they should be.
     """
     torch.manual_seed(0)
     torch.set_num_threads(case.threads)
-    if case.is_built:  # the first graph of a process takes some seconds more
-        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+    if case.is_built:
+        first_graph(device)
     run, verify = prepare(case, device)
     start, before = time.perf_counter(), start_of_peak(device)
     result = run()
     if device == "cuda":
         torch.cuda.synchronize()
     first, peak = time.perf_counter() - start, end_of_peak(device, before)
-    verify(result)
+    more = verify(result) or {}
     del result
     if case.way != "cuda-graph":  # which keeps what its capture took
         before = start_of_peak(device)
@@ -54,7 +57,8 @@ def measure(case: Case, device: str, seconds: float = SECONDS) -> dict[str, Any]
     source = torch.empty(max(1, case.limit_bytes * case.batch // 2), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     bandwidth = 2 * source.nbytes / min(times(lambda: target.copy_(source), case.threads, seconds / 5)) / 1e9
-    blocks = [t / case.batch * 1e9 for t in times(run, case.threads, seconds)]
+    each = case.batch * case.steps
+    blocks = [t / each * 1e9 for t in times(run, case.threads, seconds)]
     q1, median, q3 = statistics.quantiles(blocks, n=4, method="inclusive")
     limit = case.limit_bytes / bandwidth
     return {
@@ -63,12 +67,18 @@ def measure(case: Case, device: str, seconds: float = SECONDS) -> dict[str, Any]
         "ns_per_env_q1": q1,
         "ns_per_env_q3": q3,
         "blocks": len(blocks),
-        "compile_s": max(0.0, first - median * case.batch / 1e9) if case.is_built else None,
+        "compile_s": max(0.0, first - median * each / 1e9) if case.is_built else None,
         "peak_bytes": peak,
         "copy_gb_per_s": bandwidth,
         "limit_ns_per_env": limit,
         "share_of_limit": limit / min(blocks),
+        **more,
     }
+
+
+def first_graph(device: str) -> None:
+    """Compile something: the first graph of a process takes some seconds more, and the first of a folder many."""
+    torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
 
 
 def times(run: Run, threads: int, seconds: float) -> list[float]:
@@ -85,9 +95,13 @@ def main(argument: str) -> int:
     options = json.loads(argument)
     device, seconds = options.pop("device"), options.pop("seconds", SECONDS)
     case = Case(**options)
-    assert case.way in (*OURS, *LOOPS, *PEERS)
     try:
-        made = measure(case, device, seconds)
+        if case.is_timed:
+            assert case.way in WAYS
+            made = measure(case, device, seconds)
+        else:
+            torch.set_num_threads(case.threads)
+            made = learn(case, seconds)
     except AssertionError as error:
         made = {"wrong": f"{' '.join(str(error).split())} ({_place(error)})".strip()}
     except Exception as error:

@@ -1,5 +1,6 @@
 """A result as a table of 80 columns."""
 
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -7,14 +8,22 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from esper_masks.bench.cases import ARMS
+from esper_masks.bench.learning import summary
 from esper_masks.bench.suite import Row, case_of
 
 LEGEND = """\
 ns/env  the fastest block of calls; ±: middle half of the blocks, of the median
-x loop  times faster than the loop of small tensors with Categorical (for words:
-        than its masks); * where that loop was measured at another batch
+x usual times faster than the loop of small tensors with Categorical (for masks:
+        than its masks), or else than torch's eager Categorical or sb3 joint;
+        * where that was measured at another batch
 limit   time to copy the fewest bytes, in the same process, over the time taken
 peak    memory of a call beyond its inputs; built: time to compile"""
+LEARNED = """\
+return  of an episode at the end, accuracy points: mean and range of the seeds
+90 %    environment steps in millions until a training's return was that part of
+        the heuristic's, for the slowest seed
+illegal share of actions in the first iteration, and in the last"""
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:
@@ -24,15 +33,42 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     console.print(machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores")
     console.print(others)
     console.print(f"esper_masks {versions['esper_masks']}{_at(commit)}")
-    console.print(f"\n{LEGEND}")
-    table = new_table("ns/env", "±", "x loop", "limit", "peak", "built")
-    for _, rows in groupby(_in_order(result["rows"]), key=lambda row: case_of(row).axis):
-        for row in rows:
-            table.add_row(case_of(row).name, count(row["batch"]), *_figures(row))
-        table.add_section()
-    console.print(table)
+    trained = [row for row in result["rows"] if not case_of(row).is_timed]
+    for legend, table in (*_timed([row for row in result["rows"] if case_of(row).is_timed]), *_learned(trained)):
+        console.print(f"\n{legend}")
+        console.print(table)
     if result.get("interrupted"):
         console.print("Interrupted: these are the rows up to that point.")
+
+
+def _timed(rows: list[Row]) -> Iterator[tuple[str, Table]]:
+    if rows:
+        table = new_table("ns/env", "±", "x usual", "limit", "peak", "built")
+        for _, part in groupby(_in_order(rows), key=lambda row: case_of(row).axis):
+            for row in part:
+                table.add_row(case_of(row).name, count(row["batch"]), *_figures(row))
+            table.add_section()
+        yield LEGEND, table
+
+
+def _learned(rows: list[Row]) -> Iterator[tuple[str, Table]]:
+    if rows:
+        table = new_table("return", "range", "90 %", "illegal", "last")
+        for row in rows:
+            table.add_row(f"{row['way']}, {row['slots']} slots", count(row["batch"]), *_outcome(row, rows))
+        yield LEARNED, table
+
+
+def _outcome(row: Row, rows: list[Row]) -> list[str]:
+    if "error" in row:
+        return [row["error"], "", "", "", ""]
+    if row["way"] not in ARMS:
+        return [f"{row['return_mean']:.2f}", f"± {row['standard_error']:.2f}", "", "", ""]
+    found = [one for one in rows if (one["way"], one["slots"]) == ("heuristic", row["slots"])]
+    made = summary(row, found[0]["return_mean"] if found else float("inf"))
+    reached = "" if made["reached"] is None else f"{made['reached'] / 1e6:.2f}"
+    shares = [f"{made[name]:.1%}" for name in ("first", "last")]
+    return [f"{made['mean']:.2f}", f"{made['least']:.2f} to {made['most']:.2f}", reached, *shares]
 
 
 def new_table(*titles: str) -> Table:
@@ -47,7 +83,7 @@ def new_table(*titles: str) -> Table:
 def line(row: Row) -> str:
     """A row while the suite runs."""
     name = f"{case_of(row).name}, batch {row['batch']:,}"
-    return f"{name}: {row['error'] if 'error' in row else _short(row['ns_per_env']) + ' ns/env'}"
+    return f"{name}: {row.get('error', _short(row['ns_per_env']) + ' ns/env' if 'ns_per_env' in row else 'done')}"
 
 
 def _at(commit: dict[str, Any] | None) -> str:
@@ -65,7 +101,8 @@ def _in_order(rows: list[Row]) -> list[Row]:
 def _figures(row: Row) -> list[str]:
     if "error" in row:
         return [row["error"], "", "", "", "", ""]
-    ratio = "" if "x_loop" not in row else _short(row["x_loop"]) + ("" if row["x_loop_batch"] == row["batch"] else "*")
+    elsewhere = "" if row.get("x_usual_batch") == row["batch"] else "*"
+    ratio = _short(row["x_usual"]) + elsewhere if "x_usual" in row else ""
     spread = (row["ns_per_env_q3"] - row["ns_per_env_q1"]) / row["ns_per_env_median"]
     peak, built = row["peak_bytes"], row["compile_s"]
     return [

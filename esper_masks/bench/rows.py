@@ -5,12 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 import esper_masks as em
 from esper_masks.bench.inputs import Decision, Head
 from esper_masks.bench.libraries import LIBRARIES, entropies
-from esper_masks.compiled.torch_private import mark_dynamic
 
 Step = Callable[..., Any]
 
@@ -18,7 +16,7 @@ Step = Callable[..., Any]
 class Row:
     """One way on one batch: the functions that are timed, and what they take."""
 
-    def __init__(self, inputs: Head | Decision, way: str):
+    def __init__(self, inputs: Head | Decision, way: str, layout: str = "row-major"):
         self.inputs = inputs
         self.library = LIBRARIES[way.split()[0]]
         if isinstance(self.inputs, Decision):
@@ -26,7 +24,7 @@ class Row:
         else:
             self.make, self.masks = self.library.head, self.inputs.mask
         logits = self.inputs.logits
-        logits = logits.T.contiguous().T if "batch-last" in way else logits
+        logits = logits.T.contiguous().T if layout == "batch-last" else logits
         self.logits = logits.detach().requires_grad_()  # a leaf of its own
 
     def forward(self) -> Step:
@@ -62,11 +60,6 @@ class Row:
             return values, logits.grad
 
         return backward
-
-    def any_batch(self) -> None:
-        """Tell the compiler that these inputs stand for batches of any size."""
-        for tensor in tree_leaves((self.logits, self.masks, self.inputs.action)):
-            mark_dynamic(tensor, 0)
 
 
 def check(row: Row, step: str, result: Any) -> None:

@@ -8,20 +8,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import torch
 
 import esper_masks as em
-from esper_masks.bench.cases import LOOPS, PEERS, Case
+from esper_masks.bench.cases import SCALING, USUAL, Case
 from esper_masks.bench.libraries import LIBRARIES, Library
 from esper_masks.bench.memory import out_of_memory
 
-Row = dict[str, Any]  # the fields of a Case, and what measure() gives or {"error": ...}
+Row = dict[str, Any]  # the fields of a Case, and what measure() or learn() gives, or {"error": ...}
 TIMES = ("ns_per_env", *(f"ns_per_env_{name}" for name in ("median", "q1", "q3")), "limit_ns_per_env", "share_of_limit")
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
@@ -34,18 +36,24 @@ class CheckError(RuntimeError):
     """Outputs of a row were not what they should be, or its process ended by something else than want of memory."""
 
 
-def run_row(case: Case, device: str, seconds: float) -> Row:
+def run_row(case: Case, device: str, seconds: float, warm: str = "") -> Row:
     """Measure one row in a process of its own.
+
+    Args:
+        case: the row.
+        device: "cpu" or "cuda".
+        seconds: that it is timed for.
+        warm: the folder of ``warm_up``.
 
     Raises:
         CheckError: with what the process said.
     """
     argument = json.dumps({**asdict(case), "device": device, "seconds": seconds})
     command = [sys.executable, "-m", "esper_masks.bench.measure", argument]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
     with tempfile.TemporaryDirectory() as folder:  # made here, since a process that is killed leaves its own behind
-        environment["TORCHINDUCTOR_CACHE_DIR"] = folder
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if warm:
+            copytree(warm, folder, dirs_exist_ok=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(folder))
     name, [*_, last] = f"{case.name}, batch {case.batch:,}", ["it said nothing", *done.stderr.strip().splitlines()]
     if done.returncode in KILLED or (done.returncode and out_of_memory(last)):  # killed: what the system does then
         return {**asdict(case), "error": "out of memory"}
@@ -57,24 +65,49 @@ def run_row(case: Case, device: str, seconds: float) -> Row:
     return {**asdict(case), **made}
 
 
+def _environment(folder: str) -> dict[str, str]:
+    """Of a row's process."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
+    return {**kept, "TORCHINDUCTOR_CACHE_DIR": folder}
+
+
+def warm_up(folder: str, device: str) -> None:
+    """Put into a folder what the compiler looks up once on a machine, so that not every row has to."""
+    code = f"from esper_masks.bench.measure import first_graph; first_graph({device!r})"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=_environment(folder))
+
+
 def run(
     cases: Sequence[Case], device: str, seconds: float, live: Callable[[Row], None] | None = None
 ) -> dict[str, Any]:
-    """Measure rows; Ctrl-C keeps those that were measured, and ``"interrupted"`` in the result is True.
+    """Measure rows, one after another; those that are not timed run on all cores at once.
+
+    Ctrl-C keeps the rows that were measured, and ``"interrupted"`` in the result is True.
 
     Raises:
-        CheckError: as of ``run_row``.
+        CheckError: see ``run_row``.
     """
     about = machine(device, cases)  # before the run: files may change under it
     rows: list[Row] = []
     interrupted = False
-    try:
-        for case in cases:
-            rows.append(run_row(case, device, seconds))
-            if live:
-                live(rows[-1])
-    except KeyboardInterrupt:
-        interrupted = True
+    at_once = 1 if any(case.is_timed for case in cases) else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(at_once)
+    with tempfile.TemporaryDirectory() as warm:
+
+        def one(case: Case) -> Row:
+            return run_row(case, device, seconds, warm)
+
+        try:
+            if any(case.is_built for case in cases):
+                warm_up(warm, device)
+            for row in map(one, cases) if at_once == 1 else pool.map(one, cases):
+                rows.append(row)
+                if live:
+                    live(row)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            pool.shutdown(cancel_futures=True)
     return {**about, "device": device, "interrupted": interrupted, "rows": with_ratios(rows)}
 
 
@@ -84,23 +117,24 @@ def missing(cases: Sequence[Case]) -> dict[str, str]:
 
 
 def _needed(cases: Sequence[Case]) -> dict[str, Library]:
-    ways = dict.fromkeys(case.way.split()[0] for case in cases if case.way in PEERS)
-    return {name: LIBRARIES[name] for name in ways if LIBRARIES[name].module}
+    names = dict.fromkeys(case.way.split()[0] for case in cases)
+    return {name: LIBRARIES[name] for name in names if name in LIBRARIES and LIBRARIES[name].module}
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """Rows with ``x_loop``: how many times the loop of the same work and rules takes, at ``x_loop_batch``.
+    """Rows with ``x_usual``: how many times what is usual takes for the same work and rules, at ``x_usual_batch``.
 
-    The loop's batch is the row's own, or the nearest that was measured.
+    That is the first way of ``USUAL`` that did the same, at the row's own batch or the nearest that was measured.
     """
-    loops = [row for row in rows if row["way"] == LOOPS[0] and "error" not in row]
-    for row in rows:
-        same = [loop for loop in loops if (loop["work"], loop["rules"]) == (row["work"], row["rules"])]
-        same = [loop for loop in same if loop["slots"] == row["slots"] and row["step"] == "forward"]
-        if same and "error" not in row:
-            nearest = min(same, key=lambda loop: abs(loop["batch"].bit_length() - row["batch"].bit_length()))
-            row["x_loop"] = nearest["ns_per_env"] / row["ns_per_env"]
-            row["x_loop_batch"] = nearest["batch"]
+    timed = [row for row in rows if "ns_per_env" in row]
+    for row in timed:
+        same = [
+            u for u in timed if u["way"] in USUAL and all(u[n] == row[n] for n in ("work", "rules", "slots", "step"))
+        ]
+        if same:
+            far = {id(u): abs(u["batch"].bit_length() - row["batch"].bit_length()) for u in same}
+            usual = min(same, key=lambda u: (USUAL.index(u["way"]), far[id(u)]))
+            row |= {"x_usual": usual["ns_per_env"] / row["ns_per_env"], "x_usual_batch": usual["batch"]}
     return list(rows)
 
 
@@ -157,13 +191,14 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
+        result.setdefault("group", SCALING)  # the only one that there was
         for row in result["rows"]:
             row.setdefault("memory", "fresh")  # what it was before there was a choice
         if not _is_result(result):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BenchError(f"{path} is no result of esper-masks bench") from None
-    return dict(result)
+    return {**result, "rows": with_ratios(result["rows"])}
 
 
 def _is_result(result: Any) -> bool:
@@ -173,7 +208,10 @@ def _is_result(result: Any) -> bool:
     rows = [
         {field.name for field in fields(Case)} <= set(row)
         and case_of(row).limit_bytes * row["batch"] > 0
-        and ("error" in row or (all(row[name] > 0 for name in TIMES) and {"peak_bytes", "compile_s"} <= set(row)))
+        and (
+            {"error", "return_mean", "runs"} & set(row)
+            or (all(row[name] > 0 for name in TIMES) and {"peak_bytes", "compile_s"} <= set(row))
+        )
         for row in result["rows"]
     ]
     return about and all(rows) and isinstance(commit["id"], str) and "dirty" in commit

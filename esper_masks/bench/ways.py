@@ -1,6 +1,6 @@
 """What a row runs, and the check of its outputs that comes before any timing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, cast
 
@@ -9,19 +9,30 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 import esper_masks as em
-from esper_masks.bench import loops_2025_12, loops_2026_06
-from esper_masks.bench.cases import LOOPS, PEERS, Case
-from esper_masks.bench.inputs import LIMIT, Decision, random_states, state_dicts
-from esper_masks.bench.libraries import FILL
+from esper_masks.bench import dropin, loops_2025_12, loops_2026_06, training
+from esper_masks.bench.cases import (
+    BOOLS,
+    FROM_OBJECTS,
+    LOOPS,
+    ROW_MAJOR_STATES,
+    TRAININGS,
+    VECTORIZED,
+    Case,
+    Run,
+    Verify,
+)
+from esper_masks.bench.inputs import LIMIT, Decision, Head, random_states, state_dicts
+from esper_masks.bench.libraries import FILL, LIBRARIES
 from esper_masks.bench.rows import Row, check, near, separate
 from esper_masks.decision.step import Mode
 
-Run = Callable[[], Any]
-Verify = Callable[[Any], None]
 LOOP_MODULES: dict[str, ModuleType] = {"esper-2025-12": loops_2025_12, "esper-2026-06": loops_2026_06}
 ALIKE = 0.999  # share of rows whose action must be the same: the noise of others falls within rounding of an edge
 PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no more memory than what it checks
 LOOPED = 4096  # rows whose masks a loop makes again
+ALL_ROWS_AT_ONCE: dict[str, Any] = {
+    "cpp.enable_tiling_heuristics": False
+}  # else row-major rows of few actions are taken one by one
 
 
 def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, alike: bool = True) -> tuple[Run, Verify]:
@@ -33,16 +44,26 @@ def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, ali
         step: ours, of ``make_step`` for this row but for the batch: what it has compiled serves. By default a new one.
         alike: whether actions for given noise are compared with those of eager code, for which one more graph is built.
     """
-    if case.way in PEERS:
-        return peer(case, device)
+    if case.work in TRAININGS:
+        return training.prepare(case)
+    if case.work == "dropin":
+        return dropin.prepare(case, LOOP_MODULES[case.rules])
+    if case.way.split()[0] in LIBRARIES:
+        return distribution(case, device)
     engine = make_engine(case, device) if step is None else step.engine
     states, totals = random_states(engine, case.batch)
     generator = torch.Generator(device).manual_seed(1)
     logits = torch.randn(case.batch, engine.layout.logit_size, generator=generator, device=device)
     if case.layout == "batch-last":
         logits = logits.T.contiguous().T
+    if case.way == ROW_MAJOR_STATES:
+        states = states.contiguous()
     if case.way in LOOPS:
         return loop(case, engine, states, totals, logits)
+    if case.way == FROM_OBJECTS:
+        return objects(case, engine, states, totals)
+    if case.way in BOOLS:
+        return bools(case, engine, states, totals)
     step = _step(case, engine) if step is None else step
     if case.work == "words":
         return words(case, step, states, totals)
@@ -68,12 +89,14 @@ def _is_update(case: Case) -> bool:
     return case.step == "forward+backward"
 
 
-def peer(case: Case, device: str) -> tuple[Run, Verify]:
-    """Another library's distributions, given masks that lie ready."""
-    row = Row(Decision(case.rules, case.batch, device), case.way)
+def distribution(case: Case, device: str) -> tuple[Run, Verify]:
+    """A library's distribution of one head or of a decision, given masks that lie ready; ours is not a step here."""
+    inputs = Head(case.width, case.batch) if case.width else Decision(case.rules, case.batch, device)
+    row = Row(inputs, case.way, case.layout)
     function = row.score() if _is_update(case) else row.forward()
     if "compiled" in case.way:
-        function = torch.compile(function, fullgraph=True)
+        options = ALL_ROWS_AT_ONCE if case.way == VECTORIZED else None
+        function = torch.compile(function, fullgraph=True, options=options)
     timed = row.run(case.step)
 
     def run() -> Any:
@@ -152,6 +175,42 @@ def words(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor) -> 
     return lambda: step.masks(states, totals), verify
 
 
+def objects(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor) -> tuple[Run, Verify]:
+    """Our masks from the Python objects that a loop begins with, packed at each call."""
+    dicts = state_dicts(engine, states)
+    seeds = [{slot: None if seed is None else em.SlotState(*seed) for slot, seed in env.items()} for env in dicts]
+
+    def verify(made: em.ActionMasks) -> None:
+        assert torch.equal(made.slot_words, engine(states, totals).slot_words)
+        check_masks(case, engine, states, totals)
+
+    return lambda: engine(engine.pack_slots(seeds), totals), verify
+
+
+def bools(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor) -> tuple[Run, Verify]:
+    """What the loops give: a bool mask for each head, and ``slot_by_op`` where the original has it."""
+    with_slot_by_op = case.rules == "esper-2026-06"
+
+    def masks(states: Tensor, totals: Tensor) -> dict[str, Tensor]:
+        made = engine(states, totals)
+        return {**{head: made[head] for head in made}, **({"slot_by_op": made.slot_by_op} if with_slot_by_op else {})}
+
+    def verify(made: dict[str, Tensor]) -> None:
+        same_masks(made, engine(states, totals))
+        check_masks(case, engine, states, totals)
+
+    function = torch.compile(masks, fullgraph=True) if case.is_built else masks
+    return lambda: function(states, totals), verify
+
+
+def same_masks(made: Mapping[str, Any], expected: em.ActionMasks) -> None:
+    """Bool masks of heads, and ``slot_by_op``, are those that are expected."""
+    for head, mask in made.items():
+        if head in expected or head == "slot_by_op":
+            ours = expected.slot_by_op if head == "slot_by_op" else expected[head]
+            assert torch.equal(ours.cpu(), torch.as_tensor(mask).cpu()), head
+
+
 def loop(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
     """Masks environment by environment, then torch's ``Categorical`` head by head: what the engine replaces.
 
@@ -175,9 +234,7 @@ def loop(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logi
         return made, torch.stack(actions, -1), torch.stack(scores).sum(0), torch.stack(entropies).sum(0)
 
     def verify_masks(made: dict[str, Tensor]) -> None:
-        expected = engine(states, totals)
-        for head, mask in made.items():
-            assert torch.equal(mask, expected.slot_by_op if head == "slot_by_op" else expected[head]), head
+        same_masks(made, engine(states, totals))
 
     def verify(result: tuple[dict[str, Tensor], Tensor, Tensor, Tensor]) -> None:
         made, actions, log_prob, entropy = result
@@ -198,15 +255,11 @@ def check_masks(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tenso
         made = LOOP_MODULES[case.rules].one_tensor(state_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
     else:
         made = em.reference.masks(engine.rules, states.tolist(), totals.tolist(), max_seeds=LIMIT)
-    masks = engine(states, totals)
-    for head, mask in made.items():
-        if head in masks or head == "slot_by_op":
-            ours = masks.slot_by_op if head == "slot_by_op" else masks[head]
-            assert torch.equal(ours.cpu(), torch.as_tensor(mask)), head
+    same_masks(made, engine(states, totals))
 
 
 def _step(case: Case, engine: em.MaskEngine) -> em.DecisionStep:
-    return em.DecisionStep(engine, mode=cast(Mode, case.way))  # prepare sends no other way here
+    return em.DecisionStep(engine, mode=cast(Mode, case.way.split(",")[0]))  # prepare sends no other way here
 
 
 def _pieces(batch: int) -> Iterator[slice]:

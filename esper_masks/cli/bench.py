@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from esper_masks.bench import plot, report, suite
-from esper_masks.bench.cases import Case, star
+from esper_masks.bench.cases import FROM_OBJECTS, GROUPS, SCALING, Case, group
 from esper_masks.bench.compare import compare, differences, print_comparison
 from esper_masks.bench.memory import free_memory
 from esper_masks.bench.suite import BenchError
@@ -25,33 +25,37 @@ DEVICES = ("cpu", "cuda")
 HEEDED = {  # options that make a command of their own, and those that they heed
     "compare": ("json",),
     "source": ("json", "output", "plot"),
-    "list": ("json", "rows", "batch", "threads", "device"),
+    "list": ("group", "json", "rows", "batch", "threads", "device"),
 }
 FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, inputs and check included, as measured
+QUICK = 0.05
 LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
 
 
 def add_command(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.description = (
-        "Measure mask building and decisions against loops over environments and other libraries: some fifty rows, "
-        "from a centre one axis at a time. Outputs are checked before they are timed. A whole run takes about half "
-        "an hour."
+        "Measure mask building, decisions and training against loops over environments and other libraries, a group "
+        "of rows at a time. Outputs are checked before they are timed. A group takes three to fifteen minutes on two "
+        "cores."
     )
+    groups = "scaling, from a centre one axis at a time (default), masks, distributions, dropin, training or learning"
+    parser.add_argument("group", nargs="?", default=SCALING, metavar="GROUP", help=groups)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT", help="only rows whose name has one of these")
     parser.add_argument("--batch", type=int, metavar="N", help="these rows at another batch than the suite's")
     threads = "threads of the CPU for these rows (default: 1, and all cores in a row of its own)"
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, metavar="S", help="time for each row (default: %(default)g)"
-    )
+    seconds = "time for each row (default: %(default)g); of a training in learning, the part that is run, at most 1"
+    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help=seconds)
+    quick = f"as --seconds {QUICK:g}: to see that all rows run"
+    parser.add_argument("--quick", dest="seconds", action="store_const", const=QUICK, help=quick)
     parser.add_argument("--list", action="store_true", help="print the rows instead of measuring them")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     where = "write the result to a file; - is standard output, and then the table goes to standard error"
     parser.add_argument("-o", "--output", type=output, metavar="FILE", help=where)
     parser.add_argument(
-        "--plot", type=output, metavar="FILE", help="draw the scaling: .png, .svg or .pdf (extra `viz`)"
+        "--plot", type=output, metavar="FILE", help="draw scaling or learning: .png, .svg or .pdf (extra `viz`)"
     )
     parser.add_argument("--from", dest="source", metavar="FILE", help="print or draw a result instead of measuring")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="how many times as fast result B is as A")
@@ -83,22 +87,26 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     def live(row: suite.Row) -> None:
         print(report.line(row), file=sys.stderr, flush=True)
 
-    return _show(options, suite.run(cases, options.device, options.seconds, live))
+    return _show(options, {"group": options.group, **suite.run(cases, options.device, options.seconds, live)})
 
 
 def choose(options: argparse.Namespace) -> list[Case]:
     """The rows that options ask for.
 
     Raises:
-        BenchError: an unknown device, one that is not there, no such row, or a batch that memory cannot hold.
+        BenchError: an unknown group or device, one that is not there, no such row, or a batch that memory cannot hold.
     """
+    if options.group not in (SCALING, *GROUPS):
+        raise BenchError(f"{options.group}: the groups are {', '.join((SCALING, *GROUPS))}")
     if options.device not in DEVICES:
         raise BenchError(f"--device {options.device}: the devices are {' and '.join(DEVICES)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("--device cuda: torch finds no GPU here")
+    if options.device == "cuda" and options.group != SCALING:
+        raise BenchError(f"--device cuda: {options.group} is measured on a CPU; make gpu measures the rest")
     if not 0 < options.seconds < inf:
         raise BenchError(f"--seconds {options.seconds}: wanted more than 0")
-    cases = star(options.device, os.cpu_count() or 1)
+    cases = group(options.group, options.device, os.cpu_count() or 1)
     if options.rows:
         cases = [case for case in cases if any(text in f"{case.name}, batch {case.batch:,}" for text in options.rows)]
     if not cases:
@@ -121,7 +129,7 @@ def choose(options: argparse.Namespace) -> list[Case]:
 
 
 def _bytes_per_env(case: Case) -> int:
-    if "loop" in case.way:
+    if "loop" in case.way or "drop-in" in case.way or case.way == FROM_OBJECTS or case.steps > 1:
         return UNFUSED * case.limit_bytes + LOOP_BYTES
     fused = case.way in ("compiled", "cuda-graph") and case.step == "forward"
     return (FUSED if fused else UNFUSED) * case.limit_bytes
@@ -146,7 +154,9 @@ def _installed(cases: Sequence[Case]) -> list[Case]:
 def _check_heeded(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Raises: BenchError: an option that another one would have ignored."""
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
-    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.dest in given}
+    flags = {a.dest: a.option_strings[-1] for a in parser._actions if a.dest in given and a.option_strings}
+    if "group" in given:
+        flags["group"] = options.group
     for mode, heeded in HEEDED.items():
         if mode in given and (ignored := [name for name in flags if name not in (mode, *heeded)]):
             what = "prints two results" if mode == "compare" else "measures nothing"

@@ -2,51 +2,44 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import bench_distributions, bench_dropin, bench_masks
-from benchmarks.__main__ import SUITES, is_installed, main
-from benchmarks.bench_masks import LIMIT, Case, bools
-from benchmarks.results import merged, with_ratios
-from benchmarks.tables import print_table
-from esper_masks.bench.inputs import Decision, Head
+import esper_masks as em
+from esper_masks.bench import measure, suite
+from esper_masks.bench.cases import ARMS, BASELINES, LOOPS, group
+from esper_masks.bench.inputs import LIMIT, Decision, Head, random_states, state_dicts
+from esper_masks.bench.learning import NEAR, SEEDS, STEPS
 from esper_masks.bench.libraries import LIBRARIES, PEERS
 from esper_masks.bench.rows import Row, check
-from tests.bench.committed import RESULTS, SCALING, TRAINING
+from esper_masks.bench.ways import LOOP_MODULES
+from esper_masks.cli.entry import main
 from tests.helpers import ROOT, assert_same_masks
 
-# suite -> the rows of a whole run, and what tells them apart
-ROWS = {
-    "masks": (
-        ("rules", "batch", "slots", "way"),
-        [(*key, way) for key in bench_masks.GRID for way in bench_masks.WAYS],
-    ),
-    "distributions": (
-        bench_distributions.Key._fields,
-        [key for peer in SUITES["distributions"] for key in bench_distributions.grid(peer)],
-    ),
-    "dropin": (
-        ("rules", "slots", "batch", "way"),
-        [(*key, way) for key in bench_dropin.GRID for way in bench_dropin.WAYS],
-    ),
-}
+make_bench = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "make_bench.py")))
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
 
 
 @pytest.mark.parametrize("way", ["small_tensors", "one_tensor"])
 @pytest.mark.parametrize("slots", [1, 3, 64])
 @pytest.mark.parametrize("rules", ["esper-2025-12", "esper-2026-06"])
 def test_loops_equal_the_engine(rules: str, slots: int, way: str) -> None:
-    case = Case(rules, 300, slots)
-    masks = case.engine(case.states, case.totals)
-    assert_same_masks(masks, case.loop(way)(), case.states)
-    assert set(case.loop(way)()) == set(bools(masks, rules == "esper-2026-06"))
-    assert case.totals.max() > LIMIT > case.totals.min()  # the limit decides in some rows
+    ids = [f"slot{i}" for i in range(slots)]
+    engine = em.MaskEngine(em.ruleset(rules), ids, max_seeds=LIMIT)
+    states, totals = random_states(engine, 300)
+    masks = engine(states, totals)
+    made = getattr(LOOP_MODULES[rules], way)(state_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
+    assert_same_masks(masks, made, states)
+    assert set(made) == {*masks, *(["slot_by_op"] if rules == "esper-2026-06" else [])}
+    assert totals.max() > LIMIT > totals.min()  # the limit decides in some rows
 
 
 def agree(library: str) -> None:
@@ -65,7 +58,7 @@ def test_distributions_agree(library: str) -> None:
 
 @pytest.mark.parametrize("library", PEERS)
 def test_distributions_of_peers_agree(library: str) -> None:
-    if not is_installed(library):
+    if find_spec(LIBRARIES[library].module) is None:
         pytest.skip(f"{LIBRARIES[library].package} is not installed; `make bench` installs it")
     code = f"from tests.bench.test_results import agree; agree({library!r})"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -98,60 +91,81 @@ def test_inputs_are_what_they_promise() -> None:
     assert len(case.sizes) == 8
 
 
-def test_ratios_are_to_the_rows_of_the_same_work() -> None:
-    def part(*rows: tuple[str, int, float]) -> dict[str, Any]:
-        names = ("way", "batch", "ns_per_env")
-        return {"benchmarks": [{"case": "a", "step": "forward", **dict(zip(names, row))} for row in rows]}
-
-    own = part(("torch eager", 4, 10.0), ("torch eager", 8, 40.0))
-    rows = merged([own, part(("sb3 eager", 8, 20.0))])["benchmarks"]
-    assert [row["x_torch_eager"] for row in rows] == [1, 1, 2]
-    assert "x_torch_eager" not in with_ratios(part(("sb3 eager", 4, 1.0))["benchmarks"])[0]
-
-
-def test_a_run_without_a_peer_leaves_the_result_as_it_was(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    row = {"case": "a", "step": "forward", "batch": 4, "way": "ours eager", "ns_per_env": 1.0}
-    ran = []
-
-    def run_part(name: str, peer: str, options: Any) -> Any:
-        ran.append(peer)
-        return 0, {"machine_info": {"cpu": "a", "torch": "2", "python": "3"}, "benchmarks": [row]}
-
-    monkeypatch.setattr("benchmarks.__main__.run_part", run_part)
-    monkeypatch.setattr("benchmarks.__main__.is_installed", lambda part: not part)
-    before = {path: path.read_bytes() for path in RESULTS}
-    assert main(["distributions"]) == 0
-    assert ran == [""]
-    out = capsys.readouterr().out
-    assert "torchrl is not installed" in out
-    assert "sb3-contrib is not installed" in out
-    assert "left as it was" in out
-    assert before == {path: path.read_bytes() for path in sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))}
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in RESULTS if path not in SCALING + TRAINING], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_results_are_complete_and_anonymous(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = path.read_text(encoding="utf-8")
-    result: dict[str, Any] = json.loads(text)
-    assert set(result["machine_info"]) == {"cpu", "architecture", "cores", "system", "python", "torch", "capability"}
-    assert re.fullmatch("[0-9a-f]{40}", result["commit_info"]["id"])
     assert not re.search(r"/(home|root|work|tmp|Users)/", text)
-    suite = path.stem.removesuffix("-cpu")
-    names, expected = ROWS[suite]
-    rows = result["benchmarks"]
-    assert sorted(tuple(row[name] for name in names) for row in rows) == sorted(tuple(key) for key in expected)
-    for row in rows:
-        assert row["ns_per_env_median"] >= row["ns_per_env"] > 0
-        assert ("compile_s" in row) == ("compiled" in row["way"])
-    if suite == "distributions":
-        assert set(result["peers"]) == {LIBRARIES[peer].package for peer in PEERS}
-        assert all({"x_torch_eager", "x_torch_compiled"} <= set(row) for row in rows)
-    print_table(suite, result)
+    made: dict[str, Any] = json.loads(text)
+    assert path.stem == f"{made.get('group', 'scaling')}-{made['device']}"
+    assert set(made["machine"]) == {"cpu", "cores", "architecture", "system", "capability", "gpu"}
+    assert re.fullmatch("[0-9a-f]{40}", made["commit"]["id"])
+    assert not made["commit"]["dirty"], "of changes that are in no commit"
+    assert not made["interrupted"]
+    cases = [suite.case_of(row) for row in made["rows"]]
+    assert len(set(cases)) == len(cases)
+    libraries = {LIBRARIES[name].package for case in cases if (name := case.way.split()[0]) in PEERS}
+    assert libraries <= set(made["versions"])
+    for case, row in zip(cases, made["rows"]):
+        if case.is_timed:
+            assert row.get("error") == "out of memory" or row["ns_per_env"] > 0
+        if "illegal_share" in row:
+            assert (row["illegal_share"] > 0) == (case.way == "sb3 heads")
+    if made.get("converted"):  # of a form without quartiles, whose next measurement replaces it
+        return
+    assert suite.load(path)["rows"]
+    if path.parent.name == em.__version__:
+        assert set(cases) == set(group(path.stem.split("-")[0], made["device"], made["machine"]["cores"]))
+    for case, row in zip(cases, made["rows"]):
+        if case.is_timed and "error" not in row:
+            assert 0 < row["ns_per_env"] <= row["ns_per_env_q1"] <= row["ns_per_env_median"] <= row["ns_per_env_q3"]
+            assert row["blocks"] >= measure.FEWEST
+            assert (row["compile_s"] is not None) == case.is_built
+    assert main(["bench", "--from", str(path)]) == 0
     out = capsys.readouterr().out
-    assert all(row["way"] in out for row in rows)
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out  # no column is cut off
+
+
+def test_what_was_learned() -> None:
+    rows = make_bench.result("learning")["rows"]
+    trained = {(row["slots"], row["way"]): row for row in rows}
+    assert set(trained) == {(slots, way) for slots in (3, 16) for way in (*ARMS, *BASELINES)}
+    for slots in (3, 16):
+        for arm in ARMS:
+            row = trained[slots, arm]
+            assert [run["seed"] for run in row["runs"]] == list(range(SEEDS))
+            assert row["ratio_off"] < NEAR
+            for run in row["runs"]:
+                assert any(run["curve"]["illegal_share"]) == (arm != "masked")
+                assert run["curve"]["env_steps"][-1] >= row["steps"] == STEPS
+        ends = [run["return_mean"] for run in trained[slots, "masked"]["runs"]]
+        assert min(ends) - trained[slots, "heuristic"]["return_mean"] > max(ends) - min(ends), f"{slots} slots"
+
+
+@pytest.mark.parametrize("page", make_bench.pages(), ids=lambda path: path.name)
+def test_tables_are_those_of_the_files(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert make_bench.with_tables(text) == text, "make docs"
+
+
+def test_the_commit_stands_below_each_table() -> None:
+    """That of the file, whatever has been committed since."""
+    shown = set()
+    for page in make_bench.pages():
+        for part in make_bench.PART.finditer(page.read_text(encoding="utf-8")):
+            shown.add(part[2])
+            [(commit, file)] = re.findall(r"^Commit `(\w+)`,[^`]*\(`([\w-]+\.json)`\)\.$", part[0], re.MULTILINE)
+            made = json.loads((make_bench.RESULTS / file).read_text(encoding="utf-8"))
+            assert made["commit"]["id"].startswith(commit)
+            assert len(commit) == make_bench.SHORT
+    assert shown | {"readme"} == set(make_bench.TABLES)
+
+
+def test_a_table_is_of_the_rows_that_it_names() -> None:
+    text = make_bench.with_tables("<!-- bench: masks -->\n<!-- end -->")
+    row = make_bench.found("masks", {"work": "words", "way": LOOPS[0], "batch": 4})
+    assert row is not None
+    assert "| loop, small tensors | " in text
+    assert make_bench.figure(row["ns_per_env"]) in text
+    assert make_bench.found("masks", {"work": "words", "way": "none"}) is None
+    assert make_bench.figure(float("nan")) == ""

@@ -1,8 +1,4 @@
-"""sb3-contrib's MaskablePPO in our environment, as near to our training as it allows.
-
-What favours it: no ``VecNormalize`` (ours normalizes observations and returns), no ``Monitor``, and masks of all
-environments at once, given out as rows.
-"""
+"""sb3-contrib's MaskablePPO in our environment, as near to our training as it allows. Its import needs sb3-contrib."""
 
 from typing import Any
 
@@ -29,7 +25,7 @@ class TwoLayers(BaseFeaturesExtractor):
         return made
 
 
-class Sb3Training:
+class MaskableTraining:
     """MaskablePPO with our hyper-parameters, its two halves to be called one by one.
 
     Args:
@@ -74,6 +70,3 @@ class Sb3Training:
         """One rollout and one update."""
         self.rollout()
         self.model.train()
-
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.policy.parameters())

@@ -1,0 +1,164 @@
+"""Training with masks against training without, at equal environment steps.
+
+    masked      the library's actor-critic as it is
+    unmasked    the same network and the same update, drawing from all that exists: every op, every slot given an op
+                that uses one, whatever the rules leave to the other heads at all. The environment takes an illegal
+                action for WAIT and counts it
+    penalized   unmasked, and an illegal action costs points (not counted in returns)
+
+Every arm is checked before it is trained: what is stored is what was drawn from, the ratio of probabilities before the
+first optimizer step is 1, and the environment counts exactly the actions that its masks do not permit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import esper_masks as em
+from esper_masks.bench.cases import Case
+from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
+from esper_masks.rollout.training.train import BASELINES, TrainSettings, learned, returns_of
+
+STEPS, SEEDS = 2_000_000, 5  # environment steps of a training, and trainings of an arm
+EVALUATED = 8192  # episodes behind the return of a policy at the end, and of a baseline
+NEAR = 1e-4  # most that a ratio in a minibatch may be off by rounding, since its layers run over other rows at once
+PENALTY = 0.1  # points
+
+
+class AllLegal(em.MaskEngine):
+    """An engine that masks nothing: every op that some state allows is legal in every slot."""
+
+    def forward(self, states: Tensor, *_: Any, **__: Any) -> em.ActionMasks:
+        """Masks of the shape of those that the states would have."""
+        words = torch.full_like(states[..., 0], self.layout.possible)
+        return em.ActionMasks(self.layout, words, torch.full_like(words[..., 0], self.layout.possible))
+
+
+class PenalizedEnv(LifecycleEnv):
+    """An environment that charges for illegal actions; the returns in ``info`` are as without."""
+
+    def step(self, actions: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, StepInfo]:
+        """See ``LifecycleEnv.step``."""
+        before = self.illegal_actions
+        obs, reward, terminated, truncated, info = super().step(actions, noise)
+        return obs, reward - PENALTY * (self.illegal_actions - before), terminated, truncated, info
+
+
+def learn(case: Case, share: float = 1.0) -> dict[str, Any]:
+    """What the trainings of an arm came to, or the return of a baseline.
+
+    Args:
+        case: the row.
+        share: of ``STEPS``, at most 1.
+
+    Returns: ``return_mean`` and ``standard_error`` of a baseline; of an arm ``steps``, ``ratio_off``, how far ratios
+        were from 1 at most before the first optimizer step, and ``runs``: of each seed ``curve`` (of each iteration
+        ``env_steps``, ``return_mean`` and ``illegal_share``), ``return_mean`` and ``standard_error`` at the end.
+    Raises:
+        AssertionError: an arm that is not what it should be.
+    """
+    torch.manual_seed(0)
+    like = LifecycleEnv(em.ruleset(case.rules), EVALUATED, _slots(case))
+    if case.way in BASELINES:
+        return _returns(BASELINES[case.way], like, 1)
+    steps, runs = int(STEPS * min(1.0, share)), []
+    off = check(build(case, 0, steps), case.way == "masked")
+    for seed in range(SEEDS):
+        ppo = build(case, seed, steps)
+        curve = train(ppo, steps)
+        runs.append({"seed": seed, "curve": curve, **_returns(learned(ppo), like, 10_000 + seed)})
+    return {"steps": steps, "ratio_off": off, "runs": runs}
+
+
+def build(case: Case, seed: int, steps: int) -> PPO:
+    """A training that has not begun; arms of one seed begin with the same weights. Seeds torch's own generator."""
+    torch.manual_seed(seed)
+    rules, ids = em.ruleset(case.rules), _slots(case)
+    env = (PenalizedEnv if case.way == "penalized" else LifecycleEnv)(rules, case.batch, ids, seed=seed)
+    engine = env.engine if case.way == "masked" else AllLegal(rules, ids)
+    policy = FactoredActorCritic(em.DecisionStep(engine, mode="eager"), env.obs_size, TrainSettings().width)
+    return PPO(env, policy, PPOConfig(horizon=steps))
+
+
+def _slots(case: Case) -> list[str]:
+    return [f"slot{i}" for i in range(case.slots)]
+
+
+def _returns(policy: Any, like: LifecycleEnv, seed: int) -> dict[str, float]:
+    mean, error, _ = returns_of(policy, like, seed=seed)
+    return {"return_mean": mean, "standard_error": error}
+
+
+def check(ppo: PPO, masked: bool) -> float:
+    """Whether rows are what they should be, after an iteration; returns how far ratios are from 1 at most.
+
+    Raises:
+        AssertionError: a row that is not.
+    """
+    ppo.iterate()
+    ppo.rollout()
+    buffer, env, layout = ppo.buffer, ppo.env, ppo.env.engine.layout
+    assert masked or (buffer.slot_words == layout.possible).all(), "stored masks are not those that were drawn from"
+    rows = buffer.minibatch(torch.arange(buffer.steps * buffer.batch))
+    assert rows.active.all(), "a row that did not act"
+    assert rows.masks.permits(rows.actions).all(), "an action that its own masks do not permit"
+    with torch.no_grad():
+        obs = ppo.obs_moments(rows.fields["obs"])
+        scored = ppo.policy.evaluate_actions(obs, rows.masks, rows.actions, active=rows.active)
+        off = float(((scored.evaluation.log_prob - rows.log_prob).exp() - 1).abs().max())
+    assert off < NEAR, f"a ratio is off by {off} before the first optimizer step"
+    env.reset()
+    before, counted = env.illegal_actions, torch.zeros_like(env.illegal_actions)
+    for _ in range(env.dynamics.episode_length):
+        acted = ppo.policy.act(ppo.obs_moments(env.obs), env.states, env.total_seeds)
+        assert torch.equal(_score(ppo, acted.decision), acted.decision.log_prob), "a ratio of one step is not 1"
+        counted = counted + ~env.masks().permits(acted.decision.actions)
+        env.step(acted.decision.actions)
+    assert torch.equal(env.illegal_actions - before, counted), "the environment counts other actions as illegal"
+    assert bool(counted.any()) != masked, f"{int(counted.sum())} actions were illegal"
+    return off
+
+
+def _score(ppo: PPO, decision: Any) -> Tensor:
+    """What the update makes of the decision that was taken last."""
+    masks = em.ActionMasks.from_words(ppo.env.engine.layout, decision.slot_words)
+    with torch.no_grad():
+        scored = ppo.policy.evaluate_actions(ppo.obs_moments(ppo.env.obs), masks, decision.actions)
+    return scored.evaluation.log_prob
+
+
+def train(ppo: PPO, steps: int) -> dict[str, list[float]]:
+    """A training to its end: what each iteration gave."""
+    curve: dict[str, list[float]] = {"env_steps": [], "return_mean": [], "illegal_share": []}
+    while ppo.env_steps < steps:
+        before = ppo.env.illegal_actions.sum(), ppo.env_steps
+        figures = ppo.iterate()
+        illegal = int(ppo.env.illegal_actions.sum() - before[0]) / (ppo.env_steps - before[1])
+        for name, value in zip(curve, (ppo.env_steps, round(figures["return_mean"], 4), round(illegal, 6))):
+            curve[name].append(value)
+    return curve
+
+
+def summary(row: Mapping[str, Any], heuristic: float) -> dict[str, float | None]:
+    """An arm in a line.
+
+    Args:
+        row: of the arm, see ``learn``.
+        heuristic: the return of that baseline.
+
+    Returns: ``mean``, ``least`` and ``most`` of the seeds' returns at the end; ``reached``, the environment steps until
+        the return of a training was nine tenths of the heuristic's, for the slowest seed, None where one never was;
+        ``first`` and ``last``, the share of illegal actions in these iterations.
+    """
+    ends = [run["return_mean"] for run in row["runs"]]
+    curves = [run["curve"] for run in row["runs"]]
+    reached = [
+        next((n for n, mean in zip(curve["env_steps"], curve["return_mean"]) if mean >= 0.9 * heuristic), None)
+        for curve in curves
+    ]
+    first, last = (sum(curve["illegal_share"][at] for curve in curves) / len(curves) for at in (0, -1))
+    slowest = None if None in reached else max(filter(None, reached))
+    ends_at = {"mean": sum(ends) / len(ends), "least": min(ends), "most": max(ends)}
+    return {**ends_at, "reached": slowest, "first": first, "last": last}
