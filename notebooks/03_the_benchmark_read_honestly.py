@@ -15,7 +15,7 @@
 # # The benchmark, read honestly
 #
 # Everything here is drawn from the result files in `benchmarks/results/`, which were measured once and committed;
-# nothing is measured anew. Rows that lose are drawn like rows that win, hatched and to the left, and all of them are
+# nothing is measured again. Rows that lose are drawn like rows that win, hatched and to the left, and all of them are
 # listed at the end. How it was measured is in [docs/performance.md](../docs/performance.md).
 
 # %%
@@ -35,15 +35,21 @@ def read(name: str) -> dict:
     return json.loads((results / em.__version__ / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def told(machine: dict, versions: dict) -> str:
+def told(result: dict) -> str:
     """What a result belongs to."""
-    of = f"torch {versions['torch']}, Python {versions['python']}"
+    machine, versions = result["machine"], result["versions"]
+    of = f"torch {versions['torch']}, Python {versions['python']}, commit {result['commit']['id'][:12]}"
     return f"{machine['cpu']} ({machine['capability']}), one thread, {of}"
 
 
-scaling, masks, heads, dropin, training = map(
-    read, ("scaling-cpu", "masks-cpu", "distributions-cpu", "dropin-cpu", "training-speed-cpu")
-)
+def usual(result: dict, row: dict, way: str) -> dict:
+    """The row of another way that did the same work."""
+    same = ("work", "rules", "slots", "batch", "step")
+    return next(r for r in result["rows"] if r["way"] == way and all(r[name] == row[name] for name in same))
+
+
+names = ("scaling", "masks", "distributions", "dropin", "training")
+scaling, masks, heads, dropin, training = (read(f"{name}-cpu") for name in names)
 lost: dict[str, dict[str, float]] = {}  # what loses, by what it loses to
 
 
@@ -53,10 +59,8 @@ def keep_lost(ratios: dict[str, float], reference: str) -> dict[str, float]:
     return ratios
 
 
-for name, result in (("scaling", scaling), ("training", training)):
-    print(f"{name}: {told(result['machine'], result['versions'])}")
-for name, result in (("masks", masks), ("distributions", heads), ("drop-in", dropin)):
-    print(f"{name}: {told(result['machine_info'], result['machine_info'])}")
+for name, result in zip(names, (scaling, masks, heads, dropin, training)):
+    print(f"{name}: {told(result)}")
 
 # %% [markdown]
 # The files are of one kind of machine, but not all of one instruction set: figures of different files should not be
@@ -81,9 +85,9 @@ em.viz.scaling(scaling)
 # %%
 rows = [row for row in scaling["rows"] if row["work"] == "decision" and row["step"] == "forward"]
 best = {row["batch"]: row["ns_per_env"] for row in rows if row["way"] == "loop, one tensor"}
-usual = {row["batch"]: row["ns_per_env"] for row in rows if row["way"] == "loop, small tensors" and row["slots"] == 3}
+loops = {row["batch"]: row["ns_per_env"] for row in rows if row["way"] == "loop, small tensors" and row["slots"] == 3}
 ratios = {
-    f"{row['way']}, batch {row['batch']:,}": best.get(row["batch"], usual[row["batch"]]) / row["ns_per_env"]
+    f"{row['way']}, batch {row['batch']:,}": best.get(row["batch"], loops[row["batch"]]) / row["ns_per_env"]
     for row in sorted(rows, key=lambda row: (row["batch"], row["way"]))
     if row["batch"] in (1, *best)
     and row["rules"] == "esper-2025-12"
@@ -103,11 +107,11 @@ em.viz.speedups(keep_lost(ratios, reference), reference, title="decision, esper-
 # from Python objects as the loop does; the others from a tensor of states that is there.
 
 # %%
-rows = [row for row in masks["benchmarks"] if (row["rules"], row["slots"]) == ("esper-2025-12", 3)]
+rows = [row for row in masks["rows"] if (row["rules"], row["slots"]) == ("esper-2025-12", 3)]
 ratios = {
-    f"{row['way']}, batch {row['batch']:,}": row["x_one_tensor"]
-    for row in sorted(rows, key=lambda row: (row["batch"], row.get("x_one_tensor", 0)))
-    if row["batch"] in (1, 4, 256, 65536) and row["way"] not in ("copy", "small_tensors", "one_tensor")
+    f"{row['way']}, batch {row['batch']:,}": usual(masks, row, "loop, one tensor")["ns_per_env"] / row["ns_per_env"]
+    for row in sorted(rows, key=lambda row: (row["batch"], -row["ns_per_env"]))
+    if row["batch"] in (1, 4, 256, 65536) and not row["way"].startswith("loop")
 }
 em.viz.speedups(keep_lost(ratios, "the best loop, masks alone"), "the best loop", title="masks, esper-2025-12, 3 slots")
 
@@ -128,9 +132,10 @@ OTHERS = ("torch eager", "torch compiled", "torchrl eager", "sb3 eager")
 def against_the_fastest(way: str, batches: tuple[int, ...]) -> dict[str, float]:
     """Time of the fastest other library over ours, for every case."""
     times: dict[tuple, dict[str, float]] = {}
-    for row in heads["benchmarks"]:
-        case = row["case"].replace("decision, esper-2025-12", "4 heads").replace("decision, esper-2026-06", "8 heads")
-        times.setdefault((row["batch"], case, row["step"]), {})[row["way"]] = row["ns_per_env"]
+    for row in heads["rows"]:
+        if row["layout"] == "row-major":
+            case = row["work"].replace("decision", "4 heads" if row["rules"] == "esper-2025-12" else "8 heads")
+            times.setdefault((row["batch"], case, row["step"]), {})[row["way"]] = row["ns_per_env"]
     return {
         f"{case}, {step}, batch {batch:,}": min(own[name] for name in OTHERS if name in own) / own[way]
         for (batch, case, step), own in times.items()
@@ -173,9 +178,11 @@ em.viz.speedups(keep_lost(against_the_fastest("ours eager", (4, 65536)), f"{name
 
 # %%
 ratios = {
-    f"{row['rules'].removeprefix('esper-')}, {row['slots']} slots, {row['way']}, batch {row['batch']:,}": ratio
-    for row in dropin["benchmarks"]
-    if row["way"] != "small_tensors" and (ratio := row["x_small_tensors"])
+    f"{row['rules'].removeprefix('esper-')}, {row['slots']} slots, {row['way']}, batch {row['batch']:,}": (
+        usual(dropin, row, "loop, small tensors")["ns_per_env"] / row["ns_per_env"]
+    )
+    for row in dropin["rows"]
+    if not row["way"].startswith("loop")
 }
 em.viz.speedups(keep_lost(ratios, "the loop that it replaces"), "the loop that it replaces", title="drop-in")
 
@@ -187,11 +194,10 @@ em.viz.speedups(keep_lost(ratios, "the loop that it replaces"), "the loop that i
 
 # %%
 ratios = {
-    f"{row['way']}, {row['envs']:,} envs, against {peer}": ratio
+    f"{row['way']}, {row['batch']:,} envs, against {peer}": usual(training, row, peer)["ns_per_env"] / row["ns_per_env"]
     for row in training["rows"]
-    if row["way"].startswith("ours")
-    for peer, ratio in row["iterate_x"].items()
-    if not peer.startswith("ours")
+    if row["work"] == "training" and row["batch"] <= 1024 and row["way"] in ("eager", "compiled")
+    for peer in ("sb3 heads", "sb3 joint")
 }
 em.viz.speedups(keep_lost(ratios, "MaskablePPO, whole loop"), "MaskablePPO", title="whole loop of a training")
 

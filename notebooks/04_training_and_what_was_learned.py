@@ -147,22 +147,19 @@ for line in (metrics[0], metrics[len(metrics) // 2], metrics[-1]):
 # %%
 places = [*Path(em.__file__).resolve().parents, *Path.cwd().resolve().parents]
 folder = next(place for place in places if (place / "benchmarks" / "results").is_dir()) / "benchmarks" / "results"
-result = json.loads((folder / em.__version__ / "masked-training-cpu.json").read_text(encoding="utf-8"))
-arms = list(dict.fromkeys(run["arm"] for run in result["runs"]))
-groups = {
-    f"{slots} slots": {
-        arm: [run["curve"] for run in result["runs"] if (run["slots"], run["arm"]) == (slots, arm)] for arm in arms
-    }
-    for slots in (3, 16)
-}
-heuristics = {f"{b['slots']} slots": b["return_mean"] for b in result["baselines"] if b["policy"] == "heuristic"}
+result = json.loads((folder / em.__version__ / "learning-cpu.json").read_text(encoding="utf-8"))
+arms = [row["way"] for row in result["rows"] if "runs" in row and row["slots"] == 3]
+trained = {(f"{row['slots']} slots", row["way"]): row for row in result["rows"]}
+titles = ("3 slots", "16 slots")
+groups = {title: {arm: [run["curve"] for run in trained[title, arm]["runs"]] for arm in arms} for title in titles}
+heuristics = {title: trained[title, "heuristic"]["return_mean"] for title in titles}
 em.viz.compare_trainings(groups, heuristics)
 
 # %%
 for title, ways in groups.items():
     print(f"{title}: heuristic {heuristics[title]:.2f}")
     for arm in arms:
-        ends = [run["return_mean"] for run in result["runs"] if (f"{run['slots']} slots", run["arm"]) == (title, arm)]
+        ends = [run["return_mean"] for run in trained[title, arm]["runs"]]
         illegal = sum(curve["illegal_share"][-1] for curve in ways[arm]) / len(ends)
         mean, least, most = sum(ends) / len(ends), min(ends), max(ends)
         print(f"    {arm:>9}: return {mean:5.2f} ({least:.2f} to {most:.2f}), {illegal:.1%} illegal")

@@ -16,10 +16,10 @@ CENTRE = {"rules": "esper-2025-12", "step": "forward", "layout": "row-major", "t
 SLOTS, BATCH = 3, 65536  # of its other axes
 LINES: tuple[tuple[str, Look, Callable[[Row], bool]], ...] = (
     ("loop with Categorical", Look(VERMILION, "-", "o"), lambda row: _is(row, "loop, small tensors", "decision")),
-    ("best loop with Categorical", Look(ORANGE, "-", "^"), lambda row: _is(row, "loop, one tensor")),
-    ("eager step", Look(SKY, "-", "v"), lambda row: _is(row, "eager")),
+    ("best loop with Categorical", Look(ORANGE, "-", "^"), lambda row: _is(row, "loop, one tensor", "decision")),
+    ("eager step", Look(SKY, "-", "v"), lambda row: _is(row, "eager", "decision")),
     ("compiled step", Look(BLUE, "-", "s"), lambda row: _is(row, "compiled", "decision")),
-    ("step in a CUDA graph", Look(PURPLE, "-", "P"), lambda row: _is(row, "cuda-graph")),
+    ("step in a CUDA graph", Look(PURPLE, "-", "P"), lambda row: _is(row, "cuda-graph", "decision")),
     ("compiled masks alone", Look(GREEN, "-", "D"), lambda row: _is(row, "compiled", "words")),
 )
 LIMIT = "limit: a decision's fewest bytes, copied", Look(BLACK, ":")
@@ -153,8 +153,8 @@ def speedups(
     return figure
 
 
-def _is(row: Row, way: str, work: str | None = None) -> bool:
-    return bool(row["way"] == way and work in (None, row["work"]))
+def _is(row: Row, way: str, work: str) -> bool:
+    return bool(row["way"] == way and row["work"] == work)
 
 
 def _line(axis: "Axes", over: str, rows: Sequence[Row], what: str, label: str, look: Look) -> None:
