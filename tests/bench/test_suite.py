@@ -43,7 +43,7 @@ def row(case: Case = CENTRE, **figures: Any) -> suite.Row:
 
 
 def result(*rows: suite.Row) -> dict[str, Any]:
-    return {**suite.machine("cpu"), "device": "cpu", "rows": suite.with_ratios(rows)}
+    return {"group": "scaling", **suite.machine("cpu"), "device": "cpu", "rows": suite.with_ratios(rows)}
 
 
 @pytest.fixture
