@@ -16,6 +16,7 @@ says what is lost:
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -83,6 +84,21 @@ def _has(names: Sequence[str], lost: str) -> bool:
     if missing:
         warn_lost(missing, lost)
     return not missing
+
+
+VMAP_UNSEEN = "validate='raise' under vmap ends in torch's error for reading a value; 'flag' works there"
+UNASSERTED = "validate='raise' in compiled code asserts nothing, as 'flag'"
+
+
+@dataclass
+class Known:
+    """What traced code asks of this torch: looked up once, before any trace, because no compiler traces the looking."""
+
+    vmap: bool
+    assertions: bool
+
+
+KNOWN = Known(_has(BATCHING, VMAP_UNSEEN), _has(("_assert_async",), UNASSERTED))
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------
@@ -197,13 +213,9 @@ def function_modes() -> int:
     return torch._C._len_torch_function_stack() if compiles_ahead() else 0
 
 
-VMAP_UNSEEN = "validate='raise' under vmap ends in torch's error for reading a value; 'flag' works there"
-KNOWS_VMAP = _has(BATCHING, VMAP_UNSEEN)
-
-
 def under_vmap(tensor: Tensor) -> bool:
     """Whether a tensor is batched by ``vmap``, so that nothing can be read of it."""
-    if not KNOWS_VMAP:
+    if not KNOWN.vmap:
         return False
     functorch = torch._C._functorch
     if torch.compiler.is_compiling():  # of these, a graph knows two: batched here, and transforms around transforms
@@ -222,11 +234,8 @@ def _level(interpreter: Any) -> int:
 
 # -- assertions -------------------------------------------------------------------------------------------------------
 
-UNASSERTED = "validate='raise' in compiled code asserts nothing, as 'flag'"
-ASSERTS = _has(("_assert_async",), UNASSERTED)
-
 
 def assert_on_device(holds: Tensor, message: str) -> None:
     """Fail, with no host read, unless a bool tensor is True."""
-    if ASSERTS:
+    if KNOWN.assertions:
         torch._assert_async(holds, message)

@@ -48,8 +48,7 @@ def test_this_torch_has_every_name() -> None:
     names = (*torch_private.COMPILING, *torch_private.WATCHING, *torch_private.BATCHING, "_assert_async")
     assert [name for name in names if torch_private.lacks(name)] == []
     assert torch_private.compiles_ahead()
-    assert torch_private.KNOWS_VMAP
-    assert torch_private.ASSERTS
+    assert torch_private.Known(vmap=True, assertions=True) == torch_private.KNOWN
     assert torch_private.known_options(calls.CPU_OPTIONS) == calls.CPU_OPTIONS
 
 
@@ -181,7 +180,7 @@ def test_without_a_name_vmap_is_not_seen(monkeypatch: pytest.MonkeyPatch, name: 
     monkeypatch.setattr(torch_private, "lacks", lambda path: path == name)
     with pytest.warns(RuntimeWarning, match=rf"{re.escape(name)}: validate='raise' under vmap"):
         assert not torch_private._has(torch_private.BATCHING, torch_private.VMAP_UNSEEN)
-    monkeypatch.setattr(torch_private, "KNOWS_VMAP", False)
+    monkeypatch.setattr(torch_private.KNOWN, "vmap", False)
     logits, mask = torch.zeros(4, 3), torch.ones(4, 3, dtype=torch.bool)
     with pytest.raises(InvalidStateMachineError):
         em.MaskedCategorical(logits, ~mask)
@@ -195,7 +194,7 @@ def test_without_assertions_compiled_rows_are_flagged(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch_private, "lacks", lambda path: path == "_assert_async")
     with pytest.warns(RuntimeWarning, match="_assert_async: validate='raise' in compiled code"):
         assert not torch_private._has(("_assert_async",), torch_private.UNASSERTED)
-    monkeypatch.setattr(torch_private, "ASSERTS", False)
+    monkeypatch.setattr(torch_private.KNOWN, "assertions", False)
 
     def faulty(logits: Tensor, mask: Tensor) -> Tensor:
         return em.MaskedCategorical(logits, mask).faults
