@@ -1,6 +1,6 @@
-"""A batch in pieces that stay in a CPU's cache.
+"""A batch in chunks that stay in a CPU's cache.
 
-Eager code writes numbers for all choices of all rows before it reads them again, and so does compiled code for a head
+Eager code writes a value for each choice of each row before it reads them again, and so does compiled code for a head
 of many choices.
 """
 
@@ -18,22 +18,22 @@ from esper_masks.decision.rows import Decision, allocate_decision, is_double
 from esper_masks.distributions.softmax import UNROLLED_DECISION, UNROLLED_ROW
 from esper_masks.distributions.unrolled import unrolled_choices
 
-NUMBERS = 1 << 19  # of one such result in a piece: 2 MiB
+CHUNK_VALUES = 1 << 19  # of one such result in a chunk: 2 MiB of float32
 
 
-def numbers_kept(layout: ActionLayout, compiled: bool) -> int:
-    """Numbers of a row in such a result: of all contexts, padded to the widest; compiled, of a long head, if any."""
+def values_per_row(layout: ActionLayout, compiled: bool) -> int:
+    """How many values of such a result one row has: of all contexts, padded to the widest; compiled, of a long head."""
     contexts = build_contexts(layout)
     if not compiled or unrolled_choices(contexts) > UNROLLED_DECISION:
         return max(context.size for context in contexts) * len(contexts)
     return max([context.size for context in contexts[1:] if context.size > UNROLLED_ROW], default=0)
 
 
-def piece_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
-    """How many entries of the first axis are one piece; 0 if the batch is to stay whole.
+def chunk_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
+    """How many entries of the first axis are one chunk; 0 if the batch is to stay whole.
 
     Args:
-        number: of pieces.
+        number: of chunks.
         batch: leading shape of the states.
         arguments: of a step: tensors ``[*batch, ...]``, pytrees of such, ``enabled`` ``[slots]``, or no tensors.
     """
@@ -45,8 +45,8 @@ def piece_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) 
     return -(-batch[0] // number)
 
 
-def pieces(rows: int, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The arguments of each piece."""
+def chunks(rows: int, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments of each chunk."""
     of_rows = _of_rows(arguments)
     for start in range(0, len(arguments["states"]), rows):
         yield {**arguments, **tree_map_only(Tensor, itemgetter(slice(start, start + rows)), of_rows)}

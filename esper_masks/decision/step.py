@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from esper_masks.checks import from_numpy
 from esper_masks.compiled.calls import Compiled, Graphed, copy_into
 from esper_masks.compiled.torch_private import intercepted
-from esper_masks.decision.chunks import NUMBERS, fresh_decision, numbers_kept, piece_rows, pieces
+from esper_masks.decision.chunks import CHUNK_VALUES, chunk_rows, chunks, fresh_decision, values_per_row
 from esper_masks.decision.rows import (
     Decision,
     Evaluation,
@@ -72,6 +72,8 @@ class DecisionStep(nn.Module):
         RuntimeError: ``"cuda-graph"`` for an engine that is on no CUDA device.
     """
 
+    chunk_values = CHUNK_VALUES  # see ``chunks``
+
     def __init__(
         self,
         engine: MaskEngine,
@@ -93,7 +95,7 @@ class DecisionStep(nn.Module):
             raise ValueError("validate='raise' would end the CUDA context from within a graph; 'flag' it")
         self.engine, self.mode = engine, mode
         self._min_prob, self._validate = copy(min_prob), validate  # constant to compiled code
-        self._kept = {compiled: numbers_kept(engine.layout, compiled) for compiled in (False, True)}
+        self._values_per_row = {compiled: values_per_row(engine.layout, compiled) for compiled in (False, True)}
         self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
 
     @property
@@ -144,13 +146,13 @@ class DecisionStep(nn.Module):
             check_out(out, engine.layout, batch, device, is_double(logits))
         limit = engine.max_seeds if max_seeds is None else max_seeds
         compiled, on_cpu = self._is_compiled(), device.type == "cpu"
-        if on_cpu and self._may_split(compiled) and (number := batch.numel() * self._kept[compiled] // NUMBERS) > 1:
+        if on_cpu and (number := self._chunks(batch, compiled)) > 1:
             given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "out": out}
             given |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, "noise": noise}
-            if rows := piece_rows(number, batch, given):
+            if rows := chunk_rows(number, batch, given):
                 given["out"] = whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
-                for piece in pieces(rows, given):
-                    self(**piece)
+                for chunk in chunks(rows, given):
+                    self(**chunk)
                 return whole
         key = random_key() if on_cpu and compiled and noise is None else None  # torch would draw one by one there
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
@@ -305,9 +307,11 @@ class DecisionStep(nn.Module):
         """Whether a call now runs code that this step compiles."""
         return self.mode != "eager" and not torch.compiler.is_compiling() and not intercepted()
 
-    def _may_split(self, compiled: bool) -> bool:
-        """Whether a batch may be decided in pieces; an eager error names its rows among those of the batch."""
-        return compiled or not (self.validate == "raise" or torch.compiler.is_compiling() or intercepted())
+    def _chunks(self, batch: torch.Size, compiled: bool) -> int:
+        """How many chunks a batch is worth; one for an eager error, which names rows of the batch, and in a trace."""
+        if not compiled and (self.validate == "raise" or torch.compiler.is_compiling() or intercepted()):
+            return 1
+        return batch.numel() * self._values_per_row[compiled] // self.chunk_values
 
     def _run(self, name: str, device: torch.device, *arguments: Any, out: Decision | None = None) -> Any:
         if not self._is_compiled():

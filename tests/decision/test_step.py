@@ -11,7 +11,6 @@ from torch import Tensor
 
 import esper_masks as em
 from esper_masks.compiled import calls
-from esper_masks.decision import step as decision
 from tests.decision.inputs import BATCH, composed, engine_of, inputs
 from tests.helpers import (
     HERE,
@@ -91,11 +90,11 @@ def test_the_ratio_of_update_and_rollout_is_one(compiled: em.DecisionStep) -> No
 
 @pytest.mark.slow
 @pytest.mark.cpu
-def test_the_ratio_is_one_for_long_heads_in_pieces_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ratio_is_one_for_long_heads_in_chunks_too() -> None:
     engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
     states, logits, _ = inputs(engine, 101)
     step = em.DecisionStep(engine)
-    monkeypatch.setattr(decision, "NUMBERS", 20 * 30)  # pieces of 34, 34 and 33 rows
+    step.chunk_values = 20 * 30  # chunks of 34, 34 and 33 rows
     made = step(states, logits)
     masks = em.ActionMasks.from_words(engine.layout, made.slot_words)
     assert masks.permits(made.actions).all()
@@ -201,8 +200,9 @@ def test_all_arguments_at_once() -> None:
         step(states, logits, noise=noise[:100])
 
 
-@pytest.mark.cpu  # whose caches the pieces are for
-def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyPatch, traced: None) -> None:
+@pytest.mark.cpu  # whose caches the chunks are for
+@pytest.mark.usefixtures("traced")
+def test_a_head_of_many_choices_is_decided_in_chunks() -> None:
     engine = engine_of(slot_ids=[f"s{i}" for i in range(20)])
     states, logits, noise = inputs(engine, 90)
     rows = {"states": states, "noise": noise, "total_seeds": torch.arange(90) % 4, "max_seeds": torch.arange(90) % 3}
@@ -213,11 +213,13 @@ def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyP
     step, eager = em.DecisionStep(engine), em.DecisionStep(engine, mode="eager")
     slots = None, torch.arange(20) % 3 != 0, torch.rand(*shape, 20) < 0.8
     expected = [eager(**given, enabled=enabled) for enabled in slots]
-    monkeypatch.setattr(decision, "NUMBERS", 20 * 25)  # so that 90 rows are three pieces
-    sizes, run = [], step._run
-    monkeypatch.setattr(step, "_run", lambda *a, out: sizes.append(a[2].shape[:-2].numel()) or run(*a, out=out))
+    step.chunk_values = eager.chunk_values = 20 * 25  # so that 90 rows are three chunks
+    sizes: list[int] = []
+    counting = step.register_forward_pre_hook(
+        lambda _, __, named: sizes.append(named["states"].shape[:-2].numel()), with_kwargs=True
+    )
     for enabled, whole in zip(slots, expected):
-        again = eager(**given, enabled=enabled)  # in pieces too; eager sums depend on where a row stands
+        again = eager(**given, enabled=enabled)  # in chunks too; eager sums depend on where a row stands
         assert_equal(again._replace(raw_entropy=None), whole._replace(raw_entropy=None))
         assert_near(again.raw_entropy, whole.raw_entropy)
         made = step(**given, enabled=enabled)
@@ -229,7 +231,8 @@ def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyP
         out = step.allocate(*shape, entropy=False)
         assert step(**given, enabled=enabled, out=out) is out
         assert_equal(out, made._replace(raw_entropy=None))
-    assert sizes == [30] * 18
+    counting.remove()
+    assert sizes == [90, 30, 30, 30] * 6
     drawn = step(states[:1].expand(90, -1, -1), logits[:1].expand(90, -1)).actions
     assert not torch.equal(drawn[:30], drawn[30:60])
     with pytest.raises(ValueError, match=r"logits have shape \(91, 32\)"):
@@ -241,8 +244,10 @@ def test_a_head_of_many_choices_is_decided_in_pieces(monkeypatch: pytest.MonkeyP
         decided = step(states, logits)
     assert not decided.actions.is_inference()
     logits[77] = torch.nan
-    with pytest.raises(em.InvalidStateMachineError, match="77"):  # not the row of a piece
-        em.DecisionStep(engine, mode="eager", validate="raise")(states, logits)
+    raising = em.DecisionStep(engine, mode="eager", validate="raise")
+    raising.chunk_values = eager.chunk_values
+    with pytest.raises(em.InvalidStateMachineError, match="77"):  # not the row of a chunk
+        raising(states, logits)
 
 
 @pytest.mark.usefixtures("traced")
