@@ -1,5 +1,5 @@
 """The one room that knows torch's compiler.
 
-calls           a method, compiled and kept for each kind of call; and as CUDA graphs
+methods         a method, compiled and kept for each kind of call; and as CUDA graphs
 torch_private   torch's private names, each with a way without
 """

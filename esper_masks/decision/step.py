@@ -1,18 +1,20 @@
 """One decision step as one unit: slot states and logits in, whole actions and their log-probabilities out.
 
-Nothing is computed here that is not computed elsewhere: this is the one place where the library compiles itself.
+Engine and distribution compute; here they become one function, which is run op by op, compiled, or as a CUDA graph.
+The library compiles itself in two rooms: here, and in `rollout` its environments, and policy and environment as one
+graph. All of it goes through `compiled.methods`.
 """
 
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper_masks.checks import from_numpy
-from esper_masks.compiled.calls import Compiled, Graphed, copy_into
+from esper_masks.compiled.methods import CompiledMethod, GraphedMethod, copy_into
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.chunks import CHUNK_VALUES, chunk_rows, chunks, fresh_decision, values_per_row
 from esper_masks.decision.rows import (
@@ -27,8 +29,7 @@ from esper_masks.decision.rows import (
 from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.distributions.faults import Validate, check_mode
 from esper_masks.distributions.logits import check_floors
-from esper_masks.distributions.noise import counted_uniforms, random_key
-from esper_masks.distributions.unrolled import UnrolledHeads
+from esper_masks.distributions.noise import Noise, NoiseKey
 from esper_masks.errors import SlotStateError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
@@ -36,6 +37,50 @@ from esper_masks.masks.masks import ActionMasks
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")
 Logits = Tensor | Mapping[str, Tensor]
+
+
+# what the methods that are compiled take, one each: its parts are the arguments of a graph
+
+
+class MaskInputs(NamedTuple):
+    """What ``DecisionStep.masks`` computes from."""
+
+    states: Tensor
+    total_seeds: Tensor | None
+    max_seeds: int | Tensor
+    enabled: Tensor | None
+
+
+class DecisionInputs(NamedTuple):
+    """What ``DecisionStep.decide`` computes from. A pytree."""
+
+    states: Tensor
+    logits: Logits
+    total_seeds: Tensor | None
+    max_seeds: int | Tensor
+    enabled: Tensor | None = None
+    active: Tensor | None = None
+    noise: Noise | None = None  # None: torch's generator draws
+    dtype: torch.dtype = torch.int64  # of the actions
+    entropy: bool = True  # whether it is wanted
+
+
+class EvaluationInputs(NamedTuple):
+    """What ``DecisionStep.evaluate`` computes from."""
+
+    logits: Logits
+    slot_words: Tensor
+    op_words: Tensor
+    constraints: dict[str, Tensor]  # of restricted masks
+    actions: Tensor
+    active: Tensor | None
+    head_entropies: bool
+
+
+class CompiledCategorical(FactoredCategorical):
+    """The same for code that this library compiles: under its options, row-major logits are loaded where they lie."""
+
+    _transposes = False
 
 
 class DecisionStep(nn.Module):
@@ -63,8 +108,8 @@ class DecisionStep(nn.Module):
     Args:
         engine: whose states come in. It may be shared.
         mode: how to run.
-        min_prob: as of ``FactoredCategorical``.
-        validate: as of ``FactoredCategorical``: under ``"raise"`` compiled code asserts on the device, which names no
+        min_prob: see ``FactoredCategorical``.
+        validate: see ``FactoredCategorical``. Under ``"raise"`` compiled code asserts on the device, which names no
             rows. A row at fault has action -1. This and the floor are fixed; another step may share the engine.
 
     Raises:
@@ -96,7 +141,7 @@ class DecisionStep(nn.Module):
         self.engine, self.mode = engine, mode
         self._min_prob, self._validate = copy(min_prob), validate  # constant to compiled code
         self._values_per_row = {compiled: values_per_row(engine.layout, compiled) for compiled in (False, True)}
-        self._runs: dict[tuple[str, torch.device], Compiled | Graphed] = {}
+        self._runs: dict[tuple[str, torch.device], CompiledMethod | GraphedMethod] = {}
 
     @property
     def min_prob(self) -> Any:
@@ -121,19 +166,19 @@ class DecisionStep(nn.Module):
         """Decide. Without gradients.
 
         Args:
-            states: as of the engine.
-            logits: as of ``FactoredCategorical``.
-            total_seeds: as of the engine.
-            max_seeds: as of the engine.
-            enabled: as of the engine.
-            active: as of ``FactoredCategorical``.
+            states: see ``MaskEngine``.
+            logits: see ``FactoredCategorical``.
+            total_seeds: see ``MaskEngine``.
+            max_seeds: see ``MaskEngine``.
+            enabled: see ``MaskEngine``.
+            active: see ``FactoredCategorical``.
             noise: uniforms ``[..., heads]``; by default from torch's generator.
             out: where to write, of any dtypes that hold the values: ``allocate``, or the rows of a buffer, which for
                 float64 logits need ``dtype=torch.float64``. Entropy is computed only if it has a place for it.
 
         Returns: ``out``; by default a new decision with int64 actions, int32 words and entropy.
         Raises:
-            SlotStateError, ValueError, InvalidStateMachineError: as of the engine and the distribution.
+            SlotStateError, ValueError, InvalidStateMachineError: see ``MaskEngine`` and ``FactoredCategorical``.
         """
         if not isinstance(states, Tensor):
             raise SlotStateError(f"states must be a tensor of integers, got {type(states).__name__}; see pack_slots")
@@ -154,13 +199,13 @@ class DecisionStep(nn.Module):
                 for chunk in chunks(rows, given):
                     self(**chunk)
                 return whole
-        key = random_key() if on_cpu and compiled and noise is None else None  # torch would draw one by one there
+        drawn = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
-        arguments = states, logits, total_seeds, limit, enabled, active, noise, key, *wanted
+        inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, drawn, *wanted)
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
         place = out if device.type != "cpu" else None
         with torch.no_grad():
-            made = self._run("_decide", device, *arguments, out=place)
+            made: Decision = self._run(self.decide, device, inputs, place, categorical=CompiledCategorical)
             if out is not None and place is None:
                 copy_into(out, made)
         return made if out is None else out
@@ -176,8 +221,9 @@ class DecisionStep(nn.Module):
         """The masks alone: ``engine(states, ...)`` in this step's mode."""
         limit = self.engine.max_seeds if max_seeds is None else max_seeds
         device = self.engine.device
+        inputs = MaskInputs(states, total_seeds, limit, from_numpy(enabled, device))
         with torch.no_grad():
-            words = self._run("_words", device, states, total_seeds, limit, from_numpy(enabled, device))
+            words = self._run(self._words, device, inputs)
         return ActionMasks(self.engine.layout, *words)
 
     def evaluate(
@@ -195,17 +241,17 @@ class DecisionStep(nn.Module):
         were written to since the decision would else go unnoticed.
 
         Compiled, nothing is kept for the gradient but the arguments, which must not be written to until it is taken: to
-        compute the rest once more takes less time than to write and read it.
+        compute the rest again takes less time than to write and read it.
 
         Args:
-            logits: as of ``FactoredCategorical``.
+            logits: see ``FactoredCategorical``.
             masks: under which the actions were decided: from a buffer, or ``ActionMasks.from_words`` of a decision.
             actions: integer ``[..., heads]``.
             active: bool ``[...]``; False for padding rows.
             head_entropies: whether these are wanted too.
 
         Raises:
-            ValueError, InvalidStateMachineError: as of ``FactoredCategorical``.
+            ValueError, InvalidStateMachineError: see ``FactoredCategorical``.
         """
         if not isinstance(masks, ActionMasks):
             raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}")
@@ -214,7 +260,8 @@ class DecisionStep(nn.Module):
         words = masks.slot_words, masks.op_words, masks._limits
         device, logits = self.engine.device, dict(logits) if isinstance(logits, Mapping) else logits
         active = from_numpy(active, device)
-        return Evaluation(*self._run("_evaluate", device, logits, *words, actions, active, head_entropies))
+        inputs = EvaluationInputs(logits, *words, actions, active, head_entropies)
+        return Evaluation(*self._run(self._evaluate, device, inputs, categorical=CompiledCategorical))
 
     def allocate(self, *shape: int, entropy: bool = True, dtype: torch.dtype | None = None) -> Decision:
         """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``.
@@ -222,7 +269,7 @@ class DecisionStep(nn.Module):
         Args:
             shape: leading shape.
             entropy: whether there is a place for it.
-            dtype: of log-probabilities and entropies, as of ``RolloutBuffer``.
+            dtype: of log-probabilities and entropies, see ``RolloutBuffer``.
         """
         if dtype is not None:
             check_real(dtype)
@@ -230,78 +277,53 @@ class DecisionStep(nn.Module):
 
     # -- what is compiled ---------------------------------------------------------------------------------------------
 
-    def _words(
+    def decide(
         self,
-        states: Tensor,
-        total_seeds: Tensor | None,
-        limit: int | Tensor,
-        enabled: Tensor | None,
-        out: None,
+        inputs: DecisionInputs,
+        out: Decision | None = None,
         *,
-        fused: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
-        return masks.slot_words, masks.op_words
-
-    def _decide(
-        self,
-        states: Tensor,
-        logits: Logits,
-        total_seeds: Tensor | None,
-        limit: int | Tensor,
-        enabled: Tensor | None,
-        active: Tensor | None,
-        noise: Tensor | None,
-        key: Tensor | None,
-        dtype: torch.dtype,
-        entropy: bool,
-        out: Decision | None,
-        *,
-        fused: bool = False,
+        categorical: type[FactoredCategorical] = FactoredCategorical,
     ) -> Decision | None:
-        masks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled)
-        joint = self._joint(logits, masks, active, fused, key)
-        actions, log_prob = joint.sample_and_log_prob(noise=noise, dtype=dtype)
-        made = Decision(actions, log_prob, masks.slot_words, joint.raw_entropy() if entropy else None)
+        """What a call computes, with nothing checked or chosen before: for code of which a step is a part.
+
+        Args:
+            inputs: as ``forward`` makes them.
+            out: where to write.
+            categorical: the distribution; ``CompiledCategorical`` in what a ``CompiledMethod`` compiles.
+
+        Returns: the decision; None where there is ``out``.
+        """
+        masks = self.engine(inputs.states, inputs.total_seeds, max_seeds=inputs.max_seeds, enabled=inputs.enabled)
+        joint = categorical(inputs.logits, masks, active=inputs.active, min_prob=self.min_prob, validate=self.validate)
+        actions, log_prob = joint.sample_and_log_prob(noise=inputs.noise, dtype=inputs.dtype)
+        made = Decision(actions, log_prob, masks.slot_words, joint.raw_entropy() if inputs.entropy else None)
         if out is None:
             return made
         copy_into(out, made)
         return None
 
+    def _words(self, inputs: MaskInputs) -> tuple[Tensor, Tensor]:
+        masks = self.engine(inputs.states, inputs.total_seeds, max_seeds=inputs.max_seeds, enabled=inputs.enabled)
+        return masks.slot_words, masks.op_words
+
     def _evaluate(
-        self,
-        logits: Logits,
-        slot_words: Tensor,
-        op_words: Tensor,
-        limits: dict[str, Tensor],
-        actions: Tensor,
-        active: Tensor | None,
-        head_entropies: bool,
-        out: None,
-        *,
-        fused: bool = False,
+        self, inputs: EvaluationInputs, *, categorical: type[FactoredCategorical] = FactoredCategorical
     ) -> tuple[Tensor | None, ...]:
         def score(logits: Logits) -> tuple[Tensor | None, ...]:
-            masks = ActionMasks(self.engine.layout, slot_words, op_words, limits)
-            joint = self._joint(logits, masks, active, fused)
-            each = joint.head_entropies() if head_entropies else None
-            log_prob, faults = joint._log_prob_and_faults("actions", actions)
+            masks = ActionMasks(self.engine.layout, inputs.slot_words, inputs.op_words, inputs.constraints)
+            joint = categorical(logits, masks, active=inputs.active, min_prob=self.min_prob, validate=self.validate)
+            each = joint.head_entropies() if inputs.head_entropies else None
+            log_prob, faults = joint._log_prob_and_faults("actions", inputs.actions)
             return log_prob, joint.raw_entropy(), each, faults
 
         if not torch.compiler.is_compiling():
-            return score(logits)
-        scored: tuple[Tensor | None, ...] = checkpoint(score, logits, use_reentrant=False, preserve_rng_state=False)
+            return score(inputs.logits)
+        scored: tuple[Tensor | None, ...] = checkpoint(
+            score, inputs.logits, use_reentrant=False, preserve_rng_state=False
+        )
         return scored
 
-    def _joint(
-        self, logits: Logits, masks: ActionMasks, active: Tensor | None, fused: bool, key: Tensor | None = None
-    ) -> FactoredCategorical:
-        joint = (CompiledCategorical if fused else FactoredCategorical)(
-            logits, masks, active=active, min_prob=self.min_prob, validate=self.validate
-        )
-        if isinstance(joint, CompiledCategorical):
-            joint.key = key
-        return joint
+    # -- how it is run ------------------------------------------------------------------------------------------------
 
     def _is_compiled(self) -> bool:
         """Whether a call now runs code that this step compiles."""
@@ -313,30 +335,19 @@ class DecisionStep(nn.Module):
             return 1
         return batch.numel() * self._values_per_row[compiled] // self.chunk_values
 
-    def _run(self, name: str, device: torch.device, *arguments: Any, out: Decision | None = None) -> Any:
+    def _run(self, method: Any, device: torch.device, inputs: Any, out: Any = None, **compiled: Any) -> Any:
+        """Call a method of this step; ``compiled`` are arguments that it has where it is compiled, and not else."""
         if not self._is_compiled():
-            return getattr(self, name)(*arguments, out)
-        key = name, device
+            return method(inputs) if out is None else method(inputs, out)
+        key = method.__name__, device
         if key not in self._runs:
-            graphed = self.mode == "cuda-graph" and name != "_evaluate"
-            self._runs[key] = (Graphed if graphed else Compiled)(self, name)
-        return self._runs[key](*arguments, out=out)
+            made = CompiledMethod(method, **compiled)
+            graphed = self.mode == "cuda-graph" and method != self._evaluate  # whose gradient no such graph would have
+            self._runs[key] = GraphedMethod(made) if graphed else made
+        return self._runs[key](inputs, out)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": {}}  # compiled code is made again
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"
-
-
-class CompiledCategorical(FactoredCategorical):
-    """The same, which loads row-major logits where they lie, and draws noise where it is used if it has a ``key``."""
-
-    _transposes = False
-    key: Tensor | None = None  # of ``random_key``
-
-    def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Any:
-        if noise is not None or self.key is None:
-            return super()._uniforms(sample_shape, noise)
-        made = counted_uniforms(self.key, self._extended_shape(torch.Size(sample_shape)), self._form.like.dtype)
-        return made if isinstance(self._form, UnrolledHeads) else torch.stack(made).movedim(0, -1)

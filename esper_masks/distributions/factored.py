@@ -20,7 +20,7 @@ from esper_masks.checks import (
 )
 from esper_masks.distributions.faults import Validate, check_mode, raise_faults
 from esper_masks.distributions.logits import HeadLogits, check_floors
-from esper_masks.distributions.noise import uniforms
+from esper_masks.distributions.noise import Noise, NoiseKey, keyed_uniforms, uniforms
 from esper_masks.distributions.softmax import UNROLLED_DECISION, normalized, unrolls
 from esper_masks.distributions.stacked import StackedHeads
 from esper_masks.distributions.unrolled import UnrolledHeads, unrolled_choices
@@ -144,21 +144,21 @@ class FactoredCategorical(Distribution):
         self,
         sample_shape: Any = torch.Size(),  # noqa: B008  # torch's own signature; it cannot be changed in place
         *,
-        noise: Tensor | None = None,
+        noise: Noise | None = None,
         dtype: torch.dtype = torch.int64,
         generator: None = None,
     ) -> tuple[Tensor, Tensor]:
         """``sample`` and ``log_prob`` of what was drawn, to the last bit; compiled, at half the time of the two.
 
         Args:
-            sample_shape: as of ``sample``.
-            noise: as of ``sample``.
+            sample_shape: see ``sample``.
+            noise: see ``sample``; or the key that uniforms are computed from.
             dtype: of the actions, integers that hold -1 and every choice.
-            generator: as of ``sample``.
+            generator: see ``sample``.
 
         Returns: actions ``[*sample_shape, ..., heads]``, and ``[*sample_shape, ...]``, through which gradients flow.
         Raises:
-            ValueError, TypeError: as of ``sample``.
+            ValueError, TypeError: see ``sample``.
         """
         check_generator(generator, self._extended_shape(torch.Size(sample_shape)))
         action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise), self._neutral, dtype)
@@ -172,8 +172,11 @@ class FactoredCategorical(Distribution):
         """
         raise no_gradient("over enumerate_support() by log_prob(...).exp()")
 
-    def _uniforms(self, sample_shape: Any, noise: Tensor | None) -> Tensor:
+    def _uniforms(self, sample_shape: Any, noise: Noise | None) -> Any:
         shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
+        if isinstance(noise, NoiseKey):
+            made = keyed_uniforms(noise, shape, like.dtype)  # stacked, a compiler would hold them in memory
+            return made if isinstance(self._form, UnrolledHeads) else torch.stack(made).movedim(0, -1)
         return uniforms(shape, like.dtype, like.device) if noise is None else check_noise(noise, shape, like)
 
     @property

@@ -1,7 +1,8 @@
-"""Uniforms, and ways to draw an action of a long row by one; ``MaskedSoftmax.draw`` says what they compute."""
+"""Noise: uniforms, keys of uniforms, and ways to draw an action of a long row by one; see ``MaskedSoftmax.draw``."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,44 +23,51 @@ def uniforms(
     return torch.rand(size, dtype=dtype, device=device, generator=generator).movedim(0, -1)
 
 
-def random_key(generator: torch.Generator | None = None) -> Tensor:
-    """64 bits of a generator for a CPU, by default torch's own, as float32 ``[2]``."""
-    bits = torch.empty(1, dtype=torch.int64, device="cpu").random_(-(1 << 63), None, generator=generator)
-    return bits.view(torch.float32)
+class NoiseKey(NamedTuple):
+    """What noise is computed from, where it is used: no memory holds it, and any core computes its part. A pytree.
+
+    For code that is compiled for a CPU, in which torch's own generator draws number by number.
+    """
+
+    bits: Tensor  # float32 [2]: 64 random bits, held as floats because compiled code is slow to read integers
+
+    @classmethod
+    def draw(cls, generator: torch.Generator | None = None) -> "NoiseKey":
+        """A key from a generator for a CPU, by default torch's own."""
+        bits = torch.empty(1, dtype=torch.int64, device="cpu").random_(-(1 << 63), None, generator=generator)
+        return cls(bits.view(torch.float32))
 
 
-def counted_uniforms(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
-    """Noise ``[...]`` a head, of the number of the row: it needs no memory, and any core may compute it.
+Noise = Tensor | NoiseKey  # uniforms, or what they are computed from
 
-    As many bits each as ``torch.rand`` gives: 24 for float32, 53 for float64.
+
+def keyed_uniforms(
+    key: NoiseKey, shape: Sequence[int], dtype: torch.dtype = torch.float32, *, stacked: bool = False
+) -> list[Tensor]:
+    """Noise ``[..., numbers]`` in slabs: each number is a function of the key, of its row and of its place there.
+
+    As many bits as ``torch.rand`` gives: 24 for float32, 53 for float64.
 
     Args:
-        key: of ``random_key``.
-        shape: ``[..., heads]``, of at most ``2**31`` rows.
-        dtype: of the noise.
+        key: see ``NoiseKey``.
+        shape: ``[..., numbers]``, of at most ``2**31`` rows.
+        dtype: float32 or float64.
+        stacked: one slab ``[numbers, ...]`` of float32, made by few ops, in place of a slab ``[...]`` for each number.
+            Both are as good, but they hold other numbers.
     """
-    *batch, heads = shape
-    first, second = key.view(torch.int32).unbind()
-    row = torch.arange(math.prod(batch), dtype=torch.int32, device=key.device).view(batch)
+    *batch, numbers = shape
+    first, second = key.bits.view(torch.int32).unbind()
     double = dtype == torch.float64
-    pairs = [
-        threefry((first, second), (row, torch.full_like(row, i))) for i in range(heads if double else -(-heads // 2))
-    ]
+    pairs = numbers if double else -(-numbers // 2)  # threefry gives two words: two float32 or one float64
+    row = torch.arange(math.prod(batch), dtype=torch.int32, device=key.bits.device).view(batch)
+    if stacked:
+        place = torch.arange(pairs, dtype=torch.int32, device=row.device).view(-1, *[1] * len(batch))
+        words = torch.cat(threefry((first, second), (row.expand(pairs, *batch), place.expand(pairs, *batch))))
+        return [_unit(words[:numbers])]
+    drawn = [threefry((first, second), (row, torch.full_like(row, place))) for place in range(pairs)]
     if double:
-        made = [((a & 0x7FFFFFF).double() * 2**26 + (b & 0x3FFFFFF).double()) * 2**-53 for a, b in pairs]
-    else:
-        made = [_unit(word) for pair in pairs for word in pair][:heads]
-    return made
-
-
-def counted_slab(key: Tensor, number: int, rows: int) -> Tensor:
-    """As good noise, other numbers, as one float32 tensor ``[number, rows]``: few ops for many numbers of a row."""
-    first, second = key.view(torch.int32).unbind()
-    pairs = -(-number // 2)
-    row = torch.arange(rows, dtype=torch.int32, device=key.device).expand(pairs, rows)
-    at = torch.arange(pairs, dtype=torch.int32, device=key.device).unsqueeze(-1).expand(pairs, rows)
-    words = torch.cat(threefry((first, second), (row, at)))
-    return _unit(words[:number])
+        return [((a & 0x7FFFFFF).double() * 2**26 + (b & 0x3FFFFFF).double()) * 2**-53 for a, b in drawn]
+    return [_unit(word) for pair in drawn for word in pair][:numbers]
 
 
 def _unit(word: Tensor) -> Tensor:

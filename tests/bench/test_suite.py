@@ -165,10 +165,10 @@ def spoil(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, change: Callab
 @pytest.mark.parametrize(
     ("case", "owner", "name", "change"),
     [
-        (Case(way="eager"), em.DecisionStep, "_decide", lambda d: d._replace(raw_entropy=d.raw_entropy + 0.01)),
-        (Case(way="eager"), em.DecisionStep, "_decide", lambda d: d._replace(log_prob=d.log_prob + 0.01)),
-        (Case(way="eager"), em.DecisionStep, "_decide", lambda d: d._replace(slot_words=d.slot_words ^ 8)),
-        (Case(way="eager"), em.DecisionStep, "_decide", lambda d: d._replace(actions=d.actions * 0 + 3)),
+        (Case(way="eager"), em.DecisionStep, "decide", lambda d: d._replace(raw_entropy=d.raw_entropy + 0.01)),
+        (Case(way="eager"), em.DecisionStep, "decide", lambda d: d._replace(log_prob=d.log_prob + 0.01)),
+        (Case(way="eager"), em.DecisionStep, "decide", lambda d: d._replace(slot_words=d.slot_words ^ 8)),
+        (Case(way="eager"), em.DecisionStep, "decide", lambda d: d._replace(actions=d.actions * 0 + 3)),
         (Case(way="eager", work="words"), em.DecisionStep, "_words", lambda w: (w[0] ^ 8, w[1])),
         (Case(way="eager", work="words"), em.DecisionStep, "_words", lambda w: (w[0], w[1] ^ 8)),
         (Case(way="eager", work="words"), loops_2025_12, "one_tensor", lambda m: {**m, "op": ~m["op"]}),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.compiled import calls, torch_private
+from esper_masks.compiled import methods, torch_private
 from esper_masks.distributions import faults
 from esper_masks.errors import InvalidStateMachineError
 from tests.compiled.sums import Sums
@@ -49,7 +49,7 @@ def test_this_torch_has_every_name() -> None:
     assert [name for name in names if torch_private.lacks(name)] == []
     assert torch_private.compiles_ahead()
     assert torch_private.Known(vmap=True, assertions=True) == torch_private.KNOWN
-    assert torch_private.known_options(calls.CPU_OPTIONS) == calls.CPU_OPTIONS
+    assert torch_private.known_options(methods.CPU_OPTIONS) == methods.CPU_OPTIONS
 
 
 @pytest.mark.parametrize("name", ["_C.nothing", "nothing.at.all", "_dynamo.convert_frame.nothing", "float32.nothing"])
@@ -63,12 +63,12 @@ def test_without_a_name_calls_go_through_torch_compile(take: Taken, name: str) -
     one, other = torch.randn(5), torch.randn(5)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = calls.Compiled(Sums(), "add")
+        run = methods.CompiledMethod(Sums().add)
         for _ in range(2):
-            assert torch.equal(run(one, other, False), one * 2 + other)
-        assert torch.equal(run(one[:3].int(), one[:3].int(), False), one[:3].int() * 3)
-        assert torch.equal(calls.Compiled(Sums(), "add")(one, one, True), (one * 3).double())
-    assert all(not made for _, made in run.forms.values())
+            assert torch.equal(run((one, other, False)), one * 2 + other)
+        assert torch.equal(run((one[:3].int(), one[:3].int(), False)), one[:3].int() * 3)
+        assert torch.equal(methods.CompiledMethod(Sums().add)((one, one, True)), (one * 3).double())
+    assert all(not made for _, made in run.graphs.values())
     [said] = lost(caught)
     assert f"torch.{name}: a call of compiled code takes some tens of microseconds longer" in said
 
@@ -101,20 +101,20 @@ def test_what_torch_compile_gives_may_be_another_thing(
     one = torch.randn(5)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = calls.Compiled(Sums(), "add")
-        assert torch.equal(run(one, one, False), one * 3)
-        assert torch.equal(run(one[:4], one[:4], False), one[:4] * 3)
+        run = methods.CompiledMethod(Sums().add)
+        assert torch.equal(run((one, one, False)), one * 3)
+        assert torch.equal(run((one[:4], one[:4], False)), one[:4] * 3)
     [said] = lost(caught)
     assert "torch.compile().aot_compile" in said
 
 
 def test_what_cannot_be_compiled_ahead_is_tried_once(take: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Any] = []
-    monkeypatch.setattr(calls, "compile_ahead", lambda *arguments: tried.append(arguments))
-    run = calls.Compiled(Sums(), "add")
+    monkeypatch.setattr(methods, "compile_ahead", lambda *arguments: tried.append(arguments))
+    run = methods.CompiledMethod(Sums().add)
     for size in range(2, 6):
         one = torch.randn(size)
-        assert torch.equal(run(one, one, False), one * 3)
+        assert torch.equal(run((one, one, False)), one * 3)
     assert len(tried) == 1
 
 
@@ -156,16 +156,16 @@ def test_without_a_switch_to_compile_ahead_none_is_set(take: Taken) -> None:
     take(torch_private.SWITCH)
     one = torch.randn(5)
     with warnings.catch_warnings(record=True):  # torch 2.11 compiles nothing ahead then
-        assert torch.equal(calls.Compiled(Sums(), "add")(one, one, False), one * 3)
+        assert torch.equal(methods.CompiledMethod(Sums().add)((one, one, False)), one * 3)
 
 
 @pytest.mark.usefixtures("take")
 def test_without_a_class_of_errors_torchs_own_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_private, "lacks", lambda path: path.startswith("_dynamo.exc"))
     assert torch_private.compile_error() == ()
-    run = calls.Compiled(Sums(), "add")
+    run = methods.CompiledMethod(Sums().add)
     with pytest.raises(torch._dynamo.exc.TorchDynamoException):
-        run(torch.ones(2), torch.ones(3), False)
+        run((torch.ones(2), torch.ones(3), False))
 
 
 def test_without_marks_sizes_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:

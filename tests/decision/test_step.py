@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.compiled import calls
+from esper_masks.compiled.methods import GraphedMethod
+from esper_masks.decision.step import DecisionInputs
 from tests.decision.inputs import BATCH, composed, engine_of, inputs
 from tests.helpers import (
     HERE,
@@ -602,21 +603,20 @@ def test_a_graph_is_replayed_on_copies(monkeypatch: pytest.MonkeyPatch) -> None:
         return replay
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed)
-    monkeypatch.setattr(calls.Compiled, "__call__", lambda self, *arguments, out=None: self.method(*arguments, out))
     step = em.DecisionStep(engine_of(), mode="eager")
-    graphed = calls.Graphed(step, "_decide")
+    graphed = GraphedMethod(step.decide)
     for batch, seed in ((5, 0), (5, 1), (9, 2), (5, 3)):
         states, logits, noise = inputs(step.engine, batch, seed)
-        arguments = states, logits, None, 0, None, None, noise, None, torch.int64, True
-        assert_equal(graphed(*arguments), composed(step.engine, states, logits, noise))
+        given = DecisionInputs(states, logits, None, 0, noise=noise)
+        assert_equal(graphed(given), composed(step.engine, states, logits, noise))
     assert captured == [3, 3]
-    totals = torch.full((5,), 2)
-    limited = graphed(states, logits, totals, 2, None, None, noise, None, torch.int64, True)
+    limited = graphed(given._replace(total_seeds=torch.full((5,), 2), max_seeds=2))
     assert_same_words(
-        em.ActionMasks.from_words(step.engine.layout, limited.slot_words), step.engine(states, totals, max_seeds=2)
+        em.ActionMasks.from_words(step.engine.layout, limited.slot_words),
+        step.engine(states, torch.full((5,), 2), max_seeds=2),
     )
     out = step.allocate(5, entropy=False)
     for _ in range(2):
-        graphed(*arguments[:-2], torch.int8, False, out=out)
+        graphed(given._replace(dtype=torch.int8, entropy=False), out)
         assert_equal(out, composed(step.engine, states, logits, noise)._replace(raw_entropy=None))
     assert captured == [3, 3, 4, 3]

@@ -180,7 +180,7 @@ def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
         assert torch.equal(again.states, env.states)
         ppo.update()
     assert looked == [0, 1, 0, 1]  # steps of the rollouts at which the graph is looked up: modes may change in between
-    assert len(graph.chosen) == 1  # and nothing else has run
+    assert len(graph.entries) == 1  # and nothing else has run
     assert len(torch.unique(rows.actions.flatten(0, 1), dim=0)) > 10
 
 

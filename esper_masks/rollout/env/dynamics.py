@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_masks.distributions.noise import counted_slab
+from esper_masks.distributions.noise import NoiseKey, keyed_uniforms
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibration import Calibration
@@ -109,16 +109,17 @@ class Dynamics(nn.Module):
 
     # -- what is compiled ---------------------------------------------------------------------------------------------
 
-    def advance(self, *given: Any, reset: bool = True) -> tuple[Tensor, ...]:
-        """The next state and the outcome, of a state, actions, noise or None, a key of noise or None, and None.
+    def advance(self, given: Sequence[Any], *, reset: bool = True) -> tuple[Tensor, ...]:
+        """The next state and the outcome, from the fields of a state, actions, and noise or its key.
 
         Noise is uniform, ``[batch, uniforms]``: the quality of a new seed, the dwell time of a stage that an op enters;
         then for each slot the noise of its reading; then for each slot the dwell time of a stage entered by itself.
         """
-        *fields, actions, noise, key, _ = given
+        *fields, actions, noise = given
         old = State(*fields)
         batch, slots = old.epoch.shape[0], len(self.engine.slot_ids)
-        uniform = counted_slab(key, self.uniforms, batch) if noise is None else noise.movedim(-1, 0)
+        size, keyed = (batch, self.uniforms), isinstance(noise, NoiseKey)
+        [uniform] = keyed_uniforms(noise, size, stacked=True) if keyed else [noise.movedim(-1, 0)]
         stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
         heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
         legal, acted = self._acts(old, heads)
@@ -168,19 +169,18 @@ class Dynamics(nn.Module):
         states = torch.stack([following, age, *further]).permute(2, 1, 0)  # [batch, slots, features]
         return states, *others, *numbers, returns.masked_fill(ended, 0), *Outcome(reward, ends, ~legal, returns)
 
-    def step(self, *given: Any, fused: bool = False) -> tuple[Tensor, ...]:
+    def step(self, given: Sequence[Any]) -> tuple[Tensor, ...]:
         """``advance``, and what is observed of the state after it."""
-        made = self.advance(*given)
-        return *made, self.observe(*made[: len(State._fields)], None)
+        made = self.advance(given)
+        return *made, self.observe(State(*made[: len(State._fields)]))
 
-    def observe(self, *given: Any, fused: bool = False) -> Tensor:
-        """What a policy sees of a state (and None): float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
+    def observe(self, state: State) -> Tensor:
+        """What a policy sees of a state: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
 
         For each slot, feature by feature: which stage it is in, of those that can be reached; which blueprint it holds;
         age and epochs in the stage, over the length of an episode; the measured improvement over 10 points, and how
         certain it is, w / (1 + w). Then for the environment: the part of the episode that is over, and of the seeds.
         """
-        state = State(*given[:-1])
         stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
         occupied = ~_is_any(stage, self.without_seed)
         rows = [(stage == s).float() for s in self.stages]

@@ -1,16 +1,16 @@
 """Thousands of lifecycles on one device, stepped together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from esper_masks.checks import check_actions, check_bool, check_noise
-from esper_masks.compiled.calls import Compiled, Graphed
+from esper_masks.compiled.methods import CompiledMethod, GraphedMethod
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.step import MODES, Mode
-from esper_masks.distributions.noise import random_key, uniforms
+from esper_masks.distributions.noise import Noise, NoiseKey, uniforms
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rollout.env.calibration import Calibration
@@ -33,8 +33,8 @@ class StepInfo(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name == "final_obs" and name not in self._made:
             with torch.no_grad():
-                after = self._dynamics.advance(*self._arguments, reset=False)[: len(State._fields)]
-                self._made[name] = self._dynamics.observe(*after, None)
+                after = self._dynamics.advance(self._arguments, reset=False)[: len(State._fields)]
+                self._made[name] = self._dynamics.observe(State(*after))
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -136,20 +136,14 @@ class LifecycleEnv:
         with torch.inference_mode(False):
             self.illegal_actions = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self.state = self._fresh()
-        self._step, self._observe = self._run("step"), self._run("observe")
+        self._step, self._observe = self._run(self.dynamics.step), self._run(self.dynamics.observe)
 
-    def _run(self, name: str) -> Any:
-        eager = getattr(self.dynamics, name)
+    def _run(self, method: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if self.mode == "eager":
-            return eager
-        run = (Graphed if self.mode == "cuda-graph" else Compiled)(self.dynamics, name)
-
-        def call(*arguments: Any) -> Any:
-            if torch.compiler.is_compiling() or intercepted():
-                return eager(*arguments)
-            return run(*arguments[:-1])
-
-        return call
+            return method
+        compiled = CompiledMethod(method)
+        run = GraphedMethod(compiled) if self.mode == "cuda-graph" else compiled
+        return lambda given: (method if torch.compiler.is_compiling() or intercepted() else run)(given)
 
     def _fresh(self) -> State:
         batch, slots = self.num_envs, len(self.engine.slot_ids)
@@ -218,27 +212,23 @@ class LifecycleEnv:
             raise ValueError(
                 f"actions have shape {tuple(actions.shape)} on {actions.device}; wanted {wanted} on {self.device}"
             )
-        key = None
-        if noise is None:
-            noise, key = self.draw()
-        else:
-            noise = check_noise(noise, torch.Size([self.num_envs, self.dynamics.uniforms]), self.state.quality)
+        size = torch.Size([self.num_envs, self.dynamics.uniforms])
+        drawn = self.draw() if noise is None else check_noise(noise, size, self.state.quality)
         before = [field.clone() for field in self.state] if self.mode == "cuda-graph" else self.state
         actions = actions.clone()  # its memory may be a buffer's, and what ``info`` has not computed yet needs it
-        arguments = *before, actions, noise, key, None
+        arguments = *before, actions, drawn
         with torch.no_grad():
-            *made, obs = self._step(*arguments)
+            *made, obs = self._step(arguments)
             self.state, outcome = State(*made[: len(State._fields)]), Outcome(*made[len(State._fields) :])
             self.illegal_actions = self.illegal_actions + outcome.illegal
         info = StepInfo(self.dynamics, arguments, outcome.returns)
         return obs, outcome.reward, outcome.terminated, torch.zeros_like(outcome.terminated), info
 
-    def draw(self) -> tuple[Tensor | None, Tensor | None]:
-        """Noise of a step from the environment's generator, or the key of such noise: one of them, the other None."""
+    def draw(self) -> Noise:
+        """Noise of a step from the environment's generator, or the key of such noise."""
         if self.mode == "compiled" and self.device.type == "cpu":
-            return None, random_key(self._generator)  # compiled for a CPU, torch draws one by one
-        shape = self.num_envs, self.dynamics.uniforms
-        return uniforms(shape, torch.float32, self.device, self._generator), None
+            return NoiseKey.draw(self._generator)  # compiled for a CPU, torch draws one by one
+        return uniforms((self.num_envs, self.dynamics.uniforms), torch.float32, self.device, self._generator)
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -256,7 +246,7 @@ class LifecycleEnv:
     def obs(self) -> Tensor:
         """What is observed of the current states, float32 ``[batch, obs_size]``."""
         with torch.no_grad():
-            observed: Tensor = self._observe(*self.state, None)
+            observed: Tensor = self._observe(self.state)
         return observed
 
     @property

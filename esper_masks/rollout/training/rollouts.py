@@ -1,15 +1,17 @@
 """A policy in an environment: one step of both, kept in a buffer."""
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from esper_masks.compiled.calls import Compiled, Found, copy_into, run
+from esper_masks.compiled.methods import CompiledMethod, Entry, copy_into
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.buffer import RolloutBuffer
-from esper_masks.distributions.noise import random_key
+from esper_masks.decision.step import CompiledCategorical, DecisionInputs
+from esper_masks.distributions.noise import NoiseKey
 from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rollout.env.state import Outcome, State
 from esper_masks.rollout.training.moments import RunningMoments
@@ -47,8 +49,8 @@ class Acting(nn.Module):
         self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows
         # of its many small tensors C++ takes less time to allocate than Python: a sixth less at 8 and 64 environments
         options = {"cpp_wrapper": True}
-        self._graph = Compiled(self, "_whole", options) if env.mode == policy.step.mode == "compiled" else None
-        self._found: Found
+        self._graph = CompiledMethod(self._whole, options) if env.mode == policy.step.mode == "compiled" else None
+        self._entry: Entry
         if self._graph is not None:  # places of each step, which take as long to look up as some of what is computed
             fields = self.buffer.fields
             self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
@@ -81,25 +83,26 @@ class Acting(nn.Module):
     def _compiled(self, step: int, at: Situation, scale: tuple[Tensor, Tensor]) -> Situation:
         assert self._graph is not None
         env, out = self.env, self._rows[step]
-        key = random_key() if env.device.type == "cpu" else None
+        noise = NoiseKey.draw() if env.device.type == "cpu" else None
         first, second = (None, None) if at.hidden is None else at.hidden
-        given = at.obs, *scale, first, second, at.starts, key, *env.state, *env.draw(), env.illegal_actions
+        given = at.obs, *scale, first, second, at.starts, noise, *env.state, env.draw(), env.illegal_actions
         if step < 2:  # what is given to those that follow was made as what is given to the second
-            self._found = self._graph.find(given, out)
-        first, second, obs, ended, env.illegal_actions, *after = run(self._found, given, out)
+            self._entry = self._graph.find(given, out)
+        first, second, obs, ended, env.illegal_actions, *after = self._entry(given, out)
         env.state = State(*after)
         return Situation(obs, None if first is None else (first, second), ended)
 
-    def _whole(self, obs: Tensor, mean: Tensor, spread: Tensor, *given: Any, fused: bool = False) -> tuple[Any, ...]:
-        first, second, starts, key, *before, noise, own_key, illegal, out = given
+    def _whole(self, given: Sequence[Any], out: Sequence[Tensor]) -> tuple[Any, ...]:
+        obs, mean, spread, first, second, starts, noise, *before, env_noise, illegal = given
         state, step = State(*before), self.policy.step
         hidden = None if first is None else (first, second)
         seen = self.moments.scale(obs, mean, spread)
         logits, values, hidden = self.policy(seen, hidden, starts)
-        limits = state.total_seeds, step.engine.max_seeds, None, None
-        decision = step._decide(state.states, logits, *limits, None, key, torch.int64, False, None, fused=fused)
+        limit = step.engine.max_seeds
+        inputs = DecisionInputs(state.states, logits, state.total_seeds, limit, noise=noise, entropy=False)
+        decision = step.decide(inputs, categorical=CompiledCategorical)
         assert decision is not None  # since it was given no place
-        *made, following = self.env.dynamics.step(*before, decision.actions, noise, own_key, None)
+        *made, following = self.env.dynamics.step((*before, decision.actions, env_noise))
         after, outcome = made[: len(State._fields)], Outcome(*made[len(State._fields) :])
         kept = obs, values, starts, outcome.reward, outcome.terminated, outcome.returns
         copy_into(out, (*decision[:3], *kept))

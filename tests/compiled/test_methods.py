@@ -1,4 +1,4 @@
-"""How a call finds its compiled code: when there is a new graph, and what no graph is for; and the noise within it."""
+"""How a call finds its compiled code: when there is a new graph, what no graph is for, and what a key draws in one."""
 
 from collections import UserDict
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import esper_masks as em
-from esper_masks.compiled import calls
-from esper_masks.decision import step as decision
+from esper_masks.compiled.methods import CompiledMethod, _exact
+from esper_masks.decision.step import DecisionInputs
 from esper_masks.distributions import factored
-from esper_masks.distributions.noise import ROUNDS, counted_uniforms, random_key, threefry
+from esper_masks.distributions.noise import NoiseKey, keyed_uniforms
 from tests.compiled.sums import Sums
 from tests.decision.inputs import BATCH, composed, engine_of, inputs
 from tests.helpers import FunctionRecorder, assert_near
@@ -25,17 +25,17 @@ from tests.helpers import FunctionRecorder, assert_near
 def test_the_first_graph_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Once for each method, and only to whoever asked for it."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    run, one = calls.Compiled(Sums(), "add"), torch.ones(3)
+    run, one = CompiledMethod(Sums().add), torch.ones(3)
     with caplog.at_level("INFO", logger="esper_masks"):
         for arguments in ((one, one, False), (one, one, True), (one.double(), one, False)):
-            run(*arguments)
-    assert len(run.forms) == 3
+            run(arguments)
+    assert len(run.graphs) == 3
     said = "building Sums.add: this first call takes some 10 to 90 seconds"
     assert [(entry.levelname, entry.message) for entry in caplog.records] == [("INFO", said)]
 
 
-def graphs(run: calls.Compiled) -> list[int]:
-    return [len(made or ()) for _, made in run.forms.values()]
+def graphs(run: CompiledMethod) -> list[int]:
+    return [len(made or ()) for _, made in run.graphs.values()]
 
 
 @pytest.fixture
@@ -46,77 +46,76 @@ def kept(request: pytest.FixtureRequest) -> None:
 
 
 def test_equal_numbers_of_other_types_are_told_apart() -> None:
-    assert len({calls._exact(number) for number in (1, True, 1.0)}) == 3
+    assert len({_exact(number) for number in (1, True, 1.0)}) == 3
 
 
 @pytest.mark.usefixtures("kept")
 def test_sizes_have_a_graph_of_the_first_and_one_for_all() -> None:
-    run = calls.Compiled(Sums(), "add")
+    run = CompiledMethod(Sums().add)
     for batch, number in ((5, 1), (5, 1), (7, 2), (9, 2), (5, 2), (1000, 2)):
         one, other = torch.randn(batch), torch.randn(batch)
-        assert torch.equal(run(one, other, False), one * 2 + other)
+        assert torch.equal(run((one, other, False)), one * 2 + other)
         assert graphs(run) == [number]
     one = torch.randn(1)
-    assert torch.equal(run(one, one, False), one * 3)
+    assert torch.equal(run((one, one, False)), one * 3)
     assert graphs(run) == [2, 1]
 
 
 @pytest.mark.usefixtures("kept")
 def test_a_graph_for_two_arguments_is_not_made_of_one() -> None:
-    run = calls.Compiled(Sums(), "add")
+    run = CompiledMethod(Sums().add)
     one, other = torch.randn(5), torch.randn(5)
-    assert torch.equal(run(one, one, False), one * 3)
-    assert torch.equal(run(one, other, False), one * 2 + other)
+    assert torch.equal(run((one, one, False)), one * 3)
+    assert torch.equal(run((one, other, False)), one * 2 + other)
     whole = torch.randn(10)
-    assert torch.equal(run(whole[:5], whole[5:], False), whole[:5] * 2 + whole[5:])
+    assert torch.equal(run((whole[:5], whole[5:], False)), whole[:5] * 2 + whole[5:])
     assert graphs(run) == [1]
 
 
 @pytest.mark.usefixtures("kept")
 def test_what_a_graph_depends_on_is_told_apart() -> None:
-    run = calls.Compiled(Sums(), "add")
+    run = CompiledMethod(Sums().add)
     one, other = torch.randn(5, 6), torch.randn(5, 6)
     expected = one * 2 + other
-    assert torch.equal(run(one, other, False), expected)
-    assert run(one, other, True).dtype == torch.float64
-    assert torch.equal(run(one.T.contiguous().T, other, False), expected)
-    assert torch.equal(run(one.double(), other.double(), False), one.double() * 2 + other.double())
-    assert torch.equal(
-        run(torch.cat([one, one], 1)[:, ::2], other, False), torch.cat([one, one], 1)[:, ::2] * 2 + other
-    )
+    assert torch.equal(run((one, other, False)), expected)
+    assert run((one, other, True)).dtype == torch.float64
+    assert torch.equal(run((one.T.contiguous().T, other, False)), expected)
+    assert torch.equal(run((one.double(), other.double(), False)), one.double() * 2 + other.double())
+    spread = torch.cat([one, one], 1)[:, ::2]
+    assert torch.equal(run((spread, other, False)), spread * 2 + other)
     leaf = one.clone().requires_grad_()
-    run(leaf, other, False).sum().backward()
+    run((leaf, other, False)).sum().backward()
     assert torch.equal(leaf.grad, torch.full_like(one, 2))
     with torch.no_grad():
-        assert not run(leaf, other, False).requires_grad
+        assert not run((leaf, other, False)).requires_grad
     with torch.inference_mode():
-        assert torch.equal(run(one.clone(), other, False), expected)
-    assert run(leaf, other, False).requires_grad
+        assert torch.equal(run((one.clone(), other, False)), expected)
+    assert run((leaf, other, False)).requires_grad
     ints = one.int(), other.int()
-    assert torch.equal(run(*ints, False), ints[0] * 2 + ints[1])  # they cross as bits
-    assert torch.equal(run(ints[0], other, False), ints[0] * 2 + other)
+    assert torch.equal(run((*ints, False)), ints[0] * 2 + ints[1])  # they cross as bits
+    assert torch.equal(run((ints[0], other, False)), ints[0] * 2 + other)
 
 
 @pytest.mark.usefixtures("kept")
 def test_another_number_of_threads_is_another_graph() -> None:
-    run, one = calls.Compiled(Sums(), "add"), torch.randn(5)
+    run, one = CompiledMethod(Sums().add), torch.randn(5)
     before = torch.get_num_threads()
     try:
         for threads, number in ((1, 1), (2, 2), (1, 2), (2, 2)):
             torch.set_num_threads(threads)
-            assert torch.equal(run(one, one, False), one * 3)
+            assert torch.equal(run((one, one, False)), one * 3)
             assert graphs(run) == [number]
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("kept")
-def test_only_so_many_arguments_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MOST", 4)
-    run = calls.Compiled(Sums(), "add")
+def test_only_so_many_keys_are_remembered() -> None:
+    run = CompiledMethod(Sums().add)
+    run.max_entries = 4
     for batch in range(2, 20):
-        assert torch.equal(run(torch.ones(batch), torch.ones(batch), False), torch.full((batch,), 3.0))
-        assert len(run.chosen) <= 4
+        assert torch.equal(run((torch.ones(batch), torch.ones(batch), False)), torch.full((batch,), 3.0))
+        assert len(run.entries) <= 4
     assert graphs(run) == [2]
 
 
@@ -125,9 +124,9 @@ def test_torch_may_be_told_to_keep_or_compile_nothing(monkeypatch: pytest.Monkey
     compile = torch.compile
     with monkeypatch.context() as patch, torch.compiler.config.patch(force_disable_caches=True):
         patch.setattr(torch, "compile", lambda f, fullgraph, options: compile(f, backend="eager"))
-        assert torch.equal(calls.Compiled(Sums(), "add")(one, one, False), one * 3)
+        assert torch.equal(CompiledMethod(Sums().add)((one, one, False)), one * 3)
     monkeypatch.setattr(torch, "compile", lambda f, **_: f)
-    assert torch.equal(calls.Compiled(Sums(), "add")(one, one, False), one * 3)
+    assert torch.equal(CompiledMethod(Sums().add)((one, one, False)), one * 3)
 
 
 @pytest.mark.usefixtures("traced")
@@ -136,8 +135,8 @@ def test_memory_to_write_to_may_be_part_of_a_graph() -> None:  # as it is where 
     for seed in (0, 1):
         states, logits, noise = inputs(step.engine, seed=seed)
         out = step.allocate(BATCH, entropy=False)
-        arguments = states, logits, None, 0, None, None, noise, None, out.actions.dtype, False
-        assert calls.Compiled(step, "_decide")(*arguments, out=out) is None
+        given = DecisionInputs(states, logits, None, 0, noise=noise, dtype=out.actions.dtype, entropy=False)
+        assert CompiledMethod(step.decide)(given, out) is None
         expected = composed(step.engine, states, logits, noise)
         assert torch.equal(out.actions.long(), expected.actions)
         assert torch.equal(out.slot_words.int(), expected.slot_words)
@@ -181,78 +180,27 @@ def test_transforms_and_modes_see_each_op(compiled: em.DecisionStep, warm: bool)
 # -- noise ------------------------------------------------------------------------------------------------------------
 
 
-def signed(*words: int) -> tuple[Tensor, Tensor]:
-    one, two = torch.tensor(words, dtype=torch.int64).to(torch.int32)
-    return one, two
+def key_of(seed: int) -> NoiseKey:
+    """The next key that torch's own generator gives, which is then as it was."""
+    torch.manual_seed(seed)
+    key = NoiseKey.draw()
+    torch.manual_seed(seed)
+    return key
 
 
-@pytest.mark.parametrize(
-    ("key", "counter", "rounds", "expected"),
-    [  # known answers, published with the generator
-        ((0, 0), (0, 0), 20, (0x6B200159, 0x99BA4EFE)),
-        ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, 20, (0x1CB996FC, 0xBB002BE7)),
-        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), 20, (0xC4923A9C, 0x483DF7A0)),
-        ((0, 0), (0, 0), ROUNDS, (0x9D1C5EC6, 0x8BD50731)),
-        ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, ROUNDS, (0xFD36D048, 0x2D17272C)),
-        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), ROUNDS, (0xBA3E4725, 0xF27D669E)),
-    ],
-)
-def test_known_answers(key: Any, counter: Any, rounds: int, expected: Any) -> None:
-    assert [int(word) for word in threefry(signed(*key), signed(*counter), rounds)] == [
-        int(w) for w in signed(*expected)
-    ]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("heads", [1, 3, 4])
-def test_counted_uniforms_are_uniform_and_independent(dtype: torch.dtype, heads: int) -> None:
-    torch.manual_seed(0)
-    made = counted_uniforms(random_key(), (200_000, heads), dtype)
-    other = counted_uniforms(random_key(), (200_000, heads), dtype)
-    assert len(made) == heads
-    for noise in made:
-        assert (noise.shape, noise.dtype) == ((200_000,), dtype)
-        assert ((noise >= 0) & (noise < 1)).all()
-        counts = torch.histc(noise, bins=100, min=0, max=1)
-        assert ((counts - 2000) ** 2 / 2000).sum() < 160  # chi-square with 99 degrees of freedom: p < 0.0001
-    places = torch.stack([*made, *other, *[noise.roll(1) for noise in made]]).corrcoef()
-    assert (places - torch.eye(3 * heads, dtype=dtype)).abs().max() < 0.012
-
-
-def test_a_row_draws_by_its_number() -> None:
-    key = random_key()
-    whole = counted_uniforms(key, (6, 7, 3), torch.float32)
-    assert [noise.shape for noise in whole] == [(6, 7)] * 3
-    for noise, part in zip(whole, counted_uniforms(key, (10, 3), torch.float32), strict=True):
-        assert torch.equal(noise.flatten()[:10], part)
-    assert counted_uniforms(key, (0, 2), torch.float32)[1].shape == (0,)
-    assert counted_uniforms(key, (2,), torch.float32)[1].shape == ()
-
-
-def test_every_bit_of_a_double_is_drawn() -> None:
-    (noise,) = counted_uniforms(random_key(), (10_000, 1), torch.float64)
-    bits = (noise * 2**53).long()
-    assert torch.equal(bits.double() * 2**-53, noise)
-    share = torch.stack([(bits >> i & 1).double().mean() for i in range(53)])
-    assert ((share - 0.5).abs() < 0.03).all()
-
-
-def test_compiled_code_draws_what_its_key_says(compiled: em.DecisionStep, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = random_key()
-    monkeypatch.setattr(decision, "random_key", lambda: key)
+def test_compiled_code_draws_what_its_key_says(compiled: em.DecisionStep) -> None:
     states, logits, _ = inputs(compiled.engine)  # some rows are left over by vectors
-    noise = torch.stack(counted_uniforms(key, (BATCH, 4), torch.float32), -1)
+    noise = torch.stack(keyed_uniforms(key_of(3), (BATCH, 4)), -1)
     assert torch.equal(compiled(states, logits).actions, composed(compiled.engine, states, logits, noise).actions)
 
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("stacked", [False, True])
 def test_doubles_are_drawn_as_doubles(monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
-    key, step = random_key(), em.DecisionStep(engine_of())
-    monkeypatch.setattr(decision, "random_key", lambda: key)
     monkeypatch.setattr(factored, "unrolls", lambda *_: not stacked)
+    step = em.DecisionStep(engine_of())
     states, logits, _ = inputs(step.engine)
-    noise = torch.stack(counted_uniforms(key, (BATCH, 4), torch.float64), -1)
+    noise = torch.stack(keyed_uniforms(key_of(3), (BATCH, 4), torch.float64), -1)
     made = step(states, logits.double())
     assert torch.equal(made.actions, composed(step.engine, states, logits.double(), noise).actions)
     assert made.log_prob.dtype == torch.float64
