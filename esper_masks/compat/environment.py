@@ -15,6 +15,7 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.stage_words import BELOW
 from esper_masks.rules import MaskRules
+from esper_masks.rules.gates import Row
 from esper_masks.rules.names import INT32, OP, SLOT
 
 S = TypeVar("S")
@@ -49,9 +50,9 @@ class OneEnvironment:
         self.layout, self.slot_ids = engine.layout, engine.slot_ids
         self.empty, self.inert = words[BELOW + rules.empty], words[0]
         self.by_stage = {int(stage): words[BELOW + stage] for stage in rules.stages if stage != rules.empty}
-        self.ages, self.blocks = engine.gates.ages, engine.gates.blocks
-        self.features = [(rules.feature_names[column], value, ops) for column, value, ops in engine.gates.features]
-        self.seed_limited, self.all_ops = engine.gates.seed_limited, engine.layout.all_ops
+        names = ["stage", "seed_age_epochs", *rules.features]
+        self.slot_steps = [(names[step.column], step.compare, step.value, step.ops) for step in engine.program.slot]
+        self.row_steps, self.all_ops = engine.program.row, engine.layout.all_ops
         self.unconditional = engine.layout.unconditional
         self._heads = lru_cache(KEPT_ROWS)(self._make_heads)
         self._slots = lru_cache(KEPT_ROWS)(self._make_slots)
@@ -78,11 +79,9 @@ class OneEnvironment:
                 union |= word
             words.append(word)
             on.append(word != 0)
-        kept = self.all_ops
-        if 0 < limit <= total:
-            kept &= ~self.seed_limited
-        for bit, ops in self.blocks:
-            if union & bit:
+        kept, row = self.all_ops, Row(union, total, limit, limit > 0)
+        for closed, bit, ops in self.row_steps:
+            if closed(row, bit):
                 kept &= ~ops
         result = {SLOT: self._slots(*on).clone()}
         if pairs:
@@ -93,12 +92,8 @@ class OneEnvironment:
 
     def _word(self, seed: Seed) -> int:
         word: int = self.by_stage.get(seed.stage, self.inert)
-        age = seed.seed_age_epochs
-        for lowest, ops in self.ages:
-            if age < lowest:
-                word &= ~ops
-        for name, value, ops in self.features:
-            if getattr(seed, name) != value:
+        for name, compare, value, ops in self.slot_steps:
+            if compare(getattr(seed, name), value):
                 word &= ~ops
         return word
 

@@ -7,6 +7,7 @@ from typing import Any
 from esper_masks.actions.layout import build_layout
 from esper_masks.actions.tables import actions_per_op
 from esper_masks.rules import Head, MaskRules, Op
+from esper_masks.rules.gates import sentences
 
 ALWAYS, GATED, PLAIN, NEVER = "always", "gated", "yes", "."
 # ink and ground of a cell, colours of Okabe and Ito; the words say the same
@@ -62,19 +63,7 @@ def gates(op: Op) -> Iterator[str]:
     """What an op needs beside a stage, a sentence each."""
     if op.always:
         yield "always legal"
-    if op.disabled:
-        yield "never legal"
-    if op.min_age is not None:
-        yield f"age >= {op.min_age}"
-    waived = f", unless {op.waived_by}" if op.waived_by else ""
-    for feature, value in op.requires.items():
-        yield f"{feature} {value.name}{waived}"
-    if op.seed_limit:
-        yield "below the seed limit"
-    if op.blocked_by:
-        yield f"no enabled slot in {', '.join(stage.name for stage in op.blocked_by)}"
-    if op.disabled_by:
-        yield f"never with {op.disabled_by}"
+    yield from sentences(op)
 
 
 def verdict(rules: MaskRules, op: Op, stage: IntEnum) -> str:

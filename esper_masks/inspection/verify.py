@@ -18,9 +18,9 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.reference.explain import explain
 from esper_masks.rules import MaskRules
-from esper_masks.rules.names import INT32, OP
+from esper_masks.rules.gates import GATES
+from esper_masks.rules.names import AGE, INT32, OP, STAGE
 
-SEEDS = ((1, 2), (2, 2), (3, 2), (3, 0))
 SLOTS = ("a", "b")
 FAR_SLOTS = tuple(f"far{i}" for i in range(5))
 FAR = (INT32[0], -7, 77, INT32[-1])  # what no rule speaks of
@@ -88,21 +88,24 @@ def lint(rules: MaskRules) -> list[str]:
 def slot_space(rules: MaskRules) -> Tensor:
     """Everything that one slot can be: int32 ``[rows, features]``.
 
-    Every stage, every age threshold and every value of a feature, each with its neighbours.
+    Every stage, every value of a feature and every value at which a gate opens or closes, each with its neighbours.
     """
-    stages = _neighbours(map(int, rules.stages))
-    ages = _neighbours(op.min_age for op in rules.op_rules if op.min_age is not None)
-    features = [_neighbours(map(int, values)) for values in rules.features.values()]
-    return torch.tensor(list(product(stages, ages or [0], *features)), dtype=torch.int32)
+    values: dict[str, set[int]] = {STAGE: {*rules.stages}, AGE: set()}
+    values |= {name: {*members} for name, members in rules.features.items()}
+    for gate, op in product(GATES, rules.op_rules):
+        for feature, value in gate.edges(op):
+            values[feature].add(value)
+    return torch.tensor(list(product(*(_neighbours(tried) or [0] for tried in values.values()))), dtype=torch.int32)
 
 
 def _neighbours(values: Iterable[int]) -> list[int]:
-    return sorted({near for value in values for near in (value - 1, value, value + 1) if near in INT32})
+    return sorted({near for value in map(int, values) for near in (value - 1, value, value + 1) if near in INT32})
 
 
 def seed_space(rules: MaskRules) -> Sequence[tuple[int, int]]:
-    """Total and limit: below, at, above, and without one."""
-    return SEEDS if any(op.seed_limit for op in rules.op_rules) else ((0, 0),)
+    """Seeds so far and their limit: all that gates tell apart."""
+    pairs = (pair for gate, op in product(GATES, rules.op_rules) for pair in gate.seeds(op))
+    return tuple(dict.fromkeys(pairs)) or ((0, 0),)
 
 
 def verify(rules: MaskRules, progress: Progress = lambda done, of: None) -> Verification:

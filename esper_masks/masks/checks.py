@@ -47,13 +47,13 @@ def check_counts(name: str, counts: Tensor, batch: torch.Size, device: torch.dev
     _check_device(name, counts, device)
 
 
-def check_limit(rules: MaskRules, seed_limited: int, limit: int | Tensor) -> None:
-    """Raise unless a seed limit is an integer that the rules have a use for."""
+def check_limit(rules: MaskRules, limited: bool, limit: int | Tensor) -> None:
+    """Raise unless a seed limit is an integer, and some op is ``limited`` by it."""
     if not isinstance(limit, (int, torch.SymInt, Tensor)) or isinstance(limit, bool):
         raise SlotStateError(f"max_seeds must be an int or an integer tensor, got {limit!r}")
     if not isinstance(limit, Tensor) and limit > INT32.max:
         raise SlotStateError(f"max_seeds {limit} is no 32-bit integer; 0 means no limit")
-    if (isinstance(limit, Tensor) or limit > 0) and not seed_limited:
+    if (isinstance(limit, Tensor) or limit > 0) and not limited:
         raise RulesError(f"{rules.name} has no op under a seed limit, so max_seeds would have no effect")
 
 

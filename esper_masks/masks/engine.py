@@ -22,9 +22,10 @@ from esper_masks.masks.checks import (
     check_states,
 )
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.masks.stage_words import build_gates, build_stage_words, or_over_slots, words_of_stages
+from esper_masks.masks.stage_words import build_stage_rows, build_stage_words, or_over_slots, words_of_stages
 from esper_masks.reference.explain import Explanation, explain
 from esper_masks.rules import MaskRules
+from esper_masks.rules.gates import Row, build_program
 
 
 class MaskEngine(UnderRules, nn.Module):
@@ -74,10 +75,11 @@ class MaskEngine(UnderRules, nn.Module):
         self.feature_names = self.rules.feature_names  # torch 2.11 cannot trace the property
         self.layout = build_layout(self.rules, ids)
         self.joint_actions = JointActions(self.layout)
-        self.gates = build_gates(self.rules)
+        self.program = build_program(self.rules.op_rules, self.feature_names)
+        self.stage_rows = build_stage_rows(self.rules)
         if isinstance(max_seeds, Tensor):
             raise SlotStateError("max_seeds must be an int here; one limit for each environment goes to the call")
-        check_limit(self.rules, self.gates.seed_limited, max_seeds)
+        check_limit(self.rules, self.program.limited, max_seeds)
         self.max_seeds = max_seeds
         self.enabled_ids = ids if enabled is None else check_enabled_ids(enabled, ids)
         place = torch.get_default_device() if device is None else torch.device(device)
@@ -113,26 +115,26 @@ class MaskEngine(UnderRules, nn.Module):
         """
         enabled = from_numpy(enabled, self.device)
         limit = self.max_seeds if max_seeds is None else max_seeds
-        limited = self._check_inputs(states, total_seeds, limit, enabled)
+        limited: bool | Tensor = self._check_inputs(states, total_seeds, limit, enabled)
         if states.dtype == torch.int16:
             states = states.int()  # a threshold of the rules may be beyond int16
-        words = words_of_stages(states[..., 0], self.stage_words, self.gates)  # [..., slots]
-        for min_age, ops in self.gates.ages:
-            words = torch.where(states[..., 1] < min_age, words & ~ops, words)
-        for column, value, ops in self.gates.features:
-            words = torch.where(states[..., column] != value, words & ~ops, words)
+        words = words_of_stages(states[..., 0], self.stage_words, self.stage_rows)  # [..., slots]
+        for column, compare, value, ops in self.program.slot:
+            words = torch.where(compare(states[..., column], value), words & ~ops, words)
         if enabled is not None:
             words = words * enabled
         elif len(self.enabled_ids) < len(self.slot_ids):
             words = words * self.default_enabled
         union = or_over_slots(words)  # [...]
-        vetoes: list[Tensor] = []
-        if limited:
-            assert total_seeds is not None
-            totals = total_seeds.int() if total_seeds.dtype == torch.int16 else total_seeds
-            full = (totals >= limit) & (limit > 0) if isinstance(limit, Tensor) else totals >= limit
-            vetoes.append(full.int() * self.gates.seed_limited)
-        vetoes.extend(((union & bit) != 0).int() * ops for bit, ops in self.gates.blocks)
+        if limited and total_seeds is not None and total_seeds.dtype == torch.int16:
+            total_seeds = total_seeds.int()
+        if isinstance(limit, Tensor):
+            limited = limit > 0
+        row = Row(union, total_seeds, limit, limited)
+        vetoes = []
+        for closed, bit, ops in self.program.row:
+            if (veto := closed(row, bit)) is not None:
+                vetoes.append(veto.int() * ops)
         if vetoes:
             vetoed = vetoes[0]
             for veto in vetoes[1:]:
@@ -259,7 +261,7 @@ class MaskEngine(UnderRules, nn.Module):
             check_counts("max_seeds", limit, batch, self.device)
         if total_seeds is not None:
             check_counts("total_seeds", total_seeds, batch, self.device)
-        check_limit(self.rules, self.gates.seed_limited, limit)
+        check_limit(self.rules, self.program.limited, limit)
         if not isinstance(limit, Tensor) and limit <= 0:
             return False
         if total_seeds is None:

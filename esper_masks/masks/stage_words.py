@@ -1,40 +1,32 @@
-"""Rules compiled into one lookup tensor and a few word constants.
+"""The stages of rules compiled into one lookup tensor.
 
-A *word* is an int32; bit i says whether op i is legal. The words of the stage table carry extra bits above the ops,
-one for each distinct set of blocking stages, so that one gather and one reduction over slots answer both questions.
-For ``esper-2026-06`` (6 ops, one blocking set) the row of TRAINING is
+A *word* is an int32; bit i says whether op i is legal. The words of the stage table carry extra bits above the ops, one
+for each distinct set of stages that gates watch in all slots. So one gather and one reduction over slots answer both
+questions. For ``esper-2026-06`` (6 ops, one blocking set) the row of TRAINING is
 
     bit   6        5        4         3      2                 1          0
           blocks?  ADVANCE  FOSSILIZE PRUNE  SET_ALPHA_TARGET  GERMINATE  WAIT
           1        1        0         1      0                 0          1          = 0b1101001
 """
 
-from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from esper_masks.rules import MaskRules
-from esper_masks.rules.checks import blocking_sets
+from esper_masks.rules.gates import watched_bits
 
 UNROLLED_STAGES, UNROLLED_SLOTS = 16, 8  # what compiled code compares and ORs one by one
 BELOW, ABOVE = 1, 1  # rows of the stage table before the first stage and after the last, for integers that are no stage
 
 
-@dataclass(frozen=True)
-class Gates:
-    """The rules in plain Python, so that a compiler sees constants.
+class StageRows(NamedTuple):
+    """The stage table in plain Python, so that a compiler sees constants; without the rows like that of no stage."""
 
-    ``stages`` is the stage table without the rows that are like those of no stage.
-    """
-
-    otherwise: int  # word of a stage that is not in ``stages``, or of an integer that is no stage
-    stages: tuple[tuple[int, int], ...]  # (stage, word)
-    ages: tuple[tuple[int, int], ...]  # (lowest age, word of the ops that need it)
-    features: tuple[tuple[int, int, int], ...]  # (column, value, word of the ops that need it)
-    blocks: tuple[tuple[int, int], ...]  # (bit of the stage table, word of the ops it forbids)
-    seed_limited: int  # word of the ops the seed limit forbids
+    otherwise: int  # word of a stage that is not in ``rows``, or of an integer that is no stage
+    rows: tuple[tuple[int, int], ...]  # (stage, word)
 
 
 def build_stage_words(rules: MaskRules) -> Tensor:
@@ -55,37 +47,19 @@ def _stage_words(rules: MaskRules) -> list[int]:
     for op in rules.op_rules:
         for stage in rules.legal_stages(op.id):
             words[BELOW + stage] |= 1 << op.id
-    for bit, stages in enumerate(blocking_sets(rules), start=len(rules.op_rules)):
+    for stages, bit in watched_bits(rules.op_rules).items():
         for stage in stages:
-            words[BELOW + stage] |= 1 << bit
+            words[BELOW + stage] |= bit
     return words
 
 
-def build_gates(rules: MaskRules) -> Gates:
-    """The gates of resolved rules, ops with the same gate merged into one word."""
-    ages: dict[int, int] = {}
-    features: dict[tuple[int, int], int] = {}
-    for op in rules.op_rules:
-        if op.min_age is not None:
-            ages[op.min_age] = ages.get(op.min_age, 0) | 1 << op.id
-        for name, value in op.requires.items():
-            gate = (rules.feature_names.index(name), int(value))
-            features[gate] = features.get(gate, 0) | 1 << op.id
+def build_stage_rows(rules: MaskRules) -> StageRows:
+    """The rows of ``build_stage_words`` that a compiler has to tell apart."""
     *rows, otherwise = _stage_words(rules)[BELOW:]
-    return Gates(
-        otherwise=otherwise,
-        stages=tuple((stage, word) for stage, word in enumerate(rows) if word != otherwise),
-        ages=tuple(ages.items()),
-        features=tuple((column, value, ops) for (column, value), ops in features.items()),
-        blocks=tuple(
-            (1 << bit, sum(1 << op.id for op in rules.op_rules if frozenset(op.blocked_by) == stages))
-            for bit, stages in enumerate(blocking_sets(rules), start=len(rules.op_rules))
-        ),
-        seed_limited=sum(1 << op.id for op in rules.op_rules if op.seed_limit),
-    )
+    return StageRows(otherwise, tuple((stage, word) for stage, word in enumerate(rows) if word != otherwise))
 
 
-def words_of_stages(stages: Tensor, stage_words: Tensor, gates: Gates) -> Tensor:
+def words_of_stages(stages: Tensor, stage_words: Tensor, table: StageRows) -> Tensor:
     """Words before gates, of any integers.
 
     A gather is one op, which is what eager code wants. A compiler makes of it loads one by one, with conversions to
@@ -94,14 +68,14 @@ def words_of_stages(stages: Tensor, stage_words: Tensor, gates: Gates) -> Tensor
     Args:
         stages: integer ``[...]``.
         stage_words: see ``build_stage_words``.
-        gates: of the same rules.
+        table: of the same rules.
 
     Returns: int32 ``[...]``.
     """
-    if not torch.compiler.is_compiling() or len(gates.stages) > UNROLLED_STAGES:
+    if not torch.compiler.is_compiling() or len(table.rows) > UNROLLED_STAGES:
         return stage_words[stages.clamp(-BELOW, stage_words.shape[0] - BELOW - ABOVE).int() + BELOW]
-    words = torch.full_like(stages, gates.otherwise, dtype=torch.int32)
-    for stage, word in gates.stages:
+    words = torch.full_like(stages, table.otherwise, dtype=torch.int32)
+    for stage, word in table.rows:
         words = torch.where(stages == stage, word, words)
     return words
 

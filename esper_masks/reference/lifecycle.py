@@ -1,7 +1,8 @@
 """The oracle of the masks: the same results by plain loops over Python ints, one environment at a time.
 
-It reads the rules and nothing else of this package, so a wrong table, a wrong bit or a wrong reduction disagrees with
-it. It is written to be read, not to be fast; ``bench`` holds the loops that are written to be fast.
+It reads the rules and nothing else of this package, and of a gate only its verdict in plain Python. So a wrong table, a
+wrong bit or a wrong reduction disagrees with it. It is written to be read, not to be fast; ``bench`` holds the loops
+that are written to be fast.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from esper_masks.rules import Head, MaskRules, Op
+from esper_masks.rules.gates import GATES, Place
 from esper_masks.rules.names import OP, SLOT
 
 SlotRow = Sequence[int]  # stage, age, *features
@@ -44,30 +46,17 @@ def forbids(
         return "the slot is not enabled"
     if op.always:
         return None
-    if op.disabled:
-        return "a rule switch disables it"
-    stage, age = slots[slot][:2]
-    stages = rules.legal_stages(op.id)
+    for gate in GATES:
+        if reason := gate.never(op):
+            return reason
+    stage, stages = slots[slot][0], rules.legal_stages(op.id)
     if stage not in stages:
-        *most, last = [s.name for s in sorted(stages)] or ["none"]
+        *most, last = [s.name for s in sorted(stages)]
         needed = f"{', '.join(most)} or {last}" if most else last
         return f"stage {stage_name(rules, stage)}, needs {needed}"
-    if op.min_age is not None and age < op.min_age:
-        return f"age {age} < {op.min_age}"
-    for feature, needed_value in op.requires.items():
-        value = slots[slot][rules.feature_names.index(feature)]
-        if value != needed_value:
-            return f"{feature} {value_name(rules, feature, value)}, needs {needed_value.name}"
-    if op.seed_limit and max_seeds > 0:
-        if total_seeds is None:
-            raise ValueError("a seed limit needs total_seeds")
-        if total_seeds >= max_seeds:
-            return f"seed limit {total_seeds} of {max_seeds}"
-    for other, row in enumerate(slots):
-        if enabled[other] and row[0] in op.blocked_by:
-            where = other if slot_ids is None else slot_ids[other]
-            return f"slot {where} is {stage_name(rules, row[0])}, which blocks it everywhere"
-    return None
+    features = dict(zip(rules.feature_names, slots[slot]))
+    place = Place(features, slots, enabled, slot_ids, total_seeds, max_seeds)
+    return next((reason for gate in GATES if (reason := gate.verdict(op, place))), None)
 
 
 def slot_by_op(

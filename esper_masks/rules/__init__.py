@@ -2,7 +2,7 @@
 
 model     ``MaskRules``: stages, transitions, ops, heads, features, switches
 parts     ``Op`` and ``Head``
-gates     ``GATES``: what an op needs besides its stage
+gates     what an op needs besides a stage: one class a gate, and the program of an engine
 checks    every way in which rules contradict themselves
 fields    the types of fields, and ``FrozenMapping``
 fingerprint  one number for all that rules say

@@ -1,22 +1,23 @@
 """A lifecycle as data: stages, transitions, ops, gates and heads. Standard library only.
 
-Nothing here computes a mask. ``tables`` compiles a rule set into lookup tensors, ``reference`` reads it with plain
+Nothing here computes a mask. ``masks`` compiles a rule set into lookup tensors, ``reference`` reads it with plain
 loops; both see the same data, so changing one transition changes the masks of both.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
 from esper_masks.errors import RulesError
+from esper_masks.rules import checks
 from esper_masks.rules import fields as kinds
-from esper_masks.rules.checks import check_ops, check_rules
 from esper_masks.rules.fields import FrozenMapping
 from esper_masks.rules.fingerprint import fingerprint_of
-from esper_masks.rules.names import OP
+from esper_masks.rules.gates import GATES, Scope
+from esper_masks.rules.names import AGE, OP, STAGE
 from esper_masks.rules.parts import Head, Op
 
 
@@ -63,9 +64,28 @@ class MaskRules:
             switches=kinds.mapping(kinds.name, kinds.sequence(kinds.hashable)),
             slot_ids=kinds.names,
         )
-        check_ops(self)
+        self._refuse(checks.in_op_numbers(self.op_rules))
         object.__setattr__(self, "op_rules", tuple(sorted(self.op_rules, key=lambda op: op.id)))
-        check_rules(self)
+        self._refuse(self._contradictions())
+
+    def _refuse(self, reasons: Iterator[str]) -> None:
+        for reason in reasons:
+            raise RulesError(f"rules {self.name!r}: {reason}")
+
+    def _contradictions(self) -> Iterator[str]:
+        yield from checks.in_stages(self.stages, self.transitions, self.empty)
+        yield from checks.in_features(self.features)
+        yield from checks.in_switches(self.switches)
+        yield from checks.in_heads(self.head_names)
+        for op in self.op_rules:
+            scope = Scope(self.stages, self.legal_stages(op.id), self.features, self.switches)
+            reasons = checks.in_op(op, scope, self.transitions, self.head_names)
+            yield from (f"op {op.name} {reason}" for reason in reasons)
+        for head in self.heads:
+            yield from checks.in_head(head, self.op_rules, self.switches)
+        yield from checks.in_ops(self.op_rules)
+        if len(set(self.slot_ids)) != len(self.slot_ids):
+            yield f"slot ids repeat: {', '.join(self.slot_ids)}"
 
     @property
     def ops(self) -> type[IntEnum]:
@@ -83,7 +103,7 @@ class MaskRules:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The columns of a slot state: ``("stage", "age", *features)``."""
-        return ("stage", "age", *self.features)
+        return (STAGE, AGE, *self.features)
 
     @property
     def relevance(self) -> dict[IntEnum, frozenset[str]]:
@@ -141,10 +161,8 @@ class MaskRules:
 
 
 def _resolve_op(op: Op, setting: Mapping[str, object]) -> Op:
-    waived = op.waived_by is not None and setting[op.waived_by]
-    disabled = op.disabled or (op.disabled_by is not None and bool(setting[op.disabled_by]))
-    requires = FrozenMapping[str, IntEnum]() if waived else op.requires
-    return dataclasses.replace(op, requires=requires, disabled=disabled, waived_by=None, disabled_by=None)
+    changes = [gate.resolve(op, setting) for gate in GATES]
+    return dataclasses.replace(op, **{field: value for change in changes for field, value in change.items()})
 
 
 def _resolve_head(head: Head, setting: Mapping[str, object]) -> Head:

@@ -1,5 +1,6 @@
 """Words and numbers with a meaning of their own in rules."""
 
+STAGE, AGE = "stage", "age"  # the features that every slot has
 SLOT = "slot"  # the head whose choices are the engine's slots
 OP = "op"  # the head whose choices are the ops
 MAX_STAGE = 254  # a stage and the "no stage" row fit one byte

@@ -4,7 +4,9 @@ The state of each slot is tracked from the events before; what the log itself cl
 Ops are collected with a snapshot of their environment and judged in batches by the engine.
 """
 
+from collections.abc import Set
 from dataclasses import replace
+from itertools import product
 from typing import BinaryIO
 
 import torch
@@ -12,6 +14,8 @@ import torch
 from esper_masks import reference
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rules import MaskRules, Op
+from esper_masks.rules.gates import GATES, lift
+from esper_masks.rules.names import AGE, INT32, STAGE
 from esper_masks.telemetry.events import (
     Germinated,
     Malformed,
@@ -23,7 +27,7 @@ from esper_masks.telemetry.events import (
     seed_number,
 )
 from esper_masks.telemetry.report import Finding, Report
-from esper_masks.telemetry.tracks import UNKNOWN_AGE, EnvTrack, Judgement, SlotTrack
+from esper_masks.telemetry.tracks import EnvTrack, Judgement, SlotTrack
 
 SlotEvent = Germinated | StageChanged | Outcome
 
@@ -43,12 +47,13 @@ class Replay:
 
     def __init__(self, rules: MaskRules, max_findings: int = 10_000):
         resolved = rules.resolve()
-        self.rules = replace(resolved, op_rules=tuple(replace(op, requires={}) for op in resolved.op_rules))
+        self.rules = _lift(resolved, {STAGE, AGE})
+        self.ageless = _lift(resolved, {STAGE})  # judge the ops whose age is unknown
         self.report = Report(rules, max_findings, not_judged=_not_judged(resolved))
         self._stages = {stage.name: stage for stage in rules.stages}
         self._entering = {op.enters.name: op for op in self.rules.op_rules if op.enters is not None}
         self._empty = rules.empty.name
-        self._engines: dict[int, MaskEngine] = {}
+        self._engines: dict[tuple[int, bool], MaskEngine] = {}
         self._batch: list[Judgement] = []
         self._cells = 0
         self._envs: dict[int, EnvTrack] = {}
@@ -217,7 +222,7 @@ class Replay:
         if age is None:
             self.report.age_unknown += 1
         else:
-            judgement.age = min(age, UNKNOWN_AGE)
+            judgement.age = min(age, INT32[-1])
         self._submit(judgement)
 
     def _submit(self, judgement: Judgement) -> None:
@@ -227,39 +232,47 @@ class Replay:
             self._judge_batch()
 
     def _judge_batch(self) -> None:
-        by_width: dict[int, list[Judgement]] = {}
+        groups: dict[tuple[int, bool], list[Judgement]] = {}
         for judgement in self._batch:
             width = 1 << (len(judgement.stages) - 1).bit_length()  # few widths, few engines
-            by_width.setdefault(width, []).append(judgement)
+            groups.setdefault((width, judgement.age is None), []).append(judgement)
         illegal: list[Judgement] = []
-        for width, group in by_width.items():
-            engine, each = self._engine(width), torch.arange(len(group))
+        for (width, ageless), group in groups.items():
+            engine, each = self._engine(width, ageless), torch.arange(len(group))
             slots = torch.tensor([judgement.slot for judgement in group])
             states = engine.empty_slots(len(group))  # a slot that is not there is empty, and blocks nothing
             for i, judgement in enumerate(group):
                 states[i, : len(judgement.stages), 0] = torch.frombuffer(judgement.stages, dtype=torch.int32)
-            states[each, slots, 1] = torch.tensor([judgement.age for judgement in group], dtype=torch.int32)
+            states[each, slots, 1] = torch.tensor([judgement.age or 0 for judgement in group], dtype=torch.int32)
             legal = engine(states).slot_words[each, slots] >> torch.tensor([int(j.op.id) for j in group]) & 1
             illegal.extend(judgement for judgement, ok in zip(group, legal.tolist()) if not ok)
         self._batch, self._cells = [], 0  # only now: an interrupt during the work above loses nothing
         for judgement in illegal:
             self._report_illegal(judgement)
 
-    def _engine(self, width: int) -> MaskEngine:
-        if width not in self._engines:
-            self._engines[width] = MaskEngine(self.rules, [f"slot {i}" for i in range(width)])
-        return self._engines[width]
+    def _engine(self, width: int, ageless: bool) -> MaskEngine:
+        if (width, ageless) not in self._engines:
+            rules = self.ageless if ageless else self.rules
+            self._engines[width, ageless] = MaskEngine(rules, [f"slot {i}" for i in range(width)])
+        return self._engines[width, ageless]
 
     def _report_illegal(self, judgement: Judgement) -> None:
-        rows = [[stage, judgement.age, *[0] * len(self.rules.features)] for stage in judgement.stages]
-        why = reference.forbids(self.rules, judgement.op, rows, judgement.slot, slot_ids=judgement.slot_ids)
+        rules = self.ageless if judgement.age is None else self.rules
+        rows = [[stage, judgement.age or 0, *[0] * len(rules.features)] for stage in judgement.stages]
+        op = rules.op_rules[judgement.op.id]
+        why = reference.forbids(rules, op, rows, judgement.slot, slot_ids=judgement.slot_ids)
         if judgement.stage not in self._stages:
             why = f"the slot is {judgement.stage}, which is no stage of {self.rules.name}"
         self.report.illegal.add(judgement.op.name)
         self.report.add_finding("op", replace(judgement.finding, why=why or "forbidden"))
 
 
+def _lift(rules: MaskRules, known: Set[str]) -> MaskRules:
+    """The rules without gates that read what is not known: that is not held against an op."""
+    return replace(rules, op_rules=tuple(lift(op, known) for op in rules.op_rules))
+
+
 def _not_judged(rules: MaskRules) -> tuple[str, ...]:
-    """The gates that logs tell nothing of; what is not known is not held against an op."""
-    gates = [f"{feature} of {op.name}" for op in rules.op_rules for feature in op.requires]
-    return (*gates, *(f"seed limit of {op.name}" for op in rules.op_rules if op.seed_limit))
+    """The gates that logs tell nothing of."""
+    parts = ((part, op) for gate, op in product(GATES, rules.op_rules) for part in gate.closes(op))
+    return tuple(f"{part.reads} of {op.name}" for part, op in parts if part.reads not in (STAGE, AGE))

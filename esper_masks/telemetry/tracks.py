@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from esper_masks.rules import Op
 from esper_masks.telemetry.report import Finding
 
-UNKNOWN_AGE = 2**31 - 1  # passes every gate
-
 
 @dataclass
 class SlotTrack:
@@ -41,4 +39,4 @@ class Judgement:
     slot_ids: list[str]
     finding: Finding  # what to report if it is illegal, but for the reason
     stage: str
-    age: int = UNKNOWN_AGE
+    age: int | None = None  # None: unknown
