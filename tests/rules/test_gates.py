@@ -1,0 +1,163 @@
+"""Each gate by a truth table written by hand: the oracle's reason, the engine's bit and the drop-in's bit."""
+
+import dataclasses
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+import esper_masks as em
+from esper_masks import reference
+from esper_masks.compat.environment import OneEnvironment
+from esper_masks.rules.gates import GATES, build_program, lift, sentences, watched_bits
+from tests.helpers import assert_same_masks, random_states
+
+Kiln = IntEnum("Kiln", "COLD HOT CRACKED GONE", start=0)
+Lid = IntEnum("Lid", "SHUT OPEN", start=0)
+Do = IntEnum("Do", "WAIT FIRE", start=0)
+
+
+def kilns(**gates: Any) -> em.MaskRules:
+    """FIRE acts in a COLD kiln, behind the gates."""
+    return em.MaskRules(
+        name="kilns",
+        stages=Kiln,
+        transitions={
+            Kiln.COLD: [Kiln.HOT],
+            Kiln.HOT: [Kiln.COLD, Kiln.CRACKED],
+            Kiln.CRACKED: [Kiln.GONE],
+            Kiln.GONE: [],
+        },
+        empty=Kiln.GONE,
+        features={"lid": Lid},
+        switches={"strike": [False, True]},
+        op_rules=[em.Op(Do.WAIT, always=True), em.Op(Do.FIRE, acts_in=[Kiln.COLD], uses=["slot"], **gates)],
+        heads=[em.Head("slot"), em.Head("op")],
+        slot_ids=["one", "two"],
+    )
+
+
+TRUTH: list[tuple[dict[str, Any], dict[str, Any], str | None]] = [  # fields of the op, the state, the reason
+    ({}, {"age": -5}, None),
+    ({"min_age": 3}, {"age": 2}, "age 2 < 3"),
+    ({"min_age": 3}, {"age": 3}, None),
+    ({"min_age": 3}, {"age": 4}, None),
+    ({"min_age": 0}, {"age": -1}, "age -1 < 0"),
+    ({"requires": {"lid": Lid.OPEN}}, {"lid": 0}, "lid SHUT, needs OPEN"),
+    ({"requires": {"lid": Lid.OPEN}}, {"lid": 1}, None),
+    ({"requires": {"lid": Lid.SHUT}}, {"lid": 0}, None),
+    ({"requires": {"lid": Lid.SHUT}}, {"lid": 7}, "lid 7, needs SHUT"),
+    ({"requires": {"lid": Lid.OPEN}, "waived_by": "strike"}, {"lid": 0}, "lid SHUT, needs OPEN"),
+    ({"requires": {"lid": Lid.OPEN}, "waived_by": "strike"}, {"lid": 0, "strike": True}, None),
+    ({"seed_limit": True}, {"total": 1, "limit": 2}, None),
+    ({"seed_limit": True}, {"total": 2, "limit": 2}, "seed limit 2 of 2"),
+    ({"seed_limit": True}, {"total": 3, "limit": 2}, "seed limit 3 of 2"),
+    ({"seed_limit": True}, {"total": 3, "limit": 0}, None),
+    ({"seed_limit": True}, {"total": 3, "limit": -1}, None),
+    ({"blocked_by": [Kiln.CRACKED]}, {"other": Kiln.HOT}, None),
+    ({"blocked_by": [Kiln.CRACKED]}, {"other": Kiln.CRACKED}, "slot two is CRACKED, which blocks it everywhere"),
+    ({"blocked_by": [Kiln.CRACKED]}, {"other": Kiln.CRACKED, "other_enabled": False}, None),
+    ({"blocked_by": [Kiln.CRACKED, Kiln.HOT]}, {"other": Kiln.HOT}, "slot two is HOT, which blocks it everywhere"),
+    ({"disabled": True}, {}, "a rule switch disables it"),
+    ({"disabled_by": "strike"}, {}, None),
+    ({"disabled_by": "strike"}, {"strike": True}, "a rule switch disables it"),
+    ({"min_age": 3, "requires": {"lid": Lid.OPEN}}, {"age": 2, "lid": 0}, "age 2 < 3"),
+    ({"seed_limit": True, "requires": {"lid": Lid.OPEN}}, {"total": 2, "limit": 2}, "lid SHUT, needs OPEN"),
+    (
+        {"seed_limit": True, "blocked_by": [Kiln.CRACKED]},
+        {"total": 2, "limit": 2, "other": Kiln.CRACKED},
+        "seed limit 2 of 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("gates", "state", "reason"), TRUTH)
+def test_the_truth_of_each_gate(gates: dict[str, Any], state: dict[str, Any], reason: str | None) -> None:
+    given = {"age": 5, "lid": 0, "other": Kiln.HOT, "other_enabled": True, "total": 0, "limit": 0, "strike": False}
+    at = SimpleNamespace(**given | state)
+    engine = em.MaskEngine(kilns(**gates), strike=at.strike)
+    rules, slots, enabled = engine.rules, [[0, at.age, at.lid], [int(at.other), 0, 0]], [True, at.other_enabled]
+    counts: dict[str, Any] = {"total_seeds": at.total, "max_seeds": at.limit}
+    fire = rules.op_rules[Do.FIRE]
+    assert reference.forbids(rules, fire, slots, 0, enabled=enabled, slot_ids=engine.slot_ids, **counts) == reason
+    for dtype in (torch.int16, torch.int32, torch.int64):
+        states, totals = torch.tensor([slots] * 2, dtype=dtype), torch.tensor([at.total] * 2, dtype=dtype)
+        limits = [at.limit, torch.tensor([at.limit] * 2)] if "seed_limit" in gates else [0]
+        for limit in limits:
+            masks = engine(states, totals, max_seeds=limit, enabled=torch.tensor(enabled))
+            assert masks.slot_by_op[:, Do.FIRE, 0].tolist() == [reason is None] * 2
+            assert masks.slot_by_op[:, Do.WAIT, 0].all()
+    names = ["stage", "seed_age_epochs", "lid"]
+    seeds = {slot: SimpleNamespace(**dict(zip(names, row))) for slot, row in zip(engine.slot_ids, slots)}
+    on = [slot for slot, counted in zip(engine.slot_ids, enabled) if counted]
+    one = OneEnvironment(engine).masks(seeds, on, at.total, at.limit, pairs=True)
+    assert one["slot_by_op"][:, 0].tolist() == [True, reason is None]
+
+
+def test_every_field_of_an_op_is_a_gate_s_or_says_where_it_acts() -> None:
+    """A gate whose ``fields`` lack one of its own could not be lifted."""
+    names = [field for gate in GATES for field in gate.fields]
+    others = ["id", "always", "enters", "moves", "acts_in", "uses"]
+    assert sorted(names + others) == sorted(field.name for field in dataclasses.fields(em.Op))
+    bare = em.Op(Do.FIRE, acts_in=[Kiln.COLD])
+    assert not any([*sentences(bare), *(part for gate in GATES for part in gate.closes(bare))])
+
+
+EVERY = {"min_age": 3, "requires": {"lid": Lid.OPEN}, "seed_limit": True, "blocked_by": [Kiln.CRACKED]}
+
+
+def test_sentences_come_in_the_order_of_reasons() -> None:
+    [_, fire] = kilns(**EVERY, waived_by="strike", disabled_by="strike").op_rules
+    assert list(sentences(fire)) == [
+        "age >= 3",
+        "lid OPEN, unless strike",
+        "below the seed limit",
+        "no enabled slot in CRACKED",
+        "never with strike",
+    ]
+
+
+def test_a_gate_is_lifted_when_it_reads_what_is_not_known() -> None:
+    [_, fire] = kilns(**EVERY).op_rules
+    known = {"stage": ["blocked_by"], "age": ["min_age"], "lid": ["requires"], "seed limit": ["seed_limit"]}
+    for kept in ({"stage", "age"}, {"stage"}, {"lid", "seed limit"}, set()):
+        fields = {field: EVERY[field] for fact in kept for field in known[fact]}
+        assert lift(fire, kept) == kilns(**fields).op_rules[1]
+
+
+def test_equal_gates_of_several_ops_are_one_operation() -> None:
+    ops = em.ruleset("esper-2026-06").resolve().op_rules
+    program = build_program(ops, ["stage", "age", "alpha_mode"])
+    assert [(step.column, step.value, step.ops) for step in program.slot] == [(1, 5, 0b1000), (2, 0, 0b1100)]
+    assert [(step.bit, step.ops) for step in program.row] == [(0, 0b10), (1 << 6, 0b10)]
+    assert program.limited
+    orders = [], [Kiln.HOT, Kiln.CRACKED], [Kiln.CRACKED, Kiln.HOT], [Kiln.HOT]
+    blocked = [dataclasses.replace(op, seed_limit=False, blocked_by=order) for op, order in zip(ops, orders)]
+    assert list(watched_bits(blocked).values()) == [1 << 4, 1 << 5]  # above the four ops
+    assert [(step.bit, step.ops) for step in build_program(blocked, ["stage", "age", "alpha_mode"]).row] == [
+        (1 << 4, 0b0110),
+        (1 << 5, 0b1000),
+    ]
+
+
+def broken(*arguments: Any) -> NoReturn:
+    raise AssertionError("this side must not be asked")
+
+
+def of_every_gate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for gate in GATES:
+        monkeypatch.setattr(type(gate), name, broken)
+
+
+@pytest.mark.parametrize("name", em.rulesets())
+def test_oracle_and_engine_share_no_side_of_a_gate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = em.MaskEngine(em.ruleset(name))
+    states = random_states(engine, 20)
+    by_op = [reference.slot_by_op(engine.rules, slots) for slots in states.tolist()]
+    with monkeypatch.context() as patch:
+        of_every_gate("closes", patch)
+        assert [reference.slot_by_op(engine.rules, slots) for slots in states.tolist()] == by_op
+    of_every_gate("verdict", monkeypatch)
+    assert_same_masks(em.MaskEngine(em.ruleset(name))(states), {"slot_by_op": by_op}, states)
