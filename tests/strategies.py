@@ -102,6 +102,7 @@ def random_rules(draw: st.DrawFn) -> em.MaskRules:
                 op,
                 **where,
                 min_age=draw(st.sampled_from([None, None, 0, 2, 40_000])),
+                max_age=draw(st.sampled_from([None, None, 2, 40_000])),
                 requires=draw(st.sampled_from([{}, {}, {"mode": Mode.ONE}, {"mode": Mode.FAR}])),
                 seed_limit=draw(st.booleans()),
                 blocked_by=draw(st.one_of(st.just([]), some)),
@@ -148,7 +149,7 @@ def random_cases(draw: st.DrawFn) -> Case:
     slots, batch = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     engine = em.MaskEngine(rules, [f"s{i}" for i in range(slots)])
     dtype = draw(st.sampled_from([torch.int16, torch.int32, torch.int64]))
-    far = [] if dtype == torch.int16 else [39_999, 40_000]
+    far = [] if dtype == torch.int16 else [39_999, 40_000, 40_001]
     row = st.tuples(
         st.sampled_from([-1, 0, 1, 2, 3, 6, 7, 99]),
         st.sampled_from([-1, 0, 1, 2, 5, 32_767, *far]),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from itertools import product
-from operator import lt, ne
+from operator import gt, lt, ne
 from typing import Any, NamedTuple
 
 from esper_masks.rules.names import AGE, STAGE, WORD_BITS
@@ -146,6 +146,32 @@ class MinAge(Gate):
             yield InSlot(AGE, lt, op.min_age)
 
 
+class MaxAge(Gate):
+    """The seed must not be older than an age."""
+
+    fields = ("max_age",)
+
+    def contradictions(self, op: Op, scope: Scope) -> Iterator[str]:
+        if op.max_age is not None and op.min_age is not None and op.max_age < op.min_age:
+            yield f"can never be legal: max_age={op.max_age} is below min_age={op.min_age}; raise max_age"
+
+    def verdict(self, op: Op, place: Place) -> str | None:
+        age = place.slot[AGE]
+        return f"age {age} > {op.max_age}" if op.max_age is not None and age > op.max_age else None
+
+    def sentences(self, op: Op) -> Iterator[str]:
+        if op.max_age is not None:
+            yield f"age <= {op.max_age}"
+
+    def edges(self, op: Op) -> Iterator[tuple[str, int]]:
+        if op.max_age is not None:
+            yield AGE, op.max_age
+
+    def closes(self, op: Op) -> Iterator[InSlot]:
+        if op.max_age is not None:
+            yield InSlot(AGE, gt, op.max_age)
+
+
 class Requires(Gate):
     """Features must have certain values, unless a switch waives it."""
 
@@ -268,7 +294,7 @@ class DisabledBy(Gate):
             yield f"never with {op.disabled_by}"
 
 
-GATES: tuple[Gate, ...] = (Disabled(), MinAge(), Requires(), SeedLimit(), BlockedBy(), DisabledBy())
+GATES: tuple[Gate, ...] = (Disabled(), MinAge(), MaxAge(), Requires(), SeedLimit(), BlockedBy(), DisabledBy())
 """All gates, in the order in which a reason is looked for, and in which people read them."""
 
 

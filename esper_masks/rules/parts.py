@@ -25,6 +25,7 @@ class Op:
         moves: stage -> stage, for an op whose target depends on the source. Each edge must be a transition.
         acts_in: stages in which the op acts without moving the seed.
         min_age: lowest age (the ``age`` feature, in the unit of the caller's clock) at which the op is legal.
+        max_age: highest age at which the op is legal.
         requires: feature -> the value it must have.
         waived_by: switch that, when true, waives ``requires``.
         disabled_by: switch that, when true, makes the op illegal everywhere.
@@ -43,6 +44,7 @@ class Op:
     moves: Mapping[Any, IntEnum] = field(default_factory=FrozenMapping)
     acts_in: Sequence[IntEnum] = ()
     min_age: int | None = None
+    max_age: int | None = field(default=None, kw_only=True)  # so that the others keep their positions
     requires: Mapping[str, IntEnum] = field(default_factory=FrozenMapping)
     waived_by: str | None = None
     disabled_by: str | None = None
@@ -61,6 +63,7 @@ class Op:
             moves=kinds.mapping(kinds.member, kinds.member),
             acts_in=kinds.members,
             min_age=kinds.optional(kinds.int32),
+            max_age=kinds.optional(kinds.int32),
             requires=kinds.mapping(kinds.name, kinds.member),
             waived_by=kinds.optional(kinds.name),
             disabled_by=kinds.optional(kinds.name),

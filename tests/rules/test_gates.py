@@ -1,7 +1,9 @@
 """Each gate by a truth table written by hand: the oracle's reason, the engine's bit and the drop-in's bit."""
 
 import dataclasses
+import pickle
 from enum import IntEnum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -11,7 +13,9 @@ import torch
 import esper_masks as em
 from esper_masks import reference
 from esper_masks.compat.environment import OneEnvironment
+from esper_masks.inspection.verify import slot_space, verify
 from esper_masks.rules.gates import GATES, build_program, lift, sentences, watched_bits
+from tests.held.charging import RULES
 from tests.helpers import assert_same_masks, random_states
 
 Kiln = IntEnum("Kiln", "COLD HOT CRACKED GONE", start=0)
@@ -45,6 +49,14 @@ TRUTH: list[tuple[dict[str, Any], dict[str, Any], str | None]] = [  # fields of 
     ({"min_age": 3}, {"age": 3}, None),
     ({"min_age": 3}, {"age": 4}, None),
     ({"min_age": 0}, {"age": -1}, "age -1 < 0"),
+    ({"max_age": 3}, {"age": 2}, None),
+    ({"max_age": 3}, {"age": 3}, None),
+    ({"max_age": 3}, {"age": 4}, "age 4 > 3"),
+    ({"max_age": 0}, {"age": -1}, None),
+    ({"max_age": 0}, {"age": 1}, "age 1 > 0"),
+    ({"min_age": 3, "max_age": 3}, {"age": 2}, "age 2 < 3"),
+    ({"min_age": 3, "max_age": 3}, {"age": 3}, None),
+    ({"min_age": 3, "max_age": 3}, {"age": 4}, "age 4 > 3"),
     ({"requires": {"lid": Lid.OPEN}}, {"lid": 0}, "lid SHUT, needs OPEN"),
     ({"requires": {"lid": Lid.OPEN}}, {"lid": 1}, None),
     ({"requires": {"lid": Lid.SHUT}}, {"lid": 0}, None),
@@ -105,13 +117,14 @@ def test_every_field_of_an_op_is_a_gate_s_or_says_where_it_acts() -> None:
     assert not any([*sentences(bare), *(part for gate in GATES for part in gate.closes(bare))])
 
 
-EVERY = {"min_age": 3, "requires": {"lid": Lid.OPEN}, "seed_limit": True, "blocked_by": [Kiln.CRACKED]}
+EVERY = {"min_age": 3, "max_age": 8, "requires": {"lid": Lid.OPEN}, "seed_limit": True, "blocked_by": [Kiln.CRACKED]}
 
 
 def test_sentences_come_in_the_order_of_reasons() -> None:
     [_, fire] = kilns(**EVERY, waived_by="strike", disabled_by="strike").op_rules
     assert list(sentences(fire)) == [
         "age >= 3",
+        "age <= 8",
         "lid OPEN, unless strike",
         "below the seed limit",
         "no enabled slot in CRACKED",
@@ -121,7 +134,7 @@ def test_sentences_come_in_the_order_of_reasons() -> None:
 
 def test_a_gate_is_lifted_when_it_reads_what_is_not_known() -> None:
     [_, fire] = kilns(**EVERY).op_rules
-    known = {"stage": ["blocked_by"], "age": ["min_age"], "lid": ["requires"], "seed limit": ["seed_limit"]}
+    known = {"stage": ["blocked_by"], "age": ["min_age", "max_age"], "lid": ["requires"], "seed limit": ["seed_limit"]}
     for kept in ({"stage", "age"}, {"stage"}, {"lid", "seed limit"}, set()):
         fields = {field: EVERY[field] for fact in kept for field in known[fact]}
         assert lift(fire, kept) == kilns(**fields).op_rules[1]
@@ -140,6 +153,26 @@ def test_equal_gates_of_several_ops_are_one_operation() -> None:
         (1 << 4, 0b0110),
         (1 << 5, 0b1000),
     ]
+
+
+def test_min_and_max_of_one_age_are_two_operations() -> None:
+    program = build_program(kilns(min_age=3, max_age=3).op_rules, ["stage", "age", "lid"])
+    assert [(step.column, step.value, step.ops) for step in program.slot] == [(1, 3, 0b10), (1, 3, 0b10)]
+
+
+def test_verify_tries_both_ages_and_their_neighbours() -> None:
+    rules = kilns(min_age=3, max_age=8)
+    assert slot_space(rules)[:, 1].unique().tolist() == [2, 3, 4, 7, 8, 9]
+    assert verify(rules).agrees
+
+
+def test_rules_that_were_pickled_before_a_field_have_its_default() -> None:
+    held = pickle.loads((Path(__file__).parents[1] / "held" / "own-rules.pickle").read_bytes())
+    for op in held.op_rules:
+        assert "max_age" not in vars(op)
+        assert op.max_age is None
+    assert held == RULES
+    assert held.fingerprint == RULES.fingerprint
 
 
 def broken(*arguments: Any) -> NoReturn:

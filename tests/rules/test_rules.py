@@ -175,7 +175,12 @@ def many(count: int) -> em.MaskRules:
         (lambda: with_force(legal=("HARD",), closed=("GENTLE",)), "closed .*GENTLE.* is not among the legal choices"),
         (lambda: with_op(0, enters=Door.OPEN), "op WAIT is always legal, so it can have neither stages nor gates"),
         (lambda: with_op(0, min_age=0), "op WAIT is always legal"),
+        (lambda: with_op(0, max_age=0), "op WAIT is always legal"),
         (lambda: with_op(0, disabled_by="master_key"), "op WAIT is always legal"),
+        (
+            lambda: with_op(1, min_age=3, max_age=2),
+            "op SHUT can never be legal: max_age=2 is below min_age=3; raise max_age",
+        ),
         (lambda: with_op(1, moves={Door.OPEN: Door.SHUT}), "op SHUT has both enters and moves"),
         (lambda: with_op(1, acts_in=[Act.WAIT]), "op SHUT names WAIT, which is no stage"),
         (lambda: with_op(1, enters=Act.SHUT), "op SHUT names SHUT, which is no stage; the stages are OPEN, SHUT, LOCK"),
@@ -289,6 +294,7 @@ TAKES: dict[type, dict[str, set[str]]] = {  # which of those each field takes
         "moves": {"member of a member", "no keys"},
         "acts_in": MEMBERS,
         "min_age": {"int", "nothing"},
+        "max_age": {"int", "nothing"},
         "requires": {"member of a name", "no keys"},
         "waived_by": NAME | {"nothing"},
         "disabled_by": NAME | {"nothing"},
@@ -432,6 +438,7 @@ def test_rules_compare_by_value_and_do_not_change() -> None:
     "changed",
     [
         lambda: with_op(1, min_age=2),
+        lambda: with_op(1, max_age=2),
         lambda: with_op(1, seed_limit=True),
         lambda: with_op(1, uses=("slot",)),
         lambda: with_force(legal=("HARD",)),

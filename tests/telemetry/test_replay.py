@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,6 +119,17 @@ def test_an_age_that_does_not_follow_is_unknown_and_passes(after: tuple[bytes, .
     report = replay(germinate(), move("GERMINATED", "CULLED"), *after)
     assert report.age_unknown == 1
     assert report.illegal == {}
+
+
+def test_a_highest_age_is_judged_and_an_unknown_age_passes_it() -> None:
+    ops = [replace(op, max_age=3 if op.name == "CULL" else None) for op in DECEMBER.op_rules]
+    rules = replace(DECEMBER, op_rules=ops)
+    culled = (germinate(), move("GERMINATED", "CULLED"))
+    for age, why in ((0, "age 0 < 1"), (1, None), (3, None), (4, "age 4 > 3"), (10**15, f"age {2**31 - 1} > 3")):
+        report = replay(*culled, outcome("CULLED", age), rules=rules)
+        assert reasons(report) == ([] if why is None else [(2, "illegal CULL", why)])
+    report = replay(*culled, rules=rules)
+    assert (report.age_unknown, report.illegal, report.not_judged) == (1, {}, ("seed limit of GERMINATE",))
 
 
 def test_an_outcome_may_follow_later_if_the_slot_is_quiet() -> None:
