@@ -6,7 +6,8 @@ softmax       where logits meet a mask: weights, scores, draws of one row
 stacked       all heads in one pass: the form for eager code
 unrolled      each context by itself: the form that a compiler fuses
 logits        logits of all heads, given in any of the accepted ways
-noise         uniforms, and draws from long rows
+sampling      inverse CDF: an action of a row by one uniform
+noise         uniforms
 faults        rows without probabilities: flags, names, errors
 """
 

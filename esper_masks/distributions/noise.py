@@ -1,12 +1,11 @@
-"""Noise: uniforms, keys of uniforms, and ways to draw an action of a long row by one; see ``MaskedSoftmax.draw``."""
+"""Noise: uniforms from torch's generators, or computed from a key and the number of the row."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 ROUNDS = 13
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
@@ -91,56 +90,3 @@ def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor], rounds:
             step = done // 4
             one, two = one + keys[step % 3], two + keys[(step + 1) % 3] + step
     return one, two
-
-
-def draw_in_blocks(weights: Callable[[slice], Tensor], number: int, target: Tensor) -> Tensor:
-    """What ``draw`` does, block by block and then within one: a compiler has no vectorized running sum.
-
-    Args:
-        weights: those of some actions, ``[some, ...]``, from their slice.
-        number: how many actions there are.
-        target: ``[...]``.
-    """
-    size = math.isqrt(number - 1) + 1
-    starts = range(0, number, size)
-    block, before = _walk([weights(slice(start, start + size)).sum(0) for start in starts], target)
-    at = torch.arange(len(starts), device=target.device).view(-1, *[1] * target.ndim)
-    places = [weights(slice(place, None, size)) for place in range(size)]
-    place, _ = _walk([torch.where(block == at[: len(each)], each, 0).sum(0) for each in places], target - before)
-    return torch.where(block < 0, -1, block * size + place)
-
-
-def _walk(weights: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
-    """The last slab with a weight, not more than ``target`` before it, and what is before it; -1 if none has one."""
-    place, start, before = torch.full_like(target, -1), torch.zeros_like(target), torch.zeros_like(target)
-    for i, w in enumerate(weights):
-        passed = (w == 0) | (before > target)
-        place, start = torch.where(passed, place, i), torch.where(passed, start, before)
-        before = before + w
-    return place, start
-
-
-def draw_in_row(running: Tensor, none: Tensor, target: Tensor) -> Tensor:
-    """What ``draw`` does, from the running sum.
-
-    Args:
-        running: sum of the weights up to each action, ``[n, ...]``.
-        none: bool ``[n, ...]``, actions without a weight.
-        target: ``[*sample, ...]``.
-    """
-    before = pad(running[:-1], (*[0, 0] * (running.ndim - 1), 1, 0))
-    index = torch.arange(len(none), device=none.device).view(-1, *[1] * (none.ndim - 1)).expand(none.shape)
-    if target.ndim + 1 > none.ndim:
-        return _search(before, none, index, target)
-    return index.masked_fill((before > target) | none, -1).amax(0)
-
-
-def _search(before: Tensor, none: Tensor, index: Tensor, target: Tensor) -> Tensor:
-    """By a binary search for each of many samples of a row; ``before`` is the running sum without the action's own."""
-    sample = target.ndim + 1 - before.ndim
-    last = index.masked_fill(none, -1).cummax(0).values.movedim(0, -1)  # action with a weight up to each place
-    first = index.masked_fill(none, len(index)).amin(0).unsqueeze(-1)
-    samples = target.flatten(0, sample - 1).movedim(0, -1).contiguous()  # [..., samples]
-    place = torch.searchsorted(before.movedim(0, -1).contiguous(), samples, right=True) - 1
-    place = torch.maximum(place, first).clamp_max(len(index) - 1)
-    return last.gather(-1, place).movedim(-1, 0).reshape(target.shape)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_masks.distributions.noise import draw_in_blocks, draw_in_row
+from esper_masks.distributions.sampling import draw_in_blocks, draw_in_row
 
 Slabs = Sequence[Tensor]
 
