@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core, whose own threads would wait for those of the others
     for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
@@ -12,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import esper_masks as em
-from esper_masks.distributions import categorical, factored, unrolled
+from esper_masks.distributions import forms
 
 COMPILING = {"fresh_compiler", "traced", "compiled"}  # fixtures below: whatever uses one is slow
 
@@ -56,14 +57,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(params=["stacked", "unrolled"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both forms of the distributions, in eager code; what a compiler sees is chosen by size."""
     name: str = request.param
-    for module in (categorical, factored):
-        monkeypatch.setattr(module, "unrolls", lambda *actions: name != "stacked")
-    if name == "slabs":  # every head as long ones are among unrolled ones
-        monkeypatch.setattr(unrolled, "UNROLLED_ROW", 0)
-    return name
+    with forms.use("unrolled", longest_row=0) if name == "slabs" else forms.use(name):  # slabs: every head is long
+        yield name
 
 
 @pytest.fixture

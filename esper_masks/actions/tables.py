@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_masks.actions.contexts import Heads, build_contexts, given_op, shut_heads
+from esper_masks.actions.draws import Heads, build_draws, closing_heads, given_op
 from esper_masks.actions.layout import ActionLayout, HeadLayout
 from esper_masks.rules.names import OP, SLOT
 
@@ -44,54 +44,68 @@ class HeadTables(nn.Module):
         self.register_buffer("by_op", torch.tensor([[v in row for v in choices] for row in head.by_op], device=device))
 
 
-class ContextTables(nn.Module):
-    """Constants of the contexts in which a whole action is drawn.
+class DrawTables(nn.Module):
+    """Constants of the draws that make a whole action.
 
-    ``drawn`` has, for every head but op that is drawn, the head, its contexts and all of them as one. Tables over
-    choices are flat, ``[width * contexts]``: choice k in context c is entry ``k * contexts + c``.
+    Eager code computes all draws at once, so that tables over choices have a place for every choice of every draw,
+    padded to the widest. They are flat, ``[width * draws]``, with the draws of one choice side by side: seen as
+    ``[width, draws, rows]``, a reduction over choices runs along the first axis, over whole vectors of rows.
+    Of ``esper-2025-12``, whose draws are listed in ``draws``,
+
+        choice  draw:  op  slot  slot  slot  slot  blueprint  blend
+        0    columns   11   0     0     0     0     3          8
+        1              12   1     1     1     1     4          9
+        2              13   2     2     2     2     5          10
+        3              14   -     -     -     -     6          -      a padded place has column 0, word 0, no bits:
+        4              -    -     -     -     -     7          -      nothing is legal there, in any row
+
+    so that choice 3 of draw 5 is entry ``3 * 7 + 5``. From a whole action back to its draws leads ``places``, a row an
+    op between two for ops that do not exist: CULL has ``[3, 7 + 1, 7 + 2, 0]``, the slot in draw 3, the op in draw 0,
+    and behind the 7 draws the canonical values of blueprint and blend.
 
     Args:
         layout: heads and ops.
-        by_op: see ``build_contexts``.
-        limited: see ``build_contexts``.
+        by_op: see ``build_draws``.
+        restricted: see ``build_draws``.
         device: where the tables live.
     """
 
-    columns: Tensor  # int64 [width * contexts]: column of the logits; 0 where padded
-    words: Tensor  # int64 [width * contexts]: which word decides; 0 where padded
-    bits: Tensor  # int32 [width * contexts, 1]: the bits it must share; 0 where padded, so that nothing is legal there
-    drawn_bits: Tensor  # int32 [drawn, width]: the bits of the contexts of a head as one
-    limits: Tensor | None  # int64 [width * contexts]: column of the limits; one past the last for none
-    needed_by: Tensor  # int32 [contexts, 1]
-    users: Tensor  # bool [ops, contexts, 1]: the op draws a head other than op in this context
-    heads: Tensor  # int64 [contexts]
-    places: Tensor  # int64 [1 + ops + 1, heads]: where the head is drawn under the op; contexts + head if it is not
+    columns: Tensor  # int64 [width * draws]: column of the logits; 0 where padded
+    words: Tensor  # int64 [width * draws]: which word decides; 0 where padded
+    bits: Tensor  # int32 [width * draws, 1]: the bits it must share; 0 where padded, so that nothing is legal there
+    drawn_bits: Tensor  # int32 [drawn, width]: the bits of all draws of a head as one
+    constraints: Tensor | None  # int64 [width * draws]: column of the constraints; one past the last for none
+    needed_by: Tensor  # int32 [draws, 1]
+    users: Tensor  # bool [ops, draws, 1]: the op takes a head other than op from this draw
+    heads: Tensor  # int64 [draws]
+    places: Tensor  # int64 [1 + ops + 1, heads]: the draw of the head under the op; draws + head if it is ignored
     canonical: Tensor  # int64 [heads, 1]
-    members: Tensor  # bool [heads, contexts, 1]: the context is one of the head's
-    plain_members: Tensor  # bool [heads, contexts, 1]: and the head's own entropy is taken in it
-    plain: Tensor  # int64 [heads]: the first such context
+    members: Tensor  # bool [heads, draws, 1]: the draw is one of the head's
+    plain_members: Tensor  # bool [heads, draws, 1]: and the head's own entropy is taken in it
+    plain: Tensor  # int64 [heads]: the first such draw
     powers: Tensor  # int64 [heads, 1]: bit of the head in a fault word
 
-    def __init__(self, layout: ActionLayout, by_op: Heads, limited: Heads, device: torch.device):
+    def __init__(self, layout: ActionLayout, by_op: Heads, restricted: Heads, device: torch.device):
         super().__init__()
-        self.contexts = contexts = build_contexts(layout, by_op, limited)
-        self.by_op, self.limited = by_op, limited
-        self.width, self.count = max(context.size for context in contexts), len(contexts)
-        self.op_at = contexts[0].head
+        self.draws = draws = build_draws(layout, by_op, restricted)
+        self.by_op = by_op
+        self.width, self.count = max(draw.size for draw in draws), len(draws)
+        self.op_at = draws[0].head
         self.sizes = [head.size for head in layout.heads]
         self.canonical_choices = [head.canonical for head in layout.heads]
-        draw = [i for i, context in enumerate(contexts) if i and context.users]
-        parts = {contexts[i].head: tuple(j for j in draw if contexts[j].head == contexts[i].head) for i in draw}
-        self.drawn = tuple((head, at, given_op([contexts[i] for i in at])) for head, at in parts.items())
-        self.shut = tuple(layout.heads[head].openers for head in shut_heads(layout))
+        taken = [i for i, draw in enumerate(draws) if i and draw.users]
+        parts = {draws[i].head: tuple(j for j in taken if draws[j].head == draws[i].head) for i in taken}
+        # every head but op that some op uses: the head, its draws, all of them as one
+        self.drawn = tuple((head, at, given_op([draws[i] for i in at])) for head, at in parts.items())
+        self.closing = tuple(layout.heads[head].openers for head in closing_heads(layout))
         heads, ops = range(len(layout.heads)), range(len(layout.ops))
-        unlimited = 2 * sum(layout.heads[head].size for head in limited)
-        limits = [[unlimited if c.limit is None else c.limit + k for k in range(c.size)] for c in contexts]
+        none = 2 * sum(layout.heads[head].size for head in restricted)
+        constraints = [[none if d.constraint is None else d.constraint + k for k in range(d.size)] for d in draws]
         places = [[self.count + head for head in heads] for _ in range(len(ops) + 2)]
-        for i, context in enumerate(contexts):
-            for row in places if i == 0 else (places[1 + op] for op in ops if context.users >> op & 1):
-                row[context.head] = i
-        users = [[[i > 0 and context.users >> op & 1 != 0] for i, context in enumerate(contexts)] for op in ops]
+        for i, draw in enumerate(draws):
+            for row in places if i == 0 else (places[1 + op] for op in ops if draw.users >> op & 1):
+                row[draw.head] = i
+        users = [[[i > 0 and draw.users >> op & 1 != 0] for i, draw in enumerate(draws)] for op in ops]
 
         def table(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
@@ -99,18 +113,18 @@ class ContextTables(nn.Module):
         def padded(rows: Sequence[Sequence[int]], dtype: torch.dtype = torch.int64) -> Tensor:
             return table([row[k] if k < len(row) else 0 for k in range(self.width) for row in rows], dtype)
 
-        self.register_buffer("columns", padded([c.columns for c in contexts]))
-        self.register_buffer("words", padded([c.words for c in contexts]))
-        self.register_buffer("bits", padded([c.bits for c in contexts], torch.int32).unsqueeze(-1))
+        self.register_buffer("columns", padded([d.columns for d in draws]))
+        self.register_buffer("words", padded([d.words for d in draws]))
+        self.register_buffer("bits", padded([d.bits for d in draws], torch.int32).unsqueeze(-1))
         rows = [[*one.bits, *[0] * (self.width - one.size)] for _, _, one in self.drawn]
         self.register_buffer("drawn_bits", table(rows, torch.int32))
-        self.register_buffer("limits", padded(limits) if limited else None)
-        self.register_buffer("needed_by", table([[c.needed_by] for c in contexts], torch.int32))
+        self.register_buffer("constraints", padded(constraints) if restricted else None)
+        self.register_buffer("needed_by", table([[d.needed_by] for d in draws], torch.int32))
         self.register_buffer("users", table(users, torch.bool))
-        self.register_buffer("heads", table([c.head for c in contexts]))
+        self.register_buffer("heads", table([d.head for d in draws]))
         self.register_buffer("places", table(places))
-        members = [[[context.head == head] for context in contexts] for head in heads]
-        plain = [[[context.head == head and context.plain] for context in contexts] for head in heads]
+        members = [[[draw.head == head] for draw in draws] for head in heads]
+        plain = [[[draw.head == head and draw.plain] for draw in draws] for head in heads]
         self.register_buffer("members", table(members, torch.bool))
         self.register_buffer("plain_members", table(plain, torch.bool))
         self.register_buffer("plain", table([row.index([True]) if [True] in row else 0 for row in plain]))
@@ -120,6 +134,19 @@ class ContextTables(nn.Module):
 
 class LayoutTables(nn.Module):
     """Constants of a layout: those of its heads, and the mixed-radix numbering of whole actions, op by op.
+
+    An op's whole actions follow each other, the last head fastest; a digit is the rank of a value among those that the
+    op permits, and a head that the op ignores has one choice. Of ``esper-2025-12`` with three slots, in head order,
+
+        op         start  counts   strides
+        WAIT       0      1 1 1 1  1  1 1 1
+        GERMINATE  1      3 4 3 1  12 3 1 1
+        CULL       37     3 1 1 1  1  1 1 1
+        FOSSILIZE  40     3 1 1 1  1  1 1 1    43 in all
+
+    so that GERMINATE in slot 2 of NORM, the third blueprint that is legal, with SIGMOID is ``1 + 2*12 + 2*3 + 1``.
+    ``terms`` has these products ready, and says -1 for what is not permitted, so that numbering is one lookup and a
+    sum. Its first and last rows are for ops and values that do not exist, to which anything beyond is clamped.
 
     Args:
         layout: the layout.
@@ -140,7 +167,7 @@ class LayoutTables(nn.Module):
     def __init__(self, layout: ActionLayout, device: torch.device):
         super().__init__()
         self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
-        self.contexts = ContextTables(layout, (), (), device)
+        self.draws = DrawTables(layout, (), (), device)
         self.width = max(head.size for head in layout.heads)
         self.size = sum(actions_per_op(layout))
         self.numbered = self.size < 2**62  # if not, what counts whole actions is float64
@@ -218,19 +245,19 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
     return made
 
 
-def context_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), limited: Heads = ()) -> ContextTables:
-    """The tables of a layout's contexts, kept in the same way; see ``build_contexts``.
+def draw_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), restricted: Heads = ()) -> DrawTables:
+    """The tables of a layout's draws, kept in the same way; see ``build_draws``.
 
     Raises:
-        RuntimeError: first asked for inside ``torch.compile``, unless no head is ``by_op`` or ``limited``.
+        RuntimeError: first asked for inside ``torch.compile``, unless no head is ``by_op`` or ``restricted``.
     """
-    if not by_op and not limited:
-        return layout_tables(layout, device).contexts
-    kinds = (("logits for each op", by_op), ("restricted choices", limited))
+    if not by_op and not restricted:
+        return layout_tables(layout, device).draws
+    kinds = (("logits for each op", by_op), ("restricted choices", restricted))
     heads = " and ".join(f"{kind} for {', '.join(layout.head_names[h] for h in of)}" for kind, of in kinds if of)
     use = f"make a FactoredCategorical with {heads} on {device}"
-    made = _kept(layout, f"{device} {by_op} {limited}", use, lambda: ContextTables(layout, by_op, limited, device))
-    assert isinstance(made, ContextTables)
+    made = _kept(layout, f"{device} {by_op} {restricted}", use, lambda: DrawTables(layout, by_op, restricted, device))
+    assert isinstance(made, DrawTables)
     return made
 
 

@@ -12,21 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from esper_masks.actions.contexts import build_contexts
+from esper_masks.actions.draws import build_draws
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.decision.rows import Decision, allocate_decision, is_double
-from esper_masks.distributions.softmax import UNROLLED_DECISION, UNROLLED_ROW
-from esper_masks.distributions.unrolled import unrolled_choices
+from esper_masks.distributions.forms import is_long, of_decision
 
 CHUNK_VALUES = 1 << 19  # of one such result in a chunk: 2 MiB of float32
 
 
 def values_per_row(layout: ActionLayout, compiled: bool) -> int:
-    """How many values of such a result one row has: of all contexts, padded to the widest; compiled, of a long head."""
-    contexts = build_contexts(layout)
-    if not compiled or unrolled_choices(contexts) > UNROLLED_DECISION:
-        return max(context.size for context in contexts) * len(contexts)
-    return max([context.size for context in contexts[1:] if context.size > UNROLLED_ROW], default=0)
+    """How many values of such a result one row has: of all draws, padded to the widest; compiled, of a long head."""
+    draws = build_draws(layout)
+    if of_decision(draws, compiled) == "stacked":
+        return max(draw.size for draw in draws) * len(draws)
+    return max([draw.size for draw in draws if is_long(draw, draws[0])], default=0)
 
 
 def chunk_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:

@@ -2,11 +2,12 @@
 
 categorical   ``MaskedCategorical``: one head
 factored      ``FactoredCategorical``: whole actions, op-conditioned
-softmax       where logits meet a mask: weights, scores, draws of one row
+softmax       where logits meet a mask: weights, scores, draws of one row, in each form
+forms         stacked or unrolled: the one place where the form is chosen, and what both forms give
 stacked       all heads in one pass: the form for eager code
-unrolled      each context by itself: the form that a compiler fuses
-logits        logits of all heads, given in any of the accepted ways
+unrolled      each choice by itself: the form that a compiler fuses
 sampling      inverse CDF: an action of a row by one uniform
+logits        logits of all heads, given in any of the accepted ways
 noise         uniforms
 faults        rows without probabilities: flags, names, errors
 """

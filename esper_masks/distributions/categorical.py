@@ -22,7 +22,15 @@ from esper_masks.checks import (
     no_gradient,
 )
 from esper_masks.distributions.faults import Validate, check_mode, raise_faults
-from esper_masks.distributions.softmax import MaskedSoftmax, Slabs, arithmetic, divergence, exceeds, normalized, unrolls
+from esper_masks.distributions.forms import of_row
+from esper_masks.distributions.softmax import (
+    MaskedSoftmax,
+    StackedSoftmax,
+    UnrolledSoftmax,
+    arithmetic,
+    exceeds,
+    normalized,
+)
 
 
 class MaskedCategorical(Distribution):
@@ -91,34 +99,30 @@ class MaskedCategorical(Distribution):
     def _set(self, batch: torch.Size, logits: Tensor, mask: Tensor, active: Tensor | None) -> None:
         super().__init__(batch, validate_args=False)  # torch's validation fails under compile; ours is in faults
         self._logits, self.mask, self.active = logits, mask, active
-        stacked = not unrolls(logits.shape[-1])
+        width = logits.shape[-1]
+        softmax: type[MaskedSoftmax] = UnrolledSoftmax if of_row(width) == "unrolled" else StackedSoftmax
         values, illegal = arithmetic(logits).movedim(-1, 0), ~mask.movedim(-1, 0)  # [n, ...]
-        self._rows = MaskedSoftmax(
-            [values] if stacked else values.unbind(),
-            [illegal] if stacked else illegal.unbind(),
-            stacked=stacked,
-            min_prob=self.min_prob,
-            capped=exceeds(self.min_prob, logits.shape[-1]),
-        )
-        self.faults = self._rows.lost if active is None else self._rows.lost & active
-        self._neutral = self._rows.lost if active is None else self._rows.lost | ~active
+        slabs, capped = (softmax.split(values), softmax.split(illegal)), exceeds(self.min_prob, width)
+        self._rows = softmax(*slabs, min_prob=self.min_prob, capped=capped)
+        self.faults = self._rows.invalid if active is None else self._rows.invalid & active
+        self._ignored = self._rows.invalid if active is None else self._rows.invalid | ~active
 
     # -- probabilities ------------------------------------------------------------------------------------------------
 
     @property
     def probs(self) -> Tensor:
         """Probabilities ``[..., n]``: exactly 0 where illegal, and in all of a faulty or inactive row."""
-        return self._last([self._settle(p) for p in self._rows.probs()])
+        return self._rows.join([self._zero_ignored(p) for p in self._rows.probs()])
 
     @property
     def log_probs(self) -> Tensor:
         """Log-probabilities ``[..., n]``: -inf where illegal; 0 in all of a faulty or inactive row."""
         without = [x.masked_fill(x == -math.inf, -math.inf) for x in self._rows.log_probs()]  # nor a gradient
-        return self._last([self._settle(x) for x in without])
+        return self._rows.join([self._zero_ignored(x) for x in without])
 
     @property
     def logits(self) -> Tensor:
-        """``log_probs``, as of ``torch.distributions.Categorical``: under the mask and above the floor."""
+        """``log_probs``, as in ``torch.distributions.Categorical``: under the mask and above the floor."""
         return self.log_probs
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -131,19 +135,7 @@ class MaskedCategorical(Distribution):
         Raises:
             ValueError: not integers, or a shape whose last axes are not those of the batch.
         """
-        value = self._check_value("value", value)
-        slabs, shape = self._rows.log_probs(), value.shape
-        if self._rows.stacked:
-            [log_probs] = slabs
-            index = value.clamp(0, len(log_probs) - 1)
-            log_probs = log_probs.view(len(log_probs), *[1] * (len(shape) - log_probs.ndim + 1), *log_probs.shape[1:])
-            picked = log_probs.expand(-1, *shape).gather(0, index.unsqueeze(0)).squeeze(0)
-            picked = picked.masked_fill((picked == -math.inf) | (index != value), -math.inf)
-        else:
-            picked = slabs[0].new_full((), -math.inf).expand(shape)
-            for i, x in enumerate(slabs):
-                picked = torch.where((value == i) & (x != -math.inf), x, picked)
-        return self._settle(picked)
+        return self._zero_ignored(self._rows.score(self._check_value("value", value)))
 
     def action_faults(self, action: Tensor) -> Tensor:
         """Active rows that are faulty, or whose action is illegal or does not exist: bool ``[*sample, ...]``.
@@ -152,12 +144,9 @@ class MaskedCategorical(Distribution):
             action: integer ``[*sample, ...]``, stored ones above all, whose masks may have changed since.
 
         Raises:
-            ValueError: as of ``log_prob``.
+            ValueError: see ``log_prob``.
         """
-        action = self._check_value("action", action)
-        index = action.clamp(0, self.mask.shape[-1] - 1)
-        legal = self.mask.expand(*action.shape, -1).gather(-1, index.unsqueeze(-1)).squeeze(-1) & (index == action)
-        return self.faults | ~(legal | self._neutral)
+        return self.faults | (self._rows.forbids(self._check_value("action", action)) & ~self._ignored)
 
     def _check_value(self, name: str, value: Tensor) -> Tensor:
         """Actions as int64 ``[*sample, ...]``; those of ``enumerate_support(expand=False)`` for each row."""
@@ -171,7 +160,7 @@ class MaskedCategorical(Distribution):
 
     def raw_entropy(self) -> Tensor:
         """Entropy in nats, ``[...]``, of the distribution that is sampled."""
-        return self._settle(self._rows.entropy())
+        return self._zero_ignored(self._rows.entropy())
 
     def entropy(self) -> Tensor:
         """Normalized entropy ``[...]``, ``raw_entropy() / log(number of legal actions)``; 0 where one is legal."""
@@ -210,7 +199,7 @@ class MaskedCategorical(Distribution):
         else:
             noise = check_noise(noise, shape, like)
         with torch.no_grad():
-            return self._settle(self._rows.draw(noise).long(), -1)
+            return self._rows.draw(noise).long().masked_fill(self._ignored, -1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Actions have no gradient.
@@ -223,7 +212,7 @@ class MaskedCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The most probable action, the first of equals: int64 ``[...]``; -1 for faulty and inactive rows."""
-        return self._settle(self._rows.mode().long(), -1)
+        return self._rows.mode().long().masked_fill(self._ignored, -1)
 
     # -- as a torch distribution --------------------------------------------------------------------------------------
 
@@ -270,24 +259,17 @@ class MaskedCategorical(Distribution):
         floor = f", min_prob={self.min_prob}" if self.min_prob else ""
         return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, actions={self.mask.shape[-1]}{floor})"
 
-    # -- slabs --------------------------------------------------------------------------------------------------------
-
-    def _settle(self, values: Tensor, neutral: int = 0) -> Tensor:
-        return values.masked_fill(self._neutral, neutral)
-
-    def _last(self, slabs: Slabs) -> Tensor:
-        # contiguous, because samplers of other libraries fill their noise in the order of memory
-        return slabs[0].movedim(0, -1).contiguous() if self._rows.stacked else torch.stack(tuple(slabs), -1)
+    def _zero_ignored(self, values: Tensor) -> Tensor:
+        return values.masked_fill(self._ignored, 0)
 
 
 def _kl(p: MaskedCategorical, q: MaskedCategorical) -> Tensor:
-    """KL(p || q) in nats, ``[...]``: +inf only where q lacks p's support, gradients finite; 0 for neutral rows."""
+    """KL(p || q) in nats, ``[...]``: +inf only where q lacks p's support, gradients finite; 0 for ignored rows."""
     if p.mask.shape[-1] != q.mask.shape[-1]:
         raise ValueError(f"p has {p.mask.shape[-1]} actions, q has {q.mask.shape[-1]}")
     batch = broadcast_batch("q", q.batch_shape, p.batch_shape)
     p, q = p.expand(batch), q.expand(batch)  # in one form, whichever each was made in
-    divergences = p._rows._sum(divergence(p._rows.log_probs(), q._rows.log_probs()))
-    return divergences.masked_fill(p._neutral | q._neutral, 0)
+    return p._rows.divergence(q._rows).masked_fill(p._ignored | q._ignored, 0)
 
 
 register_kl(MaskedCategorical, MaskedCategorical)(_kl)  # type: ignore[no-untyped-call]  # torch has no types here

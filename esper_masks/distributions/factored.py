@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
-from esper_masks.actions.tables import context_tables, layout_tables
+from esper_masks.actions.tables import draw_tables, layout_tables
 from esper_masks.checks import (
     before_last,
     check_actions,
@@ -19,11 +19,12 @@ from esper_masks.checks import (
     no_gradient,
 )
 from esper_masks.distributions.faults import Validate, check_mode, raise_faults
+from esper_masks.distributions.forms import AnyHeads, of_decision
 from esper_masks.distributions.logits import HeadLogits, check_floors
 from esper_masks.distributions.noise import Noise, NoiseKey, keyed_uniforms, uniforms
-from esper_masks.distributions.softmax import UNROLLED_DECISION, normalized, unrolls
+from esper_masks.distributions.softmax import normalized
 from esper_masks.distributions.stacked import StackedHeads
-from esper_masks.distributions.unrolled import UnrolledHeads, unrolled_choices
+from esper_masks.distributions.unrolled import UnrolledHeads
 from esper_masks.masks.masks import ActionMasks
 
 
@@ -95,14 +96,13 @@ class FactoredCategorical(Distribution):
         heads = torch.Size([len(masks.layout.heads)])
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
-        contexts = context_tables(masks.layout, masks.device, logits.by_op, masks.limited).contexts
-        given = logits.arithmetic(), masks, active, self.min_prob, logits.by_op
-        unrolled = unrolls(unrolled_choices(contexts), UNROLLED_DECISION)
-        self._form = UnrolledHeads(*given, self._transposes) if unrolled else StackedHeads(*given)
-        self._neutral = None if active is None else ~active
+        draws = draw_tables(masks.layout, masks.device, logits.by_op, masks.limited).draws
+        given = logits.arithmetic(), masks, active, self.min_prob, logits.by_op, self._transposes
+        self._form: AnyHeads = UnrolledHeads(*given) if of_decision(draws) == "unrolled" else StackedHeads(*given)
+        self._ignored = None if active is None else ~active
         if self._validate != "off":
             self._faulty = self._form.faulty()
-            self._neutral = self._faulty if active is None else self._faulty | ~active
+            self._ignored = self._faulty if active is None else self._faulty | ~active
 
     @property
     def faults(self) -> Tensor:
@@ -138,7 +138,7 @@ class FactoredCategorical(Distribution):
         """
         check_generator(generator, self._extended_shape(torch.Size(sample_shape)))
         with torch.no_grad():
-            return self._form.draw(self._uniforms(sample_shape, noise), self._neutral)
+            return self._form.draw(self._uniforms(sample_shape, noise), self._ignored)
 
     def sample_and_log_prob(
         self,
@@ -161,8 +161,8 @@ class FactoredCategorical(Distribution):
             ValueError, TypeError: see ``sample``.
         """
         check_generator(generator, self._extended_shape(torch.Size(sample_shape)))
-        action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise), self._neutral, dtype)
-        return action, self._settle(log_prob)
+        action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise), self._ignored, dtype)
+        return action, self._zero_ignored(log_prob)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Actions have no gradient.
@@ -182,7 +182,7 @@ class FactoredCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The most probable op, then the most probable choice of each head it uses: int64 ``[..., heads]``."""
-        return self._form.mode(self._neutral)
+        return self._form.mode(self._ignored)
 
     def legal(self, action: Tensor) -> Tensor:
         """Whether the masks permit whole actions: integer ``[*sample, ..., heads]`` -> bool ``[*sample, ...]``."""
@@ -209,7 +209,7 @@ class FactoredCategorical(Distribution):
         faults = self.faults
         illegal = illegal & (faults == 0)
         illegal = illegal if self.active is None else illegal & self.active
-        return self._settle(log_prob), torch.where(illegal, 1 << len(self.masks.layout.heads), faults)
+        return self._zero_ignored(log_prob), torch.where(illegal, 1 << len(self.masks.layout.heads), faults)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of whole actions.
@@ -221,11 +221,11 @@ class FactoredCategorical(Distribution):
         Raises:
             ValueError: not integers, or a shape whose last axes are not those of the batch and the heads.
         """
-        return self._settle(self._form.log_prob(self._check_value("value", value)))
+        return self._zero_ignored(self._form.log_prob(self._check_value("value", value)))
 
     def head_log_probs(self, value: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
-        return self._settle_heads(self._form.score(self._check_value("value", value)))
+        return self._zero_ignored_heads(self._form.score(self._check_value("value", value)))
 
     def _check_value(self, name: str, value: Tensor) -> Tensor:
         """Whole actions ``[*sample, ..., heads]``; those of ``enumerate_support(expand=False)`` for each row."""
@@ -241,7 +241,7 @@ class FactoredCategorical(Distribution):
 
     def raw_entropy(self) -> Tensor:
         """Entropy of whole actions in nats, ``[...]``, exact: ``H(op) + sum(P(op) * H(head | op))``."""
-        return self._settle(self._form.raw_entropy())
+        return self._zero_ignored(self._form.raw_entropy())
 
     def entropy(self) -> Tensor:
         """``raw_entropy() / log(number of legal whole actions)``, ``[...]``; 0 where one action is legal."""
@@ -258,7 +258,7 @@ class FactoredCategorical(Distribution):
         ``min_prob``. The slot's is over the slots that some op using a slot may take. A head with logits for each op
         has the mean over the legal ops that use it, 0 if there is none.
         """
-        return self._settle_heads(self._form.head_entropies())
+        return self._zero_ignored_heads(self._form.head_entropies())
 
     # -- as a torch distribution --------------------------------------------------------------------------------------
 
@@ -309,11 +309,11 @@ class FactoredCategorical(Distribution):
         new._set(logits, masks, active)
         return new
 
-    def _settle(self, values: Tensor) -> Tensor:
-        return values if self._neutral is None else values.masked_fill(self._neutral, 0)
+    def _zero_ignored(self, values: Tensor) -> Tensor:
+        return values if self._ignored is None else values.masked_fill(self._ignored, 0)
 
-    def _settle_heads(self, values: Tensor) -> Tensor:
-        return values if self._neutral is None else values.masked_fill(self._neutral.unsqueeze(-1), 0)
+    def _zero_ignored_heads(self, values: Tensor) -> Tensor:
+        return values if self._ignored is None else values.masked_fill(self._ignored.unsqueeze(-1), 0)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.masks.layout.heads)
@@ -321,16 +321,16 @@ class FactoredCategorical(Distribution):
 
 
 def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:
-    """KL(p || q) of whole actions in nats, ``[...]``: +inf only where q lacks p's support; 0 for neutral rows."""
+    """KL(p || q) of whole actions in nats, ``[...]``: +inf only where q lacks p's support; 0 for ignored rows."""
     if p.masks.layout is not q.masks.layout and p.masks.layout != q.masks.layout:
         raise ValueError(f"p and q have other heads, ops or slots: {p!r}, {q!r}")
     if p.batch_shape != q.batch_shape:
         raise ValueError(f"p has batch {tuple(p.batch_shape)}, q {tuple(q.batch_shape)}; expand one of them")
     by_op = tuple(sorted({*p._logits.by_op, *q._logits.by_op}))
-    p, q = (dist._derive(dist._logits.given_op(by_op), dist.masks, dist.active) for dist in (p, q))  # the same contexts
-    divergence = p._form.divergence(q._form)  # type: ignore[arg-type]  # made by one choice, so of one form
-    for neutral in (p._neutral, q._neutral):
-        divergence = divergence if neutral is None else divergence.masked_fill(neutral, 0)
+    p, q = (dist._derive(dist._logits.given_op(by_op), dist.masks, dist.active) for dist in (p, q))  # the same draws
+    divergence = p._form.divergence(q._form)
+    for ignored in (p._ignored, q._ignored):
+        divergence = divergence if ignored is None else divergence.masked_fill(ignored, 0)
     return divergence
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper_masks.actions.contexts import Heads
+from esper_masks.actions.draws import Heads
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.checks import check_logits, check_min_prob
 from esper_masks.distributions.softmax import arithmetic

@@ -3,32 +3,27 @@
 Everything a distribution needs of a row is derived here from its legal logits alone, so that nothing under the mask,
 NaN and infinities included, reaches a result or a gradient.
 
-The actions of a row lie in *slabs*, in one of two forms of the same arithmetic:
+The actions of a row lie in *slabs*, tensors with one or all of the actions. ``MaskedSoftmax`` has what is computed
+slab by slab, which is most of it. What runs along the actions differs between the forms, see ``forms``:
 
-    stacked     one slab ``[n, ...]``    few ops, each over all actions: what eager code wants
-    unrolled    n slabs ``[...]``        many ops on vectors over rows, which a compiler fuses into one loop over rows
+    StackedSoftmax     one slab ``[n, ...]``
+    UnrolledSoftmax    n slabs ``[...]``
+    LongSoftmax        one slab among the vectors of an unrolled whole action
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from esper_masks.distributions.sampling import draw_in_blocks, draw_in_row
+from esper_masks.distributions.sampling import draw_in_blocks, draw_in_row, walk
 
 Slabs = Sequence[Tensor]
-
-# with more actions than this compiled code is stacked, because unrolled code takes about a second an action to build
-UNROLLED_ROW = 16  # in one row: a stacked one is nearly as fast
-UNROLLED_DECISION = 128  # in all heads and contexts: stacked ones are padded to the widest
-
-
-def unrolls(actions: int, most: int = UNROLLED_ROW) -> bool:
-    """The choice of form."""
-    return torch.compiler.is_compiling() and actions <= most
+Made = TypeVar("Made", Tensor, Slabs)
 
 
 def exceeds(min_prob: float, actions: int) -> bool:
@@ -41,12 +36,12 @@ def arithmetic(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-class MaskedSoftmax:
+class MaskedSoftmax(ABC):
     """Probabilities over the legal actions of rows, unnormalized.
 
         weights[i] / total  ==  exp(logits[i]) / sum(exp(logits[j]) for j in legal)     if i in legal, else 0
 
-    A row is *lost* when no probabilities exist: no legal action, all legal logits -inf, or a legal one NaN or +inf.
+    A row is *invalid* when no probabilities exist: no legal action, all legal logits -inf, or a legal one NaN or +inf.
     Its weights are 0, its log-probabilities -inf, its entropy 0, its action -1, and no gradient reaches its logits.
 
     What is sampled and scored are the weights, or, above a floor e, their mixture with the uniform distribution:
@@ -54,17 +49,17 @@ class MaskedSoftmax:
 
     Args:
         logits: slabs of float32 or float64.
-        illegal: slabs of bool, True where the mask forbids an action; None where it never does.
-        stacked: the form.
-        actions: the number of each slab's action, where some are left out because they are never legal.
+        illegal: slabs of bool, True where the mask forbids an action; in an unrolled row None where it never does.
+        actions: the number of each slab's action, where an unrolled row leaves out some that are never legal.
         min_prob: the floor; a tensor ``[...]`` for one that differs between rows, some of which may be 0.
         capped: whether some row may have more legal actions than the floor is possible for, see ``exceeds``.
     """
 
+    illegal: Sequence[Tensor | None]
     shifted: Slabs  # log of the weights: logits less the largest legal one, -inf where the weight is 0 by rule
     total: Tensor  # [...]: their sum, at least 1
     log_total: Tensor  # [...]
-    lost: Tensor  # bool [...]: rows without probabilities
+    invalid: Tensor  # bool [...]: rows without probabilities
     mixed: Slabs | None  # probabilities above the floor; None without one
 
     def __init__(
@@ -72,23 +67,20 @@ class MaskedSoftmax:
         logits: Slabs,
         illegal: Sequence[Tensor | None],
         *,
-        stacked: bool,
         actions: Sequence[int] | None = None,
         min_prob: float | Tensor = 0.0,
         capped: bool = False,
     ):
-        self.stacked, self.illegal = stacked, illegal
-        self.actions = range(len(logits)) if actions is None else actions
+        self.illegal, self.actions = illegal, range(len(logits)) if actions is None else actions
         legal = [
             x if forbidden is None else x.masked_fill(forbidden, -math.inf) for x, forbidden in zip(logits, illegal)
         ]
         with torch.no_grad():  # it cancels
             peak = self._largest(legal)
-        self.lost = (peak - peak) != 0  # a difference of infinities or NaN is NaN
-        self.shifted = [(x - peak).masked_fill(self.lost, -math.inf) for x in legal]
+        self.invalid = (peak - peak) != 0  # a difference of infinities or NaN is NaN
+        self.shifted = [(x - peak).masked_fill(self.invalid, -math.inf) for x in legal]
         self._weights = [x.exp() for x in self.shifted]
-        self._running: Tensor | None = None
-        self.total = self._total().clamp_min(1)  # the largest logit gives 1; a lost row has 0
+        self.total = self._total().clamp_min(1)  # the largest logit gives 1; an invalid row has 0
         self.log_total = self.total.log()
         self._made: dict[str, Any] = {}
         self.mixed, self._unmixed = None, None  # the second: bool [...], rows whose floor is 0
@@ -104,20 +96,62 @@ class MaskedSoftmax:
     def _above(self, min_prob: float | Tensor) -> Slabs:
         keep = 1 - self.legal_actions() * min_prob
         return [
-            (w / self.total * keep + min_prob).masked_fill(self.lost if forbidden is None else forbidden | self.lost, 0)
+            (w / self.total * keep + min_prob).masked_fill(
+                self.invalid if forbidden is None else forbidden | self.invalid, 0
+            )
             for w, forbidden in zip(self.weights, self.illegal)
         ]
 
+    # -- what the forms do differently --------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def split(values: Tensor) -> Slabs:
+        """``[n, ...]`` as slabs."""
+
+    @staticmethod
+    @abstractmethod
+    def join(slabs: Slabs) -> Tensor:
+        """Slabs as ``[..., n]``."""
+
+    @abstractmethod
+    def mode(self) -> Tensor:
+        """The first action of the largest probability, ``[...]``, a whole number of any dtype; -1 in an invalid row."""
+
+    @abstractmethod
+    def draw(self, noise: Tensor) -> Tensor:
+        """Actions by inverse CDF, see ``sampling``, whole numbers of any dtype; -1 in an invalid row.
+
+        Args:
+            noise: uniform in [0, 1], ``[*sample, ...]``; the target is ``noise * total``.
+        """
+
+    @abstractmethod
+    def score(self, value: Tensor) -> Tensor:
+        """Log-probabilities of actions ``[*sample, ...]``; -inf, without a gradient, where there is none."""
+
+    @abstractmethod
+    def forbids(self, value: Tensor) -> Tensor:
+        """Whether the mask forbids actions, or there are none such: bool ``[*sample, ...]``."""
+
+    @abstractmethod
+    def _largest(self, slabs: Slabs) -> Tensor: ...
+
+    @abstractmethod
+    def _sum(self, slabs: Slabs) -> Tensor: ...
+
+    @abstractmethod
+    def _count_legal(self) -> Tensor: ...
+
+    def _total(self) -> Tensor:
+        return self._sum(self.weights)
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
     @property
     def weights(self) -> Slabs:
-        """Exponentials, at most 1.
-
-        Each use has its own in stacked compiled code: what two uses share would be written to memory, and within a loop
-        it is taken once anyway.
-        """
-        return [x.exp() for x in self.shifted] if self.stacked and torch.compiler.is_compiling() else self._weights
-
-    # -- results over all actions -------------------------------------------------------------------------------------
+        """Exponentials, at most 1."""
+        return self._weights
 
     def probs(self) -> Slabs:
         """Probabilities, 0 where there is none."""
@@ -145,105 +179,99 @@ class MaskedSoftmax:
             finite = [x.clamp_min(-1e3) for x in self.shifted]  # the exponential of which is 0 in every dtype
             return self.log_total - self._sum([w * x for w, x in zip(self.weights, finite)]) / self.total
 
-        entropy: Tensor = self._once("entropy", make)
-        return entropy
+        return self._once("entropy", make)
+
+    def divergence(self, other: Self) -> Tensor:
+        """KL(self || other) in nats, ``[...]``: +inf where ``other`` lacks an action, with finite gradients."""
+        return self._sum(divergence(self.log_probs(), other.log_probs()))
 
     def legal_actions(self) -> Tensor:
         """Number of legal actions, ``[...]``, in the dtype of the arithmetic."""
+        return self._once("legal_actions", self._count_legal)
 
-        def make() -> Tensor:
-            masks = [forbidden for forbidden in self.illegal if forbidden is not None]
-            if self.stacked:
-                return (~masks[0]).sum(0, dtype=self.total.dtype)
-            always = torch.full_like(self.total, len(self.illegal) - len(masks))
-            return reduce(torch.add, [(~forbidden).to(always.dtype) for forbidden in masks], always)
+    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``draw`` and ``score`` give; the actions in the dtype of the weights.
 
-        number: Tensor = self._once("legal_actions", make)
-        return number
+        Integers would halve the lanes of a compiler that vectorizes: all that is in a loop has the width of the widest.
+        """
+        action = self.draw(noise)
+        return action.to(self.total.dtype), self.score(action)
+
+    # -- results that are made once -----------------------------------------------------------------------------------
+
+    def _logs(self, mixed: Slabs) -> Slabs:
+        """Logarithms of the mixture, 0 with zero gradient where there is none."""
+        parts = zip(mixed, self.empty_mixed)
+        return self._once("logs", lambda: [p.masked_fill(none, 1).log() for p, none in parts])
+
+    def _once(self, name: str, make: Callable[[], Made]) -> Made:
+        if name in self._made:
+            kept: Made = self._made[name]
+            return kept
+        with torch.enable_grad():  # asked for first by a caller who wants no gradient, it serves one who does
+            made = make()
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():  # which would take its gradient away
+            self._made[name] = made
+        return made
+
+
+class StackedSoftmax(MaskedSoftmax):
+    """One slab ``[n, ...]``: each op over all actions, and lookups by gather."""
+
+    illegal: Sequence[Tensor]  # a mask for all actions
+    _running: Tensor | None = None  # running sum of the weights, where the total was taken from it
+
+    @staticmethod
+    def split(values: Tensor) -> Slabs:
+        return [values]
+
+    @staticmethod
+    def join(slabs: Slabs) -> Tensor:
+        # contiguous, because samplers of other libraries fill their noise in the order of memory
+        return slabs[0].movedim(0, -1).contiguous()
+
+    @property
+    def weights(self) -> Slabs:
+        """Exponentials, at most 1.
+
+        In compiled code each use has its own: what two uses share would be written to memory, and within one loop the
+        compiler takes it once anyway.
+        """
+        return [x.exp() for x in self.shifted] if torch.compiler.is_compiling() else self._weights
 
     def mode(self) -> Tensor:
-        """The first action of the largest probability, ``[...]``; -1 in a lost row. Whole numbers, as in ``draw``."""
-        if self.stacked:
-            return self.shifted[0].argmax(0).masked_fill(self.lost, -1)
-        best, action = self.shifted[0], torch.full_like(self.total, self.actions[0]).masked_fill(self.lost, -1)
-        for i, x in zip(self.actions[1:], self.shifted[1:]):
-            better = x > best
-            best, action = torch.where(better, x, best), action.masked_fill(better, i)
-        return action
-
-    # -- drawing ------------------------------------------------------------------------------------------------------
+        return self.shifted[0].argmax(0).masked_fill(self.invalid, -1)
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Actions by inverse CDF; -1 in a lost row.
-
-            max(i for i if weights[i] > 0 and not sum(weights[:i]) > noise * total)
-
-        Only an action with a weight can come out, whatever the noise (0, 1, NaN) and however sums are rounded.
-
-        Args:
-            noise: uniform in [0, 1], ``[*sample, ...]``.
-        """
-        if not self.stacked:
-            return self.draw_and_score(noise)[0]
         if self.mixed is not None:
             return draw_in_row(self.mixed[0].cumsum(0), self.empty_mixed[0], noise)
         [weights] = self.weights
         running = weights.cumsum(0) if self._running is None else self._running
         return draw_in_row(running, weights == 0, noise * self.total)
 
-    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, with the log-probabilities of the actions, -inf in a lost row.
-
-        The actions are whole numbers in the dtype of the weights: mixed widths would halve the lanes of a vectorizing
-        compiler. Unrolled, what is scored is known when it is drawn, so that a compiler need not look it up again.
-        """
-        target = noise * self.total if self.mixed is None else noise
-        if self.stacked:
-            blocks = target.ndim + 1 == self.shifted[0].ndim
-            action = draw_in_blocks(self._some_weights, len(self.shifted[0]), target) if blocks else self.draw(noise)
-            return action.to(target.dtype), self.score(action)
-        action, before = torch.full_like(target, -1), torch.zeros_like(target)
-        score = torch.full_like(target, -math.inf)
-        for i, w, log_prob in zip(self.actions, self.mixed or self.weights, self.log_probs()):
-            passed = (w == 0) | (before > target)
-            action, score = torch.where(passed, action, i), torch.where(passed, score, log_prob)
-            before = before + w
-        return action, score
-
     def score(self, value: Tensor) -> Tensor:
-        """Log-probabilities of actions ``[*sample, ...]``; -inf, without a gradient, where there is none."""
-        if self.stacked:
-            [slab], less = (self.shifted, self.log_total) if self.mixed is None else (self.log_probs(), 0)
-            slab = slab.view(len(slab), *[1] * (value.ndim + 1 - slab.ndim), *slab.shape[1:])
-            index = torch.arange(len(slab), device=value.device).view(-1, *[1] * value.ndim)
-            score = torch.where(value == index, slab, -math.inf).amax(0)
-            return (score - less).masked_fill(score == -math.inf, -math.inf)
-        score = torch.full_like(value, -math.inf)
-        for k, log_prob in zip(self.actions, self.log_probs()):
-            score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
-        return score
+        [log_probs] = self.log_probs()
+        picked, missing = self._pick(log_probs, value)
+        return picked.masked_fill((picked == -math.inf) | missing, -math.inf)
 
     def forbids(self, value: Tensor) -> Tensor:
-        """Whether the mask forbids actions, or there are none such: bool ``[*sample, ...]``."""
-        if self.stacked:
-            slab = self.illegal[0]
-            assert slab is not None  # a stacked row has them all
-            slab = slab.view(len(slab), *[1] * (value.ndim + 1 - slab.ndim), *slab.shape[1:])
-            index = torch.arange(len(slab), device=value.device).view(-1, *[1] * value.ndim)
-            return ((value != index) | slab).all(0)
-        illegal = torch.ones_like(value, dtype=torch.bool)
-        for k, forbidden in zip(self.actions, self.illegal):
-            illegal = illegal & (value != k if forbidden is None else (value != k) | forbidden)
-        return illegal
+        picked, missing = self._pick(self.illegal[0], value)
+        return picked | missing
 
-    def _some_weights(self, actions: slice) -> Tensor:
-        """Of some actions of a stacked row, not under the floor but above it."""
-        return self.shifted[0][actions].exp() if self.mixed is None else self.mixed[0][actions]
-
-    # -- sums along the actions ---------------------------------------------------------------------------------------
+    def _pick(self, slab: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries of a slab at actions ``[*sample, ...]``, and where there is no such action."""
+        index = value.clamp(0, len(slab) - 1)
+        picked = spread(slab, value.ndim).expand(-1, *value.shape).gather(0, index.unsqueeze(0)).squeeze(0)
+        return picked, index != value
 
     def _largest(self, slabs: Slabs) -> Tensor:
-        return slabs[0].amax(0) if self.stacked else reduce(torch.maximum, slabs)
+        return slabs[0].amax(0)
+
+    def _sum(self, slabs: Slabs) -> Tensor:
+        return slabs[0].sum(0)
+
+    def _count_legal(self) -> Tensor:
+        return (~self.illegal[0]).sum(0, dtype=self.total.dtype)
 
     def _total(self) -> Tensor:
         """Sum of the weights, the same to the last bit wherever in a batch a row stands.
@@ -252,8 +280,8 @@ class MaskedSoftmax:
         log-probability of a minibatch would not be that of the rollout. A running sum has one order, and drawing needs
         it anyway. Compiled sums have one order, and fuse with what is around them.
         """
-        if not self.stacked or torch.compiler.is_compiling():
-            return self._sum(self.weights)
+        if torch.compiler.is_compiling():
+            return super()._total()
         [weights] = self.weights
         with torch.no_grad():
             self._running = weights.cumsum(0)
@@ -262,25 +290,90 @@ class MaskedSoftmax:
         summed = weights.sum(0)  # for its gradient; the difference is exact, since the two are close
         return summed + (self._running[-1] - summed).detach()
 
+
+class LongSoftmax(StackedSoftmax):
+    """A stacked row amid compiled code: comparisons with all actions, which a compiler vectorizes, and no gather."""
+
+    def draw(self, noise: Tensor) -> Tensor:
+        if noise.ndim + 1 > self.shifted[0].ndim:  # many samples of a row: a search is shorter
+            return super().draw(noise)
+        target = noise * self.total if self.mixed is None else noise
+        return draw_in_blocks(self._some_weights, len(self.shifted[0]), target)
+
+    def _some_weights(self, actions: slice) -> Tensor:
+        return self.shifted[0][actions].exp() if self.mixed is None else self.mixed[0][actions]
+
+    def score(self, value: Tensor) -> Tensor:
+        [slab], less = (self.shifted, self.log_total) if self.mixed is None else (self.log_probs(), 0)
+        score = torch.where(value == self._index(value), spread(slab, value.ndim), -math.inf).amax(0)
+        return (score - less).masked_fill(score == -math.inf, -math.inf)
+
+    def forbids(self, value: Tensor) -> Tensor:
+        return ((value != self._index(value)) | spread(self.illegal[0], value.ndim)).all(0)
+
+    def _index(self, value: Tensor) -> Tensor:
+        """The numbers of the actions, to compare with ``[*sample, ...]``."""
+        return torch.arange(len(self.illegal[0]), device=value.device).view(-1, *[1] * value.ndim)
+
+
+class UnrolledSoftmax(MaskedSoftmax):
+    """n slabs ``[...]``: every op on a vector over rows, so that a compiler fuses all of them into one loop."""
+
+    @staticmethod
+    def split(values: Tensor) -> Slabs:
+        return values.unbind()
+
+    @staticmethod
+    def join(slabs: Slabs) -> Tensor:
+        return torch.stack(tuple(slabs), -1)
+
+    def mode(self) -> Tensor:
+        best, action = self.shifted[0], torch.full_like(self.total, self.actions[0]).masked_fill(self.invalid, -1)
+        for i, x in zip(self.actions[1:], self.shifted[1:]):
+            better = x > best
+            best, action = torch.where(better, x, best), action.masked_fill(better, i)
+        return action
+
+    def draw(self, noise: Tensor) -> Tensor:
+        return self.draw_and_score(noise)[0]
+
+    def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        target, weights = (noise * self.total, self.weights) if self.mixed is None else (noise, self.mixed)
+        return walk(weights, target, self.actions, self.log_probs())
+
+    def score(self, value: Tensor) -> Tensor:
+        score = torch.full_like(value, -math.inf, dtype=self.total.dtype)
+        for k, log_prob in zip(self.actions, self.log_probs()):
+            score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
+        return score
+
+    def forbids(self, value: Tensor) -> Tensor:
+        illegal = torch.ones_like(value, dtype=torch.bool)
+        for k, forbidden in zip(self.actions, self.illegal):
+            illegal = illegal & (value != k if forbidden is None else (value != k) | forbidden)
+        return illegal
+
+    def divergence(self, other: Self) -> Tensor:
+        theirs = dict(zip(other.actions, other.log_probs()))  # where masks differ, one may leave out what the other has
+        q = [theirs[k] if k in theirs else torch.full_like(self.total, -math.inf) for k in self.actions]
+        return self._sum(divergence(self.log_probs(), q))
+
+    def _largest(self, slabs: Slabs) -> Tensor:
+        return reduce(torch.maximum, slabs)
+
     def _sum(self, slabs: Slabs) -> Tensor:
-        return slabs[0].sum(0) if self.stacked else sum(slabs[1:], slabs[0])
+        return sum(slabs[1:], slabs[0])
 
-    # -- results that are made once -----------------------------------------------------------------------------------
+    def _count_legal(self) -> Tensor:
+        masks = [forbidden for forbidden in self.illegal if forbidden is not None]
+        always = torch.full_like(self.total, len(self.illegal) - len(masks))
+        return reduce(torch.add, [(~forbidden).to(always.dtype) for forbidden in masks], always)
 
-    def _logs(self, mixed: Slabs) -> Slabs:
-        """Logarithms of the mixture, 0 with zero gradient where there is none."""
-        parts = zip(mixed, self.empty_mixed)
-        logs: Slabs = self._once("logs", lambda: [p.masked_fill(none, 1).log() for p, none in parts])
-        return logs
 
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        if name in self._made:
-            return self._made[name]
-        with torch.enable_grad():  # asked for first by a caller who wants no gradient, it serves one who does
-            made = make()
-        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():  # which would take its gradient away
-            self._made[name] = made
-        return made
+def spread(slab: Tensor, axes: int) -> Tensor:
+    """``[n, ...]`` as ``[n, *1, ...]``, with ``axes`` axes behind the first, to be broadcast against samples."""
+    missing = axes + 1 - slab.ndim
+    return slab.view(len(slab), *[1] * missing, *slab.shape[1:]) if missing else slab
 
 
 def normalized(entropy: Tensor, choices: Tensor) -> Tensor:

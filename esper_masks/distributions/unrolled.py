@@ -7,25 +7,34 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from esper_masks.actions.contexts import STATIC, Context, Heads
-from esper_masks.actions.tables import context_tables
-from esper_masks.distributions.softmax import UNROLLED_ROW, MaskedSoftmax, Slabs, divergence, exceeds, normalized
+from esper_masks.actions.draws import STATIC, Draw, Heads
+from esper_masks.actions.tables import draw_tables
+from esper_masks.distributions.forms import is_long
+from esper_masks.distributions.softmax import (
+    LongSoftmax,
+    MaskedSoftmax,
+    Slabs,
+    UnrolledSoftmax,
+    exceeds,
+    normalized,
+    spread,
+)
 from esper_masks.masks.masks import ActionMasks
 
 Given = tuple[int, MaskedSoftmax, Tensor]  # head, its probabilities given the op, whether the op uses it
 
 
 class UnrolledHeads:
-    """The methods and results of ``StackedHeads``, without padding or gathers.
+    """Every choice of every draw a vector over rows, without padding and without gathers.
 
-    Args:
-        parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
-        masks: which actions are legal.
-        active: bool ``[...]``; None for all.
-        floors: least probability of a legal choice, one a head, see ``MaskedSoftmax``; None for none.
-        by_op: heads whose logits are given for each op.
-        transposes: whether row-major logits are transposed before. A compiler that does not vectorize loads which are
-            not side by side needs it; for others it is a detour.
+    A compiler fuses all of these ops into one loop over rows, in which what lies between logits and actions stays in
+    registers. So a value is picked by a chain of ``where`` over the ops, never looked up: a load from a computed place
+    is one scalar at a time. Choices that no state allows are left out. A *long* head, see ``forms``, is one tensor
+    ``[n, ...]`` all the same, or the loop would take minutes to build.
+
+    See ``AnyHeads`` for arguments and methods. Logits row by row are transposed first: a compiler that does not
+    vectorize loads which are not side by side needs it. For others it is a detour, so ``transposes=False`` leaves it
+    out.
     """
 
     def __init__(
@@ -38,12 +47,12 @@ class UnrolledHeads:
         transposes: bool = True,
     ):
         # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
-        self.tables = tables = context_tables(masks.layout, masks.device, by_op, masks.limited)
-        self.contexts, self.active, ops = tables.contexts, active, masks.op_words
+        self.tables = tables = draw_tables(masks.layout, masks.device, by_op, masks.limited)
+        self.draws, self.active, ops = tables.draws, active, masks.op_words
         self.words = [
             ops | STATIC,
             *masks.slot_words.unbind(-1),
-            *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.shut),
+            *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.closing),
         ]
         heads = torch.split(parts[0], tables.sizes, -1) if len(parts) == 1 else parts
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
@@ -51,135 +60,122 @@ class UnrolledHeads:
         # unbound once: a gradient of each index would be as large as all columns
         self.each = self.columns.unbind() if transposes else [column for part in parts for column in part.unbind(-1)]
         self.slot_words = masks.slot_words.movedim(-1, 0)
-        self.limits = masks.limit_columns().movedim(-1, 0) if masks.limited else None
+        self.constraints = masks.limit_columns().movedim(-1, 0) if masks.limited else None
         self.floors = (0.0,) * len(tables.sizes) if floors is None else floors
         bits = tables.bits.view(tables.width, tables.count)
-        self.softmaxes = [self._softmax(context, bits[:, at]) for at, context in enumerate(self.contexts)]
-        self.like = self.softmaxes[0].total  # dtype and device of the arithmetic
+        self.softmaxes = [self._softmax(draw, bits[:, at]) for at, draw in enumerate(self.draws)]
+        self.like = self.softmaxes[0].total
 
-    def _softmax(
-        self, context: Context, bits: Tensor, op: Tensor | None = None, parts: Sequence[Context] = ()
-    ) -> MaskedSoftmax:
-        """Of one context; or of all in which a head is drawn, each row in that of its own op.
+    def _softmax(self, draw: Draw, bits: Tensor, op: Tensor | None = None, parts: Sequence[Draw] = ()) -> MaskedSoftmax:
+        """Of one draw; or of all draws of a head as one, each row with the logits and the bit of its own op.
+
+        So merged, the head is drawn once for all ops, where stacked code draws it once for each. Of ``esper-2025-12``
+        the slot's choices have bits ``1110 1110 1110``; a row whose op is CULL keeps bit 2 of them, so that slot s is
+        illegal where ``words[1 + s] & 1110 & 0100`` is 0. A row whose op has no slot keeps no bit: nothing is legal,
+        and nobody asks.
 
         Args:
-            context: the one, or ``given_op(parts)``.
+            draw: the one, or ``given_op(parts)``.
             bits: its bits, int32 ``[width]``.
             op: ``[*sample, ...]``.
-            parts: the contexts.
+            parts: the draws.
         """
-        stacked = context.size > UNROLLED_ROW and context is not self.contexts[0]  # or it would take minutes to build
-        choices = range(context.size) if stacked else [k for k, some in enumerate(context.bits) if some] or [0]
+        long = is_long(draw, self.draws[0])
+        choices = range(draw.size) if long else [k for k, some in enumerate(draw.bits) if some] or [0]
 
-        def spread(slabs: Slabs) -> Slabs:
-            """To broadcast against samples."""
-            if op is None or not stacked:
-                return slabs
-            return [slab.view(len(slab), *[1] * (op.ndim + 1 - slab.ndim), *slab.shape[1:]) for slab in slabs]
+        def sampled(slabs: Slabs) -> Slabs:
+            """To be broadcast against samples."""
+            return slabs if op is None or not long else [spread(slab, op.ndim) for slab in slabs]
 
-        logits, words = spread(self._logits(context, choices, stacked)), self._words(context, bits, choices, stacked)
+        logits, words = sampled(self._logits(draw, choices, long)), self._words(draw, bits, choices, long)
         illegal: Sequence[Tensor | None]
         if op is None:
             illegal = [None if word is None else word == 0 for word in words]
         else:
             for part in parts:
-                if part.columns != context.columns:
-                    own, rows = spread(self._logits(part, choices, stacked)), self._uses(op, part.users)
+                if part.columns != draw.columns:
+                    own, rows = sampled(self._logits(part, choices, long)), self._uses(op, part.users)
                     logits = [torch.where(rows, x, others) for x, others in zip(own, logits)]
             bit = torch.zeros_like(op, dtype=torch.int32)
-            for i in self._ops(context.users):
+            for i in self._ops(draw.users):
                 bit = torch.where(op == i, 1 << i, bit)
-            kept = [word & bit for word in spread([word for word in words if word is not None])]
+            kept = [word & bit for word in sampled([word for word in words if word is not None])]
             logits, illegal = [x.expand(word.shape) for x, word in zip(logits, kept)], [word == 0 for word in kept]
-        if context.limit is not None:
-            assert self.limits is not None
-            first = context.limit
-            each = [self.limits[first : first + context.size]] if stacked else [self.limits[first + k] for k in choices]
-            illegal = [~limit if no is None else no | ~limit for no, limit in zip(illegal, spread(each))]
-        floor = self.floors[context.head]
-        capped = exceeds(floor, len(choices))
-        return MaskedSoftmax(logits, illegal, stacked=stacked, actions=choices, min_prob=floor, capped=capped)
+        if draw.constraint is not None:
+            assert self.constraints is not None
+            held, first = self.constraints, draw.constraint
+            each = sampled([held[first : first + draw.size]] if long else [held[first + k] for k in choices])
+            illegal = [~holds if no is None else no | ~holds for no, holds in zip(illegal, each)]
+        floor = self.floors[draw.head]
+        softmax = LongSoftmax if long else UnrolledSoftmax
+        return softmax(logits, illegal, actions=choices, min_prob=floor, capped=exceeds(floor, len(choices)))
 
-    def _logits(self, context: Context, choices: Sequence[int], stacked: bool) -> Slabs:
-        first = context.columns[0]  # a head's columns lie side by side
-        return [self.columns[first : first + context.size]] if stacked else [self.each[first + k] for k in choices]
+    def _logits(self, draw: Draw, choices: Sequence[int], long: bool) -> Slabs:
+        first = draw.columns[0]  # a head's columns lie side by side
+        return [self.columns[first : first + draw.size]] if long else [self.each[first + k] for k in choices]
 
-    def _words(self, context: Context, bits: Tensor, choices: Sequence[int], stacked: bool) -> Sequence[Tensor | None]:
+    def _words(self, draw: Draw, bits: Tensor, choices: Sequence[int], long: bool) -> Sequence[Tensor | None]:
         """What of the words decides a choice: nothing is left of them where it is illegal; None for never."""
-        if not stacked:
+        if not long:
             return [
-                None
-                if context.bits[k] & STATIC and not context.words[k]
-                else self.words[context.words[k]] & context.bits[k]
+                None if draw.bits[k] & STATIC and not draw.words[k] else self.words[draw.words[k]] & draw.bits[k]
                 for k in choices
             ]
-        if len(set(context.words)) > 1:  # the slot's, of which an op is legal in one as in another
-            return [self.slot_words & context.bits[0]]
-        return [self.words[context.words[0]] & bits[: context.size].view(-1, *[1] * (self.columns.ndim - 1))]
+        if len(set(draw.words)) > 1:  # the slot's, of which an op is legal in one as in another
+            return [self.slot_words & draw.bits[0]]
+        return [self.words[draw.words[0]] & bits[: draw.size].view(-1, *[1] * (self.columns.ndim - 1))]
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    def context_faults(self) -> Slabs:
-        """Contexts that leave their row without an action, bool ``[...]`` each."""
-        needed = [(self.words[0] & context.needed_by) != 0 for context in self.contexts]
-        faults = [softmax.lost & present for softmax, present in zip(self.softmaxes, needed)]
+    def draw_faults(self) -> Slabs:
+        """Draws that leave their row without an action, bool ``[...]`` each."""
+        needed = [(self.words[0] & draw.needed_by) != 0 for draw in self.draws]
+        faults = [softmax.invalid & present for softmax, present in zip(self.softmaxes, needed)]
         return faults if self.active is None else [fault & self.active for fault in faults]
 
     def faulty(self) -> Tensor:
-        """Rows without an action, bool ``[...]``."""
-        return _any(self.context_faults())
+        return _any(self.draw_faults())
 
     def faults(self) -> Tensor:
-        """The same with a bit for each head, int64 ``[...]``."""
-        faults = zip(self.contexts, self.context_faults())
-        return reduce(torch.bitwise_or, [fault.long() << context.head for context, fault in faults])
+        faults = zip(self.draws, self.draw_faults())
+        return reduce(torch.bitwise_or, [fault.long() << draw.head for draw, fault in faults])
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
-    def draw(self, noise: Tensor, neutral: Tensor | None) -> Tensor:
-        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice.
-
-        Args:
-            noise: uniforms, ``[*sample, ..., heads]``.
-            neutral: bool ``[...]``, rows whose actions are -1 in all heads.
-        """
-        return self.draw_and_score(noise, neutral)[0]
+    def draw(self, noise: Tensor, ignored: Tensor | None) -> Tensor:
+        return self.draw_and_score(noise, ignored)[0]
 
     def draw_and_score(
-        self, noise: Tensor | Slabs, neutral: Tensor | None, dtype: torch.dtype = torch.int64
+        self, noise: Tensor | Slabs, ignored: Tensor | None, dtype: torch.dtype = torch.int64
     ) -> tuple[Tensor, Tensor]:
         """The same, with the log-probabilities of the actions, ``[*sample, ...]``; uniforms may come head by head."""
-        uniforms, op_at = noise.unbind(-1) if isinstance(noise, Tensor) else noise, self.contexts[0].head
+        uniforms, op_at = noise.unbind(-1) if isinstance(noise, Tensor) else noise, self.draws[0].head
         op, score = self.softmaxes[0].draw_and_score(uniforms[op_at])
         actions, scores = self._unused(op, score)
         for head, softmax, used in self._given(op):
             drawn = softmax.draw_and_score(uniforms[head])
             actions[head], scores[head] = (torch.where(used, *of) for of in zip(drawn, (actions[head], scores[head])))
-        return self._whole(actions, neutral, dtype), _total(scores)
+        return self._whole(actions, ignored, dtype), _total(scores)
 
-    def mode(self, neutral: Tensor | None) -> Tensor:
-        """The op's mode, then each head's given that op: ``[..., heads]``."""
+    def mode(self, ignored: Tensor | None) -> Tensor:
         op = self.softmaxes[0].mode().to(self.like.dtype)
         actions, _ = self._unused(op, op)
         for head, softmax, used in self._given(op):
             actions[head] = torch.where(used, softmax.mode().to(op.dtype), actions[head])
-        return self._whole(actions, neutral)
+        return self._whole(actions, ignored)
 
-    def _whole(self, actions: Slabs, neutral: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor:
-        if neutral is not None:
-            actions = [action.masked_fill(neutral, -1) for action in actions]
+    def _whole(self, actions: Slabs, ignored: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor:
+        if ignored is not None:
+            actions = [action.masked_fill(ignored, -1) for action in actions]
         return torch.stack([action.to(dtype) for action in actions]).movedim(0, -1)  # where a compiler ends its loop
 
     def score(self, actions: Tensor) -> Tensor:
-        """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
         return torch.stack(self._scores(*self._values(actions))).movedim(0, -1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-probability of whole actions, ``[*sample, ...]``."""
         return _total(self._scores(*self._values(actions)))
 
     def log_prob_and_illegal(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and whether the masks forbid the actions or there are none such, bool ``[*sample, ...]``."""
         values, op, given = self._values(actions)
         illegal = [softmax.forbids(values[head]) & used for head, softmax, used in given]
         return _total(self._scores(values, op, given)), _any([self.softmaxes[0].forbids(op), *illegal])
@@ -187,7 +183,7 @@ class UnrolledHeads:
     def _values(self, actions: Tensor) -> tuple[Slabs, Tensor, list[Given]]:
         """Each head's value, the op, and what is drawn given it."""
         values = actions.to(self.like.dtype).unbind(-1)
-        op = values[self.contexts[0].head]
+        op = values[self.draws[0].head]
         return values, op, self._given(op)
 
     def _scores(self, values: Slabs, op: Tensor, given: list[Given]) -> list[Tensor]:
@@ -199,7 +195,7 @@ class UnrolledHeads:
     def _unused(self, op: Tensor, score: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Actions and scores where the op uses no other head."""
         actions = [torch.full_like(op, choice) for choice in self.tables.canonical_choices]
-        scores, op_at = [torch.zeros_like(score)] * len(actions), self.contexts[0].head
+        scores, op_at = [torch.zeros_like(score)] * len(actions), self.draws[0].head
         actions[op_at], scores[op_at] = op, score
         return actions, scores
 
@@ -207,7 +203,7 @@ class UnrolledHeads:
         """Each head that is drawn, its probabilities given the op, and whether the op uses it, ``[*sample, ...]``."""
         given = []
         for (head, at, whole), bits in zip(self.tables.drawn, self.tables.drawn_bits):
-            parts = [self.contexts[i] for i in at]
+            parts = [self.draws[i] for i in at]
             softmax = self.softmaxes[at[0]] if len(at) == 1 else self._softmax(whole, bits, op, parts)
             given.append((head, softmax, self._uses(op, whole.users)))
         return given
@@ -221,14 +217,12 @@ class UnrolledHeads:
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 
     def raw_entropy(self) -> Tensor:
-        """Entropy of whole actions in nats by the chain rule, ``[...]``."""
         return self._chain([softmax.entropy() for softmax in self.softmaxes])
 
     def head_entropies(self) -> Tensor:
-        """Normalized entropy of every head's own choices before any floor: ``[..., heads]``."""
         entropies = []
         for head in range(len(self.tables.sizes)):
-            own = [s for s, context in zip(self.softmaxes, self.contexts) if context.head == head and context.plain]
+            own = [s for s, draw in zip(self.softmaxes, self.draws) if draw.head == head and draw.plain]
             each = [normalized(softmax.entropy_without_floor(), softmax.legal_actions()) for softmax in own]
             if len(each) > 1:
                 count = _total([softmax.legal_actions().clamp_max(1) for softmax in own]).clamp_min(1)
@@ -237,37 +231,23 @@ class UnrolledHeads:
         return torch.stack(entropies).movedim(0, -1)
 
     def divergence(self, other: "UnrolledHeads") -> Tensor:
-        """KL(self || other) of whole actions in nats, ``[...]``; both have the same contexts."""
-        values = [self._divergence(other, at) for at in range(len(self.contexts))]
+        values = [p.divergence(q) for p, q in zip(self.softmaxes, other.softmaxes)]
         lacking = [value == math.inf for value in values]
         finite = self._chain([value.masked_fill(none, 0) for value, none in zip(values, lacking)])
         drawn = [log_prob != -math.inf for log_prob in self.softmaxes[0].log_probs()]  # a probability may underflow
         beyond = [lacking[0]]
-        for context, none in zip(self.contexts[1:], lacking[1:]):
-            beyond += [none & by for op, by in enumerate(drawn) if context.users >> op & 1]
+        for draw, none in zip(self.draws[1:], lacking[1:]):
+            beyond += [none & by for op, by in enumerate(drawn) if draw.users >> op & 1]
         return finite.masked_fill(_any(beyond), math.inf)
 
-    def _divergence(self, other: "UnrolledHeads", at: int) -> Tensor:
-        if self.softmaxes[at].stacked:
-            return divergence(self.softmaxes[at].log_probs(), other.softmaxes[at].log_probs())[0].sum(0)
-        theirs = dict(zip(other.softmaxes[at].actions, other.softmaxes[at].log_probs()))
-        never = torch.full_like(self.like, -math.inf)  # where masks differ, one may leave out what the other has
-        q = [theirs.get(action, never) for action in self.softmaxes[at].actions]
-        return _total(divergence(self.softmaxes[at].log_probs(), q))
-
     def _chain(self, values: Slabs) -> Tensor:
-        """The op's value, and that of every context times the probability that a head is drawn in it."""
+        """The op's value, and that of every draw times the probability that a head is taken from it."""
         probs, total = self.softmaxes[0].probs(), values[0]
-        for context, value in zip(self.contexts[1:], values[1:]):
-            if context.users:
-                usage = _total([p for op, p in enumerate(probs) if context.users >> op & 1])
+        for draw, value in zip(self.draws[1:], values[1:]):
+            if draw.users:
+                usage = _total([p for op, p in enumerate(probs) if draw.users >> op & 1])
                 total = total + usage * value
         return total
-
-
-def unrolled_choices(contexts: Sequence[Context]) -> int:
-    """How many choices are taken one by one."""
-    return sum(context.size for at, context in enumerate(contexts) if not at or context.size <= UNROLLED_ROW)
 
 
 def _total(values: Slabs) -> Tensor:

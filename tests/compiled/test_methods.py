@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import esper_masks as em
 from esper_masks.compiled.methods import CompiledMethod, _exact
 from esper_masks.decision.step import DecisionInputs
-from esper_masks.distributions import factored
 from esper_masks.distributions.noise import NoiseKey, keyed_uniforms
 from tests.compiled.sums import Sums
 from tests.decision.inputs import BATCH, composed, engine_of, inputs
@@ -194,10 +193,8 @@ def test_compiled_code_draws_what_its_key_says(compiled: em.DecisionStep) -> Non
     assert torch.equal(compiled(states, logits).actions, composed(compiled.engine, states, logits, noise).actions)
 
 
-@pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("stacked", [False, True])
-def test_doubles_are_drawn_as_doubles(monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
-    monkeypatch.setattr(factored, "unrolls", lambda *_: not stacked)
+@pytest.mark.usefixtures("traced", "form")
+def test_doubles_are_drawn_as_doubles() -> None:
     step = em.DecisionStep(engine_of())
     states, logits, _ = inputs(step.engine)
     noise = torch.stack(keyed_uniforms(key_of(3), (BATCH, 4), torch.float64), -1)

@@ -1,0 +1,123 @@
+"""The form of a distribution: chosen here, and nowhere else.
+
+Everything is written in two forms, with one signature and the same results:
+
+    stacked     one tensor over all actions       few ops, each over everything: what eager code wants
+    unrolled    a vector over rows per action     many ops, which a compiler fuses into one loop over rows
+
+In eager code an op costs more than its arithmetic, so eager code is stacked. Compiled code is unrolled as long as it
+is small, because each unrolled action takes about a second to build. An unrolled whole action may still have a *long*
+head: that head alone stays one tensor.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from esper_masks.actions.draws import Draw
+
+Form = Literal["stacked", "unrolled"]
+
+LONGEST_ROW = 16  # actions of an unrolled row: with more, a stacked one is nearly as fast
+LONGEST_DECISION = 128  # actions of all unrolled draws: high, because stacked draws are padded to the widest
+
+_used: Form | None = None
+_longest_row = LONGEST_ROW
+
+
+def of_row(actions: int) -> Form:
+    """The form of one head with so many actions."""
+    return _used or ("unrolled" if torch.compiler.is_compiling() and actions <= LONGEST_ROW else "stacked")
+
+
+def of_decision(draws: Sequence[Draw], compiled: bool | None = None) -> Form:
+    """The form of a whole action.
+
+    Args:
+        draws: see ``build_draws``.
+        compiled: whether for compiled code; by default whether a compiler is tracing this call.
+    """
+    compiled = torch.compiler.is_compiling() if compiled is None else compiled
+    one_by_one = sum(draw.size for draw in draws if not is_long(draw, draws[0]))
+    return _used or ("unrolled" if compiled and one_by_one <= LONGEST_DECISION else "stacked")
+
+
+def is_long(draw: Draw, op: Draw) -> bool:
+    """Whether a head stays one tensor in an unrolled whole action. The op never does: each op decides what is drawn."""
+    return draw.size > _longest_row and draw.head != op.head
+
+
+@contextmanager
+def use(form: Form, *, longest_row: int = LONGEST_ROW) -> Iterator[None]:
+    """Every distribution made inside takes one form, in eager code too: for tests that compare the forms.
+
+    Args:
+        form: the form.
+        longest_row: a head with more choices is long in an unrolled whole action.
+    """
+    global _used, _longest_row
+    before = _used, _longest_row
+    _used, _longest_row = form, longest_row
+    try:
+        yield
+    finally:
+        _used, _longest_row = before
+
+
+class AnyHeads(Protocol):
+    """All heads of whole actions, in either form.
+
+    Both are made of
+
+        parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
+        masks: which actions are legal.
+        active: bool ``[...]``; None for all.
+        floors: least probability of a legal choice, one a head, see ``MaskedSoftmax``; None for none.
+        by_op: heads whose logits are given for each op.
+        transposes: whether row-major logits are transposed first, see ``UnrolledHeads``.
+    """
+
+    like: Tensor  # of the dtype and on the device of the arithmetic
+
+    def faulty(self) -> Tensor:
+        """Rows without an action, bool ``[...]``."""
+
+    def faults(self) -> Tensor:
+        """The same with a bit for each head, int64 ``[...]``."""
+
+    def draw(self, noise: Tensor, ignored: Tensor | None) -> Tensor:
+        """Actions ``[*sample, ..., heads]`` of uniforms of that shape; -1 where a used head has no choice.
+
+        Args:
+            noise: uniforms, ``[*sample, ..., heads]``.
+            ignored: bool ``[...]``, rows whose actions are -1 in all heads.
+        """
+
+    def draw_and_score(
+        self, noise: Tensor, ignored: Tensor | None, dtype: torch.dtype = torch.int64
+    ) -> tuple[Tensor, Tensor]:
+        """The same, with the log-probabilities of the actions, ``[*sample, ...]``."""
+
+    def mode(self, ignored: Tensor | None) -> Tensor:
+        """The op's mode, then each head's given that op: ``[..., heads]``."""
+
+    def score(self, actions: Tensor) -> Tensor:
+        """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probability of whole actions, ``[*sample, ...]``."""
+
+    def log_prob_and_illegal(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and whether the masks forbid the actions or there are none such, bool ``[*sample, ...]``."""
+
+    def raw_entropy(self) -> Tensor:
+        """Entropy of whole actions in nats by the chain rule, ``[...]``."""
+
+    def head_entropies(self) -> Tensor:
+        """Normalized entropy of every head's own choices before any floor: ``[..., heads]``."""
+
+    def divergence(self, other: Self) -> Tensor:
+        """KL(self || other) of whole actions in nats, ``[...]``; both have the same draws."""
