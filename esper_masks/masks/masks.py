@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import reduce
 from typing import Any, Self
 
 import torch
@@ -212,6 +213,33 @@ class ActionMasks(Mapping[str, Tensor]):
             legal = legal & ((choice == value) & permitted | ((op_bit & table.users) == 0))
         return legal
 
+    def acts_on(self, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What ``permits`` says, and on which slot each action acts, by comparisons alone.
+
+        For compiled code: a compiler looks entries of a table up one by one, and compares whole vectors at once. There
+        is an op for each choice, so this is for heads of few choices.
+
+        Args:
+            values: integer ``[...]``, one for each head.
+
+        Returns: bool ``[...]``; and bool ``[slots, ...]``, True in no slot where the action is illegal or uses none.
+        """
+        slot_users = self.layout.head(SLOT).users
+        op, slot = (values[self.layout.head_names.index(name)] for name in (OP, SLOT))
+        bit = torch.zeros_like(op)
+        for number in range(len(self.layout.ops)):
+            fits = op == number
+            for head, value in zip(self.layout.heads, values):
+                if head.users >> number & 1 and head.name not in (OP, SLOT):
+                    limit = self._limits.get(head.name)
+                    hits = [value == c if limit is None else (value == c) & limit[..., c] for c in head.by_op[number]]
+                    fits = fits & reduce(torch.logical_or, hits)
+            bit = torch.where(fits, 1 << number, bit)
+        index = torch.arange(len(self.layout.slot_ids), dtype=op.dtype, device=op.device)
+        index = index.view(-1, *[1] * op.ndim)
+        acts = (slot == index) & ((self.slot_words.movedim(-1, 0) & bit & slot_users) != 0)
+        return acts.any(0) | ((self.op_words & bit & ~slot_users) != 0), acts
+
     @property
     def forced(self) -> Tensor:
         """Rows in which exactly one whole action is legal: bool ``[...]``."""
@@ -271,7 +299,7 @@ class ActionMasks(Mapping[str, Tensor]):
         return torch.where(pairs, self._table(OP).open_words.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
 
     def limit_columns(self) -> Tensor:
-        """What ``restrict`` has left of the heads ``limited``: bool ``[..., columns]``, see ``build_contexts``."""
+        """What ``restrict`` has left of the heads ``limited``: bool ``[..., columns]``, see ``build_draws``."""
         names = [self.layout.head_names[at] for at in self.limited]
         return torch.cat([mask for name in names for mask in (self[name], self._limits[name])], -1)
 

@@ -92,6 +92,25 @@ def test_any_words_mean_one_set_of_actions(name: str, slots: int) -> None:
         assert torch.equal(dist.faults != 0, ~joint.any(-1))  # nothing else is at fault
 
 
+@pytest.mark.parametrize("name", em.rulesets())
+@pytest.mark.parametrize("restricts", [False, True])
+def test_comparisons_find_what_lookups_find(name: str, restricts: bool) -> None:
+    engine = em.MaskEngine(em.ruleset(name))
+    masks = engine(random_states(engine, 400, stages=range(11)))
+    sizes = torch.tensor([head.size for head in engine.layout.heads])
+    if restricts:
+        kept = {head.name: torch.rand(400, head.size) < 0.7 for head in engine.layout.heads if head.name != "op"}
+        masks = masks.restrict(**kept)
+    actions = (torch.rand(400, len(sizes)) * (sizes + 2)).int() - 1  # some are no choice
+    actions[:200] = engine.joint_actions.decode(torch.randint(engine.joint_actions.size, (200,))).int()
+    legal, acts = masks.acts_on(actions.unbind(-1))
+    assert legal.any()
+    assert torch.equal(legal, masks.permits(actions))
+    op, slot = (actions[:, engine.layout.head_names.index(head)] for head in ("op", "slot"))
+    uses = (engine.layout.head("slot").users >> op.clamp_min(0) & 1) != 0
+    assert torch.equal(acts.T, (legal & uses).unsqueeze(-1) & (slot.unsqueeze(-1) == torch.arange(acts.shape[0])))
+
+
 def test_from_bools_without_pairs_takes_every_legal_op_in_every_legal_slot() -> None:
     layout = em.MaskEngine(em.ruleset("esper-2025-12")).layout
     op = torch.tensor([[True, False, True, False], [False, False, False, True], [False] * 4])

@@ -122,7 +122,8 @@ class Dynamics(nn.Module):
         [uniform] = keyed_uniforms(noise, size, stacked=True) if keyed else [noise.movedim(-1, 0)]
         stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
         heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
-        legal, acted = self._acts(old, heads)
+        totals = old.total_seeds if self.max_seeds > 0 else None
+        legal, acted = self.engine(old.states, totals, max_seeds=self.max_seeds).acts_on(heads)
         op = heads[self.op_at]
 
         entered = stage
@@ -192,25 +193,6 @@ class Dynamics(nn.Module):
         return torch.cat([torch.stack(rows).flatten(0, 1), whole]).movedim(0, -1)
 
     # -- parts --------------------------------------------------------------------------------------------------------
-
-    def _acts(self, old: State, heads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Whether an action is legal, ``[batch]``, and the slot that it acts on, ``[slots, batch]``.
-
-        ``masks.permits`` says the same, and looks it up, which compilers do row by row.
-        """
-        layout, totals = self.engine.layout, old.total_seeds if self.max_seeds > 0 else None
-        masks = self.engine(old.states, totals, max_seeds=self.max_seeds)
-        op, bit = heads[self.op_at], torch.zeros_like(heads[self.op_at])
-        for number in range(len(layout.ops)):
-            fits = op == number
-            for head in layout.heads:
-                if head.users >> number & 1 and head.name not in (OP, SLOT):
-                    fits = fits & _is_any(heads[layout.head_names.index(head.name)], head.by_op[number])
-            bit = torch.where(fits, 1 << number, bit)
-        index = torch.arange(len(layout.slot_ids), dtype=torch.int32, device=op.device).unsqueeze(-1)
-        users = layout.head(SLOT).users
-        acted = (heads[self.slot_at] == index) & ((masks.slot_words.movedim(-1, 0) & bit & users) != 0)
-        return acted.any(0) | ((masks.op_words & bit & ~users) != 0), acted
 
     def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
         """A number of each blueprint, float32."""
