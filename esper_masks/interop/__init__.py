@@ -3,11 +3,13 @@
 gymnasium    a ``gymnasium.vector.VectorEnv``, registered as ``esper/Lifecycle-v0``
 sb3          a ``VecEnv`` of stable-baselines3 for sb3-contrib's ``MaskablePPO``
 torchrl      an ``EnvBase`` of TorchRL, and ``FactoredCategorical`` for a ``ProbabilisticActor``
-pettingzoo   masks beside an observation, as PettingZoo wants them
-rllib        masks beside an observation, as RLlib wants them
-hosts        what the adapters share: environments, and actions in several forms
+pettingzoo   masks beside an observation, as PettingZoo wants them; it needs no environment of the package
+rllib        masks beside an observation, as RLlib wants them; it needs no environment of the package
 
-``True``, or 1, is legal in all of them.
+action_forms   the two forms of an action, for all of them
+arrays         the environment with numpy arrays in and out, for Gymnasium and stable-baselines3
+
+``True``, or 1, is legal everywhere.
 """
 
 from importlib import import_module

@@ -3,7 +3,8 @@
 from typing import Any
 
 from esper_masks.extras import needs
-from esper_masks.interop.hosts import ActionForm, Form, Hosted, HostEnv
+from esper_masks.interop.action_forms import ActionForm, Form
+from esper_masks.interop.arrays import ArrayEnv, OverArrays
 from esper_masks.rules import MaskRules
 
 with needs("interop.gymnasium"):
@@ -17,23 +18,23 @@ ID = "esper/Lifecycle-v0"
 
 
 def spaces_of(form: ActionForm, obs_size: int) -> tuple[spaces.Box, spaces.Space[Any]]:
-    """Of one environment: observations and actions."""
+    """Spaces of one environment: observations and actions."""
     sizes = form.sizes
     action: spaces.Space[Any] = spaces.MultiDiscrete(list(sizes)) if form.row else spaces.Discrete(sizes[0])
     return spaces.Box(-np.inf, np.inf, (obs_size,), np.float32), action
 
 
-class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
-    """Environments stepped together, as of ``rollout.LifecycleEnv``.
+class LifecycleVectorEnv(OverArrays, VectorEnv[Any, Any, Any]):
+    """``rollout.LifecycleEnv`` as a vector environment.
 
-    An environment whose episode ends begins anew in the same step (``AutoresetMode.SAME_STEP``). Observation and
-    ``action_mask`` are those of the new episode then, so that a mask always belongs to the observation beside it and to
-    the action that follows. The last of the old one are ``info["final_obs"]`` and ``info["final_info"]``, whose mask is
-    that of the new one, as no action follows the end.
+    An environment whose episode ends begins the next one in the same step (``AutoresetMode.SAME_STEP``). Observation
+    and ``action_mask`` are then those of the new episode, so that a mask always belongs to the observation beside it
+    and to the action that follows. The last observation of the old episode is ``info["final_obs"]``. The mask in
+    ``info["final_info"]`` is that of the new episode, since no action follows the end.
 
         info["action_mask"]      int8 [num_envs, n], 1 is legal: n whole actions; factored, of all heads side by side
-        info["illegal_actions"]  int64 [num_envs]: how many were taken for WAIT since it was made
-        info["_action_mask"]     bool [num_envs]: where there is one, which is everywhere; so is "_illegal_actions"
+        info["illegal_actions"]  int64 [num_envs]: how many actions were taken for WAIT since the environment was made
+        info["_action_mask"]     bool [num_envs]: where there is a mask, which is everywhere; so is "_illegal_actions"
 
     An illegal action is WAIT, and is counted. The factored form has illegal pairs of op and slot however it is masked;
     see ``docs/frameworks/gymnasium.md``.
@@ -48,12 +49,12 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
         num_envs: number of environments.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
         rules: a rule set, or the name of one that the package has.
-        settings: of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed here or
-            in ``reset``, no two have the same noise.
+        settings: settings of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed
+            here or in ``reset``, no two environments have the same noise.
 
     Raises:
         TypeError: there is no such setting; nothing can be rendered.
-        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
+        RulesError, SlotStateError, ValueError, RuntimeError: see ``rollout.LifecycleEnv``; or no such form.
     """
 
     autoreset_mode = AutoresetMode.SAME_STEP  # where TorchRL looks
@@ -70,8 +71,8 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
     ):
         if render_mode is not None:
             raise TypeError(f"render_mode={render_mode!r}: there is nothing to render")
-        self.host, self.render_mode, self.num_envs = HostEnv(num_envs, action, rules, settings), None, num_envs
-        self.single_observation_space, self.single_action_space = spaces_of(self.host.form, self.host.env.obs_size)
+        self.arrays, self.render_mode, self.num_envs = ArrayEnv(num_envs, action, rules, settings), None, num_envs
+        self.single_observation_space, self.single_action_space = spaces_of(self.arrays.form, self.arrays.env.obs_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -79,8 +80,8 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
         """Start an episode everywhere.
 
         Args:
-            seed: of the noise of all environments; by default it goes on.
-            options: ``{"reset_mask": bool [num_envs]}``, which of them; the others stay as they are.
+            seed: seed of the noise of all environments; by default the noise is not seeded again.
+            options: ``{"reset_mask": bool [num_envs]}``: which environments; the others stay as they are.
 
         Raises:
             ValueError: a list of seeds, other options, or a mask that does not fit.
@@ -92,18 +93,18 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
         if others := set(options or {}) - {"reset_mask"}:
             raise ValueError(f"options {', '.join(map(repr, others))}: there is 'reset_mask' and nothing else")
         super().reset(seed=seed)
-        return self.host.reset(seed, (options or {}).get("reset_mask")), self._info()
+        return self.arrays.reset(seed, (options or {}).get("reset_mask")), self._info()
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One epoch of every environment.
 
         Args:
-            actions: of the action space.
+            actions: as in ``action_space``.
 
         Raises:
             ValueError: another dtype or shape, or out of range.
         """
-        obs, reward, ended, final = self.host.step(actions)
+        obs, reward, ended, final = self.arrays.step(actions)
         info = self._info()
         if final is not None:
             rows = np.full(self.num_envs, None, dtype=object)
@@ -119,18 +120,16 @@ class LifecycleVectorEnv(Hosted, VectorEnv[Any, Any, Any]):
 
 
 class LifecycleEnv(gymnasium.Env[Any, Any]):
-    """One environment, for what takes no others: ``LifecycleVectorEnv`` of one, which ends instead of beginning anew.
+    """One environment, for programs that take no vector of them: ``LifecycleVectorEnv`` of one, whose episode ends.
 
     ``info["action_mask"]`` is int8 ``[n]``, as ``env.action_space.sample(mask)`` takes it in the joint form. Beside the
-    last observation of an episode it is already that of the next one, which begins with ``reset``.
+    last observation of an episode the mask is already that of the next episode, which begins with ``reset``.
 
     Args:
-        action: as of ``LifecycleVectorEnv``.
-        rules: as of ``LifecycleVectorEnv``.
-        settings: as of ``LifecycleVectorEnv``.
+        settings: see ``LifecycleVectorEnv``, ``action`` and ``rules`` among them.
 
     Raises:
-        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleVectorEnv``.
+        RulesError, SlotStateError, ValueError, RuntimeError: see ``LifecycleVectorEnv``.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as there
@@ -142,17 +141,17 @@ class LifecycleEnv(gymnasium.Env[Any, Any]):
         self.action_space = self.vector.single_action_space
 
     def action_masks(self) -> Any:
-        """Of the current state, bool ``[n]``; the name that sb3-contrib looks for."""
+        """Mask of the current state, bool ``[n]``; sb3-contrib looks for this name."""
         return self.vector.action_masks()[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode. Arguments and errors as of ``LifecycleVectorEnv.reset``."""
+        """Start an episode. Arguments and errors: see ``LifecycleVectorEnv.reset``."""
         super().reset(seed=seed)
         obs, info = self.vector.reset(seed=seed, options=options)
         return obs[0], _first(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One epoch. Errors as of ``LifecycleVectorEnv.step``."""
+        """One epoch. Errors: see ``LifecycleVectorEnv.step``."""
         obs, reward, ended, _, info = self.vector.step(np.asarray(action)[None])
         last = info["final_obs"] if ended[0] else obs
         return last[0], float(reward[0]), bool(ended[0]), False, _first(info)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from esper_masks.extras import needs
-from esper_masks.interop.hosts import Form, check_form, rows_of
+from esper_masks.interop.action_forms import Form, check_form, rows_of
 from esper_masks.masks.masks import ActionMasks
 
 with needs("interop.pettingzoo"):
@@ -18,7 +18,7 @@ def observations(
 ) -> dict[str, dict[str, Any]]:
     """What a parallel environment gives its agents, who are the rows of a batch.
 
-        made[agents[i]]["observation"]  as it came, row i
+        made[agents[i]]["observation"]  row i of the observation
         made[agents[i]]["action_mask"]  int8 [n], 1 is legal, for Discrete(n); factored, a tuple of one a head, which is
                                         what the sampler of MultiDiscrete takes
 
@@ -30,7 +30,7 @@ def observations(
     ((43,), np.int64(37))
 
     Args:
-        masks: of the agents, ``[batch]``.
+        masks: masks of the agents, ``[batch]``.
         observation: ``[batch, ...]``, a tensor or an array.
         agents: their names.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.

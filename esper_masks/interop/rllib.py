@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from esper_masks.extras import needs
-from esper_masks.interop.hosts import Form, check_form, rows_of
+from esper_masks.interop.action_forms import Form, check_form, rows_of
 from esper_masks.masks.masks import ActionMasks
 
 with needs("interop.rllib"):

@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from esper_masks.extras import needs
-from esper_masks.interop.hosts import Form, Hosted, HostEnv
+from esper_masks.interop.action_forms import Form
+from esper_masks.interop.arrays import ArrayEnv, OverArrays
 from esper_masks.rules import MaskRules
 
 with needs("interop.sb3"):
@@ -17,11 +18,11 @@ from esper_masks.interop.gymnasium import spaces_of
 MASKS = "action_masks"  # the name that sb3-contrib asks for
 
 
-class LifecycleVecEnv(Hosted, VecEnv):
-    """Environments stepped together, as of ``rollout.LifecycleEnv``. Masks of all come from one tensor.
+class LifecycleVecEnv(OverArrays, VecEnv):
+    """``rollout.LifecycleEnv`` as a ``VecEnv``. The masks of all environments come from one tensor.
 
-    An environment whose episode ends begins anew in the same step, as everywhere in stable-baselines3; the last
-    observation of the old one is ``infos[i]["terminal_observation"]``.
+    An environment whose episode ends begins the next one in the same step, as everywhere in stable-baselines3; the last
+    observation of the old episode is ``infos[i]["terminal_observation"]``.
 
     An illegal action is WAIT, and is counted in ``illegal_actions``. The factored form has illegal pairs of op and slot
     however it is masked; see ``docs/frameworks/sb3.md``.
@@ -35,12 +36,12 @@ class LifecycleVecEnv(Hosted, VecEnv):
         num_envs: number of environments.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
         rules: a rule set, or the name of one that the package has.
-        settings: of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed here or
-            by ``seed``, no two have the same noise.
+        settings: settings of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed
+            here or by ``seed``, no two environments have the same noise.
 
     Raises:
         TypeError: there is no such setting.
-        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
+        RulesError, SlotStateError, ValueError, RuntimeError: see ``rollout.LifecycleEnv``; or no such form.
     """
 
     render_mode = None
@@ -48,33 +49,33 @@ class LifecycleVecEnv(Hosted, VecEnv):
     def __init__(
         self, num_envs: int, *, action: Form = "joint", rules: MaskRules | str = "esper-2025-12", **settings: Any
     ):
-        self.host = HostEnv(num_envs, action, rules, settings)
+        self.arrays = ArrayEnv(num_envs, action, rules, settings)
         self._actions: Any = None
-        super().__init__(num_envs, *spaces_of(self.host.form, self.host.env.obs_size))
+        super().__init__(num_envs, *spaces_of(self.arrays.form, self.arrays.env.obs_size))
 
     def reset(self) -> Any:
-        """Start an episode everywhere; with the first of the seeds of ``seed``, if it was called."""
-        obs = self.host.reset(self._seeds[0])
+        """Start an episode everywhere; if ``seed`` was called since the last reset, with that seed."""
+        obs = self.arrays.reset(self._seeds[0])
         self._reset_seeds()
         return obs
 
     def seed(self, seed: int | None = None) -> Any:
-        """Seed the next ``reset``; None for one that no other has.
+        """Seed the next ``reset``; None for a random seed.
 
         Raises:
-            ValueError: no int.
+            ValueError: the seed is no int.
         """
         if not (seed is None or isinstance(seed, int | np.integer)):
             raise ValueError(f"seed {seed!r:.80}: the environments share one generator; give one int")
         return super().seed(secrets.randbits(31) if seed is None else int(seed))
 
     def set_options(self, options: Any = None) -> None:
-        """Raises: ValueError: there are no options of a reset."""
+        """Raises: ValueError: any options; a reset has none."""
         if options:
             raise ValueError(f"options {options!r:.80}: there are none; all environments begin together")
 
     def step_async(self, actions: Any) -> None:
-        """Keep what the next ``step_wait`` is to do."""
+        """Keep the actions for the next ``step_wait``."""
         self._actions = actions
 
     def step_wait(self) -> Any:
@@ -83,7 +84,7 @@ class LifecycleVecEnv(Hosted, VecEnv):
         Raises:
             ValueError: actions of another dtype or shape, or out of range.
         """
-        obs, reward, ended, final = self.host.step(self._actions)
+        obs, reward, ended, final = self.arrays.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if final is not None:
             for at in np.flatnonzero(ended):
@@ -99,7 +100,7 @@ class LifecycleVecEnv(Hosted, VecEnv):
         """``action_masks``, a row for each environment.
 
         Raises:
-            AttributeError: another method; the environments are one object, which has it or has not.
+            AttributeError: another method; the environments are one object, without methods of their own.
         """
         if method_name != MASKS or method_args or method_kwargs:
             raise AttributeError(
@@ -109,10 +110,10 @@ class LifecycleVecEnv(Hosted, VecEnv):
         return [masks[at] for at in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of each: its count of ``illegal_actions``, its ``action_masks``; others are of all of them.
+        """``illegal_actions`` or ``action_masks`` of each environment; any other attribute is the same for all.
 
         Raises:
-            AttributeError: there is none of the name.
+            AttributeError: there is no such attribute.
         """
         value, chosen = getattr(self, attr_name), self._get_indices(indices)
         if attr_name == "illegal_actions":
@@ -125,7 +126,7 @@ class LifecycleVecEnv(Hosted, VecEnv):
         return self.action_masks()[at]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Raises: AttributeError: the environments are one object, and have no attributes of their own."""
+        """Raises: AttributeError: the environments are one object, without attributes of their own."""
         raise AttributeError(f"{attr_name!r} cannot be set for single environments: they are one object")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:

@@ -1,7 +1,7 @@
 """``LifecycleEnv`` and distributions for TorchRL, https://docs.pytorch.org/rl; on any device.
 
-Importing TorchRL switches off torch's validation of distributions for the whole process. What this package checks it
-goes on checking.
+Importing TorchRL switches off torch's validation of distributions for the whole process. This package still checks
+what it checked before.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from torch.distributions import Distribution
 from esper_masks import distributions
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.extras import needs
-from esper_masks.interop.hosts import ActionForm, Form, make_env
+from esper_masks.interop.action_forms import ActionForm, Form
+from esper_masks.interop.arrays import make_env
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rules import MaskRules
 
@@ -27,16 +28,16 @@ ENDS = ("done", "terminated")
 
 
 class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
-    """Environments stepped together, as of ``rollout.LifecycleEnv``: an ``EnvBase`` of batch size ``[num_envs]``.
+    """``rollout.LifecycleEnv`` as an ``EnvBase`` of batch size ``[num_envs]``.
 
         "observation"  float32 [num_envs, obs_size]
         "action_mask"  bool [num_envs, n], True is legal: n whole actions; factored, of all heads side by side
         "slot_words"   int32 [num_envs, slots] and "op_words" int32 [num_envs]: the same masks, exact in either form,
                        for ``FactoredCategorical`` below
 
-    ``("next", "observation")`` of an episode that ends is its last one. TorchRL's collectors, and ``rollout`` with
-    ``break_when_any_done=False``, then begin the next one by themselves; masks beside that last observation are already
-    those of the next, and nothing is drawn from them.
+    At the end of an episode ``("next", "observation")`` is its last observation. TorchRL's collectors, and ``rollout``
+    with ``break_when_any_done=False``, then begin the next episode by themselves; masks beside the last observation are
+    already those of the next episode, and no action is drawn under them.
 
     An illegal action is WAIT, and is counted in ``illegal_actions``. Under ``ActionMask`` the joint form has none. The
     factored form has none with ``FactoredCategorical``; a library's own heads, drawn independently of each other, form
@@ -52,12 +53,12 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
         rules: a rule set, or the name of one that the package has.
         device: where everything lives.
-        settings: of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed here or
-            by ``set_seed``, no two have the same noise.
+        settings: settings of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed
+            here or by ``set_seed``, no two environments have the same noise.
 
     Raises:
         TypeError: there is no such setting.
-        RulesError, SlotStateError, ValueError, RuntimeError: as of ``LifecycleEnv``; or no such form.
+        RulesError, SlotStateError, ValueError, RuntimeError: see ``rollout.LifecycleEnv``; or no such form.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         actions = self.form.actions(tensordict["action"], self.batch_size[0])
         *given, _, info = self.lifecycles.step(actions)
         obs, reward, terminated = (self._own(each) for each in given)
-        if terminated.any():  # TorchRL reads it as well, to begin anew
+        if terminated.any():  # TorchRL reads it as well, to begin the next episode
             obs = torch.where(terminated.unsqueeze(-1), info["final_obs"], obs)
         made = {**self._seen(obs), "reward": reward.unsqueeze(-1)}
         made |= {name: terminated.unsqueeze(-1) for name in ENDS}
@@ -133,7 +134,7 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
             self.lifecycles.seed(seed)
 
     def to(self, device: Any, *arguments: Any, **settings: Any) -> "LifecycleEnv":
-        """Itself, on the device that it is on.
+        """This environment, which stays on its device.
 
         Raises:
             RuntimeError: another device.
@@ -147,7 +148,7 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
 
 
 class _InNats(Distribution):
-    """What TorchRL asks of a distribution; stands before one of the package among the bases."""
+    """What TorchRL asks of a distribution. Among the bases it stands before a distribution of the package."""
 
     raw_entropy: Callable[[], Tensor]
 
@@ -168,8 +169,8 @@ class _InNats(Distribution):
 class MaskedCategorical(_InNats, distributions.MaskedCategorical):
     """``MaskedCategorical`` for a ``ProbabilisticActor``: one discrete action, such as the index of a whole one.
 
-    ``entropy()`` is in nats, which is what TorchRL's losses take it for; ``normalized_entropy()`` is that of the
-    package, in [0, 1]. Everything else is as in ``esper_masks.MaskedCategorical``, arguments and errors too.
+    ``entropy()`` is in nats, as TorchRL's losses expect; ``normalized_entropy()`` is that of the package, in [0, 1].
+    Everything else, arguments and errors too, is as in ``esper_masks.MaskedCategorical``.
 
         ProbabilisticActor(network, in_keys={"logits": "logits", "mask": "action_mask"}, out_keys=["action"],
                            distribution_class=MaskedCategorical, ...)
@@ -179,8 +180,7 @@ class MaskedCategorical(_InNats, distributions.MaskedCategorical):
 class FactoredCategorical(_InNats, distributions.FactoredCategorical):
     """``FactoredCategorical`` of words, for a ``ProbabilisticActor``: exact under the masks, all heads in one action.
 
-    ``entropy()`` is in nats, which is what TorchRL's losses take it for; ``normalized_entropy()`` is that of the
-    package, in [0, 1].
+    ``entropy()`` is in nats, as TorchRL's losses expect; ``normalized_entropy()`` is that of the package, in [0, 1].
 
         ProbabilisticActor(network, in_keys=["logits", "slot_words", "op_words"], out_keys=["action"],
                            distribution_class=FactoredCategorical, distribution_kwargs={"layout": env.layout}, ...)
@@ -190,12 +190,12 @@ class FactoredCategorical(_InNats, distributions.FactoredCategorical):
         slot_words: int32 ``[..., slots]``, as the environment gives them.
         op_words: int32 ``[...]``.
         layout: heads and ops (``env.layout``).
-        settings: of ``esper_masks.FactoredCategorical``. ``validate="flag"`` reads nothing from the device, and rows at
-            fault are then for the caller to look at (``esper_masks.raise_on_fault``): their action is -1.
+        settings: settings of ``esper_masks.FactoredCategorical``. ``validate="flag"`` reads nothing from the device;
+            the action of a row at fault is -1 then, and the caller looks at it (``esper_masks.raise_on_fault``).
 
     Raises:
         InvalidStateMachineError: rows at fault, such as logits that are NaN.
-        ValueError: as of ``ActionMasks.from_words`` and ``esper_masks.FactoredCategorical``.
+        ValueError: see ``ActionMasks.from_words`` and ``esper_masks.FactoredCategorical``.
     """
 
     def __init__(self, logits: Tensor, slot_words: Tensor, op_words: Tensor, layout: ActionLayout, **settings: Any):

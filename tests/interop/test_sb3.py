@@ -56,7 +56,7 @@ def test_masks_come_as_the_library_asks_for_them(action: Any) -> None:
     env.reset()
     assert is_masking_supported(env)
     masks = get_action_masks(VecNormalize(env))
-    lifecycles = env.host.env.masks()
+    lifecycles = env.lifecycles.masks()
     assert np.array_equal(masks, (lifecycles.joint() if action == "joint" else lifecycles.flat()).numpy())
     assert np.array_equal(env.env_method("action_masks", indices=[3]), masks[3:4])
     assert np.array_equal(env.env_method("action_masks", indices=2), masks[2:3])

@@ -121,7 +121,7 @@ def test_to_seed_it_changes_no_state() -> None:
         env.set_seed(5)
         assert torch.equal(env.base_env.lifecycles.states, states)
         made = env.rand_step(row.clone())
-        noise.append(env.base_env.lifecycles._generator.get_state())
+        noise.append(env.base_env.lifecycles.state_dict()["generator"])
         assert made["action_mask"].gather(-1, made["action"].unsqueeze(-1)).all()
         states = env.base_env.lifecycles.states
         row = made["next"].exclude("reward")
