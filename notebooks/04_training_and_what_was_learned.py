@@ -28,7 +28,8 @@ from pathlib import Path
 import torch
 
 import esper_masks as em
-from esper_masks.rollout.training.train import BASELINES, learned, returns_of
+from esper_masks.rollout.env.baselines import BASELINES
+from esper_masks.rollout.training.trained import learned, returns_of
 
 STEPS = 1_000_000
 torch.set_num_threads(1)  # layers as small as these gain nothing from more

@@ -14,7 +14,7 @@ import esper_masks as em
 from benchmarks.gpu.child import in_turn
 from benchmarks.gpu.ppo import RULES, training
 from benchmarks.gpu.report import Report
-from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.processes import Processes
 
 ENVS, QUICK = 16384, 256
 WIDTHS = (64, 1024)
@@ -24,7 +24,7 @@ NEAR = 0.05  # of figures of two trainings: rounding changes an action here and 
 TABLE = f"training, {RULES}, compiled, layers of width"
 
 
-class Alone(World):
+class Alone(Processes):
     """One process that says to itself, by the backend, what several say to one another."""
 
     def sum(self, values: Tensor) -> Tensor:
@@ -77,11 +77,11 @@ def _group(told: Report, device: str, envs: int) -> None:
     expected = [alone.iterate() for _ in range(2)]
     name = "NCCL" if device == "cuda" else "gloo"
     with told.piece(f"{name}: a training in a group of one is that without a group"), group(device):
-        ppo = training("eager", envs, device, world=Alone())
-        ppo.scoring = ppo.world.averaged(ppo.scoring, ppo.env.device)
-        ppo.world.wait()
+        ppo = training("eager", envs, device, processes=Alone())
+        ppo.scoring = ppo.processes.averaged(ppo.scoring, ppo.env.device)
+        ppo.processes.wait()
         figures = [ppo.iterate() for _ in range(2)]
-        assert ppo.world.agreed(7, ppo.env.device) == 7
+        assert ppo.processes.agreed(7, ppo.env.device) == 7
         for what in ("return_mean", "value_loss", "gradient_norm"):
             ours, other = figures[0][what], expected[0][what]
             assert abs(ours - other) <= NEAR * abs(other) + 1e-3, f"{what} is {ours}, without a group {other}"
@@ -111,7 +111,7 @@ def _policy(told: Report, device: str, envs: int, width: int, precision: str) ->
 def _check_layers(told: Report, ppo: em.rollout.PPO, width: int) -> None:
     """Logits are float32; a rollout's log-probabilities are those of the update, but for rounding."""
     policy = ppo.policy
-    ppo.acting.rollout(ppo.at)
+    ppo.collector.rollout(ppo.state)
     rows = ppo.buffer.minibatch(torch.arange(min(ppo.rows, 4096), device=ppo.env.device))
     obs = ppo.obs_moments(rows.fields["obs"])
     with torch.no_grad():

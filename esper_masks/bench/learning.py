@@ -19,7 +19,9 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.bench.cases import Case
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
-from esper_masks.rollout.training.train import BASELINES, TrainSettings, learned, returns_of
+from esper_masks.rollout.env.baselines import BASELINES
+from esper_masks.rollout.training.train import TrainSettings
+from esper_masks.rollout.training.trained import learned, returns_of
 
 STEPS, SEEDS = 2_000_000, 5  # environment steps of a training, and trainings of an arm
 EVALUATED = 8192  # episodes behind the return of a policy at the end, and of a baseline

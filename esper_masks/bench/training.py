@@ -36,7 +36,7 @@ def prepare(case: Case) -> tuple[Run, Verify]:
         from esper_masks.bench.maskable_ppo import MaskableTraining
 
         peer = MaskableTraining(adapter(case, case.batch), CONFIG, TrainSettings().width)
-        env, rollout, iterate = peer.venv.host.env, peer.rollout, peer.iterate
+        env, rollout, iterate = peer.venv.lifecycles, peer.rollout, peer.iterate
     else:
         ppo = build(em.ruleset(case.rules), TrainSettings(envs=case.batch, compile=case.is_built), CONFIG)
         env, rollout, iterate = ppo.env, partial(collect, ppo), ppo.iterate
@@ -53,7 +53,7 @@ def prepare(case: Case) -> tuple[Run, Verify]:
 
 def collect(ppo: PPO) -> None:
     """A rollout without the figures that ours logs of it, which MaskablePPO does not have."""
-    ppo.at = ppo.acting.rollout(ppo.at)
+    ppo.state = ppo.collector.rollout(ppo.state)
 
 
 def adapter(case: Case, envs: int) -> "LifecycleVecEnv":

@@ -2,7 +2,7 @@
 
 entry       ``main``: the commands, exit codes and signals
 common      arguments and words that commands share
-tables      what is printed of rules
+tables      what is printed about rules, masks and policies
 replay      judge logs
 explain     why an op is legal or not
 show        a rule set, or two

@@ -6,10 +6,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from esper_masks.cli.common import RULES_HELP, console, count, find_rules, positive, reason_of
-from esper_masks.cli.train import EVALUATION_SEED, table_of
+from esper_masks.cli.tables import policy_table
+from esper_masks.cli.train import EVALUATION_SEED
 
 if TYPE_CHECKING:  # no other command needs it
     from esper_masks.rollout import TrainedPolicy
+    from esper_masks.rollout.training.trained import Returns
 
 EPISODES = 8192
 
@@ -18,8 +20,8 @@ def add_command(commands: Any) -> None:
     """Add the command to a parser's."""
     parser = commands.add_parser("evaluate", help="compare the policy of a checkpoint with baselines")
     parser.description = (
-        "Play the policy of a checkpoint and three baselines in environments as those of the training: the mean return "
-        "of an episode, its standard error, and how many actions were illegal. The checkpoint stays as it is."
+        "Play the policy of a checkpoint and three baselines in environments like those of the training: the mean "
+        "return of an episode, its standard error, and how many actions were illegal. The checkpoint stays as it is."
     )
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="a file of `esper-masks train`, or a log folder for its newest")
@@ -45,30 +47,30 @@ def _evaluate(options: argparse.Namespace) -> int:
         return 2
     finally:
         torch.set_num_threads(threads)
-    illegal = sum(each for _, _, each in results.values())
-    learned = results["learned"][0]
-    means = {name: mean for name, (mean, _, _) in results.items() if name != "learned"}
+    illegal = sum(each.illegal_actions for each in results.values())
     if options.json:
-        errors = {name: error for name, (_, error, _) in results.items()}
-        told = {"checkpoint": options.checkpoint, "env_steps": policy.env_steps, "episodes": options.episodes}
-        told |= {"return_mean": learned, "baselines": means, "standard_errors": errors, "illegal_actions": illegal}
-        print(json.dumps(told))
+        means = {name: each.mean for name, each in results.items()}
+        errors = {name: each.standard_error for name, each in results.items()}
+        facts = {"checkpoint": options.checkpoint, "env_steps": policy.env_steps, "episodes": options.episodes}
+        facts |= {"return_mean": means.pop("learned"), "baselines": means, "standard_errors": errors}
+        print(json.dumps(facts | {"illegal_actions": illegal}))
         return 0
-    console().print(table_of(results))
+    console().print(policy_table(results))
     print(f"{options.episodes:,} episodes each, after {policy.env_steps:,} environment steps of training")
     print(f"{illegal} actions were illegal")
     return 0
 
 
-def _play(options: argparse.Namespace) -> "tuple[TrainedPolicy, dict[str, tuple[float, float, int]]]":
-    """The policy, and what ``returns_of`` gives of it and of each baseline.
+def _play(options: argparse.Namespace) -> "tuple[TrainedPolicy, dict[str, Returns]]":
+    """The policy, and the returns of the policy and of each baseline.
 
     Raises:
         OSError, ValueError, RuntimeError: no checkpoint, or a device that is not there.
     """
     import torch
 
-    from esper_masks.rollout.training.train import BASELINES, learned, load_policy, returns_of, threads_for
+    from esper_masks.rollout.training.train import threads_for
+    from esper_masks.rollout.training.trained import compare, load_policy
 
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("there is no CUDA device here; --device cpu evaluates without one")
@@ -78,7 +80,4 @@ def _play(options: argparse.Namespace) -> "tuple[TrainedPolicy, dict[str, tuple[
     policy = load_policy(options.checkpoint, rules=rules, device=options.device)
     torch.set_num_threads(options.threads or threads_for(options.episodes, policy.network.width))
     torch.manual_seed(options.seed)
-    players = {"learned": learned(policy), **BASELINES}
-    return policy, {
-        name: returns_of(play, policy.task, options.seed, options.episodes) for name, play in players.items()
-    }
+    return policy, compare(policy, options.seed, options.episodes)

@@ -1,15 +1,18 @@
-"""What is printed of rules and masks, with rich."""
+"""What is printed about rules, masks and policies, with rich."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
+from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from esper_masks.inspection.describe import ALWAYS, COLOURS, describe, difference, verdict
 from esper_masks.rules import MaskRules
+
+if TYPE_CHECKING:  # two commands need it
+    from esper_masks.rollout.training.trained import Returns
 
 WHITE, BLUE = (255, 255, 255), (0, 114, 178)  # of cells: never legal, always
 DARK = 0.55  # share from which a number is white
@@ -122,3 +125,13 @@ def print_over_time(facts: dict[str, Any], console: Console) -> None:
 def _shaded(share: float) -> Text:
     red, green, blue = (round(w + share * (b - w)) for w, b in zip(WHITE, BLUE))
     return Text(f"{100 * share:.0f}", f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})")
+
+
+def policy_table(results: "Mapping[str, Returns]") -> Table:
+    """The return of each policy, the best first."""
+    table = Table(box=SIMPLE)
+    table.add_column("policy")
+    table.add_column("return of an episode, mean ± standard error", justify="right")
+    for name, returns in sorted(results.items(), key=lambda item: -item[1].mean):
+        table.add_row(name, f"{returns.mean:.2f} ± {returns.standard_error:.2f}")
+    return table

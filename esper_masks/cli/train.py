@@ -12,18 +12,16 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
 from esper_masks.cli.common import DEFAULT_RULES, RULES_HELP, console, count, find_rules, positive, reason_of
+from esper_masks.cli.tables import policy_table
 from esper_masks.progress import Live, how_far
 from esper_masks.rules import MaskRules
 
 if TYPE_CHECKING:  # no other command needs it
     from esper_masks.rollout import PPO
     from esper_masks.rollout.training.logs import TrainingLog
-    from esper_masks.rollout.training.processes import World
-    from esper_masks.rollout.training.stopping import Stopping
+    from esper_masks.rollout.training.processes import Processes
+    from esper_masks.rollout.training.train import Stopping, TrainSettings
 
 EVERY_S = 2.0  # seconds between lines of progress
 LIVE_S = 0.1  # and between those that take each other's place
@@ -89,41 +87,43 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
 def _train(options: argparse.Namespace) -> int:
     import torch
 
-    from esper_masks.rollout.training.processes import World
+    from esper_masks.rollout.training.processes import Processes
 
-    world, threads = World(), torch.get_num_threads()
+    processes, threads = Processes(), torch.get_num_threads()
     try:
         if options.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError("there is no CUDA device here; --device cpu trains without one")
-        world = World.told()
-        options.device = world.device(options.device)
-        if world.size > 1 and options.device.startswith("cuda"):
+        processes = Processes.from_env()
+        options.device = processes.device(options.device)
+        if processes.size > 1 and options.device.startswith("cuda"):
             torch.cuda.set_device(options.device)
-        with world.joined(options.device):
-            return _train_in(world, options)
+        with processes.joined(options.device):
+            return _train_in(processes, options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
         reason = reason_of(error).split("\n", 1)[0]
     finally:
         torch.set_num_threads(threads)
     _tell(reason)
-    if world.size > 1:
+    if processes.size > 1:
         os._exit(2)  # not to wait for what the other processes are waiting for
     return 2
 
 
-def _train_in(world: "World", options: argparse.Namespace) -> int:
-    from esper_masks.rollout.training.lock import FolderLock
-    from esper_masks.rollout.training.logs import TrainingLog
-    from esper_masks.rollout.training.stopping import Stopping
+def _train_in(processes: "Processes", options: argparse.Namespace) -> int:
+    from esper_masks.rollout.training.logs import FolderLock, TrainingLog
+    from esper_masks.rollout.training.train import Stopping
 
-    folder, first = Path(options.logdir), world.rank == 0
+    folder, first = Path(options.logdir), processes.rank == 0
     with FolderLock(folder) if first else nullcontext() as lock:
         if lock is not None and folder.is_dir():
             lock.take()
-        ppo, settings = _begin(world, options, folder)
+        ppo, settings = (_new if options.resume is None else _resumed)(processes, options)
         if lock is not None:
             lock.take()  # of a folder that is made for a training, not for flags that none can have
             if options.resume is None:
@@ -136,25 +136,26 @@ def _train_in(world: "World", options: argparse.Namespace) -> int:
             path = _run(ppo, steps, settings, options, progress, stopping)
         except KeyboardInterrupt:
             progress.live.end()
-            return _quit(world, f"quit without saving{_last(folder)}")
+            return _quit(processes, f"quit without saving{_last(folder)}")
         finally:
             progress.live.end()
             if log is not None:
                 log.close()
-        illegal = int(world.sum(ppo.env.illegal_actions.sum()))
+        illegal = int(processes.sum(ppo.env.illegal_actions.sum()))
         code = 128 + stopping.number if stopping.number else 0
         if first:
             if stopping.number:
-                _tell(f"stopped after {ppo.env_steps:,} of {steps:,} steps; {_command(ppo, steps, settings, options)}")
+                how = resume_command(ppo, steps, settings, options)
+                _tell(f"stopped after {ppo.env_steps:,} of {steps:,} steps; {how}")
             try:
                 _summarize(ppo, options, progress, illegal, path, bool(stopping.number))
             except KeyboardInterrupt:
                 progress.live.end()
-                return _quit(world, f"not compared with baselines; all is saved: {path}")
+                return _quit(processes, f"not compared with baselines; all is saved: {path}")
             except (OSError, SystemExit) as failure:  # the latter is rich's way; the training is done, and saved
                 failed = _unprinted(failure, path)
                 code = code or failed
-        world.wait()
+        processes.wait()
         return code
 
 
@@ -166,10 +167,10 @@ def _run(
     progress: "_Progress",
     stopping: "Stopping",
 ) -> Path:
-    """Train, and say of what ends it early what is left.
+    """Train; an error that ends the training says what is left.
 
     Raises:
-        RuntimeError: whatever ended it, in one line.
+        RuntimeError: the error, in one line.
     """
     from esper_masks.errors import InvalidStateMachineError
     from esper_masks.rollout.training.train import train
@@ -203,11 +204,11 @@ def _last(folder: Path, use: str = ", from which --resume goes on") -> str:
     return f"; the last checkpoint is {there[-1][0]}{use}" if there else ""
 
 
-def _command(ppo: "PPO", steps: int, settings: Mapping[str, Any], options: argparse.Namespace) -> str:
-    """How to go on with what was stopped."""
-    words, several = ["esper-masks"], ppo.world.size > 1
+def resume_command(ppo: "PPO", steps: int, settings: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """How a training that was stopped is resumed, as a line for the user."""
+    words, several = ["esper-masks"], ppo.processes.size > 1
     if several:
-        words = ["torchrun", "--nproc-per-node", str(ppo.world.size), "-m", "esper_masks"]
+        words = ["torchrun", "--nproc-per-node", str(ppo.processes.size), "-m", "esper_masks"]
     words += ["train", "--logdir", options.logdir, "--resume"]
     if ":" in settings["rules"]:
         words += ["--rules", settings["rules"]]
@@ -223,16 +224,16 @@ def _tell(reason: str) -> None:
         print(f"esper-masks train: {reason}", file=sys.stderr, flush=True)
 
 
-def _quit(world: "World", reason: str) -> int:
-    if world.rank == 0:
+def _quit(processes: "Processes", reason: str) -> int:
+    if processes.rank == 0:
         _tell(reason)
-    if world.size > 1:
+    if processes.size > 1:
         os._exit(130)  # not to wait for what the other processes are waiting for
     return 130
 
 
 def _unprinted(failure: BaseException, path: Path) -> int:
-    """Give up on standard output, so that nothing else fails by it; a reader that went away is no failure."""
+    """Give up on standard output, so that nothing else fails by it. Returns: 0 if only the reader went away."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(failure, (BrokenPipeError, SystemExit)):
@@ -241,70 +242,97 @@ def _unprinted(failure: BaseException, path: Path) -> int:
     return 2
 
 
-def _begin(world: "World", options: argparse.Namespace, folder: Path) -> "tuple[PPO, dict[str, Any]]":
-    """A new training, or one that goes on, and the settings that its checkpoints have.
+# -- a new training, or one that is resumed ---------------------------------------------------------------------------
+
+
+def _new(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO, dict[str, Any]]":
+    """A new training, and the settings that its checkpoints have.
+
+    Raises:
+        RulesError, ValueError, TypeError, RuntimeError: flags that no training can have, or a folder with checkpoints.
+    """
+    import torch
+
+    from esper_masks.rollout import Calibration, PPOConfig
+    from esper_masks.rollout.training.train import TrainSettings, build, threads_for
+
+    _check_new(Path(options.logdir))
+    processes.wait()  # the first process to go on will have made a checkpoint
+    settings = replace(TrainSettings(), **_given(options, SETTINGS))
+    if options.calibration is not None:
+        settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
+    threads = settings.threads or threads_for(settings.envs // processes.size, settings.width)
+    settings = replace(settings, threads=threads)
+    torch.set_num_threads(threads)
+    name = options.rules or DEFAULT_RULES
+    config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
+    ppo = build(find_rules(name), settings, config, options.device, processes)
+    return ppo, {"rules": name, **settings.to_dict()}
+
+
+def _resumed(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO, dict[str, Any]]":
+    """The training of a checkpoint, and the settings that its further checkpoints have.
 
     Raises:
         RulesError, ValueError, TypeError, RuntimeError: flags or a checkpoint that no training can have.
     """
     import torch
 
-    from esper_masks.rollout import Calibration, PPOConfig
+    from esper_masks.rollout import PPOConfig
     from esper_masks.rollout.training import checkpoint
     from esper_masks.rollout.training.train import TrainSettings, build, threads_for
 
-    if options.resume is None:
-        _check_new(folder)
-        world.wait()  # whoever is first will have made one
-        settings = replace(TrainSettings(), **_given(options, SETTINGS))
-        if options.calibration is not None:
-            settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
-        settings = replace(
-            settings, threads=settings.threads or threads_for(settings.envs // world.size, settings.width)
-        )
-        torch.set_num_threads(settings.threads)
-        name = options.rules or DEFAULT_RULES
-        config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
-        return build(find_rules(name), settings, config, options.device, world), {"rules": name, **settings.to_dict()}
-    content = checkpoint.load(options.resume or folder, world)
+    folder = Path(options.logdir)
+    content = checkpoint.load(options.resume or folder, processes)
     if there := checkpoint.found(folder):
         given = Path(options.resume or folder).resolve()
         if given not in [folder.resolve(), *[path.resolve() for path in there[-1]]]:
             reason = f"{folder} has another checkpoint as its newest, {there[-1][0].name}"
             raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
-    world.wait()
-    told = dict(content["settings"])
-    if (name := told.pop("rules", None)) is None:
+    processes.wait()
+    saved = dict(content["settings"])
+    if (name := saved.pop("rules", None)) is None:
         raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
     if ":" in name:
         if options.rules is None:
             reason = f"the checkpoint is of rules in Python code, {name!r:.80}"
             raise ValueError(f"{reason}: give --rules too, to have it run")
         name = options.rules  # a path has many spellings; whether these are the same rules, their fingerprint says
-    begun, config, rules = TrainSettings(**told), PPOConfig(**content["config"]), find_rules(name)
-    _check_same(options, {"rules": name, **told, **content["config"]}, rules)
-    settings, same_processes = replace(begun, **_given(options, FREE)), content["processes"] == world.size
+    begun, config, rules = TrainSettings(**saved), PPOConfig(**content["config"]), find_rules(name)
+    _check_same(options, {"rules": name, **saved, **content["config"]}, rules)
+    settings, same_processes = replace(begun, **_given(options, FREE)), content["processes"] == processes.size
     if not settings.threads or (not same_processes and options.threads is None):
-        settings = replace(settings, threads=threads_for(settings.envs // world.size, settings.width))
+        settings = replace(settings, threads=threads_for(settings.envs // processes.size, settings.width))
     torch.set_num_threads(settings.threads)
-    ppo = build(rules, settings, config, options.device, world)
+    ppo = build(rules, settings, config, options.device, processes)
     checkpoint.restore(ppo, content)
-    if world.rank == 0:
-        now = [f"{_number(world.size, 'process')} instead of {content['processes']}"] * (not same_processes)
-        if settings.threads != begun.threads:
-            before = f"instead of {begun.threads}" if begun.threads else "where the checkpoint does not say how many"
-            now.append(f"{_number(settings.threads, 'thread')} {before}")
-        if settings.compile != begun.compile:
-            now.append("compiled" if settings.compile else "not compiled")
-        otherwise = f", but not to the last bit: {', '.join(now)}" if now else ""
-        print(f"going on from {ppo.env_steps:,} steps{otherwise}", file=sys.stderr)
-        if ppo.env_steps >= (options.steps or config.horizon):
-            what = f"--steps {options.steps}" if options.steps else f"the {config.horizon:,} that it was begun for"
-            print(f"which is no less than {what}: nothing is trained; a larger --steps goes on", file=sys.stderr)
-        elif options.steps is not None and options.steps > config.horizon:
-            rate = f"the final learning rate, {config.final_learning_rate:g}"
-            print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
+    if processes.rank == 0:
+        now = [f"{_number(processes.size, 'process')} instead of {content['processes']}"] * (not same_processes)
+        _say_resumed(ppo, options.steps, now + _changes(begun, settings))
     return ppo, {"rules": name, **settings.to_dict()}
+
+
+def _changes(begun: "TrainSettings", now: "TrainSettings") -> list[str]:
+    """Settings in which a training goes on otherwise than it was begun, for the user."""
+    changes = []
+    if now.threads != begun.threads:
+        before = f"instead of {begun.threads}" if begun.threads else "where the checkpoint does not say how many"
+        changes.append(f"{_number(now.threads, 'thread')} {before}")
+    if now.compile != begun.compile:
+        changes.append("compiled" if now.compile else "not compiled")
+    return changes
+
+
+def _say_resumed(ppo: "PPO", steps: int | None, changes: list[str]) -> None:
+    config = ppo.config
+    otherwise = f", but not to the last bit: {', '.join(changes)}" if changes else ""
+    print(f"going on from {ppo.env_steps:,} steps{otherwise}", file=sys.stderr)
+    if ppo.env_steps >= (steps or config.horizon):
+        what = f"--steps {steps}" if steps else f"the {config.horizon:,} that it was begun for"
+        print(f"which is no less than {what}: nothing is trained; a larger --steps goes on", file=sys.stderr)
+    elif steps is not None and steps > config.horizon:
+        rate = f"the final learning rate, {config.final_learning_rate:g}"
+        print(f"beyond {config.horizon:,} steps, which it was begun for, at {rate}", file=sys.stderr)
 
 
 def _check_new(folder: Path) -> None:
@@ -327,7 +355,7 @@ def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any
 
 
 def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: MaskRules) -> None:
-    """Raises: ValueError: a flag says other than what the checkpoint was begun with."""
+    """Raises: ValueError: a flag is not what the training was begun with."""
     begun = {**begun, "slots": begun["slots"] or len(rules.slot_ids)}
     for name, value in _given(options, ("rules", *SETTINGS, *TUNED, *COUNTED)).items():
         if name not in FREE and value != begun[name]:
@@ -337,22 +365,22 @@ def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: Ma
         raise ValueError("--calibration: a checkpoint has its own; leave it out")
 
 
+# -- what is said -----------------------------------------------------------------------------------------------------
+
+
 def _summarize(
     ppo: "PPO", options: argparse.Namespace, progress: "_Progress", illegal: int, path: Path, interrupted: bool
 ) -> None:
     import torch
 
     from esper_masks.rollout.training.logs import draw_curve, read_metrics, sparklines
-    from esper_masks.rollout.training.train import BASELINES, learned, returns_of
+    from esper_masks.rollout.training.trained import compare
 
-    policies = {"learned": learned(ppo), **BASELINES}
-    results = {}
-    for name, policy in policies.items():
-        progress.show(f"comparing with baselines: {name}")
-        results[name] = returns_of(policy, ppo.env, EVALUATION_SEED)
+    told = "comparing with baselines: {}"
+    results = compare(ppo, EVALUATION_SEED, before_each=lambda name: progress.show(told.format(name)))
     progress.live.end()
-    baselines = {name: results[name][0] for name in BASELINES}
-    illegal += sum(each for _, _, each in results.values())
+    baselines = {name: each.mean for name, each in results.items() if name != "learned"}
+    illegal += sum(each.illegal_actions for each in results.values())
     try:
         curve = draw_curve(path.parent, baselines)
     except OSError as failure:  # the training is done, and saved
@@ -361,7 +389,7 @@ def _summarize(
     summary = {
         "env_steps": ppo.env_steps,
         "env_steps_per_s": progress.steps_per_s,
-        "return_mean": results["learned"][0],
+        "return_mean": results["learned"].mean,
         "baselines": baselines,
         "illegal_actions": illegal,
         "threads": torch.get_num_threads(),
@@ -372,7 +400,7 @@ def _summarize(
     if options.json:
         print(json.dumps(summary), flush=True)
         return
-    console().print(table_of(results))
+    console().print(policy_table(results))
     for line in sparklines(read_metrics(path.parent)):  # from the beginning of the training to its end
         print(line)
     print(f"{ppo.env_steps:,} environment steps, {progress.steps_per_s:,.0f} a second; {illegal} actions were illegal")
@@ -381,18 +409,8 @@ def _summarize(
     print(f"checkpoint: {path}", flush=True)
 
 
-def table_of(results: Mapping[str, tuple[float, float, int]]) -> Table:
-    """What ``returns_of`` gives of each policy, the best first."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("policy")
-    table.add_column("return of an episode, mean ± standard error", justify="right")
-    for name, (mean, error, _) in sorted(results.items(), key=lambda item: -item[1][0]):
-        table.add_row(name, f"{mean:.2f} ± {error:.2f}")
-    return table
-
-
 class _Progress:
-    """Figures of iterations to the log, and to the terminal as a live line, or elsewhere as one every few seconds."""
+    """Figures of iterations to the log and to standard output, there as a live line or as a line every few seconds."""
 
     def __init__(self, steps: int, log: "TrainingLog | None", quiet: bool):
         self.steps, self.log, self.quiet, self.last, self.steps_per_s = steps, log, quiet, 0.0, 0.0
@@ -400,7 +418,7 @@ class _Progress:
         self.first: tuple[float, float] | None = None  # when there were how many steps
 
     def begin(self, ppo: "PPO") -> None:
-        """Say what goes on until there are figures."""
+        """Say something until there are figures."""
         compiles = "compiled" in (ppo.env.mode, ppo.policy.step.mode)
         self.show(
             "compiling, which takes a minute" if compiles else how_far(ppo.env_steps, self.steps, 0, ppo.env_steps)
@@ -431,7 +449,5 @@ class _Progress:
             return
         try:
             print(f"{done:>12,.0f} steps  {speed:>10}  return {gain:6.2f}  {shown}", flush=True)
-        except (
-            OSError
-        ):  # the reader went away, as in `| head`, or the disk is full, which is no reason to end a training
+        except OSError:  # the reader went away, as in `| head`, or the disk is full: no reason to end a training
             self.quiet = True

@@ -1,19 +1,18 @@
 """Environments to train in, grounded in logs of real runs, and a learner. ``import esper_masks`` does not load this.
 
-env        the world: states, rewards, calibration, baselines
+env        the world: how seeds grow, what an op does, the reward, and what logs say about it
 training   the learner: PPO, policies, checkpoints
 """
 
 from esper_masks.rollout.env.calibration import Blueprint, Calibration, Improvement
+from esper_masks.rollout.env.dynamics import Assumptions
 from esper_masks.rollout.env.env import LifecycleEnv, StepInfo
 from esper_masks.rollout.env.measure import Measurement
 from esper_masks.rollout.env.mechanics import MECHANICS, Mechanics
-from esper_masks.rollout.env.state import Assumptions
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.ppo import PPO
-from esper_masks.rollout.training.train import load_policy
-from esper_masks.rollout.training.trained import TrainedPolicy
+from esper_masks.rollout.training.trained import TrainedPolicy, load_policy
 
 __all__ = [
     "MECHANICS",

@@ -23,12 +23,11 @@ import torch
 
 import esper_masks as em
 from esper_masks.cli.entry import main
-from esper_masks.cli.train import _command
+from esper_masks.cli.train import resume_command
 from esper_masks.rollout import MECHANICS, PPO, PPOConfig
 from esper_masks.rollout.training import checkpoint
-from esper_masks.rollout.training.lock import FolderLock
-from esper_masks.rollout.training.logs import TrainingLog, read_metrics
-from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.logs import FolderLock, TrainingLog, read_metrics
+from esper_masks.rollout.training.processes import Processes
 from esper_masks.rollout.training.train import TrainSettings, build
 from tests.rollout.begun import SMALL, begin
 
@@ -207,10 +206,10 @@ def test_rules_in_python_code_go_on_by_whichever_path(
 )
 def test_the_command_to_go_on_with(size: int, device: str, told: str) -> None:
     ppo = SimpleNamespace(
-        world=World(0, size), config=PPOConfig(horizon=100), env=SimpleNamespace(device=torch.device(device))
+        processes=Processes(0, size), config=PPOConfig(horizon=100), env=SimpleNamespace(device=torch.device(device))
     )
     options = Namespace(logdir="far", device=device)
-    assert _command(ppo, 100, {"rules": "esper-2025-12"}, options) == f"to go on: {told}"
+    assert resume_command(ppo, 100, {"rules": "esper-2025-12"}, options) == f"to go on: {told}"
 
 
 def test_the_command_names_what_is_wrong(

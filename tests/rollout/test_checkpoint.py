@@ -1,9 +1,11 @@
 """Checkpoints: which are kept, and what is refused because it is damaged, foreign or code."""
 
 import io
+import json
 import os
 from pathlib import Path
 from random import Random
+from threading import Timer
 from typing import Any
 from zipfile import ZipFile
 
@@ -14,9 +16,31 @@ import esper_masks as em
 from esper_masks.cli.entry import main
 from esper_masks.rollout import PPOConfig, load_policy
 from esper_masks.rollout.training import checkpoint
-from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.processes import Processes
 from esper_masks.rollout.training.train import build, train
 from tests.rollout.begun import SMALL, begin, nothing
+
+HELD = Path(__file__).parents[1] / "held" / "checkpoint-000000000600.pt"  # of 0.1.0, four environments and an LSTM
+
+
+def test_a_checkpoint_of_the_first_version_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held, policy = checkpoint.load(HELD), load_policy(HELD)
+    assert (policy.env_steps, policy.settings["policy"]) == (600, "lstm")
+    assert torch.equal(policy.network.output.weight, held["training"]["policy"]["output.weight"])
+    assert policy.act_in(policy.env(9)).decision.actions.shape == (9, 4)
+    (tmp_path / HELD.name).write_bytes(HELD.read_bytes())
+    assert main(["train", "--logdir", str(tmp_path), "--resume", "--steps", "700", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("going on from 600 steps\n")  # with its one thread: to the last bit
+    assert json.loads(out)["env_steps"] == 700
+    resumed = checkpoint.load(tmp_path)
+    other = {"env_steps": 700, "training": None, "id": 0}
+    assert resumed | other == held | other
+    assert resumed["training"].keys() == held["training"].keys()
+    assert resumed["training"]["env"].keys() == held["training"]["env"].keys()
+    learned, before = (part["training"]["policy"]["output.weight"] for part in (resumed, held))
+    assert learned.isfinite().all()
+    assert not torch.equal(learned, before)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4, 9])
@@ -126,11 +150,11 @@ def test_every_bit_counts_in_every_part(tmp_path: Path) -> None:
     parts = [tmp_path / f"checkpoint-000000000010-{rank}-of-2.pt" for rank in range(2)]
     unsealed = io.BytesIO()
     torch.save({**content, "processes": 2}, unsealed)
-    parts[0].write_bytes(checkpoint._sealed(unsealed.getvalue()))
-    parts[1].write_bytes(checkpoint._sealed(unsealed.getvalue())[:-1] + b"x")
-    assert checkpoint.load(tmp_path, World(0, 2))["processes"] == 2
+    parts[0].write_bytes(checkpoint.seal(unsealed.getvalue()))
+    parts[1].write_bytes(checkpoint.seal(unsealed.getvalue())[:-1] + b"x")
+    assert checkpoint.load(tmp_path, Processes(0, 2))["processes"] == 2
     with pytest.raises(checkpoint.CheckpointError, match=r"1-of-2\.pt: damaged"):
-        checkpoint.load(tmp_path, World(1, 2))
+        checkpoint.load(tmp_path, Processes(1, 2))
 
 
 def test_files_without_a_checksum_load(tmp_path: Path) -> None:
@@ -146,19 +170,12 @@ def test_files_without_a_checksum_load(tmp_path: Path) -> None:
         assert file.comment.startswith(b"sha256:")
 
 
-@pytest.mark.parametrize("appears", [True, False])
-def test_a_file_of_another_process_may_appear_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appears: bool
-) -> None:
+def test_a_file_of_another_process_may_appear_late(tmp_path: Path) -> None:
     """As on a folder behind a network."""
-    path, waited = tmp_path / "part.pt", []
-
-    def wait(seconds: float) -> None:
-        waited.append(seconds)
-        if appears and len(waited) == 3:
-            path.touch()
-
-    monkeypatch.setattr(checkpoint.time, "sleep", wait)
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: sum(waited))
-    assert checkpoint._appears(path) == appears
-    assert appears == (sum(waited) < checkpoint.APPEARS_S)
+    path = tmp_path / "part.pt"
+    assert not checkpoint.appears(path, seconds=0.1)
+    writer = Timer(0.2, path.touch)
+    writer.start()
+    assert checkpoint.appears(path, seconds=60)
+    writer.join()
+    assert checkpoint.appears(path, seconds=0)

@@ -15,14 +15,14 @@ import torch.distributed as dist
 import esper_masks as em
 from esper_masks.rollout import PPO, PPOConfig
 from esper_masks.rollout.training import checkpoint
-from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.processes import Processes
 from esper_masks.rollout.training.train import TrainSettings, build
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-class Told(World):
+class Pretended(Processes):
     """One process of several that are not there."""
 
     def agreed(self, number: int, device: torch.device) -> int:
@@ -38,47 +38,47 @@ GRADIENTS = """
 import torch
 import esper_masks as em
 from esper_masks.rollout import PPO, FactoredActorCritic, FactoredRecurrentActorCritic, LifecycleEnv
-from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.processes import Processes
 
-world = World.told()
+processes = Processes.from_env()
 
 
-def made(kind, envs, world=None):
+def made(kind, envs, processes=None):
     torch.manual_seed(0)
     env = LifecycleEnv(em.ruleset("esper-2025-12"), envs, seed=1)
-    return PPO(env, kind(em.DecisionStep(env.engine, mode='eager'), env.obs_size, 16), None, world)
+    return PPO(env, kind(em.DecisionStep(env.engine, mode='eager'), env.obs_size, 16), None, processes)
 
 
 def check():
     for kind in (FactoredActorCritic, FactoredRecurrentActorCritic):
-        whole, half = made(kind, 12), made(kind, 6, world)
+        whole, half = made(kind, 12), made(kind, 6, processes)
         whole.rollout()
         advantages, returns = torch.randn(2, 25, 12)
-        everyone, mine = torch.arange(12), torch.arange(12).chunk(2)[world.rank]
-        hidden = whole.first
+        everyone, mine = torch.arange(12), torch.arange(12).chunk(2)[processes.rank]
+        hidden = whole.first_hidden
         share = None if hidden is None else tuple(state[mine] for state in hidden)
-        whole._learn(whole.buffer.sequences(everyone), hidden, advantages, returns)
-        half._learn(whole.buffer.sequences(mine), share, advantages[:, mine], returns[:, mine])
+        whole.learn(whole.buffer.sequences(everyone), hidden, advantages, returns)
+        half.learn(whole.buffer.sequences(mine), share, advantages[:, mine], returns[:, mine])
         for a, b in zip(whole.policy.parameters(), half.policy.parameters()):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
         seen = torch.randn(2, 30, 5, generator=torch.Generator().manual_seed(3))
-        moments, alone = type(half.obs_moments)(5, world=world), type(half.obs_moments)(5)
+        moments, alone = type(half.obs_moments)(5, processes=processes), type(half.obs_moments)(5)
         for _ in range(2):
-            moments.update(seen[world.rank])
+            moments.update(seen[processes.rank])
             alone.update(seen)
         torch.testing.assert_close(moments.mean, alone.mean)
         torch.testing.assert_close(moments.spread, alone.spread)
         assert moments.count == alone.count
-        torch.manual_seed(world.rank)
+        torch.manual_seed(processes.rank)
         figures = [half.iterate() for _ in range(2)]
         flat = torch.cat([p.flatten() for p in half.policy.parameters()] + [torch.tensor([figures[-1]["return_mean"]])])
-        assert torch.equal(world.mean(flat.clone()), flat), "the processes have different models"
+        assert torch.equal(processes.mean(flat.clone()), flat), "the processes have different models"
         actions = half.buffer.actions.float()
-        assert not torch.equal(world.mean(actions), actions), "the processes act alike"
+        assert not torch.equal(processes.mean(actions), actions), "the processes act alike"
 
 
-with world.joined("cpu"):
+with processes.joined("cpu"):
     check()
 """
 
@@ -111,7 +111,7 @@ def test_a_training_of_two_processes_goes_on(tmp_path: Path) -> None:
     run(*TRAIN, "--steps", "1500", *part, "--resume")
     for rank in range(2):
         mine, its = (
-            checkpoint.load(tmp_path / name, World(rank, 2))["training"]["policy"] for name in ("part", "same")
+            checkpoint.load(tmp_path / name, Processes(rank, 2))["training"]["policy"] for name in ("part", "same")
         )
         assert all(torch.equal(mine[name], its[name]) for name in its)
     own = [sys.executable, *TRAIN, "--logdir", str(tmp_path / "part"), "--resume", "--json"]
@@ -146,15 +146,15 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 12])
-def test_environments_are_divided_anew(parts: tuple[Path, list[PPO]], size: int) -> None:
+def test_environments_are_divided_again(parts: tuple[Path, list[PPO]], size: int) -> None:
     """Environment 5 is the last of the first process, and 6 the first of the second."""
     folder, had = parts
-    settings = TrainSettings(envs=12 // size, width=8, policy="lstm" if had[0].at.hidden else "mlp")
+    settings = TrainSettings(envs=12 // size, width=8, policy="lstm" if had[0].state.hidden else "mlp")
     generators = []
     for rank in range(size):
         ppo = build(em.ruleset("esper-2025-12"), settings, PPOConfig(steps=10, minibatches=1))
-        ppo.world = Told(rank, size)
-        checkpoint.restore(ppo, checkpoint.load(folder, World(rank, size)))
+        ppo.processes = Pretended(rank, size)
+        checkpoint.restore(ppo, checkpoint.load(folder, Processes(rank, size)))
         for env in range(12 // size):
             source, at = divmod(rank * (12 // size) + env, 6)
             old = had[source]
@@ -163,22 +163,22 @@ def test_environments_are_divided_anew(parts: tuple[Path, list[PPO]], size: int)
                 its = getattr(old.env.state, name)
                 mine = field[:, env] if field.ndim == 2 else field[env]
                 assert torch.equal(mine, its[:, at] if its.ndim == 2 else its[at]), name
-            assert torch.equal(ppo.at.obs[env], old.at.obs[at])
-            assert ppo.at.starts[env] == old.at.starts[at]
-            for mine, its in zip(ppo.at.hidden or (), old.at.hidden or ()):
+            assert torch.equal(ppo.state.obs[env], old.state.obs[at])
+            assert ppo.state.starts[env] == old.state.starts[at]
+            for mine, its in zip(ppo.state.hidden or (), old.state.hidden or ()):
                 assert torch.equal(mine[env], its[at])
             assert ppo.env.illegal_actions[env] == old.env.illegal_actions[at]
         assert ppo.env_steps == had[0].env_steps == 60
         assert torch.equal(ppo.policy.output.weight, had[0].policy.output.weight)
-        generators += [ppo.env._generator.get_state(), torch.get_rng_state()]
-    generators += [old.env._generator.get_state() for old in had]
+        generators += [ppo.env.state_dict()["generator"], torch.get_rng_state()]
+    generators += [old.env.state_dict()["generator"] for old in had]
     assert len({bytes(state.tolist()) for state in generators}) == 2 * size + 2  # none is another's
 
 
 def test_what_cannot_be_divided_is_refused(parts: tuple[Path, list[PPO]], tmp_path: Path) -> None:
     folder, _ = parts
     with pytest.raises(checkpoint.CheckpointError, match="12 environments of the checkpoint cannot be divided evenly"):
-        checkpoint.load(folder, World(0, 5))
+        checkpoint.load(folder, Processes(0, 5))
     for path in checkpoint.found(folder)[0]:
         content = checkpoint.read_any(path)
         torch.save({**content, "id": int("-1-of" in path.name)}, tmp_path / path.name)
@@ -207,25 +207,25 @@ def test_a_process_that_ends_ends_all(tmp_path: Path, number: signal.Signals) ->
         out, _ = process.communicate(timeout=120)
     assert process.returncode == 1, out.decode()[-3000:]  # torchrun's own, of whatever its processes end by
     assert (b"esper-masks train: stopped after " in out) == (number == signal.SIGTERM)
-    steps, others = (checkpoint.load(tmp_path, World(rank, 2))["env_steps"] for rank in range(2))
+    steps, others = (checkpoint.load(tmp_path, Processes(rank, 2))["env_steps"] for rank in range(2))
     assert steps == others > 0
     run(*TRAIN, "--steps", str(steps + 500), "--logdir", str(tmp_path), "--resume")
-    assert checkpoint.load(tmp_path, World(0, 2))["env_steps"] == steps + 500
+    assert checkpoint.load(tmp_path, Processes(0, 2))["env_steps"] == steps + 500
 
 
 def test_what_torchrun_tells() -> None:
-    assert World.told({}) == World(0, 1, 0)
-    assert World.told({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(3, 8, 1)
+    assert Processes.from_env({}) == Processes(0, 1, 0)
+    assert Processes.from_env({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Processes(3, 8, 1)
     with pytest.raises(ValueError, match="the environment has RANK, but torchrun sets RANK, WORLD_SIZE, LOCAL_RANK"):
-        World.told({"RANK": "3"})
-    assert World(3, 8, 1).device("cuda") == "cuda:1"
-    assert World(3, 8, 1).device("cpu") == "cpu"
-    assert World().device("cuda") == "cuda"
-    assert World(3, 8).share(24, "environments") == 3
-    seeds = {World(rank, 4).seed(seed, use) for rank in range(4) for seed in range(4) for use in ("a", "b")}
+        Processes.from_env({"RANK": "3"})
+    assert Processes(3, 8, 1).device("cuda") == "cuda:1"
+    assert Processes(3, 8, 1).device("cpu") == "cpu"
+    assert Processes().device("cuda") == "cuda"
+    assert Processes(3, 8).share(24, "environments") == 3
+    seeds = {Processes(rank, 4).seed(seed, use) for rank in range(4) for seed in range(4) for use in ("a", "b")}
     assert len({float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in seeds}) == 32
     with pytest.raises(ValueError, match="cuda:0 would be the device of all 8 processes"):
-        World(3, 8).device("cuda:0")
+        Processes(3, 8).device("cuda:0")
 
 
 def test_a_checkpoint_without_the_part_of_a_process_is_none(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.rollout import MECHANICS, Assumptions, Calibration, Improvement, LifecycleEnv, Mechanics
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
-from esper_masks.rollout.env.noise import normal_quantile
+from esper_masks.rollout.env.dynamics import normal_quantile
 from esper_masks.rollout.env.state import State
 from tests.helpers import HOST_READS, OpRecorder, assert_near
 from tests.rollout.twin import Slot, Twin
@@ -191,6 +191,39 @@ def test_a_state_goes_on_as_it_was() -> None:
         ours, theirs = env.step(actions), other.step(actions)
         assert all(torch.equal(mine, its) for mine, its in zip(ours[:4], theirs[:4]))
     assert torch.equal(env.illegal_actions, other.illegal_actions)
+
+
+def test_some_begin_again_and_the_others_stay() -> None:
+    env = LifecycleEnv(em.ruleset(RULES), 4, seed=3)
+    for _ in range(6):
+        env.step(em.FactoredCategorical(torch.zeros(4, 15), env.masks()).sample())
+    before, where = env.state, torch.tensor([True, False, True, False])
+    obs = env.reset(where)
+    fresh = LifecycleEnv(em.ruleset(RULES), 4)
+    for name, field in env.state._asdict().items():
+        parts = zip(field.movedim(0 if name == "states" else -1, 0), where.tolist())
+        for at, (part, begins) in enumerate(parts):
+            wanted = getattr(fresh.state if begins else before, name)
+            assert torch.equal(part, wanted.movedim(0 if name == "states" else -1, 0)[at]), (name, at)
+    assert env.states.stride() == before.states.stride()
+    assert torch.equal(obs[where], fresh.obs[where])
+    with pytest.raises(ValueError, match="where must be a bool tensor, got torch"):
+        env.reset(torch.tensor([1, 0, 1, 0]))
+    with pytest.raises(ValueError, match="where"):
+        env.reset(torch.tensor([True, False]))
+
+
+def test_a_seed_begins_the_noise_again() -> None:
+    env = LifecycleEnv(em.ruleset(RULES), 50, seed=3)
+    made = []
+    for seed in (5, 6, 5):
+        env.reset(seed=seed)
+        torch.manual_seed(0)
+        for _ in range(5):
+            obs, *_ = env.step(em.FactoredCategorical(torch.zeros(50, 15), env.masks()).sample())
+        made.append(obs)
+    assert torch.equal(made[0], made[2])
+    assert not torch.equal(made[0], made[1])
 
 
 def test_a_state_of_something_else_is_refused() -> None:

@@ -1,21 +1,33 @@
-"""Figures of a training: kept, drawn, and shown in a terminal."""
+"""The log folder: figures are kept, drawn, and shown in a terminal; and it is of one training."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from esper_masks.rollout.training.logs import TrainingLog, draw_curve, learning_curve, read_metrics, sparklines
+from esper_masks.rollout.training.logs import FolderLock, TrainingLog, draw_curve, read_metrics, sparklines
+from esper_masks.viz import learning_curve
 
 
-def test_figures_that_cannot_be_kept_end_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_that_cannot_be_kept_end_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open
+
+    def full(path: Any, *given: Any, **settings: Any) -> Any:
+        return opened("/dev/full" if path == tmp_path / "metrics.jsonl" else path, *given, **settings)
+
+    monkeypatch.setattr("builtins.open", full)
     log = TrainingLog(tmp_path)
-    log._stream.close()
-    with open("/dev/full", "w", encoding="utf-8") as log._stream:
-        log({"env_steps": 1.0})
-        log({"env_steps": 2.0})
-        assert capsys.readouterr().err == f"{tmp_path}: figures are not kept from here on: No space left on device\n"
-        log.close()
+    log({"env_steps": 1.0})
+    log({"env_steps": 2.0})
+    assert capsys.readouterr().err == f"{tmp_path}: figures are not kept from here on: No space left on device\n"
+    log.close()
 
 
 def test_a_curve_is_drawn(tmp_path: Path) -> None:
@@ -39,3 +51,35 @@ def test_curves_are_shown_in_the_terminal_too() -> None:
     assert fall == "entropy op           0.94 █▇▆▅▄▃▂▁ 0.07"
     assert sparklines([{"env_steps": 0, "return_mean": 1.0}] * 3)[0].split()[3] == "▁▁▁"
     assert sparklines(lines[:1]) == []
+
+
+def test_children_of_a_killed_training_hold_no_lock(tmp_path: Path) -> None:
+    code = f"""
+import os, subprocess, sys, time
+from pathlib import Path
+from esper_masks.rollout.training.logs import FolderLock
+FolderLock(Path({str(tmp_path)!r})).take()
+started = subprocess.Popen(["sleep", "60"])
+forked = os.fork()
+if not forked:
+    time.sleep(60)
+    os._exit(0)
+print(started.pid, forked, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        children = [int(word) for word in process.stdout.readline().split()]
+        try:
+            with FolderLock(tmp_path) as lock:
+                with pytest.raises(BlockingIOError, match=f"process {process.pid} on "):
+                    lock.take()
+                process.kill()
+                process.wait(timeout=60)
+                for child in children:
+                    os.kill(child, 0)  # lives
+                lock.take()
+        finally:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+    assert len(children) == 2

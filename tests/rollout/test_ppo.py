@@ -8,8 +8,8 @@ import torch
 
 import esper_masks as em
 from esper_masks.rollout import PPO, FactoredActorCritic, FactoredRecurrentActorCritic, LifecycleEnv, PPOConfig
+from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.training.moments import RunningMoments
-from esper_masks.rollout.training.train import BASELINES
 
 
 def make(kind: Any = FactoredActorCritic, batch: int = 64, slots: int = 3, **settings: Any) -> PPO:
@@ -70,7 +70,7 @@ def test_the_callers_defaults_are_no_matter(kind: Any, other_defaults: None) -> 
     for baseline in BASELINES.values():
         assert baseline(ppo.env).shape == (64, 4)
     ppo.load_state_dict(ppo.state_dict())
-    assert ppo.at.obs.dtype == torch.float32
+    assert ppo.state.obs.dtype == torch.float32
 
 
 def test_layers_may_be_of_another_dtype() -> None:
@@ -138,24 +138,24 @@ def test_nothing_is_learned_from_a_rollout_without_actions() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [FactoredActorCritic, FactoredRecurrentActorCritic])
-def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
+def test_one_graph_does_what_its_parts_do(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Policy and environment as one graph: what it stored is what the policy says of it, and what the rules allow."""
     torch.manual_seed(0)
     env = LifecycleEnv(em.ruleset("esper-2025-12"), 40, seed=1, mode="compiled", max_seeds=4)
     ppo = PPO(env, kind(em.DecisionStep(env.engine), env.obs_size, 16), PPOConfig(steps=30))
-    graph = ppo.acting._graph
+    graph = ppo.collector.graph
     assert graph is not None
+    places, find = [ppo.buffer.at(step).actions.data_ptr() for step in range(30)], graph.find
     looked: list[int] = []
-    find, compiled = graph.find, ppo.acting._compiled
 
-    def counted_step(step: int, *rest: Any) -> Any:
-        graph.find = lambda *given: (looked.append(step), find(*given))[1]
-        return compiled(step, *rest)
+    def counted(given: Any, out: Any) -> Any:
+        looked.append(places.index(out[0].data_ptr()))
+        return find(given, out)
 
-    ppo.acting._compiled = counted_step
+    monkeypatch.setattr(graph, "find", counted)
     again, counted = env.another(40, 0, mode="compiled"), torch.zeros(40)
     for _ in range(2):
-        begun, hidden, before = ppo.at, ppo.at.hidden, env.state_dict()
+        begun, hidden, before = ppo.state, ppo.state.hidden, env.state_dict()
         figures = ppo.rollout()
         assert figures["illegal_actions"] == 0
         rows = ppo.buffer.sequences(torch.arange(40))
@@ -165,8 +165,8 @@ def test_one_graph_does_what_its_parts_do(kind: Any) -> None:
         torch.testing.assert_close(scored.values, rows.fields["value"], rtol=1e-4, atol=1e-5)
         assert torch.equal(rows.fields["obs"][0], begun.obs)
         assert torch.equal(rows.fields["start"][1:], rows.fields["terminated"][:-1])
-        assert torch.equal(ppo.at.starts, rows.fields["terminated"][-1])
-        assert torch.equal(ppo.at.obs, env.obs)
+        assert torch.equal(ppo.state.starts, rows.fields["terminated"][-1])
+        assert torch.equal(ppo.state.obs, env.obs)
         for step in range(30):
             counted = counted + rows.fields["reward"][step]
             torch.testing.assert_close(rows.fields["returns"][step], counted)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from esper_masks.rollout.training import checkpoint
-from esper_masks.rollout.training.stopping import NUMBERS, Stopping
-from esper_masks.rollout.training.train import train
+from esper_masks.rollout.training.processes import Processes
+from esper_masks.rollout.training.train import SIGNALS, Stopping, train
 from tests.rollout.begun import SMALL, begin, nothing
 
 
@@ -29,7 +29,7 @@ def test_a_training_goes_on_to_the_last_bit(tmp_path: Path, policy: str, compile
         assert torch.equal(mine, its)
     assert other.env_steps == whole.env_steps == 960
     assert torch.equal(other.env.states, whole.env.states)
-    assert torch.equal(other.at.obs, whole.at.obs)
+    assert torch.equal(other.state.obs, whole.state.obs)
     assert torch.equal(other.obs_moments.square, whole.obs_moments.square)
     assert other.learning_rate == whole.learning_rate == pytest.approx(2e-4)  # beyond the horizon
 
@@ -62,9 +62,12 @@ def test_what_was_learned_goes_on_in_any_number_of_environments(tmp_path: Path) 
 
 
 def test_a_seed_is_of_its_own_for_actions_and_environment() -> None:
-    one, other = begin(seed=3), begin(seed=4)
-    assert one.env._generator.initial_seed() != other.env._generator.initial_seed() != torch.initial_seed()
-    assert begin(seed=3).env._generator.initial_seed() == one.env._generator.initial_seed()
+    one, again, other = (begin(seed=seed).env.state_dict()["generator"] for seed in (3, 3, 4))
+    actions = torch.Generator().manual_seed(torch.initial_seed()).get_state()
+    assert torch.equal(one, again)
+    assert torch.equal(other, torch.Generator().manual_seed(Processes().seed(4, "environment")).get_state())
+    assert not torch.equal(one, other)
+    assert not torch.equal(other, actions)
 
 
 @pytest.mark.parametrize("within_a_write", [False, True])
@@ -95,10 +98,10 @@ def test_a_second_signal_quits_and_loses_no_checkpoint(
 
 
 def test_a_second_signal_may_be_another_one() -> None:
-    before = [signal.getsignal(number) for number in NUMBERS]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with Stopping() as stopping:
         os.kill(os.getpid(), signal.SIGINT)
-        assert [signal.getsignal(number) for number in NUMBERS] == before
+        assert [signal.getsignal(number) for number in SIGNALS] == before
     assert stopping.caught == signal.SIGINT
 
 

@@ -11,8 +11,10 @@ import torch
 import esper_masks as em
 from esper_masks.cli.entry import main
 from esper_masks.rollout import LifecycleEnv, PPOConfig, TrainedPolicy, load_policy
+from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.training import checkpoint
-from esper_masks.rollout.training.train import BASELINES, TrainSettings, build, learned, returns_of
+from esper_masks.rollout.training.train import TrainSettings, build
+from esper_masks.rollout.training.trained import learned, returns_of
 
 RULES = em.ruleset("esper-2025-12")
 

@@ -1,4 +1,4 @@
-"""What a policy is to be better than: functions of an environment to actions, int64 ``[batch, heads]``."""
+"""What a policy should be better than: functions of an environment to actions, int64 ``[batch, heads]``."""
 
 import torch
 from torch import Tensor
@@ -9,21 +9,22 @@ from esper_masks.rollout.env.env import LifecycleEnv
 
 
 def random_legal(env: LifecycleEnv) -> Tensor:
-    """Whatever is legal: each head uniformly over its legal choices given the op, from torch's own generator."""
+    """Any legal action: each head uniformly over its legal choices given the op, from torch's own generator."""
     columns = env.engine.layout.logit_size
     logits = torch.zeros(env.num_envs, columns, dtype=torch.float32, device=env.device)
     return FactoredCategorical(logits, env.masks(), validate="off").sample()
 
 
 def always_wait(env: LifecycleEnv) -> Tensor:
-    """Nothing at all."""
+    """WAIT, always."""
     return _whole(env, torch.full((env.num_envs,), _wait(env), device=env.device), {})
 
 
 def heuristic(env: LifecycleEnv) -> Tensor:
-    """Keep or cull the first seed on probation, as its measured improvement is not negative or is; else fill a slot.
+    """Judge the first seed on probation, or else fill a slot.
 
-    Seeds are of the blueprint whose improvement is the largest on average.
+    A seed whose measured improvement is negative is culled, any other is kept. New seeds have the blueprint with the
+    largest mean improvement.
 
     Raises:
         RulesError: rules without ops that fill, keep and cull.
@@ -46,6 +47,9 @@ def heuristic(env: LifecycleEnv) -> Tensor:
     return _whole(env, op, {dynamics.slot_at: slot, dynamics.blueprint_at: blueprint})
 
 
+BASELINES = {"random": random_legal, "wait": always_wait, "heuristic": heuristic}
+
+
 def _wait(env: LifecycleEnv) -> int:
     """The op that is legal everywhere and does nothing."""
     layout = env.engine.layout
@@ -53,7 +57,7 @@ def _wait(env: LifecycleEnv) -> int:
 
 
 def _op(env: LifecycleEnv, what: str) -> int:
-    """The op that moves a seed where the name says."""
+    """The op that fills a slot, keeps a seed or culls it."""
     dynamics = env.dynamics
     gone = dynamics.without_seed
     for op, source, target in dynamics.moves:

@@ -1,4 +1,4 @@
-"""What logs of real runs say of seeds: improvement, outcomes and parameters by blueprint, epochs in each stage."""
+"""What logs of real runs say about seeds: improvement, outcomes and parameters by blueprint, epochs in each stage."""
 
 import json
 import math
@@ -20,9 +20,9 @@ class Improvement:
     """Accuracy points that seeds had won when they ended.
 
     Args:
-        seeds: how many.
-        mean: of them.
-        spread: their standard deviation.
+        seeds: number of seeds.
+        mean: mean of their points.
+        spread: standard deviation of their points.
     """
 
     seeds: int
@@ -44,8 +44,8 @@ class Blueprint:
     Args:
         seeds: how many germinated.
         params: parameters that such a seed adds.
-        improvement: of all that ended.
-        by_outcome: stage in which they ended -> those of them.
+        improvement: improvement of all seeds that ended.
+        by_outcome: stage in which seeds ended -> their improvement.
     """
 
     seeds: int
@@ -63,7 +63,7 @@ class Blueprint:
         }
 
     def share(self, outcome: str) -> float:
-        """Part of the seeds that ended in a stage, of those that ended."""
+        """The part of the ended seeds that ended in a stage."""
         return self.by_outcome[outcome].seeds / self.improvement.seeds if outcome in self.by_outcome else 0.0
 
 
@@ -73,7 +73,7 @@ class Calibration:
 
     Args:
         blueprints: name, as in the rules -> what its seeds did.
-        dwell: stage -> epochs spent in it -> number of seeds that went on from it.
+        dwell: stage -> epochs spent in it -> number of seeds that left it for another stage.
         ends: stage -> stage in which a seed ended from there -> number of seeds.
         unblended: improvement of seeds that ended before they had a share in the network: noise of the measurement.
     """
@@ -85,7 +85,7 @@ class Calibration:
 
     @classmethod
     def default(cls) -> "Calibration":
-        """Of the logs of the project: 482 seeds of four environments with one slot, under ``esper-2025-11``."""
+        """The package's own: 482 seeds of four environments with one slot, from logs under ``esper-2025-11``."""
         resource = files("esper_masks") / "data" / "calibration.json"
         return cls.from_json(resource.read_text(encoding="utf-8"), "the package's calibration.json")
 
@@ -94,18 +94,18 @@ class Calibration:
         """Read a file that ``save`` wrote.
 
         Raises:
-            OSError: it cannot be read.
-            ValueError: it is not such a file.
+            OSError: the file cannot be read.
+            ValueError: it is no such file.
         """
         with open(path, encoding="utf-8", errors="replace") as stream:
             return cls.from_json(stream.read(), os.fspath(path))
 
     @classmethod
     def from_json(cls, text: str, name: str = "calibration") -> "Calibration":
-        """Read what ``to_json`` gave; ``name`` is what errors call it.
+        """Read what ``to_json`` gave; errors call it ``name``.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text is something else.
         """
         try:
             record = json.loads(text)
@@ -126,7 +126,7 @@ class Calibration:
         return cls(FrozenMapping(blueprints), FrozenMapping(dwell), FrozenMapping(ends), unblended)
 
     def to_json(self) -> str:
-        """Statistics as text, the same for the same logs."""
+        """The statistics as text, the same for the same logs."""
         record = {
             "format": FORMAT,
             "blueprints": {name: entry.to_dict() for name, entry in sorted(self.blueprints.items())},
@@ -143,7 +143,7 @@ class Calibration:
         """Write a file, whole or not at all.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         write_file(path, self.to_json().encode())
 

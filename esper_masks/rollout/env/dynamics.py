@@ -1,11 +1,14 @@
-"""One epoch of many lifecycles, as a function of tensors; ``LifecycleEnv`` keeps what it is a function of.
+"""One epoch of many lifecycles: what the op does, how seeds grow, the reward, advances by themselves, the observation.
 
-Every value of a slot lies in memory ``[slots, batch]``, so that a lane runs over environments; a choice between few
-numbers is a chain of ``where``, because gathers are not vectorized.
+All of it is a function of tensors, which ``LifecycleEnv`` keeps. Every value of a slot lies in memory
+``[slots, batch]``, so that a lane runs over environments; a choice between few numbers is a chain of ``where``, because
+gathers are not vectorized.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from typing import Any
@@ -18,29 +21,55 @@ from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibration import Calibration
 from esper_masks.rollout.env.mechanics import Mechanics
-from esper_masks.rollout.env.noise import normal_quantile
-from esper_masks.rollout.env.state import Assumptions, Outcome, State, improvement
+from esper_masks.rollout.env.state import Outcome, State, improvement
 from esper_masks.rules import MaskRules, Op
 from esper_masks.rules.names import INT32, OP, SLOT
 
 BLUEPRINT = "blueprint"
+
+CENTRE: tuple[float, ...] = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
+CENTRE += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
+TAIL: tuple[float, ...] = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773)
+TAIL += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What the logs do not say; see ``docs/environment.md``.
+
+    Args:
+        rent: accuracy points that one parameter costs in one epoch.
+        noise: standard deviation of a reading of a seed's improvement, accuracy points; by default that of the
+            calibration's seeds that ended before they had a share in the network.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    rent: float = 1e-6
+    noise: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("rent", self.rent), ("noise", 0 if self.noise is None else self.noise)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of points, not negative, got {value!r}")
 
 
 class Dynamics(nn.Module):
     """Constants of the rules and of a calibration, and what happens in an epoch.
 
     Args:
-        engine: of the masks.
+        engine: the engine of the masks.
         calibration: distributions.
-        mechanics: of the engine's rules.
-        episode_length: epochs.
-        max_seeds: limit of an episode; 0 for none.
+        mechanics: mechanics of the engine's rules.
+        episode_length: epochs of an episode.
+        max_seeds: seed limit of an episode; 0 for none.
         assumptions: what the logs do not say.
 
     Raises:
         RulesError: rules without a head of blueprints or an op that fills an empty slot.
-        ValueError: the calibration has no seed of a legal blueprint, of a stage that is left by itself, or to tell
-            noise from.
+        ValueError: the calibration has no seed of a legal blueprint, no epochs of a stage that is left by itself, or no
+            seeds that tell the noise of a reading.
     """
 
     def __init__(
@@ -54,8 +83,8 @@ class Dynamics(nn.Module):
     ):
         super().__init__()
         self.engine, rules, layout = engine, engine.rules, engine.layout
-        told = engine.slot_ids, episode_length, max_seeds, calibration.to_json(), mechanics, assumptions
-        self.task = hashlib.sha256(repr(told).encode()).hexdigest()
+        task = engine.slot_ids, episode_length, max_seeds, calibration.to_json(), mechanics, assumptions
+        self.task = hashlib.sha256(repr(task).encode()).hexdigest()  # stands in checkpoints
         self.episode_length, self.max_seeds, self.rent = episode_length, max_seeds, assumptions.rent
         if BLUEPRINT not in layout.head_names:
             raise RulesError(f"{rules.name} has no head {BLUEPRINT!r}, by which seeds differ")
@@ -99,7 +128,7 @@ class Dynamics(nn.Module):
 
     @property
     def uniforms(self) -> int:
-        """Numbers of noise that an environment takes in an epoch: two, and two a slot."""
+        """Numbers of noise that an environment takes in an epoch: two, and two for each slot."""
         return 2 + 2 * len(self.engine.slot_ids)
 
     @property
@@ -110,10 +139,16 @@ class Dynamics(nn.Module):
     # -- what is compiled ---------------------------------------------------------------------------------------------
 
     def advance(self, given: Sequence[Any], *, reset: bool = True) -> tuple[Tensor, ...]:
-        """The next state and the outcome, from the fields of a state, actions, and noise or its key.
+        """The next state and the outcome.
 
         Noise is uniform, ``[batch, uniforms]``: the quality of a new seed, the dwell time of a stage that an op enters;
         then for each slot the noise of its reading; then for each slot the dwell time of a stage entered by itself.
+
+        Args:
+            given: the fields of a ``State``, actions, and noise or its key.
+            reset: whether environments whose episode ends are empty again.
+
+        Returns: the fields of a ``State``, and those of an ``Outcome``.
         """
         *fields, actions, noise = given
         old = State(*fields)
@@ -130,10 +165,9 @@ class Dynamics(nn.Module):
         for number, source, target in self.moves:
             entered = torch.where(acted & (op == number) & (stage == source), target, entered)
         moved, born = entered != stage, acted & (stage == self.empty) & (entered != self.empty)
-        blueprint = torch.where(born, heads[self.blueprint_at], old.blueprint)
-        drawn = self._of(heads[self.blueprint_at], self.mean) + self._of(heads[self.blueprint_at], self.spread) * (
-            normal_quantile(uniform[0])
-        )
+        chosen = heads[self.blueprint_at]
+        blueprint = torch.where(born, chosen, old.blueprint)
+        drawn = self._of(chosen, self.mean) + self._of(chosen, self.spread) * normal_quantile(uniform[0])
         quality = torch.where(born, drawn, old.quality)
         evidence, weight = old.evidence.masked_fill(born, 0), old.weight.masked_fill(born, 0)
         dwell = torch.where(moved, self._dwell(entered, uniform[1]), old.dwell)
@@ -143,9 +177,7 @@ class Dynamics(nn.Module):
         full, kept = _is_any(entered, self.full), entered == self.kept
         share = torch.where(entered == self.blending, (elapsed.float() / dwell.clamp_min(1)).clamp_max(1), full.float())
         ends = old.epoch + 1 >= self.episode_length
-        gain = torch.where(kept | ~ends, share * quality, 0).sum(0)
-        params = self._of(blueprint, self.params).masked_fill(_is_any(entered, self.without_seed), 0)
-        reward = gain - old.gain - self.rent * params.sum(0)
+        gain, reward = self._reward(old, torch.where(kept | ~ends, share * quality, 0), entered, blueprint)
         read = torch.where(kept, 0, share)
         error = self.noise * normal_quantile(uniform[2 : 2 + slots])
         evidence = evidence + read * (read * quality + error)
@@ -154,16 +186,16 @@ class Dynamics(nn.Module):
         following = entered
         for source, target in self.advances:
             following = torch.where((entered == source) & (elapsed >= dwell), target, following)
-        on = following != entered
-        dwell = torch.where(on, self._dwell(following, uniform[2 + slots :]), dwell)
-        elapsed = torch.where(on, 0, elapsed)
+        advanced = following != entered
+        dwell = torch.where(advanced, self._dwell(following, uniform[2 + slots :]), dwell)
+        elapsed = torch.where(advanced, 0, elapsed)
         returns, seeds = old.returns + reward, old.total_seeds + born.sum(0, dtype=torch.int32)
         cleared = following == self.empty
         if reset:
             cleared = cleared | ends
             following, gain = torch.where(ends, self.empty, following), gain.masked_fill(ends, 0)
-        fields = [age, elapsed, dwell, blueprint, quality, evidence, weight]
-        age, *others = (field.masked_fill(cleared, 0) for field in fields)
+        of_slots = [age, elapsed, dwell, blueprint, quality, evidence, weight]
+        age, *others = (field.masked_fill(cleared, 0) for field in of_slots)
         ended = ends if reset else torch.zeros_like(ends)
         numbers = (old.epoch + 1).masked_fill(ended, 0), seeds.masked_fill(ended, 0), gain
         further = [torch.zeros_like(age)] * (old.states.shape[-1] - 2)
@@ -171,16 +203,18 @@ class Dynamics(nn.Module):
         return states, *others, *numbers, returns.masked_fill(ended, 0), *Outcome(reward, ends, ~legal, returns)
 
     def step(self, given: Sequence[Any]) -> tuple[Tensor, ...]:
-        """``advance``, and what is observed of the state after it."""
+        """``advance``, and the observation of the state after it."""
         made = self.advance(given)
         return *made, self.observe(State(*made[: len(State._fields)]))
 
     def observe(self, state: State) -> Tensor:
-        """What a policy sees of a state: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
+        """The observation of a state.
 
-        For each slot, feature by feature: which stage it is in, of those that can be reached; which blueprint it holds;
-        age and epochs in the stage, over the length of an episode; the measured improvement over 10 points, and how
-        certain it is, w / (1 + w). Then for the environment: the part of the episode that is over, and of the seeds.
+        For each slot, feature by feature: its stage, among those that can be reached; its blueprint; age and epochs in
+        the stage, over the length of an episode; the measured improvement over 10 points, and how certain that is,
+        w / (1 + w). Then for the environment: the part of the episode that is over, and the part of the seeds.
+
+        Returns: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
         """
         stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
         occupied = ~_is_any(stage, self.without_seed)
@@ -194,8 +228,24 @@ class Dynamics(nn.Module):
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
+    def _reward(self, old: State, added: Tensor, stage: Tensor, blueprint: Tensor) -> tuple[Tensor, Tensor]:
+        """The gain after an epoch, and the reward of the epoch: accuracy points, float32 ``[batch]`` both.
+
+            gain    what all seeds together add to the network
+            reward  gain - gain before - rent * parameters of all seeds
+
+        Args:
+            old: the state before.
+            added: what each seed adds, ``[slots, batch]``: its share of its quality; at the end 0, unless it is kept.
+            stage: stages after the op, ``[slots, batch]``.
+            blueprint: blueprints after the op, ``[slots, batch]``.
+        """
+        gain = added.sum(0)
+        params = self._of(blueprint, self.params).masked_fill(_is_any(stage, self.without_seed), 0)
+        return gain, gain - old.gain - self.rent * params.sum(0)
+
     def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
-        """A number of each blueprint, float32."""
+        """The value that belongs to each blueprint, float32."""
         found = torch.zeros_like(blueprint, dtype=torch.float32)
         for number in self.blueprints:
             found = torch.where(blueprint == number, float(values[number]), found)
@@ -221,7 +271,7 @@ def _edges(rules: MaskRules, op: Op) -> Iterable[tuple[int, int]]:
 
 
 def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int], ...]]:
-    """The least number of epochs, and from which uniform on there are how many more; never less than one epoch."""
+    """The least number of epochs, at least one, and pairs: from which uniform on, how many epochs more."""
     epochs: dict[int, int] = {}
     for number, seeds in counts.items():
         epochs[max(number, 1)] = epochs.get(max(number, 1), 0) + seeds
@@ -236,3 +286,22 @@ def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int]
 
 def _is_any(values: Tensor, of: Sequence[int]) -> Tensor:
     return reduce(torch.logical_or, [values == one for one in of])
+
+
+def normal_quantile(uniform: Tensor) -> Tensor:
+    """Standard normal numbers of float32 uniforms in [0, 1], finite, within some 1e-5 of their size.
+
+    Source: Giles, "Approximating the erfinv function", GPU Computing Gems, 2010, the single-precision formula.
+    """
+    inner = uniform * (1 - 2**-23) + 2**-24  # within (0, 1)
+    x = 2 * inner - 1
+    w = -((1 - x) * (1 + x)).log()
+    centre, tail = w - 2.5, w.clamp_min(5).sqrt() - 3
+    return torch.where(w < 5, _polynomial(centre, CENTRE), _polynomial(tail, TAIL)) * (x * 2**0.5)
+
+
+def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    value = torch.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + coefficient
+    return value

@@ -1,4 +1,4 @@
-"""Thousands of lifecycles on one device, stepped together."""
+"""Thousands of lifecycles on one device, stepped together; what a step does is in ``dynamics``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from esper_masks.distributions.noise import Noise, NoiseKey, uniforms
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rollout.env.calibration import Calibration
-from esper_masks.rollout.env.dynamics import Dynamics
+from esper_masks.rollout.env.dynamics import Assumptions, Dynamics
 from esper_masks.rollout.env.mechanics import Mechanics, mechanics_of
-from esper_masks.rollout.env.state import Assumptions, Outcome, State, improvement
+from esper_masks.rollout.env.state import Outcome, State, improvement
 from esper_masks.rules import MaskRules
 
 
 class StepInfo(Mapping[str, Tensor]):
-    """What a step gives beside the rest; the final observation is computed when it is asked for.
+    """What a step gives beside the rest. The final observation is computed when it is asked for.
 
-    info["returns"]    float32 [batch]: rewards of the episode so far, of all of it where it ended
+    info["returns"]    float32 [batch]: rewards of the episode so far, or of the whole episode where it ended
     info["final_obs"]  float32 [batch, obs_size]: before environments whose episode ended were empty again
     """
 
@@ -47,12 +47,12 @@ class StepInfo(Mapping[str, Tensor]):
 class LifecycleEnv:
     """Environments in which seeds germinate, are blended in, and are kept or culled, as logs of real runs say.
 
-    An episode has ``episode_length`` epochs, a step is one of them. It ends for good: time is part of the task, and of
-    what is observed. The environment then starts anew by itself. What happens in an epoch, and which of it is measured
-    or assumed, is in ``docs/environment.md``; in short:
+    An episode has ``episode_length`` epochs, and a step is one epoch. The end of an episode is real, not a time limit:
+    the time is observed. The environment then begins the next episode by itself. What happens in an epoch, and what of
+    that is measured or assumed, is in ``docs/environment.md``; in short:
 
         the op moves a seed along an edge of the rules; an illegal action is WAIT, and is counted
-        every seed ages; one that has been in its stage for its dwell time goes on by itself
+        every seed ages; after its dwell time in a stage it enters the next stage by itself
         accuracy gain  the sum of the hidden qualities of the seeds, each times its share in the network
         reward         change of the gain, less the rent of all parameters; at the end only kept seeds count
 
@@ -71,12 +71,12 @@ class LifecycleEnv:
         num_envs: number of environments, the batch.
         slot_ids: names of the slots; by default those of the rules.
         max_seeds: how many seeds may germinate in an episode; 0 for any number.
-        episode_length: epochs.
+        episode_length: epochs of an episode.
         calibration: distributions; by default those of the package.
-        seed: of the noise that ``step`` draws.
+        seed: seed of the noise that ``step`` draws.
         device: where everything lives.
-        mode: how to run, as of ``DecisionStep``; under ``"cuda-graph"`` a step overwrites what the one before gave.
-        mechanics: what goes on by itself; by default what the package knows of the rules.
+        mode: how to run; see ``DecisionStep``. Under ``"cuda-graph"`` a step overwrites what the step before gave.
+        mechanics: what the lifecycle does by itself; by default the entry of the rules in ``MECHANICS``.
         assumptions: what the logs do not say.
         switches: the rule set's switches, by name.
 
@@ -115,12 +115,8 @@ class LifecycleEnv:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
         if mode == "cuda-graph" and torch.device("cpu" if device is None else device).type != "cuda":
             raise RuntimeError(f"mode='cuda-graph' needs a CUDA device, got device={device!r}")
-        self._like: dict[str, Any] = {
-            "max_seeds": max_seeds,
-            "episode_length": episode_length,
-            "calibration": calibration,
-        }
-        self._like |= {"device": device, "mechanics": mechanics, "assumptions": assumptions, **switches}
+        self._like: dict[str, Any] = {"max_seeds": max_seeds, "episode_length": episode_length, "device": device}
+        self._like |= {"calibration": calibration, "mechanics": mechanics, "assumptions": assumptions, **switches}
         self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, device=device, **switches)
         self.num_envs, self.mode, self.device = num_envs, mode, self.engine.device
         self.dynamics = Dynamics(
@@ -158,7 +154,7 @@ class LifecycleEnv:
         return State(*fields)
 
     def another(self, num_envs: int, seed: int, mode: Mode = "eager") -> "LifecycleEnv":
-        """Other environments of the same task, at the beginning."""
+        """Other environments of the same task, at the beginning of an episode."""
         return LifecycleEnv(self.engine.rules, num_envs, self.engine.slot_ids, seed=seed, mode=mode, **self._like)
 
     # -- stepping -----------------------------------------------------------------------------------------------------
@@ -167,8 +163,8 @@ class LifecycleEnv:
         """Start an episode in every environment, or in some of them.
 
         Args:
-            where: bool ``[batch]``: environments that begin anew; the others stay as they are.
-            seed: of the noise from here on; by default it goes on as it was.
+            where: bool ``[batch]``: environments that begin an episode; the others stay as they are.
+            seed: seed of the noise from here on; by default the noise is not seeded again.
 
         Returns: observations, float32 ``[batch, obs_size]``.
         Raises:
@@ -186,7 +182,7 @@ class LifecycleEnv:
         return self.obs
 
     def seed(self, seed: int) -> None:
-        """Begin the noise anew; states stay as they are."""
+        """Seed the noise again; states stay as they are."""
         self._generator.manual_seed(seed)
 
     def masks(self) -> ActionMasks:
@@ -198,11 +194,11 @@ class LifecycleEnv:
         """One epoch of every environment.
 
         Args:
-            actions: integer ``[batch, heads]``. What is illegal, -1 too, is WAIT and counted in ``illegal_actions``.
-            noise: uniform in [0, 1], ``[batch, dynamics.uniforms]``; by default from a generator of its own.
+            actions: integer ``[batch, heads]``. An illegal action, -1 too, is WAIT and counted in ``illegal_actions``.
+            noise: uniform in [0, 1], ``[batch, dynamics.uniforms]``; by default from the environment's generator.
 
-        Returns: observations ``[batch, obs_size]`` of what follows, a fresh episode where one ended; reward float32
-            ``[batch]``; terminated and truncated bool ``[batch]``, the second always False; ``StepInfo``.
+        Returns: observations ``[batch, obs_size]``, of a new episode where one ended; reward float32 ``[batch]``;
+            terminated and truncated bool ``[batch]``, the second always False; ``StepInfo``.
         Raises:
             ValueError: actions or noise that do not fit.
         """
@@ -215,7 +211,7 @@ class LifecycleEnv:
         size = torch.Size([self.num_envs, self.dynamics.uniforms])
         drawn = self.draw() if noise is None else check_noise(noise, size, self.state.quality)
         before = [field.clone() for field in self.state] if self.mode == "cuda-graph" else self.state
-        actions = actions.clone()  # its memory may be a buffer's, and what ``info`` has not computed yet needs it
+        actions = actions.clone()  # the memory may be a buffer's, and ``info`` may need the actions later
         arguments = *before, actions, drawn
         with torch.no_grad():
             *made, obs = self._step(arguments)
@@ -244,27 +240,28 @@ class LifecycleEnv:
 
     @property
     def obs(self) -> Tensor:
-        """What is observed of the current states, float32 ``[batch, obs_size]``."""
+        """Observations of the current states, float32 ``[batch, obs_size]``."""
         with torch.no_grad():
             observed: Tensor = self._observe(self.state)
         return observed
 
     @property
     def improvement(self) -> Tensor:
-        """Measured improvement of each seed in accuracy points, float32 ``[batch, slots]``; 0 where there is none."""
+        """Measured improvement of each seed in accuracy points, float32 ``[batch, slots]``; 0 without a reading."""
         return improvement(self.state).movedim(0, -1)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, to go on from: tensors, the state of the generator, and what tells the task."""
+        """All that is needed to resume: tensors, the state of the generator, and what identifies rules and task."""
         fields = {name: field.clone() for name, field in self.state._asdict().items()}
         counts = {"illegal_actions": self.illegal_actions.clone(), "generator": self._generator.get_state()}
         return {"rules": self.engine.fingerprint, "task": self.dynamics.task, **fields, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a ``state_dict``.
+        """Resume from a ``state_dict``.
 
         Raises:
-            ValueError: of other rules, another number of environments or slots, or no such dict; nothing is changed.
+            ValueError: a state of other rules, another task or another number of environments, or no such dict;
+                nothing is changed then.
         """
         wanted = {**self.state._asdict(), "illegal_actions": self.illegal_actions}
         if not isinstance(state, Mapping) or set(state) != {"rules", "task", "generator", *wanted}:

@@ -1,4 +1,4 @@
-"""Statistics of event logs, for ``LifecycleEnv``."""
+"""A calibration from event logs: each seed is followed from its germination to its end."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ UNBLENDED = {"GERMINATED", "TRAINING"}  # stages in which a seed has no share in
 
 @dataclass
 class Seed:
-    """What a log says of one seed, until it ends; a log may go on about it after that."""
+    """What a log says about one seed until it ends; the log may mention the seed even later."""
 
     blueprint: str
     params: int
-    stages: list[tuple[str, float]]  # entered, and when
+    stages: list[tuple[str, float]]  # names, and when each was entered
     outcome: str | None = None
     age: int | None = None
     improvement: float | None = None
@@ -27,7 +27,7 @@ class Seed:
 
 @dataclass
 class Measurement:
-    """Seeds of logs, read one after another."""
+    """The seeds of logs, which are read one after another."""
 
     seeds: list[Seed] = field(default_factory=list)
     lines: int = 0
@@ -56,7 +56,7 @@ class Measurement:
                     self.malformed += 1
 
     def calibration(self) -> Calibration:
-        """Statistics of what was read. Seeds without an age have no epochs, those without an end no improvement."""
+        """Statistics of what was read. Seeds without an age count no epochs, seeds without an end no improvement."""
         by_blueprint: dict[str, list[Seed]] = defaultdict(list)
         dwell: dict[str, Counter[int]] = defaultdict(Counter)
         ends: dict[str, Counter[str]] = defaultdict(Counter)
@@ -88,7 +88,7 @@ def _follow(seed: Seed, event: StageChanged | Outcome) -> None:
 
 
 def _dwell(seed: Seed) -> Iterable[tuple[str, int]]:
-    """Epochs in each stage from which it went on; a log has times, and the seed's age in epochs of about one length."""
+    """The stages that a seed left for another, and its epochs in each; a log has times, and the age in epochs."""
     if not seed.age or seed.age > MAX_EPOCHS or seed.outcome is None:
         return
     epoch = (seed.stages[-1][1] - seed.stages[0][1]) / seed.age

@@ -9,14 +9,14 @@ from esper_masks.rules import MaskRules
 
 @dataclass(frozen=True)
 class Mechanics:
-    """Stages by name.
+    """What a lifecycle does by itself. Stages go by their names.
 
     Args:
-        advances: stage -> the one that follows after its dwell time. Stages that are not here are left by ops alone.
-        blending: in it a seed's share of the network's output rises from 0 to all of it.
-        full: stages in which the seed has all of it.
-        kept: the one of them in which the seed stays; the others are lost when the episode ends.
-        cleared: stages of a slot from which the seed is gone, and which is not empty yet.
+        advances: stage -> the stage that follows after its dwell time. Stages that are not here are left by ops alone.
+        blending: the stage in which a seed's share of the network's output rises from 0 to 1.
+        full: stages in which the share is 1.
+        kept: the one of ``full`` in which the seed stays; seeds in other stages are lost when the episode ends.
+        cleared: stages of a slot that its seed has left, and that is not empty yet.
     """
 
     advances: Mapping[str, str]
@@ -26,10 +26,10 @@ class Mechanics:
     cleared: tuple[str, ...]
 
     def of(self, rules: MaskRules) -> "Mechanics":
-        """These, if they fit the rules.
+        """These mechanics, if they fit the rules.
 
         Raises:
-            RulesError: a stage that the rules do not have, or a step that is no transition of theirs.
+            RulesError: a stage that the rules do not have, or an advance that is no transition of the rules.
         """
         names = {stage.name for stage in rules.stages}
         for stage in (*self.advances, *self.advances.values(), self.blending, *self.full, *self.cleared):
@@ -70,10 +70,10 @@ MECHANICS = {
 
 
 def mechanics_of(rules: MaskRules) -> Mechanics:
-    """What the package knows of rules.
+    """The mechanics that the package, or a module of rules, has entered for a rule set in ``MECHANICS``.
 
     Raises:
-        RulesError: nothing.
+        RulesError: there are none.
     """
     if rules.name not in MECHANICS:
         raise RulesError(

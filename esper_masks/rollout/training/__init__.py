@@ -1,16 +1,14 @@
-"""The learner: proximal policy optimization of factored policies.
+"""The learner: proximal policy optimization of policies whose actions have several heads.
 
-ppo          ``PPO``: rollouts, advantages, updates
-config       ``PPOConfig``
-policy       ``FactoredActorCritic`` and its recurrent form
-rollouts     how a policy acts in an environment
+ppo          ``PPO``: rollout, advantages, update
+config       ``PPOConfig``: the hyper-parameters
+policy       the networks: ``FactoredActorCritic``, and the same with a recurrence
+rollouts     ``Collector``: the policy acts, and what it did goes to a buffer
 gae          generalized advantage estimation
-moments      running means and variances
-train        a training from settings to the end; ``load_policy``
-trained      ``TrainedPolicy``: what was trained, in use
-checkpoint   a training, saved and loaded
-logs         metrics, curves
-lock         one training at a time in a folder
-stopping     Ctrl-C and signals
-processes    one process among several
+moments      running means and spreads, which normalize observations and returns
+train        ``TrainSettings``, ``build``, ``train``: a training from its settings to its end, or to Ctrl-C
+trained      ``load_policy``, ``TrainedPolicy``: what was learned, in use and compared with baselines
+checkpoint   a training in a file, to resume it
+logs         the log folder: its lock, figures and curve
+processes    the processes of one training, as torchrun starts them
 """

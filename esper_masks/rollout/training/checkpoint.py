@@ -1,4 +1,4 @@
-"""Checkpoints of a training: whole or not there, without code, and of a kind that can be told."""
+"""Checkpoints of a training: a file is whole or not there, holds no code, and can be told from any other file."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from esper_masks.files import write_file
 from esper_masks.rollout.training.ppo import PPO
-from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.processes import Processes
 
 FORMAT = "esper_masks training 3"
 PARTS = {"settings", "config", "rules", "env_steps", "processes", "id", "training"}
@@ -30,7 +30,7 @@ NAME = re.compile(r"checkpoint-(\d{12})(?:-(\d+)-of-(\d+))?\.pt")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be gone on from; the message says why."""
+    """A checkpoint from which no training can be resumed; the message says why."""
 
 
 def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], keep: int = 3) -> Path:
@@ -39,18 +39,18 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     Nothing is removed before all processes have written.
 
     Args:
-        ppo: between two iterations.
-        settings: numbers and strings that say how to build it again.
-        folder: where to; it is made if it is not there.
-        keep: how many are left.
+        ppo: a training between two iterations.
+        settings: numbers and strings by which it can be built again.
+        folder: where the files go; it is made if it is not there.
+        keep: how many checkpoints are left.
 
     Returns: the file of this process.
     Raises:
-        OSError: it cannot be written; what was there before still is.
-        CheckpointError: parameters are not finite, so there is nothing to go on from; or processes do not see the same
-            folder.
+        OSError: the file cannot be written; what was there before still is.
+        CheckpointError: parameters are not finite, so the checkpoint would be of no use; or processes do not see the
+            same folder.
     """
-    world = ppo.world
+    processes = ppo.processes
     if not all(bool(parameter.isfinite().all()) for parameter in ppo.policy.parameters()):
         raise CheckpointError("parameters of the policy are not finite; the last checkpoint was saved before")
     content = {
@@ -59,8 +59,8 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
         "config": asdict(ppo.config),
         "rules": ppo.env.engine.fingerprint,
         "env_steps": ppo.env_steps,
-        "processes": world.size,
-        "id": world.agreed(secrets.randbits(53), ppo.env.device),  # tells whether parts are of one checkpoint
+        "processes": processes.size,
+        "id": processes.agreed(secrets.randbits(53), ppo.env.device),  # the same in all parts of one checkpoint
         "training": ppo.state_dict(),
         "sealed": True,
     }
@@ -68,15 +68,15 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     torch.save(content, stream)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    path = place / _name(ppo.env_steps, world.rank, world.size)
+    path = place / _name(ppo.env_steps, processes.rank, processes.size)
     before = [parts for parts in found(place) if path not in parts]  # of other numbers of processes, too
-    write_file(path, _sealed(stream.getvalue()))
-    world.wait()
-    parts = [place / _name(ppo.env_steps, rank, world.size) for rank in range(world.size)]
-    if not all(_appears(part) for part in parts):
+    write_file(path, seal(stream.getvalue()))
+    processes.wait()
+    parts = [place / _name(ppo.env_steps, rank, processes.size) for rank in range(processes.size)]
+    if not all(appears(part) for part in parts):
         raise CheckpointError(f"{place} lacks what other processes saved: all must save in one folder that they share")
     for old in before[: max(len(before) + 1 - keep, 0)]:
-        for part in old if len(old) != world.size else (old[world.rank],):
+        for part in old if len(old) != processes.size else (old[processes.rank],):
             part.unlink(missing_ok=True)
     return path
 
@@ -86,9 +86,9 @@ def _name(env_steps: int, rank: int, size: int) -> str:
     return f"checkpoint-{env_steps:012}{part}.pt"
 
 
-def _appears(path: Path) -> bool:
-    """Whether a file that another process has written is seen here, at once or where a network is in between soon."""
-    deadline = time.monotonic() + APPEARS_S
+def appears(path: Path, seconds: float = APPEARS_S) -> bool:
+    """Whether a file that another process has written is seen here in time: behind a network it may take a while."""
+    deadline = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > deadline:
             return False
@@ -97,7 +97,7 @@ def _appears(path: Path) -> bool:
 
 
 def found(folder: Path) -> list[tuple[Path, ...]]:
-    """The checkpoints in a folder that are whole, the oldest first, each with the files of its processes by rank."""
+    """The whole checkpoints in a folder, the oldest first, each with the files of its processes by rank."""
     there: dict[tuple[int, int], dict[int, Path]] = defaultdict(dict)
     for path in files(folder):
         if name := NAME.fullmatch(path.name):
@@ -109,50 +109,52 @@ def found(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files in a folder that have names of checkpoints, the oldest first; parts that lie alone, too."""
+    """The files in a folder that are named like checkpoints, the oldest first; parts without the others, too."""
     return sorted(path for path in folder.glob("checkpoint-*.pt") if NAME.fullmatch(path.name))
 
 
 def clean(folder: Path) -> None:
-    """Remove what processes that were killed have left: parts of files, and, beside whole ones, of checkpoints."""
+    """Remove what killed processes left: unfinished files and, if any checkpoint is whole, parts without the others."""
     whole = {path for parts in found(folder) for path in parts}
-    alone = [path for path in files(folder) if path not in whole] if whole else []  # it may be all that there is
+    alone = [path for path in files(folder) if path not in whole] if whole else []  # a part may be all that there is
     for path in (*folder.glob(".checkpoint-*.part"), *alone):
         path.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str], world: World | None = None) -> dict[str, Any]:
-    """Read this process's part of a checkpoint, or of the newest of a folder. No code in it is run.
+def load(path: str | os.PathLike[str], processes: Processes | None = None) -> dict[str, Any]:
+    """Read this process's part of a checkpoint. No code in it is run.
 
-    Where the checkpoint has another number of processes, its environments are divided anew, in the order of the ranks.
+    Where the checkpoint has another number of processes, its environments are divided again, in the order of the ranks.
 
     Args:
-        path: a folder, or a file, of whichever process.
-        world: the processes; by default one.
+        path: a file, of whichever process, or a folder for its newest checkpoint.
+        processes: the processes of the training to resume; by default one.
 
     Raises:
-        OSError: it cannot be read.
-        CheckpointError: there is none, it is damaged, of something else, or its environments cannot be divided evenly.
+        OSError: a file cannot be read.
+        CheckpointError: there is no checkpoint, it is damaged, the file is something else, or the environments cannot
+            be divided evenly.
     """
-    world, place = World() if world is None else world, Path(path)
+    processes, place = Processes() if processes is None else processes, Path(path)
     if place.is_dir():
         parts = _newest(place)
     else:
         os.stat(place)
         parts = next((parts for parts in found(place.parent) if place in parts), (place,))
-    if len(parts) == world.size:
-        return _read(parts[world.rank], len(parts))
-    return _divided([_read(part, len(parts)) for part in parts], world)
+    if len(parts) == processes.size:
+        return _read(parts[processes.rank], len(parts))
+    return _divided([_read(part, len(parts)) for part in parts], processes)
 
 
 def read_any(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read any one part of a checkpoint, or of the newest of a folder: all of them have the policy.
+    """Read any one part of a checkpoint: every part has the policy.
 
-    Where no checkpoint in the folder is whole, the newest part will do.
+    Args:
+        path: a file, or a folder for its newest checkpoint, or for its newest part where none is whole.
 
     Raises:
-        OSError: it cannot be read.
-        CheckpointError: there is none, it is damaged, or of something else.
+        OSError: the file cannot be read.
+        CheckpointError: there is no checkpoint, it is damaged, or the file is something else.
     """
     place = Path(path)
     if place.is_dir():
@@ -167,7 +169,7 @@ def _newest(folder: Path) -> tuple[Path, ...]:
 
 
 def _read(place: Path, size: int | None = None) -> dict[str, Any]:
-    """One file; ``size`` is how many files of its checkpoint there are, if that matters."""
+    """The content of one file. With ``size``, which is how many files the checkpoint has here, it must be complete."""
     content = place.read_bytes()
     foreign = f"{place}: no checkpoint of esper-masks train; give one of its checkpoint-*.pt, or its log folder"
     if content and SEAL not in content and not content.startswith(ZIP):
@@ -191,8 +193,8 @@ def _read(place: Path, size: int | None = None) -> dict[str, Any]:
     return made
 
 
-def _sealed(content: bytes) -> bytes:
-    """The file that ``torch.save`` made, with a digest of it as the comment that a zip file ends with.
+def seal(content: bytes) -> bytes:
+    """The zip file that ``torch.save`` made, with a digest of it as the comment at its end.
 
     ... PK 05 06 ... 47 00 | sha256: | 64 hexadecimal digits, of all bytes before them
     """
@@ -202,10 +204,10 @@ def _sealed(content: bytes) -> bytes:
 
 
 def _is_sealed(content: bytes) -> bool:
-    """Whether a file has a digest; those of earlier versions have none.
+    """Whether a file has a digest; files of earlier versions have none.
 
     Raises:
-        ValueError: it is the digest of other bytes.
+        ValueError: the digest is not that of the bytes before it.
     """
     body, digest = content[:-DIGEST], content[-DIGEST:]
     if not body.endswith(SEAL):
@@ -215,7 +217,7 @@ def _is_sealed(content: bytes) -> bool:
     return True
 
 
-def _divided(parts: Sequence[dict[str, Any]], world: World) -> dict[str, Any]:
+def _divided(parts: Sequence[dict[str, Any]], processes: Processes) -> dict[str, Any]:
     """This process's part of a checkpoint of another number of processes.
 
     Raises:
@@ -225,36 +227,38 @@ def _divided(parts: Sequence[dict[str, Any]], world: World) -> dict[str, Any]:
         raise CheckpointError(MIXED)
     states = [part["training"] for part in parts]
     try:
-        envs = world.share(sum(len(state["starts"]) for state in states), "environments of the checkpoint")
+        envs = processes.share(sum(len(state["starts"]) for state in states), "environments of the checkpoint")
     except ValueError as error:
         raise CheckpointError(str(error)) from None
 
     def divide(fields: Iterable[Tensor], axis: int = 0) -> Tensor:
-        return torch.cat(list(fields), axis).narrow(axis, world.rank * envs, envs).clone()
+        return torch.cat(list(fields), axis).narrow(axis, processes.rank * envs, envs).clone()
 
-    told = states[0]["env"]
+    first = states[0]["env"]
     env = {
         name: divide([state["env"][name] for state in states], int(field.ndim == 2))  # those are [slots, batch]
-        for name, field in told.items()
+        for name, field in first.items()
         if isinstance(field, Tensor) and name != "generator"
     }
     own = {name: divide([state[name] for state in states]) for name in ("obs", "starts")}
     hidden = tuple(divide(fields) for fields in zip(*[state["hidden"] for state in states]))
-    return {**parts[0], "training": {**states[0], **own, "hidden": hidden, "env": {**told, **env}}}
+    return {**parts[0], "training": {**states[0], **own, "hidden": hidden, "env": {**first, **env}}}
 
 
 def restore(ppo: PPO, content: Mapping[str, Any], *, environments: bool = True) -> None:
-    """Go on from what ``load`` gave; if that is of another number of processes, with other noise.
+    """Resume from what ``load`` gave; with other noise if the number of processes is another.
 
     Args:
         ppo: a training of the same rules and policy.
-        content: of ``load``.
-        environments: as of ``PPO.load_state_dict``; without, another number of environments will do.
+        content: what ``load`` gave.
+        environments: see ``PPO.load_state_dict``; if False, the number of environments may be another.
 
     Raises:
-        CheckpointError: it is of other rules, or of another size; or the parts of processes are of several checkpoints.
+        CheckpointError: other rules or sizes than those of ``ppo``; or the parts of the processes are of different
+            checkpoints.
     """
-    if ppo.world.any(ppo.world.agreed(content["id"], ppo.env.device) != content["id"], ppo.env.device):
+    processes, device = ppo.processes, ppo.env.device
+    if processes.any(processes.agreed(content["id"], device) != content["id"], device):
         raise CheckpointError(MIXED)
     if content["rules"] != ppo.env.engine.fingerprint:
         raise CheckpointError("the checkpoint is of other rules, or of other settings of their switches")
@@ -263,6 +267,6 @@ def restore(ppo: PPO, content: Mapping[str, Any], *, environments: bool = True) 
     except (ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())  # torch's have several lines, and what matters is not in the first
         raise CheckpointError(f"the checkpoint does not fit: {reason[:300]}") from None
-    if environments and content["processes"] != ppo.world.size:  # of whose generators there is one for each
-        ppo.env.seed(ppo.world.seed(content["id"], "environment"))
-        torch.manual_seed(ppo.world.seed(content["id"], "actions"))
+    if environments and content["processes"] != processes.size:  # each of which had generators of its own
+        ppo.env.seed(processes.seed(content["id"], "environment"))
+        torch.manual_seed(processes.seed(content["id"], "actions"))

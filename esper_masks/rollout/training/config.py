@@ -4,28 +4,29 @@ import math
 from dataclasses import dataclass, fields
 
 SHARES = ("gamma", "gae_lambda")
-ENDLESS = ("max_grad_norm", "target_kl")  # of which infinity switches the limit off
+ENDLESS = ("max_grad_norm", "target_kl")  # limits that infinity switches off
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Hyper-parameters.
+    """Hyper-parameters of ``PPO``.
 
     Args:
-        steps: of every environment in a rollout.
+        steps: steps of every environment in a rollout.
         epochs: passes over a rollout in an update.
         minibatches: optimizer steps of a pass.
-        learning_rate: of Adam, at first.
-        final_learning_rate: to which it falls, a straight line over ``horizon``.
-        horizon: environment steps of all environments; later ones have the final learning rate. 0: it does not fall.
+        learning_rate: learning rate of Adam at first.
+        final_learning_rate: the learning rate falls to this, in a straight line over ``horizon``.
+        horizon: environment steps of all environments, after which the learning rate is the final one; 0: it does not
+            fall.
         gamma: discount of a step.
         gae_lambda: weight of a further step in advantages.
         clip: how far the ratio of probabilities may be from 1.
-        value_weight: of the value loss, on returns of unit spread.
-        entropy_weight: of the mean over heads of their normalized entropies.
-        max_grad_norm: gradients are scaled down to it; infinite for as they are.
+        value_weight: weight of the value loss, on returns of unit spread.
+        entropy_weight: weight of the mean over heads of their normalized entropies.
+        max_grad_norm: longer gradients are scaled down to this norm; infinity switches that off.
         target_kl: an update ends before a step at which its policy is further than 1.5 times this from that of the
-            rollout, in nats; infinite for no such end.
+            rollout, in nats; infinity switches that off.
 
     Raises:
         ValueError: a number out of range; names it.

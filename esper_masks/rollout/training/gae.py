@@ -16,9 +16,9 @@ def gae(
 
     Args:
         rewards: ``[steps, ...]``.
-        values: of the state in which each step began, ``[steps, ...]``.
+        values: value of the state in which each step began, ``[steps, ...]``.
         terminated: bool ``[steps, ...]``: the episode ended with the step.
-        last_value: of the state after the last step, ``[...]``.
+        last_value: value of the state after the last step, ``[...]``.
         gamma: discount of a step.
         gae_lambda: weight of a further step.
 

@@ -1,6 +1,10 @@
-"""What a training writes beside its checkpoints: figures of every iteration, and a picture of them."""
+"""The log folder: one training at a time holds it, and keeps there figures of every iteration and a picture of them."""
 
+import errno
+import fcntl
 import json
+import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,17 +16,83 @@ from esper_masks.files import write_file
 from esper_masks.viz import learning_curve
 from esper_masks.viz.style import save
 
+LOCK = ".lock"
 METRICS = "metrics.jsonl"
 CURVE = "learning-curve.png"
 BLOCKS = "▁▂▃▄▅▆▇█"
+
+_held: set[int] = set()  # descriptors of locks of this process
+
+
+class FolderLock:
+    """Keeps a log folder for one process at a time, by ``flock``, which ends with the process however that ends.
+
+    As a context manager it gives the folder back at the end.
+
+    Args:
+        folder: the log folder; it is made if it is not there.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._descriptor = folder, -1
+
+    def take(self) -> None:
+        """Hold the folder from here on; a second call changes nothing.
+
+        On a file system without ``flock`` nothing is locked, and a line on standard error says so.
+
+        Raises:
+            BlockingIOError: another process holds the folder.
+            OSError: the folder cannot be made or written to.
+        """
+        if self._descriptor >= 0:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._descriptor, 200).decode(errors="replace").strip() or "by which process is not known"
+            self.give_back()
+            reason = f"another training is at work there ({holder}); end it first, or name another folder (--logdir)"
+            raise BlockingIOError(errno.EWOULDBLOCK, reason, str(self._folder)) from None
+        except OSError as error:
+            reason = f"cannot be locked ({error.strerror}), so nothing keeps a second training out of this folder"
+            print(f"{self._folder}: {reason}", file=sys.stderr)
+        _held.add(self._descriptor)
+        with suppress(OSError):  # nobody misses it but a person who looks for the holder
+            os.truncate(self._descriptor, 0)
+            os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
+
+    def give_back(self) -> None:
+        """Let others have the folder; the file of the lock stays, since another process may have opened it already."""
+        if self._descriptor >= 0:
+            _held.discard(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.give_back()
+
+
+def _let_go() -> None:
+    """For a forked child, which shares the lock and would hold it for longer than its parent lives."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class TrainingLog:
     """One JSON object a line in ``metrics.jsonl``, and TensorBoard's files if ``tensorboard`` is installed.
 
     Args:
-        folder: where to; it is made if it is not there.
-        env_steps: from which the training goes on: later figures are of a run that was not saved, and are removed.
+        folder: the log folder; it is made if it is not there.
+        env_steps: environment steps so far. Later figures are of a run that was not saved, and are removed.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -39,12 +109,12 @@ class TrainingLog:
 
             try:
                 self._board = SummaryWriter(str(folder), purge_step=env_steps + 1)
-            except UnicodeEncodeError:  # it encodes names by a way of its own
+            except UnicodeEncodeError:  # it has its own way to encode names
                 hint = "its name is not of this locale; LC_ALL=C.UTF-8 or another name would help"
                 print(f"{folder}: TensorBoard's files are left out: {hint}", file=sys.stderr)
 
     def __call__(self, figures: Mapping[str, float]) -> None:
-        """Keep the figures of an iteration; ``env_steps`` is one of them."""
+        """Keep the figures of an iteration, ``env_steps`` among them."""
         if self._failed:
             return
         try:
@@ -54,7 +124,7 @@ class TrainingLog:
             print(f"{self._folder}: figures are not kept from here on: {error.strerror}", file=sys.stderr)
 
     def _keep(self, figures: Mapping[str, float]) -> None:
-        known = {name: value for name, value in figures.items() if value == value}  # no mean of no episode
+        known = {name: value for name, value in figures.items() if value == value}  # no mean where no episode ended
         self._stream.write(json.dumps(known) + "\n")
         self._stream.flush()
         if self._board is not None:
@@ -70,7 +140,7 @@ class TrainingLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Figures of every iteration; a line that was cut off by the end of its process is left out."""
+    """Figures of every iteration, without a line that was cut off when its process ended."""
     path, lines = folder / METRICS, []
     if not path.exists():
         return []
@@ -85,7 +155,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def sparklines(metrics: Sequence[Mapping[str, float]], width: int = 40) -> list[str]:
-    """A line for the return and one for each entropy, over the steps of a training: means of parts of it as blocks."""
+    """A line of blocks for the return and for each entropy; a block is a mean over a part of the training."""
     names = ["return_mean", *sorted({name for line in metrics for name in line if name.startswith("entropy_")})]
     made = []
     for name in names:
@@ -102,10 +172,11 @@ def sparklines(metrics: Sequence[Mapping[str, float]], width: int = 40) -> list[
 
 
 def draw_curve(folder: Path, baselines: Mapping[str, float]) -> Path | None:
-    """Write the picture of a folder's training, if matplotlib is installed and an episode ended.
+    """Write a picture of the training, if matplotlib is installed and an episode ended.
 
+    Returns: the file, or None.
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     metrics = read_metrics(folder)
     if find_spec("matplotlib") is None or not any("return_mean" in line for line in metrics):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from esper_masks.rollout.training.processes import World
+from esper_masks.rollout.training.processes import Processes
 
 
 class RunningMoments(nn.Module):
@@ -14,21 +14,21 @@ class RunningMoments(nn.Module):
     Args:
         size: numbers of a row.
         device: where the moments live.
-        world: the processes.
+        processes: the processes of the training; by default one.
     """
 
     mean: Tensor  # float64 [size]
     square: Tensor  # float64 [size]: sum of the squared differences from the mean
     count: Tensor  # float64 []
 
-    def __init__(self, size: int, device: torch.device | None = None, world: World | None = None):
+    def __init__(self, size: int, device: torch.device | None = None, processes: Processes | None = None):
         super().__init__()
-        self.world = World() if world is None else world
+        self.processes = Processes() if processes is None else processes
         for name, shape in (("mean", (size,)), ("square", (size,)), ("count", ())):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64, device=device))
 
     def update(self, rows: Tensor) -> None:
-        """Take rows ``[..., size]`` into account, of each process as many."""
+        """Take rows ``[..., size]`` into account, as many of each process."""
         self.merge(*self.measure(rows))
 
     @torch.no_grad()
@@ -36,13 +36,13 @@ class RunningMoments(nn.Module):
         """How many rows all processes have, their mean, and the sum of squared differences from it, for ``merge``."""
         rows = rows.reshape(-1, len(self.mean))
         variance, own = (part.double() for part in torch.var_mean(rows, 0, correction=0))
-        mean = self.world.mean(own)
-        square = self.world.sum((variance + (own - mean).square()) * len(rows))
-        return len(rows) * self.world.size, mean, square
+        mean = self.processes.mean(own)
+        square = self.processes.sum((variance + (own - mean).square()) * len(rows))
+        return len(rows) * self.processes.size, mean, square
 
     @torch.no_grad()
     def merge(self, number: int, mean: Tensor, square: Tensor) -> None:
-        """Take rows into account that were measured."""
+        """Take rows into account that ``measure`` has measured."""
         total, difference = self.count + number, mean - self.mean
         self.square += square + difference.square() * self.count * number / total
         self.mean += difference * number / total

@@ -13,15 +13,15 @@ Hidden = tuple[Tensor, Tensor]  # of a recurrence, float32 [batch, width] both
 
 
 class Acted(NamedTuple):
-    """What a rollout keeps of a step."""
+    """What a policy gives when it acts."""
 
     decision: Decision
     values: Tensor  # float32 [batch]
-    hidden: Hidden | None  # for the next step, of a recurrent policy
+    hidden: Hidden | None  # of a recurrent policy, for the next step
 
 
 class Scored(NamedTuple):
-    """What an update needs to know of given actions."""
+    """What a policy says about given actions."""
 
     evaluation: Evaluation  # log-probability, raw entropy in nats, head entropies, faults
     values: Tensor  # float32 [...]
@@ -39,7 +39,7 @@ class Tanh(nn.Module):
 class FactoredActorCritic(nn.Module):
     """Two hidden layers, and one linear layer behind them for the logits of all heads and the value.
 
-    Masks are applied in one place, the distribution: ``step`` is the engine and ``FactoredCategorical`` as one unit,
+    Masks meet logits in one place, the distribution: ``step`` is the engine and ``FactoredCategorical`` as one unit,
     for rollout and update alike.
 
     >>> import esper_masks as em
@@ -53,11 +53,11 @@ class FactoredActorCritic(nn.Module):
     Args:
         step: how to decide and to score.
         obs_size: numbers of an observation.
-        width: of the hidden layers.
+        width: width of the hidden layers.
         autocast: whether layers run in bfloat16.
 
-    Layers have torch's default dtype, or what ``policy.double()`` and its like make of it. Observations, logits, values
-    and all of the distribution are float32.
+    Layers have torch's default dtype, or the one that ``policy.double()`` and its like give them. Observations, logits,
+    values and everything in the distribution are float32.
     """
 
     def __init__(self, step: DecisionStep, obs_size: int, width: int = 128, *, autocast: bool = False):
@@ -79,18 +79,20 @@ class FactoredActorCritic(nn.Module):
         return nn.Sequential(nn.Linear(obs_size, width), Tanh(), nn.Linear(width, width), Tanh())
 
     def initial(self, batch: int) -> Hidden | None:
-        """What an episode begins with: None, since nothing is kept from step to step."""
+        """The hidden state with which an episode begins: None, since nothing is kept from step to step."""
         return None
 
     def forward(
         self, obs: Tensor, hidden: Hidden | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Hidden | None]:
-        """Logits float32 ``[..., columns]`` and values float32 ``[...]`` of observations, and what is kept.
+        """Logits and values of observations.
 
         Args:
             obs: ``[..., obs_size]``; of a recurrent policy ``[batch, obs_size]`` or ``[steps, batch, obs_size]``.
             hidden: of a recurrent policy, as the step before gave it; by default that of an episode that begins.
             starts: bool ``[..., batch]``: an episode begins with the observation.
+
+        Returns: logits float32 ``[..., columns]``, values float32 ``[...]``, and ``hidden`` for the next step.
         """
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.autocast):
             features, kept = self._remember(self.features(obs.to(self.output.weight.dtype)), hidden, starts)
@@ -111,16 +113,16 @@ class FactoredActorCritic(nn.Module):
         noise: Tensor | None = None,
         out: Decision | None = None,
     ) -> Acted:
-        """Decide, without gradients.
+        """Draw legal actions, without gradients.
 
         Args:
             obs: ``[batch, obs_size]``.
-            states: as of the engine.
-            total_seeds: as of the engine.
-            hidden: as of ``forward``.
-            starts: as of ``forward``.
-            noise: as of ``DecisionStep``.
-            out: as of ``DecisionStep``.
+            states: integer ``[batch, slots, features]``; see ``MaskEngine``.
+            total_seeds: integer ``[batch]``; see ``MaskEngine``.
+            hidden: see ``forward``.
+            starts: see ``forward``.
+            noise: uniform ``[batch, heads]``; see ``DecisionStep``.
+            out: where to write the decision; see ``DecisionStep``.
         """
         with torch.no_grad():
             logits, values, kept = self(obs, hidden, starts)
@@ -139,12 +141,12 @@ class FactoredActorCritic(nn.Module):
         """Score actions that were decided before, with gradients.
 
         Args:
-            obs: as of ``forward``.
-            masks: under which they were decided, ``[...]``.
+            obs: see ``forward``.
+            masks: the masks under which the actions were decided, ``[...]``.
             actions: integer ``[..., heads]``.
             active: bool ``[...]``; False for padding.
-            hidden: as of ``forward``.
-            starts: as of ``forward``.
+            hidden: see ``forward``.
+            starts: see ``forward``.
         """
         logits, values, _ = self(obs, hidden, starts)
         return Scored(self.step.evaluate(logits, masks, actions, active=active, head_entropies=True), values)
@@ -157,10 +159,10 @@ class FactoredRecurrentActorCritic(FactoredActorCritic):
     ``[steps, batch]``, and where an episode begins nothing is remembered.
 
     Args:
-        step: as of ``FactoredActorCritic``.
-        obs_size: as of ``FactoredActorCritic``.
-        width: of the feature layer and of the recurrence.
-        autocast: as of ``FactoredActorCritic``.
+        step: see ``FactoredActorCritic``.
+        obs_size: see ``FactoredActorCritic``.
+        width: width of the feature layer and of the recurrence.
+        autocast: see ``FactoredActorCritic``.
     """
 
     def __init__(self, step: DecisionStep, obs_size: int, width: int = 128, *, autocast: bool = False):
@@ -171,7 +173,7 @@ class FactoredRecurrentActorCritic(FactoredActorCritic):
         return nn.Sequential(nn.Linear(obs_size, width), Tanh())
 
     def initial(self, batch: int) -> Hidden:
-        """What an episode begins with."""
+        """The hidden state with which an episode begins, zeros."""
         zeros = torch.zeros(batch, self.width, dtype=torch.float32, device=self.output.weight.device)
         return zeros, zeros
 

@@ -18,12 +18,12 @@ from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.gae import gae
 from esper_masks.rollout.training.moments import RunningMoments
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden, Scored
-from esper_masks.rollout.training.processes import World
-from esper_masks.rollout.training.rollouts import Acting, Situation
+from esper_masks.rollout.training.processes import Processes
+from esper_masks.rollout.training.rollouts import Collector, RolloutState
 
 
 class Scoring(nn.Module):
-    """``evaluate_actions`` as a forward pass, which is what ``DistributedDataParallel`` averages gradients of."""
+    """``evaluate_actions`` as a forward pass: ``DistributedDataParallel`` averages the gradients of nothing else."""
 
     def __init__(self, policy: FactoredActorCritic):
         super().__init__()
@@ -35,7 +35,7 @@ class Scoring(nn.Module):
 
 
 class PPO:
-    """A policy, an environment, and what is between them.
+    """A training: a policy that acts in environments, and learns from what it did there.
 
     >>> import esper_masks as em
     >>> env = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 64)
@@ -45,10 +45,13 @@ class PPO:
     ['clip_fraction', 'entropy_blend', 'entropy_blueprint']
 
     Args:
-        env: to act in; it is reset.
-        policy: to improve.
+        env: the environments; they are reset.
+        policy: what learns.
         config: hyper-parameters.
-        world: the processes, each of which has a part of the environments; by default one.
+        processes: the processes of the training, each of which has its share of the environments; by default one.
+
+    Raises:
+        ValueError: more minibatches than there are rows of a rollout, or sequences for a recurrent policy.
     """
 
     def __init__(
@@ -56,36 +59,36 @@ class PPO:
         env: LifecycleEnv,
         policy: FactoredActorCritic,
         config: PPOConfig | None = None,
-        world: World | None = None,
+        processes: Processes | None = None,
     ):
         recurrent = isinstance(policy, FactoredRecurrentActorCritic)
         self.env, self.policy, self.config = env, policy, PPOConfig() if config is None else config
-        self.world = World() if world is None else world
+        self.processes = Processes() if processes is None else processes
         self.rows = env.num_envs * (1 if recurrent else self.config.steps)  # or whole sequences
         if self.config.minibatches > self.rows:
             of = "environments, whose sequences a recurrent policy learns from" if recurrent else "steps of a rollout"
             raise ValueError(f"{self.config.minibatches} minibatches cannot be made of {self.rows} {of}")
         device = env.device
         self.optimizer = torch.optim.Adam(policy.parameters(), self.config.learning_rate, eps=1e-5)
-        self.obs_moments = RunningMoments(env.obs_size, device, self.world)
-        self.return_moments = RunningMoments(1, device, self.world)  # so that what values are fitted to has unit spread
-        self.acting = Acting(env, policy, self.obs_moments, self.config.steps)
-        self.buffer = self.acting.buffer
+        self.obs_moments = RunningMoments(env.obs_size, device, self.processes)
+        self.return_moments = RunningMoments(1, device, self.processes)  # values are fitted to unit spread
+        self.collector = Collector(env, policy, self.obs_moments, self.config.steps)
+        self.buffer = self.collector.buffer
         starts = torch.ones(env.num_envs, dtype=torch.bool, device=device)
-        self.at = Situation(env.reset(), policy.initial(env.num_envs), starts)
-        self.first: Hidden | None = self.at.hidden  # of the rollout
+        self.state = RolloutState(env.reset(), policy.initial(env.num_envs), starts)
+        self.first_hidden = self.state.hidden  # with which the rollout in the buffer began
         self.env_steps = 0  # of all processes
         self.scoring: nn.Module = Scoring(policy)
-        if self.world.size > 1:
-            self.scoring = self.world.averaged(self.scoring, device)
+        if self.processes.size > 1:
+            self.scoring = self.processes.averaged(self.scoring, device)
 
     def iterate(self) -> dict[str, float]:
         """One rollout and one update.
 
-        Returns: what to log, of all processes; times in seconds.
+        Returns: figures to log, of all processes; times in seconds.
         Raises:
             InvalidStateMachineError: a row without an action, since none was legal or logits are not finite; or a
-                gradient that is not finite. Nothing is learned from it.
+                gradient that is not finite. Nothing is learned from such a row or gradient.
         """
         began = perf_counter()
         figures = self.rollout()
@@ -95,22 +98,21 @@ class PPO:
         figures |= {"rollout_seconds": acted - began, "update_seconds": ended - acted}
         names = sorted(figures)
         values = torch.tensor([figures[name] for name in names], dtype=torch.float64, device=self.env.device)
-        told = self.world.mean(values).tolist()
-        figures = dict(zip(names, told))
-        figures["illegal_actions"] *= self.world.size
+        figures = dict(zip(names, self.processes.mean(values).tolist()))
+        figures["illegal_actions"] *= self.processes.size
         figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        figures["env_steps_per_s"] = self.world.size * self.env.num_envs * self.config.steps / (ended - began)
+        figures["env_steps_per_s"] = self.processes.size * self.env.num_envs * self.config.steps / (ended - began)
         return figures
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update."""
+        """Learning rate of the next update."""
         first, last, horizon = self.config.learning_rate, self.config.final_learning_rate, self.config.horizon
         return first + (last - first) * min(self.env_steps / horizon, 1.0) if horizon else first
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an iteration depends on, torch's own generators too: between two iterations, not within one."""
-        obs, hidden, starts = self.at
+        """All that an iteration depends on, torch's own generators too. To be called between two iterations."""
+        obs, hidden, starts = self.state
         generators = {"cpu": torch.get_rng_state()}
         if self.env.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.env.device)
@@ -128,16 +130,16 @@ class PPO:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, environments: bool = True) -> None:
-        """Go on from a ``state_dict``: on a CPU, with as many threads, to the last bit.
+        """Resume from a ``state_dict``: on a CPU, with as many threads, to the last bit.
 
         Args:
             state: of a training with the same policy.
-            environments: whether to go on in its environments, too, with the noise that they and the policy were about
-                to draw. Without, there may be any number of them: those of this training stay as they are, and of the
-                state it takes what was learned: policy, optimizer, moments, and the number of steps.
+            environments: True: resume in the environments of the state, too, with the noise that they and the policy
+                were about to draw. False: take only what was learned, which is policy, optimizer, moments and the
+                number of steps. The environments of this training stay as they are then, and may be any number.
 
         Raises:
-            ValueError, RuntimeError, KeyError: of another environment or policy.
+            ValueError, RuntimeError, KeyError: the state of another environment or policy.
         """
         there, here = len(state["starts"]), self.env.num_envs
         if environments and there != here:
@@ -153,13 +155,13 @@ class PPO:
         self.return_moments.load_state_dict(state["return_moments"])
         self.env_steps = state["env_steps"]
         if environments:
-            self._go_on(state)
+            self._resume_environments(state)
 
-    def _go_on(self, state: Mapping[str, Any]) -> None:
+    def _resume_environments(self, state: Mapping[str, Any]) -> None:
         device = self.env.device
-        obs = torch.empty_like(self.at.obs).copy_(state["obs"])  # in memory as it was
+        obs = torch.empty_like(self.state.obs).copy_(state["obs"])  # in memory as it was
         hidden = [part.to(device) for part in state["hidden"]]
-        self.at = Situation(obs, (hidden[0], hidden[1]) if hidden else None, state["starts"].to(device))
+        self.state = RolloutState(obs, (hidden[0], hidden[1]) if hidden else None, state["starts"].to(device))
         torch.set_rng_state(state["generators"]["cpu"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], device)
@@ -169,17 +171,17 @@ class PPO:
     def rollout(self) -> dict[str, float]:
         """Fill the buffer.
 
-        Returns: what to log. The time of the environment is that of its launches on a GPU, and 0 where compiled code
-            is one graph for environment and policy.
+        Returns: figures to log. On a GPU ``env_seconds`` is the time of the environment's launches; where compiled
+            code is one graph for environment and policy, it is 0.
         """
-        env, buffer, env_seconds = self.env, self.buffer, self.acting.env_seconds
+        env, buffer, env_seconds = self.env, self.buffer, self.collector.env_seconds
         illegal = env.illegal_actions.sum()
-        self.first = self.at.hidden
-        self.at = self.acting.rollout(self.at)
-        self.env_steps += self.world.size * env.num_envs * self.config.steps
+        self.first_hidden = self.state.hidden
+        self.state = self.collector.rollout(self.state)
+        self.env_steps += self.processes.size * env.num_envs * self.config.steps
         ended = buffer.fields["terminated"]
         faulty = int((buffer.actions[..., 0] < 0).sum())
-        if self.world.any(faulty > 0, env.device):
+        if self.processes.any(faulty > 0, env.device):
             rows = f"{faulty} of {ended.numel()} rows" if faulty else "rows of another process, but none here,"
             raise InvalidStateMachineError(
                 f"{rows} of the rollout have no action: none is legal, or logits are not finite"
@@ -187,7 +189,7 @@ class PPO:
         returns = buffer.fields["returns"].masked_fill(~ended, 0).sum()
         masks = buffer.masks()
         return {
-            "env_seconds": self.acting.env_seconds - env_seconds,
+            "env_seconds": self.collector.env_seconds - env_seconds,
             "return_mean": float(returns / ended.sum()),  # nan if no episode ended
             "forced_share": float(masks.forced.float().mean()),
             "legal_ops": float(masks["op"].float().sum(-1).mean()),
@@ -197,10 +199,15 @@ class PPO:
     # -- update -------------------------------------------------------------------------------------------------------
 
     def update(self) -> dict[str, float]:
-        """Improve the policy by what is in the buffer."""
+        """Improve the policy by what is in the buffer.
+
+        Returns: figures to log, means over the minibatches.
+        Raises:
+            InvalidStateMachineError: a fault in scored rows, or a gradient that is not finite.
+        """
         fields, config = self.buffer.fields, self.config
         with torch.no_grad():
-            _, last_value, _ = self.policy(self.obs_moments(self.at.obs), self.at.hidden, self.at.starts)
+            _, last_value, _ = self.policy(self.obs_moments(self.state.obs), self.state.hidden, self.state.starts)
             seen = self.obs_moments.measure(fields["obs"])
             fields["obs"].copy_(self.obs_moments(fields["obs"]))  # as the policy saw them
             scale = self.return_moments.spread
@@ -211,14 +218,14 @@ class PPO:
             unexplained = (returns - values).var() / returns.var().clamp_min(1e-8)
             self.return_moments.update(returns.unsqueeze(-1))
             returns = returns / self.return_moments.spread
-            advantages = advantages - self.world.mean(advantages.mean())
-            advantages = advantages / self.world.mean(advantages.square().mean()).sqrt().clamp_min(1e-8)
+            advantages = advantages - self.processes.mean(advantages.mean())
+            advantages = advantages / self.processes.mean(advantages.square().mean()).sqrt().clamp_min(1e-8)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         sums: dict[str, Tensor] = {}
         tried = steps = 0
         for rows, hidden, (gained, target) in self._minibatches(advantages, returns):
-            figures, near = self._learn(rows, hidden, gained, target)
+            figures, near = self.learn(rows, hidden, gained, target)
             tried, steps = tried + 1, steps + near
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0) + value
@@ -229,19 +236,28 @@ class PPO:
         return {**mean, "explained_variance": float(1 - unexplained), "optimizer_steps": float(steps)}
 
     def _minibatches(self, *values: Tensor) -> Iterator[tuple[Minibatch, Hidden | None, list[Tensor]]]:
-        """Rows in any order, in each epoch another, and of ``values`` the same; of a recurrent policy sequences."""
+        """Rows of the buffer and of ``values``, in another order in each epoch; for a recurrent policy sequences."""
         for _ in range(self.config.epochs):
             for index in torch.randperm(self.rows, device=self.env.device).chunk(self.config.minibatches):
-                if self.first is not None:
-                    hidden = self.first[0][index], self.first[1][index]
+                if self.first_hidden is not None:
+                    hidden = self.first_hidden[0][index], self.first_hidden[1][index]
                     yield self.buffer.sequences(index), hidden, [value[:, index] for value in values]
                 else:
                     yield self.buffer.minibatch(index), None, [value.flatten()[index] for value in values]
 
-    def _learn(
+    def learn(
         self, rows: Minibatch, hidden: Hidden | None, advantages: Tensor, returns: Tensor
     ) -> tuple[dict[str, Tensor], bool]:
-        """One optimizer step, unless the policy has gone too far; whether it was taken."""
+        """One optimizer step, unless the policy has gone too far from that of the rollout.
+
+        Args:
+            rows: of the buffer, ``[rows]``; for a recurrent policy ``[steps, envs]``.
+            hidden: of a recurrent policy, at the first step of each sequence.
+            advantages: as many.
+            returns: as many, over their spread.
+
+        Returns: figures to log, and whether the step was taken.
+        """
         config, policy = self.config, self.policy
         starts = None if hidden is None else rows.fields["start"]
         scored: Scored = self.scoring(rows.fields["obs"], rows, hidden, starts)
@@ -262,7 +278,7 @@ class PPO:
             kl = (ratio - 1 - log_ratio).mean()
             fault = (faults != 0).any() | ~norm.isfinite()
             # one read of the device for all that decides whether the step is taken, and one decision of all processes
-            far, anywhere = self.world.mean(torch.stack([kl, fault.float()])).tolist()
+            far, anywhere = self.processes.mean(torch.stack([kl, fault.float()])).tolist()
         if anywhere:
             raise_on_fault(heads=names, faults=faults, gradient_norm=norm)
             raise InvalidStateMachineError("another process of the training met a fault, and says which")

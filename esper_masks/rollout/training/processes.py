@@ -1,4 +1,4 @@
-"""The processes of a training, as torchrun starts them, and what they say to one another."""
+"""The processes of a training, as torchrun starts them, and what they tell one another."""
 
 import gc
 import hashlib
@@ -16,13 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class World:
-    """One process among those of a training; by default the only one.
+class Processes:
+    """The processes of a training, as one of them sees them; by default this process is the only one.
 
     Args:
-        rank: which of them.
-        size: how many there are.
-        local_rank: which of those on this machine, and with it the number of its CUDA device.
+        rank: the number of this process.
+        size: how many processes there are.
+        local_rank: the number of this process among those of its machine, and with it the number of its CUDA device.
     """
 
     rank: int = 0
@@ -30,8 +30,8 @@ class World:
     local_rank: int = 0
 
     @classmethod
-    def told(cls, environ: Mapping[str, str] = os.environ) -> "World":
-        """As torchrun tells it by variables of the environment.
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Processes":
+        """As torchrun describes them, by variables of the environment.
 
         Raises:
             ValueError: some of the variables are there and others are not.
@@ -45,17 +45,17 @@ class World:
         return cls(*(int(environ[name]) for name in names))
 
     def device(self, name: str) -> str:
-        """The device of this process: of CUDA devices one for each process of a machine.
+        """The device of this process: each process of a machine has a CUDA device of its own.
 
         Raises:
-            ValueError: the same one for all of several processes.
+            ValueError: one CUDA device for several processes.
         """
         if self.size > 1 and name.startswith("cuda:"):
             raise ValueError(f"{name} would be the device of all {self.size} processes; cuda gives each its own")
         return f"cuda:{self.local_rank}" if name == "cuda" and self.size > 1 else name
 
     def share(self, number: int, what: str) -> int:
-        """This process's part of a number of things.
+        """This process's share of a number of things.
 
         Raises:
             ValueError: they cannot be divided evenly.
@@ -65,7 +65,7 @@ class World:
         return number // self.size
 
     def seed(self, seed: int, use: str) -> int:
-        """A seed of its own for each process and use."""
+        """A seed for this process and this use, unlike that of any other process or use."""
         digest = hashlib.sha256(f"{seed} {self.rank} {use}".encode()).digest()
         return int.from_bytes(digest[:4], "little")  # torch's generator of a CPU heeds 32 bits of a seed
 
@@ -81,7 +81,7 @@ class World:
         dist.destroy_process_group()
 
     def averaged(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """The module with gradients that are means over processes; its parameters become those of the first one."""
+        """A module whose gradients are means over processes; its parameters become those of the first process."""
         # buffers are tables, the same everywhere; torch 2.13 has another name for leaving them alone
         parameters = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
@@ -91,7 +91,7 @@ class World:
     # -- all processes call these, in the same order ----------------------------------------------------------------
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sums over processes, in a tensor of its own."""
+        """Sums over processes, in a tensor of its own where there are several."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -103,11 +103,11 @@ class World:
         return self.sum(values) / self.size
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says so."""
+        """Whether the flag of any process is True."""
         return self.most(int(flag), device) > 0
 
     def most(self, number: int, device: torch.device) -> int:
-        """The largest number that any process has."""
+        """The largest number of any process."""
         if self.size == 1:
             return number
         largest = torch.tensor(number, device=device)
@@ -115,11 +115,11 @@ class World:
         return int(largest)
 
     def agreed(self, number: int, device: torch.device) -> int:
-        """A number below ``2**53``: that of the first process."""
-        told = torch.tensor(float(number if self.rank == 0 else 0), dtype=torch.float64, device=device)
-        return int(self.sum(told))
+        """The number of the first process, below ``2**53``."""
+        first = torch.tensor(float(number if self.rank == 0 else 0), dtype=torch.float64, device=device)
+        return int(self.sum(first))
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()

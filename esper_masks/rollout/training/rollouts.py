@@ -1,4 +1,4 @@
-"""A policy in an environment: one step of both, kept in a buffer."""
+"""A policy acts in an environment, and every step is kept in a buffer."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -18,22 +18,27 @@ from esper_masks.rollout.training.moments import RunningMoments
 from esper_masks.rollout.training.policy import FactoredActorCritic, Hidden
 
 
-class Situation(NamedTuple):
-    """Where the next step begins."""
+class RolloutState(NamedTuple):
+    """What passes from one step of a rollout to the next, and from one rollout to the next."""
 
     obs: Tensor  # float32 [batch, obs_size], as the environment gave it
     hidden: Hidden | None  # of a recurrent policy
-    starts: Tensor  # bool [batch]: an episode begins with it
+    starts: Tensor  # bool [batch]: an episode begins with the observation
 
 
-class Acting(nn.Module):
-    """Normalize what is observed, decide, step, and store. Where policy and environment are compiled, it is one graph.
+class Collector(nn.Module):
+    """Normalize an observation, decide, step, store. Where policy and environment are compiled, all of it is one graph.
 
     Args:
-        env: to act in.
-        policy: to decide.
+        env: the environments.
+        policy: the policy that acts in them.
         moments: of observations.
-        steps: of a rollout.
+        steps: length of a rollout.
+
+    Attributes:
+        buffer: what the last rollout did.
+        env_seconds: seconds spent in the environment so far; 0 where one graph does all.
+        graph: that graph, or None.
     """
 
     FIELDS = ("obs", "value", "start", "reward", "terminated", "returns")
@@ -46,51 +51,51 @@ class Acting(nn.Module):
         fields = dict(zip(self.FIELDS, examples))
         # logits are float32 whatever the default dtype is
         self.buffer = RolloutBuffer(env.engine, steps, env.num_envs, fields=fields, dtype=torch.float32)
-        self.env_seconds = 0.0  # spent in the environment so far; of one graph for all, nobody knows
+        self.env_seconds = 0.0
         # of its many small tensors C++ takes less time to allocate than Python: a sixth less at 8 and 64 environments
         options = {"cpp_wrapper": True}
-        self._graph = CompiledMethod(self._whole, options) if env.mode == policy.step.mode == "compiled" else None
+        self.graph = CompiledMethod(self._whole, options) if env.mode == policy.step.mode == "compiled" else None
         self._entry: Entry
-        if self._graph is not None:  # places of each step, which take as long to look up as some of what is computed
+        if self.graph is not None:  # places of each step, which take as long to look up as some of what is computed
             fields = self.buffer.fields
             self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
 
-    def rollout(self, at: Situation) -> Situation:
-        """Fill the buffer: decisions, and ``FIELDS``, of which returns are those of the episode so far."""
+    def rollout(self, state: RolloutState) -> RolloutState:
+        """Fill the buffer with decisions and ``FIELDS``; returns are those of the episode so far."""
         buffer, scale = self.buffer, (self.moments.mean.float(), self.moments.spread)
         buffer.clear()
-        if self._graph is None or intercepted():
+        if self.graph is None or intercepted():
             for step in range(buffer.steps):
-                at = self._eager(step, at, scale)
-            return at
+                state = self._eager(step, state, scale)
+            return state
         with torch.inference_mode(False), torch.no_grad():
             for step in range(buffer.steps):
-                at = self._compiled(step, at, scale)
-        return at
+                state = self._compiled(step, state, scale)
+        return state
 
-    def _eager(self, step: int, at: Situation, scale: tuple[Tensor, Tensor]) -> Situation:
+    def _eager(self, step: int, state: RolloutState, scale: tuple[Tensor, Tensor]) -> RolloutState:
         env, place = self.env, self.buffer.at(step)
-        seen = self.moments.scale(at.obs, *scale)
-        self.buffer.write(step, obs=at.obs, start=at.starts)  # a CUDA graph of the environment overwrites them
-        acted = self.policy.act(seen, env.states, env.total_seeds, hidden=at.hidden, starts=at.starts, out=place)
+        seen = self.moments.scale(state.obs, *scale)
+        self.buffer.write(step, obs=state.obs, start=state.starts)  # a CUDA graph of the environment overwrites them
+        acted = self.policy.act(seen, env.states, env.total_seeds, hidden=state.hidden, starts=state.starts, out=place)
         began = perf_counter()
         obs, reward, terminated, _, info = env.step(place.actions)
         self.env_seconds += perf_counter() - began
         after = {"reward": reward, "terminated": terminated, "returns": info["returns"]}
         self.buffer.write(step, value=acted.values, **after)
-        return Situation(obs, acted.hidden, terminated)
+        return RolloutState(obs, acted.hidden, terminated)
 
-    def _compiled(self, step: int, at: Situation, scale: tuple[Tensor, Tensor]) -> Situation:
-        assert self._graph is not None
+    def _compiled(self, step: int, state: RolloutState, scale: tuple[Tensor, Tensor]) -> RolloutState:
+        assert self.graph is not None
         env, out = self.env, self._rows[step]
         noise = NoiseKey.draw() if env.device.type == "cpu" else None
-        first, second = (None, None) if at.hidden is None else at.hidden
-        given = at.obs, *scale, first, second, at.starts, noise, *env.state, env.draw(), env.illegal_actions
-        if step < 2:  # what is given to those that follow was made as what is given to the second
-            self._entry = self._graph.find(given, out)
+        first, second = (None, None) if state.hidden is None else state.hidden
+        given = state.obs, *scale, first, second, state.starts, noise, *env.state, env.draw(), env.illegal_actions
+        if step < 2:  # the arguments of all later steps are made as those of the second
+            self._entry = self.graph.find(given, out)
         first, second, obs, ended, env.illegal_actions, *after = self._entry(given, out)
         env.state = State(*after)
-        return Situation(obs, None if first is None else (first, second), ended)
+        return RolloutState(obs, None if first is None else (first, second), ended)
 
     def _whole(self, given: Sequence[Any], out: Sequence[Tensor]) -> tuple[Any, ...]:
         obs, mean, spread, first, second, starts, noise, *before, env_noise, illegal = given

@@ -1,16 +1,26 @@
-"""A policy that was trained, with all that it needs to act, in any number of environments."""
+"""A policy after its training: loaded from a checkpoint, in use, and compared with baselines."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from esper_masks.decision.step import Mode
 from esper_masks.masks.engine import MaskEngine
+from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.env.env import LifecycleEnv
+from esper_masks.rollout.training.checkpoint import CheckpointError, read_any
 from esper_masks.rollout.training.moments import RunningMoments
 from esper_masks.rollout.training.policy import Acted, FactoredActorCritic, Hidden
+from esper_masks.rollout.training.ppo import PPO
+from esper_masks.rollout.training.train import TrainSettings
+from esper_masks.rules import MaskRules
+from esper_masks.rulesets import ruleset, rulesets
+
+EPISODES = 8192  # of each policy that is compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +40,8 @@ class TrainedPolicy:
     Args:
         network: the actor-critic, whose own methods take normalized observations; ``network.step`` decides.
         moments: mean and spread of observations in the training.
-        task: an environment as those of the training, from which ``env`` makes others.
-        settings: of the training, as of ``esper-masks train``; ``"rules"`` is the name of the rule set.
+        task: an environment like those of the training, from which ``env`` makes others.
+        settings: settings of the training by ``esper-masks train``; ``"rules"`` is the name of the rule set.
         env_steps: environment steps of the training.
     """
 
@@ -43,16 +53,16 @@ class TrainedPolicy:
 
     @property
     def engine(self) -> MaskEngine:
-        """Of the masks that the policy decides under."""
+        """The engine that makes the policy's masks."""
         return self.network.step.engine
 
     def env(self, num_envs: int, seed: int = 0, mode: Mode = "eager") -> LifecycleEnv:
-        """Environments as those of the training, each at the beginning of an episode.
+        """Environments like those of the training, each at the beginning of an episode.
 
         Args:
-            num_envs: how many, which need not be as many as in the training.
-            seed: of their noise.
-            mode: as of ``LifecycleEnv``.
+            num_envs: how many; not necessarily as many as in the training.
+            seed: seed of their noise.
+            mode: see ``LifecycleEnv``.
         """
         return self.task.another(num_envs, seed, mode)
 
@@ -88,27 +98,27 @@ class TrainedPolicy:
 
         Args:
             obs: float32 ``[batch, obs_size]``.
-            states: integer ``[batch, slots, features]``, as of the engine.
-            total_seeds: integer ``[batch]``, as of the engine; not needed without a seed limit.
+            states: integer ``[batch, slots, features]``; see ``MaskEngine``.
+            total_seeds: integer ``[batch]``; see ``MaskEngine``. Not needed without a seed limit.
             hidden: of a recurrent policy, as the step before gave it.
-            starts: bool ``[batch]``: an episode begins, so that what ``hidden`` has is forgotten.
+            starts: bool ``[batch]``: an episode begins, so that ``hidden`` is forgotten.
             noise: uniform ``[batch, heads]``; by default from torch's own generator.
 
-        Returns: ``decision``, of which ``actions`` are int64 ``[batch, heads]`` and ``log_prob`` float32 ``[batch]``;
+        Returns: ``decision``, whose ``actions`` are int64 ``[batch, heads]`` and ``log_prob`` float32 ``[batch]``;
             ``values`` float32 ``[batch]``; ``hidden``.
         Raises:
-            ValueError: observations of another size, or what does not fit as of ``DecisionStep``.
+            ValueError: observations of another size, or whatever else ``DecisionStep`` refuses.
         """
         seen = self._normalized(obs)
         return self.network.act(seen, states, total_seeds, hidden=hidden, starts=starts, noise=noise)
 
     def act_in(self, env: LifecycleEnv, hidden: Hidden | None = None, noise: Tensor | None = None) -> Acted:
-        """Draw legal actions in the states in which environments are.
+        """Draw legal actions in the current states of environments.
 
         Args:
-            env: of the same rules, slots, episode length and seed limit; ``env`` makes such.
+            env: with the same rules, slots, episode length and seed limit; ``env`` makes such environments.
             hidden: of a recurrent policy, as the step before gave it; forgotten where an episode begins.
-            noise: as of ``act``.
+            noise: see ``act``.
 
         Raises:
             ValueError: other environments.
@@ -132,3 +142,113 @@ class TrainedPolicy:
                 f"obs have shape {tuple(obs.shape)}; the policy was trained on [..., {len(self.moments.mean)}]"
             )
         return self.moments(obs)  # type: ignore[no-any-return]
+
+
+def load_policy(
+    path: str | os.PathLike[str], *, rules: MaskRules | None = None, device: str = "cpu", mode: Mode = "eager"
+) -> TrainedPolicy:
+    """The policy of a checkpoint of ``esper-masks train``, for any number of environments. No code in it is run.
+
+    Examples are in ``docs/using-a-policy.md``.
+
+    Args:
+        path: a checkpoint, of several processes any part of it, or a log folder for its newest checkpoint.
+        rules: rules of the training; needed if they do not ship with the package.
+        device: where the policy and the environments it makes are; not necessarily the one of the training.
+        mode: how decisions run; see ``DecisionStep``.
+
+    Raises:
+        OSError: the file cannot be read.
+        CheckpointError: the file is damaged, no checkpoint of that command, or of other rules; a ``ValueError``.
+        RulesError, ValueError, RuntimeError: rules, settings or a device that no environment can have.
+    """
+    content = read_any(path)
+    given = dict(content["settings"])
+    name = given.pop("rules", None)
+    if rules is None:
+        if name not in rulesets():
+            reason = f"of rules that do not ship with the package, {name!r:.80}: give rules, too"
+            raise CheckpointError(f"{path}: {reason} (rules=, or --rules)")
+        rules = ruleset(name)
+    try:
+        settings = TrainSettings(**given)
+    except TypeError:
+        raise CheckpointError(f"{path}: its settings are not those of esper-masks train: {given!r:.120}") from None
+    task, state = settings.environment(rules, 1, settings.seed, device, "eager"), content["training"]
+    if content["rules"] != task.engine.fingerprint:
+        raise CheckpointError(f"{path}: of other rules than {rules.name}, or of other settings of their switches")
+    if state["env"]["task"] != task.dynamics.task:
+        raise CheckpointError(f"{path}: of an environment that its settings do not describe, {settings}")
+    with torch.random.fork_rng(devices=()):  # first weights, which are replaced, take no noise from the caller
+        network = settings.network(task, mode)
+    moments = RunningMoments(task.obs_size, task.device)
+    try:
+        network.load_state_dict(state["policy"])
+        moments.load_state_dict(state["obs_moments"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: does not fit: {reason[:300]}") from None
+    return TrainedPolicy(network, moments, task, content["settings"], content["env_steps"])
+
+
+# -- how good it is ---------------------------------------------------------------------------------------------------
+
+
+class Returns(NamedTuple):
+    """What a policy earned in episodes of environments that begin together."""
+
+    mean: float
+    standard_error: float
+    illegal_actions: int
+
+
+def learned(of: PPO | TrainedPolicy) -> Callable[[LifecycleEnv], Tensor]:
+    """What was learned, as a function like ``BASELINES`` that draws its actions; of the same environments each time."""
+    policy = of if isinstance(of, TrainedPolicy) else TrainedPolicy(of.policy, of.obs_moments, of.env)
+    hidden: Hidden | None = None
+
+    def act(env: LifecycleEnv) -> Tensor:
+        nonlocal hidden
+        acted = policy.act_in(env, hidden)
+        hidden = acted.hidden
+        return acted.decision.actions
+
+    return act
+
+
+def returns_of(
+    policy: Callable[[LifecycleEnv], Tensor], like: LifecycleEnv, seed: int, envs: int = EPISODES
+) -> Returns:
+    """Returns of one episode in each of some new environments.
+
+    Args:
+        policy: a function of environments to actions.
+        like: environments of the same task.
+        seed: seed of the noise of the new environments.
+        envs: how many there are.
+    """
+    env = like.another(envs, seed)
+    env.reset()
+    for _ in range(env.dynamics.episode_length):
+        *_, info = env.step(policy(env))
+    returns = info["returns"]
+    return Returns(float(returns.mean()), float(returns.std()) / envs**0.5, int(env.illegal_actions.sum()))
+
+
+def compare(
+    of: PPO | TrainedPolicy, seed: int, envs: int = EPISODES, before_each: Callable[[str], None] = lambda name: None
+) -> dict[str, Returns]:
+    """Returns of what was learned and of each baseline, in environments with the same noise.
+
+    Args:
+        of: a training, or a policy after its training.
+        seed: see ``returns_of``.
+        envs: see ``returns_of``.
+        before_each: is given the name of each policy before it plays: ``"learned"``, and those of ``BASELINES``.
+    """
+    like = of.task if isinstance(of, TrainedPolicy) else of.env
+    results: dict[str, Returns] = {}
+    for name, policy in {"learned": learned(of), **BASELINES}.items():
+        before_each(name)
+        results[name] = returns_of(policy, like, seed, envs)
+    return results
