@@ -43,11 +43,11 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def check_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | int] = ()) -> None:
-    """Find out before the work whether ``write_file`` can write a file; nothing that is there is touched.
+    """Find out before the work whether ``write_file`` can write a file. Nothing is written.
 
     Args:
-        path: of the file.
-        inputs: paths, or descriptors, of files that are read: by whichever name, none of them may be written.
+        path: the file.
+        inputs: paths, or descriptors, of files that are read; none of them may be written, by whichever name.
 
     Raises:
         OSError: the file is a folder or an input, its folder is not there, or permission is denied.
@@ -72,7 +72,7 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLik
 
 
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
-    """Whether what is written to a path comes out at standard output."""
+    """Whether a path leads to standard output."""
     there = _stat(path)
     return there is not None and _standard_stream(there) is sys.__stdout__ is not None
 

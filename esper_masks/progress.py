@@ -1,4 +1,4 @@
-"""One live line of a terminal: what goes on, how far it is, and how long it will take."""
+"""One live line of a terminal: what a command does, how far it is, and how long it will take."""
 
 import os
 from typing import TextIO
@@ -7,12 +7,13 @@ from rich.cells import cell_len, set_cell_size
 
 
 class Live:
-    """A line that each text overwrites, never wider than the terminal. Whatever fails, nothing is shown, and no more.
+    """A line that each text overwrites, never wider than the terminal. After a failure nothing more is shown.
 
-    ``terminal`` says whether there is one; where it is False, nothing is written, and plain lines are the caller's.
+    ``terminal`` says whether there is a terminal. If it is False, nothing is written, and plain lines are up to the
+    caller.
 
     Args:
-        stream: where to, such as ``sys.stderr``; None, as of a program without standard streams, is no terminal.
+        stream: such as ``sys.stderr``; None, as in a program without standard streams, is no terminal.
     """
 
     def __init__(self, stream: TextIO | None):
@@ -20,7 +21,7 @@ class Live:
         self.terminal = stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
     def show(self, text: str) -> None:
-        """Put a text in place of the one before; what does not fit is left out, from the last two spaces on if any."""
+        """Put a text in place of the text before. If a text does not fit, its end is left out, from two spaces on."""
         self._shown, width = True, self._width() - 1  # in the last column a terminal may wrap
         shown = set_cell_size(text, width)
         if cell_len(text) > width:  # half a number would be another one
@@ -28,7 +29,7 @@ class Live:
         self._write(shown.rstrip())
 
     def end(self) -> None:
-        """Take the line away: what is printed next begins in its place."""
+        """Take the line away: the next line that is printed begins in its place."""
         if self._shown:
             self._shown = False
             self._write("")
@@ -45,18 +46,18 @@ class Live:
         try:
             self._stream.write(f"\r\x1b[K{text}")
             self._stream.flush()
-        except (OSError, ValueError):  # the terminal is gone, which is no reason to end what goes on
+        except (OSError, ValueError):  # the terminal is gone, which is no reason to end the command
             self.terminal = False
 
 
 def how_far(done: float, total: float, seconds: float, before: float = 0) -> str:
-    """The part that is done and the time that is left at the speed so far, such as ``"42 %, 1:05 left"``.
+    """How much is done and how much time is left at the speed so far, such as ``"42 %, 1:05 left"``.
 
     Args:
         done: of ``total``, in any unit.
         total: not 0.
-        seconds: since there were ``before``.
-        before: of ``done``, as when something is gone on with.
+        seconds: time since ``before``.
+        before: what was done at first, as when a training is resumed.
     """
     percent = f"{int(100 * min(done / total, 1.0))} %"  # 100 only where all is done
     left = max(total - done, 0) * seconds

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, code, ended = "esper-masks", 0, []
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = build_parser().parse_args(arguments)
             name = f"esper-masks {options.command}"
             with _ended_like_interrupted(options.command) as ended:
                 code = options.run(options)
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 128 + ended[0] if ended and code == INTERRUPTED else code
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with all commands."""
     parser = argparse.ArgumentParser(prog="esper-masks", description="Action masks for lifecycle controllers.")
     parser.add_argument("--version", action="version", version=f"esper-masks {esper_masks.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

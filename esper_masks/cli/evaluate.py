@@ -25,8 +25,14 @@ def add_command(commands: Any) -> None:
     )
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="a file of `esper-masks train`, or a log folder for its newest")
-    add("--episodes", type=positive, default=EPISODES, metavar="N", help="of each policy (default: %(default)s)")
-    seed = "of actions and environments; `train` compares at its end by the same (default: %(default)s)"
+    add(
+        "--episodes",
+        type=positive,
+        default=EPISODES,
+        metavar="N",
+        help="episodes of each policy (default: %(default)s)",
+    )
+    seed = "seed of actions and environments; that of the comparison in `train` (default: %(default)s)"
     add("--seed", type=count, default=EVALUATION_SEED, metavar="N", help=seed)
     add("--rules", metavar="NAME", help=f"{RULES_HELP.partition(' (')[0]}; needed for those of your own")
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
@@ -70,7 +76,7 @@ def _play(options: argparse.Namespace) -> "tuple[TrainedPolicy, dict[str, Return
     import torch
 
     from esper_masks.rollout.training.train import threads_for
-    from esper_masks.rollout.training.trained import compare, load_policy
+    from esper_masks.rollout.training.trained import load_policy, players, returns_of
 
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("there is no CUDA device here; --device cpu evaluates without one")
@@ -80,4 +86,5 @@ def _play(options: argparse.Namespace) -> "tuple[TrainedPolicy, dict[str, Return
     policy = load_policy(options.checkpoint, rules=rules, device=options.device)
     torch.set_num_threads(options.threads or threads_for(options.episodes, policy.network.width))
     torch.manual_seed(options.seed)
-    return policy, compare(policy, options.seed, options.episodes)
+    seed, episodes = options.seed, options.episodes
+    return policy, {name: returns_of(play, policy.task, seed, episodes) for name, play in players(policy).items()}

@@ -24,10 +24,10 @@ if TYPE_CHECKING:  # no other command needs it
     from esper_masks.rollout.training.train import Stopping, TrainSettings
 
 EVERY_S = 2.0  # seconds between lines of progress
-LIVE_S = 0.1  # and between those that take each other's place
-EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments in which none has been
+LIVE_S = 0.1  # seconds between texts of a live line
+EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments that none of them has seen
 STEPS = 5_000_000
-FREE = ("compile", "threads")  # settings in which a training may go on otherwise than it was begun
+FREE = ("compile", "threads")  # settings that may be others when a training is resumed
 SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds", *FREE)
 TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
 COUNTED = ("epochs", "minibatches")
@@ -43,18 +43,18 @@ def add_command(commands: Any) -> None:
         "baselines in environments of their own. Under torchrun the environments are divided among its processes."
     )
     add = parser.add_argument
-    add("--envs", type=positive, metavar="N", help="environments, of all processes (default: 1024)")
+    add("--envs", type=positive, metavar="N", help="number of environments, of all processes (default: 1024)")
     steps = "environment steps in all, over which the learning rate falls (default: 5000000, or as the run was begun)"
     add("--steps", type=positive, metavar="N", help=steps)
-    add("--slots", type=positive, metavar="N", help="slots of each (default: those of the rules)")
+    add("--slots", type=positive, metavar="N", help="slots of each environment (default: those of the rules)")
     seeds = "seeds that may germinate in an episode, 0 for any number (default: 0)"
     add("--max-seeds", type=count, metavar="N", help=seeds)
     add("--policy", choices=("mlp", "lstm"), help="the network (default: mlp)")
-    add("--width", type=positive, metavar="N", help="of its layers (default: 64)")
+    add("--width", type=positive, metavar="N", help="width of its layers (default: 64)")
     add("--rules", type=_named, metavar="NAME", help=RULES_HELP)
     calibration = "statistics by `esper-masks calibrate` (default: the package's)"
     add("--calibration", type=_named, metavar="FILE", help=calibration)
-    add("--seed", type=int, metavar="N", help="of weights, actions and environments (default: 0)")
+    add("--seed", type=int, metavar="N", help="seed of weights, actions and environments (default: 0)")
     where = "cpu or cuda, under torchrun one for each process (default: %(default)s)"
     add("--device", default="cpu", metavar="NAME", help=where)
     compiled = "compile the steps first, which takes a minute (default: no)"
@@ -64,12 +64,12 @@ def add_command(commands: Any) -> None:
     add("--threads", type=positive, metavar="N", help=threads)
     where = "where checkpoints, figures and the curve go, for one training at a time (default: runs)"
     add("--logdir", type=_named, default="runs", metavar="DIR", help=where)
-    resume = "go on from a checkpoint, by default the newest in the log folder, with its settings; --compile, "
+    resume = "resume from a checkpoint, by default the newest in the log folder, with its settings; --compile, "
     resume += "--threads and the number of processes may be others"
     add("--resume", nargs="?", const=False, type=_named, metavar="PATH", help=resume)  # an empty one is not the default
     add("--save-every", type=positive, default=20, metavar="N", help="iterations between checkpoints (default: 20)")
     add("--json", action="store_true", help="print one JSON object at the end instead of progress")
-    tuned = parser.add_argument_group("hyper-parameters", "as of rollout.PPOConfig, which says what they are")
+    tuned = parser.add_argument_group("hyper-parameters", "rollout.PPOConfig says what they are")
     for name in TUNED:
         tuned.add_argument(_flag(name), type=float, metavar="X")
     for name in COUNTED:
@@ -133,7 +133,7 @@ def _train_in(processes: "Processes", options: argparse.Namespace) -> int:
         progress = _Progress(steps, log, quiet=options.json or not first)
         try:
             progress.begin(ppo)
-            path = _run(ppo, steps, settings, options, progress, stopping)
+            path = _run(ppo, settings, options, progress, stopping)
         except KeyboardInterrupt:
             progress.live.end()
             return _quit(processes, f"quit without saving{_last(folder)}")
@@ -145,8 +145,8 @@ def _train_in(processes: "Processes", options: argparse.Namespace) -> int:
         code = 128 + stopping.number if stopping.number else 0
         if first:
             if stopping.number:
-                how = resume_command(ppo, steps, settings, options)
-                _tell(f"stopped after {ppo.env_steps:,} of {steps:,} steps; {how}")
+                stopped = f"stopped after {ppo.env_steps:,} of {steps:,} steps"
+                _tell(f"{stopped}; {resume_command(ppo, steps, settings, options)}")
             try:
                 _summarize(ppo, options, progress, illegal, path, bool(stopping.number))
             except KeyboardInterrupt:
@@ -160,12 +160,7 @@ def _train_in(processes: "Processes", options: argparse.Namespace) -> int:
 
 
 def _run(
-    ppo: "PPO",
-    steps: int,
-    settings: Mapping[str, Any],
-    options: argparse.Namespace,
-    progress: "_Progress",
-    stopping: "Stopping",
+    ppo: "PPO", settings: Mapping[str, Any], options: argparse.Namespace, progress: "_Progress", stopping: "Stopping"
 ) -> Path:
     """Train; an error that ends the training says what is left.
 
@@ -175,17 +170,10 @@ def _run(
     from esper_masks.errors import InvalidStateMachineError
     from esper_masks.rollout.training.train import train
 
-    folder, resumed = Path(options.logdir), options.resume is not None
+    folder, every, resumed, steps = Path(options.logdir), options.save_every, options.resume is not None, progress.steps
     try:
         return train(
-            ppo,
-            steps,
-            settings,
-            folder,
-            report=progress,
-            save_every=options.save_every,
-            resumed=resumed,
-            stopping=stopping,
+            ppo, steps, settings, folder, report=progress, save_every=every, resumed=resumed, stopping=stopping
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = reason_of(error).split("\n", 1)[0]
@@ -257,7 +245,7 @@ def _new(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO, dic
     from esper_masks.rollout.training.train import TrainSettings, build, threads_for
 
     _check_new(Path(options.logdir))
-    processes.wait()  # the first process to go on will have made a checkpoint
+    processes.wait()  # the first process to pass here makes a checkpoint
     settings = replace(TrainSettings(), **_given(options, SETTINGS))
     if options.calibration is not None:
         settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
@@ -307,24 +295,20 @@ def _resumed(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO,
     ppo = build(rules, settings, config, options.device, processes)
     checkpoint.restore(ppo, content)
     if processes.rank == 0:
-        now = [f"{_number(processes.size, 'process')} instead of {content['processes']}"] * (not same_processes)
-        _say_resumed(ppo, options.steps, now + _changes(begun, settings))
+        _say_resumed(ppo, options.steps, content["processes"], begun, settings)
     return ppo, {"rules": name, **settings.to_dict()}
 
 
-def _changes(begun: "TrainSettings", now: "TrainSettings") -> list[str]:
-    """Settings in which a training goes on otherwise than it was begun, for the user."""
-    changes = []
+def _say_resumed(ppo: "PPO", steps: int | None, processes: int, begun: "TrainSettings", now: "TrainSettings") -> None:
+    """Say where the training stood, and what is otherwise than in its checkpoint."""
+    config, changes = ppo.config, []
+    if ppo.processes.size != processes:
+        changes.append(f"{_number(ppo.processes.size, 'process')} instead of {processes}")
     if now.threads != begun.threads:
         before = f"instead of {begun.threads}" if begun.threads else "where the checkpoint does not say how many"
         changes.append(f"{_number(now.threads, 'thread')} {before}")
     if now.compile != begun.compile:
         changes.append("compiled" if now.compile else "not compiled")
-    return changes
-
-
-def _say_resumed(ppo: "PPO", steps: int | None, changes: list[str]) -> None:
-    config = ppo.config
     otherwise = f", but not to the last bit: {', '.join(changes)}" if changes else ""
     print(f"going on from {ppo.env_steps:,} steps{otherwise}", file=sys.stderr)
     if ppo.env_steps >= (steps or config.horizon):
@@ -374,10 +358,12 @@ def _summarize(
     import torch
 
     from esper_masks.rollout.training.logs import draw_curve, read_metrics, sparklines
-    from esper_masks.rollout.training.trained import compare
+    from esper_masks.rollout.training.trained import players, returns_of
 
-    told = "comparing with baselines: {}"
-    results = compare(ppo, EVALUATION_SEED, before_each=lambda name: progress.show(told.format(name)))
+    results = {}
+    for name, play in players(ppo).items():
+        progress.show(f"comparing with baselines: {name}")
+        results[name] = returns_of(play, ppo.env, EVALUATION_SEED)
     progress.live.end()
     baselines = {name: each.mean for name, each in results.items() if name != "learned"}
     illegal += sum(each.illegal_actions for each in results.values())
@@ -420,9 +406,8 @@ class _Progress:
     def begin(self, ppo: "PPO") -> None:
         """Say something until there are figures."""
         compiles = "compiled" in (ppo.env.mode, ppo.policy.step.mode)
-        self.show(
-            "compiling, which takes a minute" if compiles else how_far(ppo.env_steps, self.steps, 0, ppo.env_steps)
-        )
+        far = how_far(ppo.env_steps, self.steps, 0, ppo.env_steps)
+        self.show("compiling, which takes a minute" if compiles else far)
 
     def show(self, text: str) -> None:
         if not self.quiet:

@@ -75,9 +75,8 @@ class ActionForm:
             ValueError: another dtype or shape.
         """
         check_integer("actions", given)
-        if given.shape != (num_envs, *self.row):
-            wanted = (num_envs, *self.row)
-            raise ValueError(
-                f"actions have shape {tuple(given.shape)}; wanted {wanted}, the {self.name} form (action= chooses it)"
-            )
+        wanted = (num_envs, *self.row)
+        if given.shape != wanted:
+            form = f"the {self.name} form (action= chooses it)"
+            raise ValueError(f"actions have shape {tuple(given.shape)}; wanted {wanted}, {form}")
         return self.engine.joint_actions.decode(given) if self.name == "joint" else given.long()

@@ -44,10 +44,6 @@ class ArrayEnv:
         """Bool ``[batch, sum(sizes)]``."""
         return _array(self.form.masks(self.env.masks()))
 
-    def illegal_actions(self) -> Any:
-        """How many actions of each environment were illegal since it was made, int64 ``[batch]``, as a new array."""
-        return _array(self.env.illegal_actions.clone())
-
     def step(self, given: Any) -> tuple[Any, Any, Any, Any]:
         """Observations, rewards, ends, and the final observations of environments that ended; None where none did.
 
@@ -59,11 +55,9 @@ class ArrayEnv:
         outside = (actions < 0) | (actions >= torch.tensor(self.form.sizes))
         if outside.any():
             at = int(outside.view(self.env.num_envs, -1).any(1).nonzero()[0])
-            sizes = [size - 1 for size in self.form.sizes]
-            raise ValueError(
-                f"the action of environment {at} is {actions[at].tolist()}; wanted from 0 to "
-                f"{sizes if self.form.row else sizes[0]}"
-            )
+            last = [size - 1 for size in self.form.sizes]
+            most = last if self.form.row else last[0]
+            raise ValueError(f"the action of environment {at} is {actions[at].tolist()}; wanted from 0 to {most}")
         obs, reward, terminated, _, info = self.env.step(made.to(self.env.device))
         ended = _array(terminated)
         final = _array(info["final_obs"]) if ended.any() else None
@@ -82,8 +76,8 @@ class OverArrays:
 
     @property
     def illegal_actions(self) -> Any:
-        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
-        return self.arrays.illegal_actions()
+        """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``, a new array."""
+        return _array(self.lifecycles.illegal_actions.clone())
 
     def action_masks(self) -> Any:
         """Masks of the current states, bool ``[num_envs, n]``."""

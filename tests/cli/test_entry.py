@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import esper_masks as em
-from esper_masks.cli.entry import _parser, main
+from esper_masks.cli.entry import build_parser, main
 from tests.cli.running import start
 from tests.logs import life
 from tests.own_rules import OWN
@@ -90,7 +90,7 @@ def test_nothing_is_open(arguments: list[str]) -> None:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    [found] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    [found] = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(found.choices)
 
 

@@ -20,7 +20,7 @@ from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rules import MaskRules
 from esper_masks.rulesets import ruleset, rulesets
 
-EPISODES = 8192  # of each policy that is compared
+Player = Callable[[LifecycleEnv], Tensor]  # environments to actions
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +137,9 @@ class TrainedPolicy:
         return self.act(env.obs, env.states, env.total_seeds, hidden=hidden, starts=starts, noise=noise)
 
     def _normalized(self, obs: Tensor) -> Tensor:
-        if obs.shape[-1:] != self.moments.mean.shape:
-            raise ValueError(
-                f"obs have shape {tuple(obs.shape)}; the policy was trained on [..., {len(self.moments.mean)}]"
-            )
+        wanted = len(self.moments.mean)
+        if obs.shape[-1:] != (wanted,):
+            raise ValueError(f"obs have shape {tuple(obs.shape)}; the policy was trained on [..., {wanted}]")
         return self.moments(obs)  # type: ignore[no-any-return]
 
 
@@ -202,23 +201,25 @@ class Returns(NamedTuple):
     illegal_actions: int
 
 
-def learned(of: PPO | TrainedPolicy) -> Callable[[LifecycleEnv], Tensor]:
+def learned(of: PPO | TrainedPolicy) -> Player:
     """What was learned, as a function like ``BASELINES`` that draws its actions; of the same environments each time."""
     policy = of if isinstance(of, TrainedPolicy) else TrainedPolicy(of.policy, of.obs_moments, of.env)
     hidden: Hidden | None = None
 
     def act(env: LifecycleEnv) -> Tensor:
         nonlocal hidden
-        acted = policy.act_in(env, hidden)
-        hidden = acted.hidden
-        return acted.decision.actions
+        decision, _, hidden = policy.act_in(env, hidden)
+        return decision.actions
 
     return act
 
 
-def returns_of(
-    policy: Callable[[LifecycleEnv], Tensor], like: LifecycleEnv, seed: int, envs: int = EPISODES
-) -> Returns:
+def players(of: PPO | TrainedPolicy) -> dict[str, Player]:
+    """What was learned, as ``"learned"``, and the baselines that it should be better than."""
+    return {"learned": learned(of), **BASELINES}
+
+
+def returns_of(policy: Player, like: LifecycleEnv, seed: int, envs: int = 8192) -> Returns:
     """Returns of one episode in each of some new environments.
 
     Args:
@@ -233,22 +234,3 @@ def returns_of(
         *_, info = env.step(policy(env))
     returns = info["returns"]
     return Returns(float(returns.mean()), float(returns.std()) / envs**0.5, int(env.illegal_actions.sum()))
-
-
-def compare(
-    of: PPO | TrainedPolicy, seed: int, envs: int = EPISODES, before_each: Callable[[str], None] = lambda name: None
-) -> dict[str, Returns]:
-    """Returns of what was learned and of each baseline, in environments with the same noise.
-
-    Args:
-        of: a training, or a policy after its training.
-        seed: see ``returns_of``.
-        envs: see ``returns_of``.
-        before_each: is given the name of each policy before it plays: ``"learned"``, and those of ``BASELINES``.
-    """
-    like = of.task if isinstance(of, TrainedPolicy) else of.env
-    results: dict[str, Returns] = {}
-    for name, policy in {"learned": learned(of), **BASELINES}.items():
-        before_each(name)
-        results[name] = returns_of(policy, like, seed, envs)
-    return results
