@@ -1,4 +1,4 @@
-"""Vectorized action masks for controllers that grow networks by a lifecycle."""
+"""Exact, vectorized action masks for reinforcement learning: a state machine as data, legal actions from one lookup."""
 
 import sys
 from importlib import import_module

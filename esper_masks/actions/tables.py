@@ -23,14 +23,14 @@ class HeadTables(nn.Module):
 
         for op, choice in product(ops, choices):
             by_op[op, choice]            ==  choice in head.by_op[op]
-            open_words[choice] >> op & 1 ==  choice in head.opened[op]
+            opening_ops[choice] >> op & 1 ==  choice in head.opened[op]
 
     Args:
         head: the head.
         device: where the tables live.
     """
 
-    open_words: Tensor  # int32 [n]: the ops of which one must be legal for the choice to be open
+    opening_ops: Tensor  # int32 [n]: the ops of which one must be legal for the choice to be open
     closed: Tensor  # bool [n]: the mask while no such op is legal; the whole mask of a static head
     by_op: Tensor  # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
 
@@ -39,7 +39,7 @@ class HeadTables(nn.Module):
         choices = range(head.size)
         words = [sum(1 << op for op, row in enumerate(head.opened) if v in row) for v in choices]
         self.size, self.canonical, self.users, self.openers = head.size, head.canonical, head.users, head.openers
-        self.register_buffer("open_words", torch.tensor(words, dtype=torch.int32, device=device))
+        self.register_buffer("opening_ops", torch.tensor(words, dtype=torch.int32, device=device))
         self.register_buffer("closed", torch.tensor([v in head.closed for v in choices], device=device))
         self.register_buffer("by_op", torch.tensor([[v in row for v in choices] for row in head.by_op], device=device))
 

@@ -96,7 +96,7 @@ class FactoredCategorical(Distribution):
         heads = torch.Size([len(masks.layout.heads)])
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
-        draws = draw_tables(masks.layout, masks.device, logits.by_op, masks.limited).draws
+        draws = draw_tables(masks.layout, masks.device, logits.by_op, masks.restricted).draws
         given = logits.arithmetic(), masks, active, self.min_prob, logits.by_op, self._transposes
         self._form: AnyHeads = UnrolledHeads(*given) if of_decision(draws) == "unrolled" else StackedHeads(*given)
         self._ignored = None if active is None else ~active

@@ -31,7 +31,7 @@ class StackedHeads:
         transposes: bool = True,
     ):
         self.shape = masks.shape
-        self.tables = tables = draw_tables(masks.layout, masks.device, by_op, masks.limited)
+        self.tables = tables = draw_tables(masks.layout, masks.device, by_op, masks.restricted)
         self.active = None if active is None else active.reshape(-1)
         ops = masks.op_words
         words = [ops | STATIC, *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.closing)]
@@ -39,7 +39,9 @@ class StackedHeads:
         self.words = self._rows(torch.cat(words, -1))  # [words, rows]
         illegal = (self.words.index_select(0, tables.words) & tables.bits) == 0  # [width * draws, rows]
         if tables.constraints is not None:
-            held = self._rows(pad(masks.limit_columns(), (0, 1), value=True))  # the last for what is not restricted
+            held = self._rows(
+                pad(masks.constraint_columns(), (0, 1), value=True)
+            )  # the last for what is not restricted
             illegal = illegal | ~held.index_select(0, tables.constraints)
         logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).index_select(0, tables.columns)
         shape = (tables.width, tables.count, illegal.shape[-1])

@@ -47,7 +47,7 @@ class UnrolledHeads:
         transposes: bool = True,
     ):
         # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
-        self.tables = tables = draw_tables(masks.layout, masks.device, by_op, masks.limited)
+        self.tables = tables = draw_tables(masks.layout, masks.device, by_op, masks.restricted)
         self.draws, self.active, ops = tables.draws, active, masks.op_words
         self.words = [
             ops | STATIC,
@@ -60,7 +60,7 @@ class UnrolledHeads:
         # unbound once: a gradient of each index would be as large as all columns
         self.each = self.columns.unbind() if transposes else [column for part in parts for column in part.unbind(-1)]
         self.slot_words = masks.slot_words.movedim(-1, 0)
-        self.constraints = masks.limit_columns().movedim(-1, 0) if masks.limited else None
+        self.constraints = masks.constraint_columns().movedim(-1, 0) if masks.restricted else None
         self.floors = (0.0,) * len(tables.sizes) if floors is None else floors
         bits = tables.bits.view(tables.width, tables.count)
         self.softmaxes = [self._softmax(draw, bits[:, at]) for at, draw in enumerate(self.draws)]

@@ -44,7 +44,11 @@ class ActionMasks(Mapping[str, Tensor]):
         self.layout = layout
         self.slot_words = slot_words
         self.op_words = op_words
-        self._limits = dict(limits or {})
+        self._constraints = dict(limits or {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Files of 0.1.0 have another name for the constraints."""
+        self.__dict__.update({"_constraints" if name == "_limits" else name: held for name, held in state.items()})
 
     @classmethod
     def from_words(cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor | None = None) -> "ActionMasks":
@@ -123,17 +127,17 @@ class ActionMasks(Mapping[str, Tensor]):
         """Mask of one head: bool ``[..., n]``."""
         table = self._table(name)
         if name == SLOT:
-            return self._limit(SLOT)
+            return self._constraint(SLOT)
         words = self.op_words.unsqueeze(-1)  # [..., 1]
         if name == OP:
-            return (words & table.open_words) != 0
+            return (words & table.opening_ops) != 0
         if not table.openers:
             mask = table.closed.expand(*self.shape, table.size)
         else:
-            mask = torch.where((words & table.openers) != 0, (words & table.open_words) != 0, table.closed)
-        if name not in self._limits:
+            mask = torch.where((words & table.openers) != 0, (words & table.opening_ops) != 0, table.closed)
+        if name not in self._constraints:
             return mask
-        mask = mask & self._limits[name]
+        mask = mask & self._constraints[name]
         # left without a choice, no legal op uses the head (see restrict); it keeps its canonical value
         canonical = torch.arange(table.size, device=self.device) == table.canonical
         return torch.where(mask.any(-1, keepdim=True), mask, canonical)
@@ -147,7 +151,7 @@ class ActionMasks(Mapping[str, Tensor]):
     @property
     def slot_by_op(self) -> Tensor:
         """Which op is legal in which slot: bool ``[..., ops, slots]``."""
-        return (self.slot_words.unsqueeze(-2) & self._table(OP).open_words.unsqueeze(-1)) != 0
+        return (self.slot_words.unsqueeze(-2) & self._table(OP).opening_ops.unsqueeze(-1)) != 0
 
     def flat(self) -> Tensor:
         """The masks of all heads side by side: bool ``[..., sum of head sizes]``.
@@ -164,20 +168,22 @@ class ActionMasks(Mapping[str, Tensor]):
         )  # [..., ops * slots + ops]
         whole = layout_tables(self.layout, self.device).whole_actions()
         legal = pairs.index_select(-1, whole[0])
-        for name, limit in self._limits.items():
-            if name != SLOT:  # the slot's limit is in the words
-                padded = torch.nn.functional.pad(limit, (0, 1), value=True)  # the last entry: the op ignores the head
+        for name, constraint in self._constraints.items():
+            if name != SLOT:  # the slot's constraint is in the words
+                padded = torch.nn.functional.pad(
+                    constraint, (0, 1), value=True
+                )  # the last entry: the op ignores the head
                 legal = legal & padded.index_select(-1, whole[1 + self.layout.head_names.index(name)])
         return legal
 
     def count(self) -> Tensor:
         """How many whole actions are legal: int64 ``[...]``; float64 where an int64 may not hold the number."""
-        tables, op_bits = layout_tables(self.layout, self.device), self._table(OP).open_words
+        tables, op_bits = layout_tables(self.layout, self.device), self._table(OP).opening_ops
         count = torch.where(tables.slot_users, self.slot_by_op.sum(-1), self[OP]) * tables.combinations  # [..., ops]
-        for at in self.limited:
+        for at in self.restricted:
             name = self.layout.head_names[at]
-            table, limit = self._table(name), self._limits[name]
-            permitted = (limit.unsqueeze(-2) & table.by_op).sum(-1)
+            table, constraint = self._table(name), self._constraints[name]
+            permitted = (constraint.unsqueeze(-2) & table.by_op).sum(-1)
             whole = table.by_op.sum(-1).clamp_min(1)  # torch 2.11 also divides by the zeros that fill up a vector
             count = count // whole * torch.where((op_bits & table.users) != 0, permitted, 1)
         return count.sum(-1)
@@ -196,7 +202,7 @@ class ActionMasks(Mapping[str, Tensor]):
         check_actions("actions", actions, self.shape, names)
         values = dict(zip(names, actions.long().unbind(-1)))
         op = values[OP].clamp(0, len(self.layout.ops) - 1)
-        op_bit = self._table(OP).open_words[op.unsqueeze(-1)].squeeze(-1)  # torch would read an index of no axes
+        op_bit = self._table(OP).opening_ops[op.unsqueeze(-1)].squeeze(-1)  # torch would read an index of no axes
         legal = (op == values[OP]) & ((self.op_words & op_bit) != 0)
         for name, value in values.items():
             table, choice = self._table(name), value.clamp(0, self._table(name).size - 1)
@@ -207,9 +213,9 @@ class ActionMasks(Mapping[str, Tensor]):
                 permitted = (words.gather(-1, choice.unsqueeze(-1)).squeeze(-1) & op_bit) != 0
             else:
                 permitted = table.by_op[op.unsqueeze(-1), choice.unsqueeze(-1)].squeeze(-1)
-            if name in self._limits and name != SLOT:
-                limit = self._limits[name].expand(*value.shape, -1)
-                permitted = permitted & limit.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+            if name in self._constraints and name != SLOT:
+                constraint = self._constraints[name].expand(*value.shape, -1)
+                permitted = permitted & constraint.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
             legal = legal & ((choice == value) & permitted | ((op_bit & table.users) == 0))
         return legal
 
@@ -231,8 +237,11 @@ class ActionMasks(Mapping[str, Tensor]):
             fits = op == number
             for head, value in zip(self.layout.heads, values):
                 if head.users >> number & 1 and head.name not in (OP, SLOT):
-                    limit = self._limits.get(head.name)
-                    hits = [value == c if limit is None else (value == c) & limit[..., c] for c in head.by_op[number]]
+                    constraint = self._constraints.get(head.name)
+                    hits = [
+                        value == c if constraint is None else (value == c) & constraint[..., c]
+                        for c in head.by_op[number]
+                    ]
                     fits = fits & reduce(torch.logical_or, hits)
             bit = torch.where(fits, 1 << number, bit)
         index = torch.arange(len(self.layout.slot_ids), dtype=op.dtype, device=op.device)
@@ -262,8 +271,8 @@ class ActionMasks(Mapping[str, Tensor]):
             ValueError: a mask that is not bool, does not broadcast or is on another device.
             KeyError: a name that is no head.
         """
-        limits = dict(self._limits)
-        op_bits, slot_users, carriers = self._table(OP).open_words, self._table(SLOT).users, self._table(SLOT).openers
+        held = dict(self._constraints)
+        op_bits, slot_users, carriers = self._table(OP).opening_ops, self._table(SLOT).users, self._table(SLOT).openers
         slotless = self.layout.all_ops - slot_users  # their bits say what allows them; no slot can be closed to them
         slot_words, op_words = self.slot_words, self.op_words
         for name, mask in constraints.items():
@@ -277,31 +286,31 @@ class ActionMasks(Mapping[str, Tensor]):
             mask = check_bool(f"mask {name!r}", mask, (*self.shape, table.size), self.device, own=kept)
             if name == SLOT:
                 slot_words = slot_words * mask | slot_words & (slotless & ~carriers)
-                if SLOT in limits:
-                    limits[SLOT] = limits[SLOT] & mask
+                if SLOT in held:
+                    held[SLOT] = held[SLOT] & mask
                 continue
             if table.users & carriers:  # from here on the words may not tell which slots are enabled
-                limits.setdefault(SLOT, (slot_words & carriers) != 0)
+                held.setdefault(SLOT, (slot_words & carriers) != 0)
             if name == OP:
                 permitted = mask
             else:
-                limit = mask.expand(*self.shape, table.size)
-                limits[name] = limit & limits[name] if name in limits else limit
+                constraint = mask.expand(*self.shape, table.size)
+                held[name] = constraint & held[name] if name in held else constraint
                 ignores = (op_bits & table.users) == 0
-                permitted = (limits[name].unsqueeze(-2) & table.by_op).any(-1) | ignores  # [..., ops]
+                permitted = (held[name].unsqueeze(-2) & table.by_op).any(-1) | ignores  # [..., ops]
             word = torch.where(permitted, op_bits, 0).sum(-1, dtype=torch.int32)
             slot_words, op_words = slot_words & word.unsqueeze(-1), op_words & word
         op_words = op_words & (or_over_slots(slot_words) | slotless)
-        return ActionMasks(self.layout, slot_words, op_words, limits)
+        return ActionMasks(self.layout, slot_words, op_words, held)
 
     def _words_of(self, pairs: Tensor) -> Tensor:
         """Bool ``[..., ops, slots]`` as int32 words ``[..., slots]``."""
-        return torch.where(pairs, self._table(OP).open_words.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
+        return torch.where(pairs, self._table(OP).opening_ops.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
 
-    def limit_columns(self) -> Tensor:
-        """What ``restrict`` has left of the heads ``limited``: bool ``[..., columns]``, see ``build_draws``."""
-        names = [self.layout.head_names[at] for at in self.limited]
-        return torch.cat([mask for name in names for mask in (self[name], self._limits[name])], -1)
+    def constraint_columns(self) -> Tensor:
+        """What ``restrict`` has left of the heads ``restricted``: bool ``[..., columns]``, see ``build_draws``."""
+        names = [self.layout.head_names[at] for at in self.restricted]
+        return torch.cat([mask for name in names for mask in (self[name], self._constraints[name])], -1)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.layout.heads)
@@ -321,7 +330,7 @@ class ActionMasks(Mapping[str, Tensor]):
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(t.numel() * t.element_size() for t in (self.slot_words, self.op_words, *self._limits.values()))
+        return sum(t.numel() * t.element_size() for t in (self.slot_words, self.op_words, *self._constraints.values()))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same masks on a device."""
@@ -365,8 +374,8 @@ class ActionMasks(Mapping[str, Tensor]):
             ValueError: a shape to which this one does not broadcast.
         """
         check_expands(self.shape, shape)
-        limits = {name: limit.expand(*shape, -1) for name, limit in self._limits.items()}
-        return type(self)(self.layout, self.slot_words.expand(*shape, -1), self.op_words.expand(*shape), limits)
+        constraints = {name: constraint.expand(*shape, -1) for name, constraint in self._constraints.items()}
+        return type(self)(self.layout, self.slot_words.expand(*shape, -1), self.op_words.expand(*shape), constraints)
 
     def at(self, index: Any) -> Self:
         """Rows by any index of the leading axes, as of a tensor; ``select`` keeps the memory layout.
@@ -375,8 +384,8 @@ class ActionMasks(Mapping[str, Tensor]):
             IndexError: more axes than the leading ones, or out of range (torch's own).
         """
         op_words, wide = self.op_words[index], before_last(index)  # the first refuses what is no index of its axes
-        limits = {name: limit[wide] for name, limit in self._limits.items()}
-        return type(self)(self.layout, self.slot_words[wide], op_words, limits)
+        constraints = {name: constraint[wide] for name, constraint in self._constraints.items()}
+        return type(self)(self.layout, self.slot_words[wide], op_words, constraints)
 
     @classmethod
     def cat(cls, masks: Sequence[Self], dim: int = 0) -> Self:
@@ -400,7 +409,7 @@ class ActionMasks(Mapping[str, Tensor]):
         if not -leading <= dim < leading:
             raise ValueError(f"dim {dim} is no leading axis; the masks have shape {tuple(first.shape)}")
         dim %= leading
-        names = dict.fromkeys(name for m in masks for name in m._limits)
+        names = dict.fromkeys(name for m in masks for name in m._constraints)
 
         def wide(tensors: list[Tensor]) -> Tensor:  # [..., n] each, kept batch-last
             return rearrange(join([rearrange(t, "... n -> n ...") for t in tensors], dim + 1), "n ... -> ... n")
@@ -409,7 +418,7 @@ class ActionMasks(Mapping[str, Tensor]):
             first.layout,
             wide([m.slot_words for m in masks]),
             join([m.op_words for m in masks], dim),
-            {name: wide([m._limit(name) for m in masks]) for name in names},
+            {name: wide([m._constraint(name) for m in masks]) for name in names},
         )
 
     def _table(self, name: str) -> HeadTables:
@@ -419,19 +428,19 @@ class ActionMasks(Mapping[str, Tensor]):
         assert isinstance(table, HeadTables)
         return table
 
-    def _limit(self, name: str) -> Tensor:
+    def _constraint(self, name: str) -> Tensor:
         """The constraint on a head that is held, or that the words hold; for the slot head its whole mask."""
-        if name in self._limits:
-            return self._limits[name]
+        if name in self._constraints:
+            return self._constraints[name]
         if name == SLOT:
             return (self.slot_words & self._table(SLOT).openers) != 0
         free = torch.ones((), dtype=torch.bool, device=self.device)
         return free.expand(*self.shape, self._table(name).size)
 
     @property
-    def limited(self) -> tuple[int, ...]:
-        """Positions of the heads that ``restrict`` has limited; the words hold the limits of slot and op."""
-        return tuple(at for at, name in enumerate(self.layout.head_names) if name in self._limits and name != SLOT)
+    def restricted(self) -> tuple[int, ...]:
+        """Positions of the heads that ``restrict`` has restricted; the words hold the constraints of slot and op."""
+        return tuple(at for at, name in enumerate(self.layout.head_names) if name in self._constraints and name != SLOT)
 
     def _map(self, rows: Callable[[Tensor], Tensor], batch_last: Callable[[Tensor], Tensor] | None = None) -> Self:
         """Apply to every tensor; ``batch_last`` sees those with a trailing axis as ``[n, ...]``."""
@@ -441,18 +450,18 @@ class ActionMasks(Mapping[str, Tensor]):
                 return rows(t)
             return rearrange(batch_last(rearrange(t, "... n -> n ...")), "n ... -> ... n")
 
-        limits = {name: wide(limit) for name, limit in self._limits.items()}
-        return type(self)(self.layout, wide(self.slot_words), rows(self.op_words), limits)
+        constraints = {name: wide(constraint) for name, constraint in self._constraints.items()}
+        return type(self)(self.layout, wide(self.slot_words), rows(self.op_words), constraints)
 
 
 # -- what torch is told: masks are a pytree, and ``torch.load(weights_only=True)`` may make them ----------------------
 
-Context = tuple[ActionLayout, tuple[str, ...]]  # static side, and which heads are limited
+Context = tuple[ActionLayout, tuple[str, ...]]  # static side, and which heads are restricted
 
 
 def _flatten(masks: ActionMasks) -> tuple[list[Tensor], Context]:
-    names = tuple(sorted(masks._limits))
-    return [masks.slot_words, masks.op_words, *(masks._limits[name] for name in names)], (masks.layout, names)
+    names = tuple(sorted(masks._constraints))
+    return [masks.slot_words, masks.op_words, *(masks._constraints[name] for name in names)], (masks.layout, names)
 
 
 def _flatten_with_keys(masks: ActionMasks) -> tuple[list[tuple[pytree.KeyEntry, Tensor]], Context]:
@@ -463,8 +472,8 @@ def _flatten_with_keys(masks: ActionMasks) -> tuple[list[tuple[pytree.KeyEntry, 
 
 def _unflatten(leaves: Any, context: Context) -> ActionMasks:
     layout, names = context
-    slot_words, op_words, *limits = leaves
-    return ActionMasks(layout, slot_words, op_words, dict(zip(names, limits)))
+    slot_words, op_words, *constraints = leaves
+    return ActionMasks(layout, slot_words, op_words, dict(zip(names, constraints)))
 
 
 def _dump(context: Context) -> dict[str, Any]:
