@@ -104,7 +104,7 @@ def test_the_limit_by_hand() -> None:
         Case(batch=8, way="torch eager", work="head of 13", step="forward+backward"),
         Case(batch=1, way=LOOPS[0], work="dropin"),
         *(Case(batch=batch, way=way, work="dropin", rules="esper-2026-06") for batch in (1, 8) for way in DROPINS),
-        Case(batch=1, way=DROPINS[1], work="dropin", slots=16),
+        Case(batch=1, way=DROPINS[1], work="dropin", rules="esper-2026-06", slots=16),
         Case(batch=4, way="eager", work="rollout"),
         Case(batch=4, way="eager", work="training"),
     ],
