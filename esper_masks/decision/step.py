@@ -90,12 +90,12 @@ class DecisionStep(nn.Module):
 
         "eager"       op by op
         "compiled"    one graph each for ``step``, ``step.masks`` and ``step.evaluate``, made when first called
-        "cuda-graph"  the compiled step captured in a CUDA graph for every batch size, so that a call launches nothing
-                      else; ``evaluate`` is compiled. What a call gives is overwritten by the next one of that size
+        "cuda-graph"  the compiled step captured in a CUDA graph for every batch size, so a call is a single
+                      launch; ``evaluate`` is compiled. The next call of the same batch size overwrites the results
 
-    No mode reads the device back (``validate="raise"`` does in eager code). Compiled for a CPU, the log-probability of
-    a rollout and of the update behind it are the same to the last bit. Under ``vmap`` and other transforms, and under
-    modes that look at each op, every mode runs op by op.
+    No mode reads anything back from the device (``validate="raise"`` does in eager code). Compiled for a CPU, the
+    log-probability in a rollout and in the update that follows are the same to the last bit. Under ``vmap`` and
+    other transforms, and under modes that look at each op, every mode runs op by op.
 
     >>> import esper_masks as em, torch
     >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
@@ -106,11 +106,11 @@ class DecisionStep(nn.Module):
     tensor([[1, 0, 0, 2]])
 
     Args:
-        engine: whose states come in. It may be shared.
+        engine: computes the masks from the states. Several steps may share it.
         mode: how to run.
         min_prob: see ``FactoredCategorical``.
-        validate: see ``FactoredCategorical``. Under ``"raise"`` compiled code asserts on the device, which names no
-            rows. A row at fault has action -1. This and the floor are fixed; another step may share the engine.
+        validate: see ``FactoredCategorical``. Under ``"raise"`` compiled code uses an assertion on the device, which
+            cannot name rows. A row at fault has action -1. ``validate`` and ``min_prob`` cannot be changed later.
 
     Raises:
         ValueError: an unknown mode, a floor that does not fit, or ``"cuda-graph"`` with ``"raise"``.

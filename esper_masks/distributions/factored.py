@@ -42,7 +42,8 @@ class FactoredCategorical(Distribution):
     all heads, log-probability 0 and entropy 0, and give no gradient to their logits.
 
     Inside ``torch.compile``, logits ``[..., ops, n]`` and heads that ``restrict`` has limited need lookup tables that
-    only eager code makes: make one such distribution before, for a divergence one with the conditioned heads of both.
+    only eager code makes. Create one such distribution in eager code first. For a divergence, create one that has the
+    op-conditioned heads of both distributions.
 
     >>> import esper_masks as em, torch
     >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
@@ -56,11 +57,11 @@ class FactoredCategorical(Distribution):
             itself); or all heads side by side in head order, ``[..., sum of head sizes]``. fp16, bf16, fp32 or fp64.
         masks: which actions are legal, with the same leading shape.
         active: bool ``[...]``; False for padding rows and agents that do not act, which are never faulty.
-        min_prob: floor under every legal choice of a head, given the op, as in ``MaskedCategorical``, so that k are the
-            head's legal choices under that op: one number, or one for each head, by name or in head order. None, and a
-            head without a number, is no floor.
-        validate: as in ``MaskedCategorical``, but ``"off"`` looks for no faults at all: what a faulty row gives, other
-            than an illegal action, is then not specified.
+        min_prob: least probability of each legal choice of a head, given the op, see ``MaskedCategorical``; there k is
+            the number of the head's legal choices under that op. One number, or one per head, by name or in head order.
+            None, or a head without a number, means no floor.
+        validate: see ``MaskedCategorical``, but ``"off"`` looks for no faults at all. A faulty row still never yields
+            an illegal action; what else it yields is unspecified.
 
     Raises:
         ValueError: logits, a floor or a mode that do not fit; names the head.

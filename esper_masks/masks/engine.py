@@ -50,7 +50,7 @@ class MaskEngine(UnderRules, nn.Module):
 
     Raises:
         RulesError: a switch that the rules do not have, or a seed limit for rules without a limited op.
-        SlotStateError: slot ids that are missing or repeat, or ``enabled`` ids that are none or unknown.
+        SlotStateError: no slot ids, or repeated ones; ``enabled`` is empty, or names an unknown slot.
     """
 
     stage_words: Tensor  # int32 [1 + stages + 1]
@@ -100,7 +100,7 @@ class MaskEngine(UnderRules, nn.Module):
         max_seeds: int | Tensor | None = None,
         enabled: Tensor | None = None,
     ) -> ActionMasks:
-        """Masks of a batch. Total: a stage that is no stage is an occupied slot in which one can only wait.
+        """Masks of a batch. A value that is no stage counts as an occupied slot in which only WAIT is legal.
 
         Args:
             states: int32, int16 or int64 ``[..., slots, features]``, any strides; features as in
@@ -209,11 +209,11 @@ class MaskEngine(UnderRules, nn.Module):
         FOSSILIZE mid: stage BLENDING, needs PROBATIONARY
 
         Args:
-            states: as of ``forward``.
+            states: see ``forward``.
             env: index of the environment in the leading axes.
-            total_seeds: as of ``forward``.
-            max_seeds: as of ``forward``.
-            enabled: as of ``forward``.
+            total_seeds: see ``forward``.
+            max_seeds: see ``forward``.
+            enabled: see ``forward``.
 
         Raises:
             SlotStateError: what ``forward`` raises for, or no such environment.

@@ -264,8 +264,8 @@ class ActionMasks(Mapping[str, Tensor]):
             masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot stay as they are
 
         Args:
-            constraints: head name, or ``slot_by_op`` -> bool mask that broadcasts to the head's: a tensor, or a numpy
-                array. It is copied, and may be written to again.
+            constraints: head name, or ``slot_by_op`` -> bool tensor or numpy array that broadcasts to the head's mask.
+                It is copied, so its memory may be used again.
 
         Raises:
             ValueError: a mask that is not bool, does not broadcast or is on another device.

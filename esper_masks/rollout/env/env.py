@@ -45,11 +45,11 @@ class StepInfo(Mapping[str, Tensor]):
 
 
 class LifecycleEnv:
-    """Environments in which seeds germinate, are blended in, and are kept or culled, as logs of real runs say.
+    """Environments in which seeds germinate, are blended in, and are kept or culled, modelled on logs of real runs.
 
-    An episode has ``episode_length`` epochs, and a step is one epoch. The end of an episode is real, not a time limit:
-    the time is observed. The environment then begins the next episode by itself. What happens in an epoch, and what of
-    that is measured or assumed, is in ``docs/environment.md``; in short:
+    An episode has ``episode_length`` epochs, and a step is one epoch. Episodes terminate rather than being truncated:
+    the observation includes the time. The environment then begins the next episode by itself. What happens in an epoch,
+    and which parts are measured and which assumed, is described in ``docs/environment.md``; in short:
 
         the op moves a seed along an edge of the rules; an illegal action is WAIT, and is counted
         every seed ages; after its dwell time in a stage it enters the next stage by itself
