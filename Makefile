@@ -10,14 +10,14 @@
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
 #   make bench               measure all groups of rows, in some fifty minutes: benchmarks/results, their tables and pictures
-#   make bench GROUPS="masks dropin" BENCH_ARGS=--quick     some groups, or fewer calls of each
+#   make bench SUITES="masks dropin"            some groups; BENCH_ARGS=--quick for a look, into runs/bench
 #   make gpu                 all that a GPU can tell, in five minutes, with nothing installed; GPU_OUT=FOLDER GPU_ARGS="--only a,c"
 
 PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
-GROUPS = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin training learning)
+SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin training learning)
 PLOTS  = scaling learning
 GPU_OUT = runs/gpu
 LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
@@ -66,11 +66,16 @@ dist:
 	  for made in dist/*.whl dist/*.tar.gz; do install "$${made##*.}" -c constraints.txt "$$made"; \
 	    (cd "$$scratch" && "$${made##*.}/bin/python" -I "$(CURDIR)/tests/smoke.py"); done
 
+# with arguments a run is not what the docs show: its results go elsewhere, and no page is written
 bench: $(READY)
-	@set -e; folder=benchmarks/results/$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); mkdir -p $$folder; \
-	  for group in $(GROUPS); do file=$$folder/$$group-$(DEVICE).json; \
-	    $(BIN)/python -m esper_masks bench $$group --device $(DEVICE) $(BENCH_ARGS) -o $$file; \
-	    case " $(PLOTS) " in *" $$group "*) $(BIN)/python -m esper_masks bench --from $$file --plot docs/$$group-$(DEVICE).png;; esac; \
+	@set -e; folder=benchmarks/results/$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); \
+	  if [ -n "$(BENCH_ARGS)" ]; then folder=runs/bench; fi; mkdir -p $$folder; \
+	  for suite in $(SUITES); do \
+	    $(BIN)/python -m esper_masks bench $$suite --device $(DEVICE) $(BENCH_ARGS) -o $$folder/$$suite-$(DEVICE).json; \
+	  done; \
+	  if [ -n "$(BENCH_ARGS)" ]; then exit 0; fi; \
+	  for suite in $(filter $(PLOTS),$(SUITES)); do \
+	    $(BIN)/python -m esper_masks bench --from $$folder/$$suite-$(DEVICE).json --plot docs/$$suite-$(DEVICE).png; \
 	  done; $(BIN)/python docs/make_bench.py
 
 # with the environment if it is there, and else with the Python of a machine on which nothing can be installed

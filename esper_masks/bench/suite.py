@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -80,7 +79,7 @@ def warm_up(folder: str, device: str) -> None:
 def run(
     cases: Sequence[Case], device: str, seconds: float, live: Callable[[Row], None] | None = None
 ) -> dict[str, Any]:
-    """Measure rows, one after another; those that are not timed run on all cores at once.
+    """Measure rows, one after another.
 
     Ctrl-C keeps the rows that were measured, and ``"interrupted"`` in the result is True.
 
@@ -90,24 +89,16 @@ def run(
     about = machine(device, cases)  # before the run: files may change under it
     rows: list[Row] = []
     interrupted = False
-    at_once = 1 if any(case.is_timed for case in cases) else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(at_once)
     with tempfile.TemporaryDirectory() as warm:
-
-        def one(case: Case) -> Row:
-            return run_row(case, device, seconds, warm)
-
         try:
             if any(case.is_built for case in cases):
                 warm_up(warm, device)
-            for row in map(one, cases) if at_once == 1 else pool.map(one, cases):
-                rows.append(row)
+            for case in cases:
+                rows.append(run_row(case, device, seconds, warm))
                 if live:
-                    live(row)
+                    live(rows[-1])
         except KeyboardInterrupt:
             interrupted = True
-        finally:
-            pool.shutdown(cancel_futures=True)
     return {**about, "device": device, "interrupted": interrupted, "rows": with_ratios(rows)}
 
 

@@ -313,7 +313,7 @@ class DecisionStep(nn.Module):
             masks = ActionMasks(self.engine.layout, inputs.slot_words, inputs.op_words, inputs.constraints)
             joint = categorical(logits, masks, active=inputs.active, min_prob=self.min_prob, validate=self.validate)
             each = joint.head_entropies() if inputs.head_entropies else None
-            log_prob, faults = joint._log_prob_and_faults("actions", inputs.actions)
+            log_prob, faults = joint.log_prob_and_faults(inputs.actions, "actions")
             return log_prob, joint.raw_entropy(), each, faults
 
         if not torch.compiler.is_compiling():

@@ -202,10 +202,10 @@ class FactoredCategorical(Distribution):
         Raises:
             ValueError: as of ``log_prob``.
         """
-        return self._log_prob_and_faults("action", action)[1]
+        return self.log_prob_and_faults(action)[1]
 
-    def _log_prob_and_faults(self, name: str, action: Tensor) -> tuple[Tensor, Tensor]:
-        """``log_prob`` and ``action_faults`` in one pass."""
+    def log_prob_and_faults(self, action: Tensor, name: str = "action") -> tuple[Tensor, Tensor]:
+        """``log_prob`` and ``action_faults`` in one pass; ``name`` is that of the actions, in errors."""
         log_prob, illegal = self._form.log_prob_and_illegal(self._check_value(name, action))
         faults = self.faults
         illegal = illegal & (faults == 0)
