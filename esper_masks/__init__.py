@@ -8,7 +8,6 @@ import esper_masks.starting  # noqa: F401  # before torch is imported
 
 # isort: split
 from esper_masks import compat, reference
-from esper_masks.actions import layout
 from esper_masks.actions.joint import JointActions
 from esper_masks.actions.layout import ActionLayout, HeadLayout
 from esper_masks.decision.buffer import Minibatch, RolloutBuffer
@@ -21,7 +20,7 @@ from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateEr
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.slots import SlotState
-from esper_masks.rules import Head, MaskRules, Op, fields
+from esper_masks.rules import Head, MaskRules, Op
 from esper_masks.rulesets import ruleset, rulesets
 
 if TYPE_CHECKING:
@@ -31,8 +30,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# modules that files pickled by 0.1.0 name
-sys.modules.update({"esper_masks.layout": layout, "esper_masks.rule_fields": fields})
+for _old, _new in {  # modules that files written by 0.1.0 name
+    "buffer": "decision.buffer",
+    "decision_rows": "decision.rows",
+    "explain": "reference.explain",
+    "joint": "actions.joint",
+    "layout": "actions.layout",
+    "rule_fields": "rules.fields",
+    "slots": "masks.slots",
+}.items():
+    sys.modules[f"esper_masks.{_old}"] = import_module(f"esper_masks.{_new}")
 
 __all__ = [
     "ActionLayout",

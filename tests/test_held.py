@@ -21,6 +21,7 @@ LEGAL = {
     "shipped": [3, 3, 25, 2, 3, 14],
     "own": [1, 2, 8, 15, 8, 2],
 }  # whole actions of each row, as 0.1.0 counted them
+ACTIONS = [[0, 0, 0, 2], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 2], [2, 2, 0, 1]]
 LIMITED = {
     "shipped": [3, 3, 19, 2, 3, 11],
     "own": [1, 2, 6, 15, 8, 2],
@@ -67,6 +68,31 @@ def test_masks(kind: str, weights_only: bool) -> None:
         assert masks[name].equal(held["masks"][name]), name
     joined = em.ActionMasks.cat([masks, held["limited"]])
     assert joined.count().tolist() == LEGAL[kind] + LIMITED[kind]
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_decisions(weights_only: bool) -> None:
+    held = torch.load(HELD / "decisions.pt", weights_only=weights_only)
+    engine = KINDS["shipped"]
+    buffer = em.RolloutBuffer(engine, 2, 6, fields={"value": torch.zeros(())})
+    buffer.load_state_dict(held["buffer"])
+    rows = buffer.minibatch(torch.arange(12))
+    assert rows.masks.count().tolist() == held["minibatch"].masks.count().tolist() == 2 * LEGAL["shipped"]
+    assert rows.actions.equal(held["minibatch"].actions)
+    assert rows.actions[6:].tolist() == held["decision"].actions.tolist() == ACTIONS
+    assert rows.log_prob[6:].equal(held["decision"].log_prob)
+    assert rows.fields["value"].tolist() == [0.0] * 6 + [1.0] * 6
+    assert torch.allclose(held["evaluation"].log_prob, held["decision"].log_prob)
+
+
+def test_objects() -> None:
+    held = pickle.loads((HELD / "objects.pickle").read_bytes())
+    assert held["state"] == em.SlotState(stage=4, age=2)
+    assert str(held["explanation"]).splitlines()[:2] == [
+        "WAIT: legal",
+        "GERMINATE early: stage PROBATIONARY, needs DORMANT",
+    ]
+    assert held["joint"].size == 43
 
 
 def test_trainings() -> None:

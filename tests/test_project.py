@@ -16,7 +16,7 @@ PACKAGE = ROOT / "esper_masks"
 TESTS = ROOT / "tests"
 
 CODE_LINES = 400  # of a file, at most; docstrings, comments and blank lines are free
-ROOT_MODULES = 9
+ROOT_MODULES, ROOMS, HIGHEST = 9, 26, 13
 MAP = re.compile(r"^\| (\d+) \| `(\w+)` \|", re.MULTILINE)
 FLOORS = {room: int(floor) for floor, room in MAP.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
 STDLIB_ONLY = {"errors", "starting", "rules", "rulesets", "reference"}
@@ -61,6 +61,8 @@ def code_lines(path: Path) -> int:
 def test_the_map_has_every_room() -> None:
     assert {room for room, _ in modules()} == set(FLOORS)
     assert len(list(PACKAGE.glob("*.py"))) <= ROOT_MODULES
+    assert len(FLOORS) <= ROOMS
+    assert max(FLOORS.values()) <= HIGHEST
 
 
 @pytest.mark.parametrize(("room", "path"), list(modules()), ids=lambda value: str(value).rsplit("/", 1)[-1])
@@ -74,6 +76,14 @@ def test_imports_point_down(room: str, path: Path) -> None:
             )
         elif room in STDLIB_ONLY:
             assert top in sys.stdlib_module_names, f"{path.name} imports {imported}"
+
+
+def test_no_module_needs_itself() -> None:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for _, path in modules()}
+    needs = {name: {other for other in imports(path) if other in names} for name, path in names.items()}
+    while free := {name for name, others in needs.items() if not others & needs.keys()}:
+        needs = {name: others for name, others in needs.items() if name not in free}
+    assert needs == {}, f"in a circle, or above one: {', '.join(sorted(needs))}"
 
 
 def test_the_oracle_reads_the_rules_and_nothing_else() -> None:

@@ -39,7 +39,8 @@ def add_command(parser: argparse.ArgumentParser) -> None:
         "of rows at a time. Outputs are checked before they are timed. A group takes three to fifteen minutes on two "
         "cores."
     )
-    groups = "scaling, from a centre one axis at a time (default), masks, distributions, dropin, training or learning"
+    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, training or learning"
+    groups += " (default: %(default)s)"
     parser.add_argument("group", nargs="?", default=SCALING, metavar="GROUP", help=groups)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT", help="only rows whose name has one of these")
@@ -154,7 +155,8 @@ def _installed(cases: Sequence[Case]) -> list[Case]:
 def _check_heeded(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Raises: BenchError: an option that another one would have ignored."""
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
-    flags = {a.dest: a.option_strings[-1] for a in parser._actions if a.dest in given and a.option_strings}
+    options_of = reversed(parser._actions)  # of two with one place, the first is told
+    flags = {a.dest: a.option_strings[-1] for a in options_of if a.dest in given and a.option_strings}
     if "group" in given:
         flags["group"] = options.group
     for mode, heeded in HEEDED.items():

@@ -103,7 +103,7 @@ class CompiledMethod:
         try:
             return self.find(inputs, out)(inputs, out)
         except compile_error():
-            _call(self.method, self.constants, inputs, out)  # what does not fit is named by the method itself
+            _call(self.method, self.constants, inputs, None)  # what does not fit is named by the method itself
             raise
 
     def find(self, inputs: Sequence[Any], out: Any = None) -> Entry:

@@ -50,7 +50,7 @@ class Minibatch(NamedTuple):
     fields: dict[str, Tensor]
 
 
-torch.serialization.add_safe_globals([Minibatch])
+torch.serialization.add_safe_globals([Minibatch, (Minibatch, "esper_masks.buffer.Minibatch")])  # of 0.1.0, too
 
 
 class RolloutBuffer(UnderRules, nn.Module):

@@ -28,6 +28,9 @@ class Evaluation(NamedTuple):
 
 
 torch.serialization.add_safe_globals([Decision, Evaluation])
+torch.serialization.add_safe_globals(  # as files of 0.1.0 name them
+    [(Decision, "esper_masks.decision_rows.Decision"), (Evaluation, "esper_masks.decision_rows.Evaluation")]
+)
 
 
 def action_dtype(layout: ActionLayout) -> torch.dtype:

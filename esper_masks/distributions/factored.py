@@ -200,7 +200,7 @@ class FactoredCategorical(Distribution):
 
         Returns: int64 ``[*sample, ...]``.
         Raises:
-            ValueError: as of ``log_prob``.
+            ValueError: see ``log_prob``.
         """
         return self.log_prob_and_faults(action)[1]
 

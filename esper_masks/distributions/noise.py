@@ -54,6 +54,8 @@ def keyed_uniforms(
         stacked: one slab ``[numbers, ...]`` of float32, made by few ops, in place of a slab ``[...]`` for each number.
             Both are as good, but they hold other numbers.
     """
+    if stacked and dtype != torch.float32:
+        raise ValueError(f"stacked noise is float32, got {dtype}; without stacked=True it may be float64")
     *batch, numbers = shape
     first, second = key.bits.view(torch.int32).unbind()
     double = dtype == torch.float64

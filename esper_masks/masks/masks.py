@@ -232,7 +232,7 @@ class ActionMasks(Mapping[str, Tensor]):
         """
         slot_users = self.layout.head(SLOT).users
         op, slot = (values[self.layout.head_names.index(name)] for name in (OP, SLOT))
-        bit = torch.zeros_like(op)
+        bit = torch.zeros_like(op, dtype=torch.int32)  # in the dtype of the actions it might not fit
         for number in range(len(self.layout.ops)):
             fits = op == number
             for head, value in zip(self.layout.heads, values):
@@ -378,7 +378,7 @@ class ActionMasks(Mapping[str, Tensor]):
         return type(self)(self.layout, self.slot_words.expand(*shape, -1), self.op_words.expand(*shape), constraints)
 
     def at(self, index: Any) -> Self:
-        """Rows by any index of the leading axes, as of a tensor; ``select`` keeps the memory layout.
+        """Rows by any index of the leading axes, like that of a tensor; ``select`` keeps the memory layout.
 
         Raises:
             IndexError: more axes than the leading ones, or out of range (torch's own).

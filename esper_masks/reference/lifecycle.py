@@ -51,7 +51,7 @@ def forbids(
             return reason
     stage, stages = slots[slot][0], rules.legal_stages(op.id)
     if stage not in stages:
-        *most, last = [s.name for s in sorted(stages)]
+        *most, last = [s.name for s in sorted(stages)] or ["none"]
         needed = f"{', '.join(most)} or {last}" if most else last
         return f"stage {stage_name(rules, stage)}, needs {needed}"
     features = dict(zip(rules.feature_names, slots[slot]))

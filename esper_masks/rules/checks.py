@@ -95,10 +95,10 @@ def in_op(op: Op, scope: Scope, transitions: Transitions, head_names: Sequence[s
     for source, target in op.moves.items():
         if target not in transitions[source]:
             yield f"moves {source.name} -> {target.name}, which transitions do not permit"
-    if not op.disabled and not scope.legal:
-        yield f"can never be legal: {f'no stage moves to {show(op.enters)}' if moving else 'it names no stage'}"
     for gate in GATES:
         yield from gate.contradictions(op, scope)
+    if not op.disabled and not scope.legal:
+        yield f"can never be legal: {f'no stage moves to {show(op.enters)}' if moving else 'it names no stage'}"
     for name in op.uses:
         if name == OP or name not in head_names:
             yield f"uses {name!r}; it may use {', '.join(n for n in head_names if n != OP)}"

@@ -2,15 +2,17 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from typing import Any
 
 # Fields that version 0.1.0 had. They are in every fingerprint, whatever their value, so that the files of that version
-# are known. A field that came later is left out at its default: rules that do not use it keep their fingerprint.
+# are known. A field that came later is left out at its default: rules that do not use it keep their fingerprint. Its
+# default must be a plain value, not a factory: parts that were pickled before the field read it from the class.
 ALWAYS_IN = {
+    "MaskRules": "name stages transitions empty op_rules heads features switches slot_ids",
     "Op": "id always enters moves acts_in min_age requires waived_by disabled_by disabled seed_limit blocked_by uses",
     "Head": "name choices legal switch closed opened_by by_op canonical",
-    "MaskRules": "name stages transitions empty op_rules heads features switches slot_ids",
 }
 
 
@@ -29,14 +31,16 @@ def _plain(value: object) -> object:
         return tuple(sorted(((_plain(k), _plain(v)) for k, v in value.items()), key=repr))
     if isinstance(value, tuple):
         return tuple(_plain(item) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        always_in = ALWAYS_IN.get(type(value).__name__, "").split()
-        held = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return tuple((f.name, _plain(v)) for f, v in held if f.name in always_in or not _is_default(f, v))
+    for part in type(value).__mro__:  # a part of rules, or of a class that a user derived from one
+        if part.__module__.startswith("esper_masks.rules.") and part.__name__ in ALWAYS_IN:
+            return tuple((name, _plain(getattr(value, name))) for name in _telling(value, part))
     return value
 
 
-def _is_default(field: "dataclasses.Field[object]", held: object) -> bool:
-    if field.default_factory is not dataclasses.MISSING:
-        return held == field.default_factory()
-    return field.default is not dataclasses.MISSING and held == field.default
+def _telling(value: Any, part: type[Any]) -> Iterator[str]:
+    """The fields of a part that count: not those of ours that came later and are at their defaults."""
+    ours = {field.name: field.default for field in dataclasses.fields(part)}
+    for field in dataclasses.fields(value):
+        later = field.name in ours and field.name not in ALWAYS_IN[part.__name__].split()
+        if not later or getattr(value, field.name) != ours[field.name]:
+            yield field.name
