@@ -178,6 +178,11 @@ def test_a_page_reads_well(page: Path) -> None:
     assert too_long(text_of(page)) == []
 
 
+@pytest.mark.parametrize("module", sorted((ROOT / "esper_masks").rglob("*.py")), ids=name_of)
+def test_a_module_reads_well(module: Path) -> None:
+    assert awkward(text_of(module)) == []
+
+
 def test_what_reads_badly_is_found() -> None:
     assert len(awkward("Errors as of `step`.\nIt starts\nanew. It goes\non from there.\n```\nas of `x`\n```\n")) == 3
     assert awkward("Age as of 2026, and soon again.") == []

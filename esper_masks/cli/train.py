@@ -324,7 +324,7 @@ def _check_new(folder: Path) -> None:
     from esper_masks.rollout.training import checkpoint
 
     if checkpoint.found(folder):
-        raise ValueError(f"{folder} has checkpoints: --resume goes on from them, --logdir names another folder")
+        raise ValueError(f"{folder} has checkpoints: --resume continues their training, --logdir names another folder")
     if alone := checkpoint.files(folder):
         reason = f"{folder} has a part of a checkpoint, {alone[-1].name}, without the others"
         raise ValueError(f"{reason}: put them beside it and --resume, or name another folder (--logdir)")

@@ -55,7 +55,7 @@ def real_dtype() -> torch.dtype:
 
 
 def check_real(dtype: Any) -> None:
-    """Raise ``ValueError`` for a dtype that is no place for log-probabilities: the ratio of an update needs fp32."""
+    """Raise ``ValueError`` for a dtype that cannot hold log-probabilities: the ratio of an update needs fp32."""
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
 

@@ -76,7 +76,7 @@ def raise_on_fault(*flags: "Tensor | Faulty", heads: Sequence[str] = (), **named
 
     Raises:
         InvalidStateMachineError: names the rows and, of factored distributions, the heads.
-        ValueError: something that is no flag, or ``heads`` that are no names.
+        ValueError: something that is not a flag, or ``heads`` that are not names.
     """
     if isinstance(heads, (Tensor, str)) or not all(isinstance(head, str) for head in heads):
         raise ValueError("heads are the names of the bits of integer flags; give a flag another name")

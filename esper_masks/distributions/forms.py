@@ -75,7 +75,7 @@ class AnyHeads(Protocol):
         parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
         masks: which actions are legal.
         active: bool ``[...]``; None for all.
-        floors: least probability of a legal choice, one a head, see ``MaskedSoftmax``; None for none.
+        floors: least probability of a legal choice, one per head, see ``MaskedSoftmax``; None for none.
         by_op: heads whose logits are given for each op.
         transposes: whether row-major logits are transposed first, see ``UnrolledHeads``.
     """

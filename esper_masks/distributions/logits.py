@@ -84,10 +84,10 @@ class HeadLogits:
 def check_floors(
     min_prob: float | Sequence[float | None] | Mapping[str, float | None] | None, layout: ActionLayout
 ) -> tuple[float, ...] | None:
-    """Floors, one a head; None if there is none.
+    """Floors, one per head; None if there is none.
 
     Raises:
-        ValueError: a floor that is no number in [0, 1), an unknown head, another number of floors.
+        ValueError: a floor that is not a number in [0, 1), an unknown head, another number of floors.
     """
     names = layout.head_names
     if min_prob is None:

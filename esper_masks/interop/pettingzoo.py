@@ -19,8 +19,8 @@ def observations(
     """What a parallel environment gives its agents, who are the rows of a batch.
 
         made[agents[i]]["observation"]  row i of the observation
-        made[agents[i]]["action_mask"]  int8 [n], 1 is legal, for Discrete(n); factored, a tuple of one a head, which is
-                                        what the sampler of MultiDiscrete takes
+        made[agents[i]]["action_mask"]  int8 [n], 1 is legal, for Discrete(n); factored, a tuple, one per head, as
+                                        the sampler of MultiDiscrete takes
 
     >>> import esper_masks as em, torch
     >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))

@@ -100,7 +100,7 @@ class MaskEngine(UnderRules, nn.Module):
         max_seeds: int | Tensor | None = None,
         enabled: Tensor | None = None,
     ) -> ActionMasks:
-        """Masks of a batch. A value that is no stage counts as an occupied slot in which only WAIT is legal.
+        """Masks of a batch. A value that is not a stage counts as an occupied slot in which only WAIT is legal.
 
         Args:
             states: int32, int16 or int64 ``[..., slots, features]``, any strides; features as in
@@ -163,7 +163,7 @@ class MaskEngine(UnderRules, nn.Module):
 
         Returns: int32 ``[batch, slots, features]`` on the engine's device.
         Raises:
-            SlotStateError: an unknown slot id, or a value that is no 32-bit integer and no name, with its place.
+            SlotStateError: an unknown slot id, or a value that is neither a 32-bit integer nor a name, with its place.
         """
         return slot_states.pack_slots(self.rules, self.slot_ids, batch, self.device)
 

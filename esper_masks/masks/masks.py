@@ -269,7 +269,7 @@ class ActionMasks(Mapping[str, Tensor]):
 
         Raises:
             ValueError: a mask that is not bool, does not broadcast or is on another device.
-            KeyError: a name that is no head.
+            KeyError: a name that is not a head.
         """
         held = dict(self._constraints)
         op_bits, slot_users, carriers = self._table(OP).opening_ops, self._table(SLOT).users, self._table(SLOT).openers

@@ -91,8 +91,8 @@ def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMa
 
     Returns: int32 ``[batch, slots, features]`` on the device, batch-last in memory.
     Raises:
-        SlotStateError: an unknown slot id, something that is no ``SlotState``, or a value that is no int32 and no name
-            of the rules, with its environment, slot and feature.
+        SlotStateError: an unknown slot id, something that is not a ``SlotState``, or a value that is neither int32
+            nor a name of the rules, with its environment, slot and feature.
     """
     batch = list(batch)
     known, width = frozenset(slot_ids), len(rules.feature_names)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from esper_masks.rules.names import AGE, STAGE, WORD_BITS
 from esper_masks.rules.parts import Op
 
-SEED_LIMIT = "seed limit"  # what a gate reads that is no feature of a slot
+SEED_LIMIT = "seed limit"  # what a gate reads that is not a feature of a slot
 
 
 class Scope(NamedTuple):

@@ -65,7 +65,7 @@ class Other:
 
 @dataclass(frozen=True)
 class Malformed:
-    """A line that is no event, and why."""
+    """A line that is not an event, and why."""
 
     reason: str
 

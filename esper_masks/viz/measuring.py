@@ -97,7 +97,7 @@ def speedups(
         ours: names of the rows of this library; None where all are.
 
     Raises:
-        ValueError: no rows, a name in ``ours`` that no row has, or a ratio that is no number above 0.
+        ValueError: no rows, a name in ``ours`` that no row has, or a ratio that is not a number above 0.
         ImportError: matplotlib is not installed.
     """
     if not ratios:

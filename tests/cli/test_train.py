@@ -48,7 +48,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "checkpoint-000000001000.pt" in out
     code, _, err = run(capsys, "--steps", "1000", "--logdir", folder)
     assert code == 2
-    assert "--resume goes on from them" in err
+    assert "--resume continues their training" in err
     code, out, err = run(capsys, "--logdir", folder, "--resume", "--json")
     assert code == 0
     assert json.loads(out)["env_steps"] == 1000  # as it was begun for
@@ -426,7 +426,7 @@ def test_a_folder_is_looked_at_again_once_it_is_held(
 
     monkeypatch.setattr(FolderLock, "take", late)
     code, _, err = run(capsys, "--steps", "500", "--logdir", str(folder))
-    assert (code, f"{folder} has checkpoints: --resume goes on from them" in err) == (2, True)
+    assert (code, f"{folder} has checkpoints: --resume continues their training" in err) == (2, True)
 
 
 def test_flags_that_none_can_have_make_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ class Mechanics:
         """These mechanics, if they fit the rules.
 
         Raises:
-            RulesError: a stage that the rules do not have, or an advance that is no transition of the rules.
+            RulesError: a stage that the rules do not have, or an advance that is not a transition of the rules.
         """
         names = {stage.name for stage in rules.stages}
         for stage in (*self.advances, *self.advances.values(), self.blending, *self.full, *self.cleared):
