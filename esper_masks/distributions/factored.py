@@ -137,9 +137,8 @@ class FactoredCategorical(Distribution):
             ValueError: noise that does not fit.
             TypeError: a generator.
         """
-        check_generator(generator, self._extended_shape(torch.Size(sample_shape)))
         with torch.no_grad():
-            return self._form.draw(self._uniforms(sample_shape, noise), self._ignored)
+            return self._form.draw(self._uniforms(sample_shape, noise, generator), self._ignored)
 
     def sample_and_log_prob(
         self,
@@ -161,8 +160,8 @@ class FactoredCategorical(Distribution):
         Raises:
             ValueError, TypeError: see ``sample``.
         """
-        check_generator(generator, self._extended_shape(torch.Size(sample_shape)))
-        action, log_prob = self._form.draw_and_score(self._uniforms(sample_shape, noise), self._ignored, dtype)
+        noise = self._uniforms(sample_shape, noise, generator)
+        action, log_prob = self._form.draw_and_score(noise, self._ignored, dtype)
         return action, self._zero_ignored(log_prob)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
@@ -173,11 +172,11 @@ class FactoredCategorical(Distribution):
         """
         raise no_gradient("over enumerate_support() by log_prob(...).exp()")
 
-    def _uniforms(self, sample_shape: Any, noise: Noise | None) -> Any:
+    def _uniforms(self, sample_shape: Any, noise: Noise | None, generator: object) -> Any:
         shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
+        check_generator(generator, shape)
         if isinstance(noise, NoiseKey):
-            made = keyed_uniforms(noise, shape, like.dtype)  # stacked, a compiler would hold them in memory
-            return made if isinstance(self._form, UnrolledHeads) else torch.stack(made).movedim(0, -1)
+            return keyed_uniforms(noise, shape, like.dtype)
         return uniforms(shape, like.dtype, like.device) if noise is None else check_noise(noise, shape, like)
 
     @property

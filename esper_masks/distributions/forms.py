@@ -52,7 +52,9 @@ def is_long(draw: Draw, op: Draw) -> bool:
 
 @contextmanager
 def use(form: Form, *, longest_row: int = LONGEST_ROW) -> Iterator[None]:
-    """Every distribution made inside takes one form, in eager code too: for tests that compare the forms.
+    """Every distribution that this process makes inside takes one form, in eager code too: for tests of the forms.
+
+    Compiled steps keep what they were built with.
 
     Args:
         form: the form.
@@ -97,9 +99,9 @@ class AnyHeads(Protocol):
         """
 
     def draw_and_score(
-        self, noise: Tensor, ignored: Tensor | None, dtype: torch.dtype = torch.int64
+        self, noise: Tensor | Sequence[Tensor], ignored: Tensor | None, dtype: torch.dtype = torch.int64
     ) -> tuple[Tensor, Tensor]:
-        """The same, with the log-probabilities of the actions, ``[*sample, ...]``."""
+        """The same, with the log-probabilities of the actions, ``[*sample, ...]``. A tensor per head will do, too."""
 
     def mode(self, ignored: Tensor | None) -> Tensor:
         """The op's mode, then each head's given that op: ``[..., heads]``."""

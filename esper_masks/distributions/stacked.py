@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from esper_masks.actions.draws import STATIC, Heads
 from esper_masks.actions.tables import draw_tables
-from esper_masks.distributions.softmax import StackedSoftmax, divergence, exceeds, normalized
+from esper_masks.distributions.softmax import Slabs, StackedSoftmax, divergence, exceeds, normalized
 from esper_masks.masks.masks import ActionMasks
 
 
@@ -39,9 +39,8 @@ class StackedHeads:
         self.words = self._rows(torch.cat(words, -1))  # [words, rows]
         illegal = (self.words.index_select(0, tables.words) & tables.bits) == 0  # [width * draws, rows]
         if tables.constraints is not None:
-            held = self._rows(
-                pad(masks.constraint_columns(), (0, 1), value=True)
-            )  # the last for what is not restricted
+            # the last for what is not restricted
+            held = self._rows(pad(masks.constraint_columns(), (0, 1), value=True))
             illegal = illegal | ~held.index_select(0, tables.constraints)
         logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).index_select(0, tables.columns)
         shape = (tables.width, tables.count, illegal.shape[-1])
@@ -71,9 +70,10 @@ class StackedHeads:
         return self._whole(self.softmax.draw(uniforms), ignored, noise.shape)
 
     def draw_and_score(
-        self, noise: Tensor, ignored: Tensor | None, dtype: torch.dtype = torch.int64
+        self, noise: Tensor | Slabs, ignored: Tensor | None, dtype: torch.dtype = torch.int64
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
+            noise = noise if isinstance(noise, Tensor) else torch.stack([*noise]).movedim(0, -1)
             actions = self.draw(noise, ignored)
         return actions.to(dtype), self.log_prob(actions)
 

@@ -170,9 +170,8 @@ class ActionMasks(Mapping[str, Tensor]):
         legal = pairs.index_select(-1, whole[0])
         for name, constraint in self._constraints.items():
             if name != SLOT:  # the slot's constraint is in the words
-                padded = torch.nn.functional.pad(
-                    constraint, (0, 1), value=True
-                )  # the last entry: the op ignores the head
+                # the last entry: the op ignores the head
+                padded = torch.nn.functional.pad(constraint, (0, 1), value=True)
                 legal = legal & padded.index_select(-1, whole[1 + self.layout.head_names.index(name)])
         return legal
 
