@@ -75,8 +75,8 @@ class Entry(NamedTuple):
 class CompiledMethod:
     """A method of a module as compiled code: for each signature a graph of the first sizes, and then one for all.
 
-    On a CPU, int32 inputs cross the border as the float32 of the same bits: for AVX2 the compiler reads integers by
-    way of the stack, which takes longer than most of what is done with them.
+    On a CPU, int32 inputs cross the border as the float32 of the same bits: for AVX2 the compiler reads integers
+    through the stack, which takes longer than most of what is done with them.
 
     Args:
         method: of a module; what belongs to the module, but for the values of its tensors, is constant to the graphs.
