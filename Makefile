@@ -48,10 +48,8 @@ docs: $(READY)
 	@$(BIN)/python docs/make_rules.py
 	@$(BIN)/python docs/make_bench.py
 
-# what builds it is installed the first time it is wanted; --quiet would keep warnings from --strict, too
+# --quiet would keep warnings from --strict, too
 site: $(READY)
-	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[site]"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "written to site/index.html"
 

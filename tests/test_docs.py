@@ -280,7 +280,7 @@ def test_every_public_name_has_one_entry() -> None:
 
 def test_the_site_builds(tmp_path: Path) -> None:
     for needed in ("material", "mkdocstrings"):
-        pytest.importorskip(needed, reason="the extra `site` is not installed")
+        pytest.importorskip(needed, reason="the extra `site`, a part of `dev`, is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
