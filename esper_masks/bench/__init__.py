@@ -1,17 +1,18 @@
 """The benchmark suite behind ``esper-masks bench``: groups of rows, each row measured in a process of its own.
 
 suite           runs rows, each in a process, and collects them
-cases           which rows there are, in which groups
+cases           which rows there are, in which groups, and how long one takes
 ways            the ways to compute the same, measured against each other
+checking        what each has to give, checked before it is timed
 dropin          the drop-in functions, and the loops that they replace
 training        training, ours and MaskablePPO's
 maskable_ppo    sb3-contrib's MaskablePPO in our environment
 learning        what is learned with masks and without, which is not timed
 inputs          states and logits of a case
-rows            a distribution as it is measured, and the check of what it gives
 measure         timing: warm-up, medians, spreads
 memory          bytes, and the bandwidth that limits
 libraries       other libraries' distributions
+loops           the loops that the engine replaces
 loops_2025_12   the masks of December 2025 in loops
 loops_2026_06   those of June 2026
 compare         two files of rows

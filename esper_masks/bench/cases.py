@@ -1,6 +1,6 @@
 """The rows, group by group; those of ``scaling`` are a centre, and from there one axis at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -18,21 +18,39 @@ ROW_MAJOR_STATES = "compiled, row-major states"
 FROM_OBJECTS = "from objects"  # masks from the Python objects that a loop begins with
 DISTRIBUTIONS = ("ours compiled", "ours eager", *PEERS)  # given ready masks
 VECTORIZED = "ours compiled, vectorized"  # by an option of the compiler, see ``ways``
+ANY_BATCH = "ours compiled, any batch"  # one graph for batches of any size, where the others are compiled for theirs
 DROPINS = ("drop-in, one by one", "drop-in, batch")
 MASKABLE_PPO = ("sb3 heads", "sb3 joint")  # one choice a head, or the index of a whole action
 ARMS = ("masked", "unmasked", "penalized")
 BASELINES = ("heuristic", "random", "wait")
-WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *DISTRIBUTIONS, VECTORIZED, *DROPINS, *MASKABLE_PPO)
-USUAL = (
-    LOOPS[0],
-    "torch eager",
-    "sb3 joint",
-)  # the first of them that did the same work is what a row is compared with
+LIBRARY_WAYS = (*DISTRIBUTIONS, VECTORIZED, ANY_BATCH)
+WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *LIBRARY_WAYS, *DROPINS, *MASKABLE_PPO)
+USUAL = (LOOPS[0], "torch eager", "sb3 joint")  # the first that did the same work is what a row is compared with
+SAME_WORK = ("work", "rules", "slots", "step")  # the fields in which rows that are compared agree
 STEPS = ("forward", "forward+backward")
 TRAININGS = ("rollout", "training")  # a rollout, or a rollout and its update
 ROLLOUT, MINIBATCHES = 25, 4  # steps of an environment in a rollout, and parts that the update takes of it
-SCALING = "scaling"  # the group that is measured where none is named
+SCALING, LEARNING = "scaling", "learning"  # the group that is measured where none is named; the one without times
 HEAD = "head of "
+AXES = ("batch", "work", "slots", "rules", "memory", "threads", "layout", "step", "way")  # the order of a table
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How rows are measured.
+
+    Args:
+        device: "cpu" or "cuda".
+        seconds: that a row is timed for.
+        steps: of all environments, in a training of ``learning``.
+    """
+
+    device: str = "cpu"
+    seconds: float = 1.0
+    steps: int = 2_000_000
+
+
+QUICK = Settings(seconds=0.05, steps=100_000)  # to see that all rows run
 
 
 @dataclass(frozen=True)
@@ -66,18 +84,24 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What tells it from the centre, and the batch."""
-        other = [str(mine) for mine, usual in zip(_axes(self), _axes(CENTRE)) if mine != usual]
-        slots = [f"{self.slots} slot{'s' * (self.slots > 1)}"] if self.slots != CENTRE.slots else []
-        more = [f"{self.threads} threads"] if self.threads != CENTRE.threads else []
-        more += [f"{self.memory} memory"] if self.memory != CENTRE.memory else []
-        return ", ".join([*(other or ([] if slots or more else ["compiled"])), *slots, *more])
+        """What tells it from the centre."""
+        words = {name: str(getattr(self, name)) for name in ("work", "rules", "way", "step", "layout")}
+        words["slots"] = f"{self.slots} slot{'s' * (self.slots > 1)}"
+        words |= {"threads": f"{self.threads} threads", "memory": f"{self.memory} memory"}
+        return ", ".join(word for name, word in words.items() if self._differs(name)) or self.way
+
+    @property
+    def title(self) -> str:
+        """The name and the batch: no other row of a group has both."""
+        return f"{self.name}, batch {self.batch:,}"
 
     @property
     def axis(self) -> str:
         """The field that tells it from the centre: "batch" only where no other does, "way" wherever that does."""
-        names = ("way", "step", "layout", "threads", "memory", "rules", "slots", "work")
-        return next((name for name in names if getattr(self, name) != getattr(CENTRE, name)), "batch")
+        return next(filter(self._differs, reversed(AXES)), "batch")
+
+    def _differs(self, name: str) -> bool:
+        return bool(getattr(self, name) != getattr(CENTRE, name))
 
     @property
     def is_built(self) -> bool:
@@ -87,7 +111,22 @@ class Case:
     @property
     def is_timed(self) -> bool:
         """Whether the row is a time."""
-        return self.work != "learning"
+        return self.work != LEARNING
+
+    @property
+    def is_update(self) -> bool:
+        """Whether actions are given, and a gradient is wanted."""
+        return self.step != STEPS[0]
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether the work could come down to copying ``limit_bytes``."""
+        return self.work in ("decision", "words") or self.width > 0
+
+    @property
+    def slot_ids(self) -> tuple[str, ...]:
+        """Names of the slots."""
+        return tuple(f"slot{i}" for i in range(self.slots))
 
     @property
     def width(self) -> int:
@@ -107,19 +146,15 @@ class Case:
         """
         rules = ruleset(self.rules)
         if self.width:
-            return -(-self.width // 8) + (8 if self.step != "forward" else 4) * self.width + 9
+            return -(-self.width // 8) + (8 if self.is_update else 4) * self.width + 9
         states = self.slots * len(rules.feature_names)
         if self.work in ("words", "dropin"):
             return states + self.slots
         sizes = {"slot": self.slots, "op": len(rules.op_rules)}
         columns = sum(sizes.get(head.name, len(head.choices)) for head in rules.heads)
-        if self.step != "forward":  # the masks are there, and each logit has a gradient
+        if self.is_update:  # the masks are there, and each logit has a gradient
             return self.slots + 8 * columns + len(rules.heads) + 8
         return states + 4 * columns + len(rules.heads) + 8
-
-
-def _axes(case: Case) -> Sequence[str]:
-    return case.work, case.rules, case.way, case.step, case.layout
 
 
 CENTRE = Case()
@@ -155,12 +190,17 @@ def star(device: str, cores: int) -> list[Case]:
 
 
 def masks() -> list[Case]:
-    """Mask building: the engine against loops, as words and as bools, and from objects."""
+    """Mask building: the engine against loops, as words and as bools, and from objects.
+
+    Over 64 slots a loop takes as long for each environment at 65,536 as at 4,096, and some gigabytes.
+    """
     words, every = replace(CENTRE, work="words"), (*LOOPS, FROM_OBJECTS, "eager", "compiled", *BOOLS)
-    batches = (1, 4, 256, 4096, 65536)
+    batches = (1, 4, 16, 256, 4096, 65536)
     rows = [replace(words, way=way, batch=batch) for batch, way in product(batches, every)]
     rows += [replace(words, way=ROW_MAJOR_STATES, batch=batch) for batch in (4096, 65536)]
     rows += [replace(words, way=way, batch=4096, slots=64) for way in every]
+    rows += [replace(words, way=w, batch=b, slots=64) for b, w in product((1, 16, 256), (*LOOPS, *OURS[:2]))]
+    rows += [replace(words, way=way, slots=64) for way in OURS[:2]]
     return rows + [replace(words, way=way, batch=4096, rules="esper-2026-06") for way in every]
 
 
@@ -168,13 +208,18 @@ def distributions() -> list[Case]:
     """One head, and whole decisions from ready masks. Ours draws the op first, and then what the op permits; the others
     draw the heads of a decision independently, with illegal pairs of op and slot.
     """
-    heads = [replace(CENTRE, work=f"{HEAD}{width}") for width in (13, 1000)]
+    small, middle, long, longest = (replace(CENTRE, work=f"{HEAD}{width}") for width in (4, 13, 128, 1000))
     decisions = [CENTRE, replace(CENTRE, rules="esper-2026-06")]
-    rows = [replace(c, step=s, way=w) for c, s, w in product((*heads, *decisions), STEPS, DISTRIBUTIONS)]
-    rows += [replace(c, step=s, way=VECTORIZED) for c, s in product(heads, STEPS)]
-    rows += [replace(c, step=s, way="ours compiled", layout="batch-last") for c, s in product(decisions, STEPS)]
-    few = [replace(case, batch=4) for case in (heads[0], CENTRE)]
-    return rows + [replace(c, step=s, way=w) for c, s, w in product(few, STEPS, DISTRIBUTIONS)]
+    every: list[tuple[Iterable[Case], Iterable[str]]] = [
+        ((middle, longest, *decisions), DISTRIBUTIONS),
+        ((small, long), DISTRIBUTIONS[:4]),  # up to 16 choices are unrolled
+        ((middle, longest), (VECTORIZED,)),
+        ((middle, CENTRE), (ANY_BATCH,)),
+        ((replace(middle, batch=4), replace(CENTRE, batch=4)), DISTRIBUTIONS),
+        ((replace(middle, batch=4096), replace(CENTRE, batch=4096)), DISTRIBUTIONS[:4]),
+        ([replace(case, layout="batch-last") for case in decisions], DISTRIBUTIONS[:1]),
+    ]
+    return [replace(c, step=s, way=w) for cases, ways in every for c, s, w in product(cases, STEPS, ways)]
 
 
 def dropins() -> list[Case]:
@@ -195,7 +240,7 @@ def trainings() -> list[Case]:
 
 def learnings() -> list[Case]:
     """The same training with masks and without, and policies that nobody trained."""
-    return [Case("learning", slots=slots, batch=1024, way=way) for slots in (3, 16) for way in (*ARMS, *BASELINES)]
+    return [Case(LEARNING, slots=slots, batch=1024, way=way) for slots in (3, 16) for way in (*ARMS, *BASELINES)]
 
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
@@ -203,10 +248,14 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
     "distributions": distributions,
     "dropin": dropins,
     "training": trainings,
-    "learning": learnings,
+    LEARNING: learnings,
 }
 
 
 def group(name: str, device: str, cores: int) -> list[Case]:
-    """The rows of a group, see ``star``."""
-    return star(device, cores) if name == SCALING else GROUPS[name]()
+    """The rows of a group, see ``star``, in the order in which they are measured.
+
+    Rows that are compared are neighbours, so that a minute in which the machine is busy meets all of them.
+    """
+    cases = star(device, cores) if name == SCALING else GROUPS[name]()
+    return sorted(cases, key=lambda case: ([getattr(case, field) for field in SAME_WORK], case.batch))

@@ -4,63 +4,59 @@
 ``compute_batch_masks``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle
-from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.bench.cases import DROPINS, Case, Run, Verify
-from esper_masks.bench.inputs import LIMIT, random_states, state_dicts
+from esper_masks.bench.cases import CENTRE, DROPINS, LOOPS, Case, Run, Verify
+from esper_masks.bench.checking import check_engine, same_masks
+from esper_masks.bench.inputs import LIMIT, Decision
+from esper_masks.bench.loops import MODULES, stacked
 
 POOL = 256  # environments that a batch of one takes turns with, so that no row is that of one lucky state
 GENERATIONS: dict[str, Any] = {"esper-2025-12": em.compat.esper_2025_12, "esper-2026-06": em.compat.esper_2026_06}
+Masks = Mapping[str, Tensor]
 
 
-def prepare(case: Case, loop: ModuleType) -> tuple[Run, Verify]:
-    """What is timed, and the check that its masks are the loop's; of the loop, that they are ``compute_batch_masks``'s.
-
-    Args:
-        case: the row.
-        loop: the module of what is replaced.
-    """
-    dropin, other = GENERATIONS[case.rules], tuple(f"slot{i}" for i in range(case.slots)) if case.slots != 3 else None
+def prepare(case: Case) -> tuple[Run, Verify]:
+    """What is timed, and the check that its masks are the engine's, which are those of a loop."""
+    dropin, loop = GENERATIONS[case.rules], MODULES[case.rules]
+    other = case.slot_ids if case.slots != CENTRE.slots else None
     settings = {} if other is None else {"slot_config": dropin.SlotConfig(other)}
-    engine = em.MaskEngine(em.ruleset(case.rules), other)
-    ids = list(engine.slot_ids)
-    states, totals = random_states(engine, POOL if case.batch == 1 else case.batch)
-    rows, counts, turn = state_dicts(engine, states), totals.tolist(), cycle(range(POOL))
-    infos = [{slot: v if v is None else dropin.MaskSeedInfo(*v) for slot, v in env.items()} for env in rows]
+    engine = em.MaskEngine(em.ruleset(case.rules), other, max_seeds=LIMIT)
+    inputs = Decision(engine, POOL if case.batch == 1 else case.batch)
+    ids, dicts, counts = list(engine.slot_ids), inputs.dicts, inputs.totals.tolist()
+    infos = [{slot: v and dropin.MaskSeedInfo(*v) for slot, v in env.items()} for env in dicts]
+    batches = [slice(at, at + case.batch) for at in range(0, len(dicts), case.batch)]
+    turn = cycle(batches)
+    one: dict[str, Callable[[int], Masks]] = {
+        LOOPS[0]: lambda env: loop.env_masks(dicts[env], ids, ids, counts[env], LIMIT),
+        DROPINS[0]: lambda env: dropin.compute_action_masks(infos[env], ids, counts[env], LIMIT, **settings),
+    }
 
-    def one(env: int) -> dict[str, Tensor]:
-        masks: dict[str, Tensor] = dropin.compute_action_masks(infos[env], ids, counts[env], LIMIT, **settings)
+    def one_by_one(envs: slice) -> Masks:
+        made = [one[case.way](env) for env in range(envs.start, envs.stop)]
+        return made[0] if case.batch == 1 else stacked(made)
+
+    def together(envs: slice) -> Masks:
+        masks: Masks = dropin.compute_batch_masks(infos[envs], ids, counts[envs], LIMIT, **settings)
         return masks
 
-    def together(envs: slice = slice(None)) -> dict[str, Tensor]:
-        masks: dict[str, Tensor] = dropin.compute_batch_masks(infos[envs], ids, counts[envs], LIMIT, **settings)
-        return masks
+    make = together if case.way == DROPINS[1] else one_by_one
 
-    def one_by_one() -> dict[str, Tensor]:
-        envs = [one(env) for env in range(case.batch)]
-        return {head: torch.stack([env[head] for env in envs]) for head in envs[0]}
+    def run() -> Masks:
+        return make(next(turn))
 
-    def taken(env: int) -> dict[str, Tensor]:
-        return together(slice(env, env + 1))
-
-    of_one: dict[str, Callable[[int], dict[str, Tensor]]] = dict(zip(DROPINS, (one, taken)))
-    of_many: dict[str, Run] = dict(zip(DROPINS, (one_by_one, together)))
-    alone = of_one.get(case.way, lambda env: loop.env_masks(rows[env], ids, ids, counts[env], LIMIT))
-    many = of_many.get(case.way, lambda: loop.small_tensors(rows, ids, ids, counts, LIMIT))
-    run: Run = (lambda: alone(next(turn))) if case.batch == 1 else many
-
-    def verify(first: dict[str, Tensor]) -> None:
-        expected = loop.small_tensors(rows, ids, ids, counts, LIMIT) if case.way in DROPINS else together()
-        for env in range(POOL if case.batch == 1 else 1):
-            for head, mask in (run() if env else first).items():
-                wanted = expected[head][env] if case.batch == 1 else expected[head]
-                assert torch.equal(mask.reshape(wanted.shape), wanted), head
+    def verify(first: Masks) -> None:
+        for envs in batches:
+            made = first if envs is batches[0] else run()
+            unstacked = case.batch == 1 and make is one_by_one
+            same_masks(
+                {head: mask[None] if unstacked else mask for head, mask in made.items()}, inputs.masks.select(envs)
+            )
+        check_engine(inputs)
 
     return run, verify

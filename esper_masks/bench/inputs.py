@@ -1,4 +1,6 @@
-"""Random inputs that the suites share; every call with the same seed gives the same ones."""
+"""Random inputs of the rows; every call with the same arguments gives the same ones."""
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +23,12 @@ def random_states(engine: em.MaskEngine, batch: int) -> tuple[Tensor, Tensor]:
     return states, torch.randint(0, 6, (batch,), generator=generator, dtype=torch.int32).to(engine.device)
 
 
+def random_logits(batch: int, columns: int, layout: str, device: torch.device | str = "cpu") -> Tensor:
+    """Logits ``[batch, columns]``, in memory as a case's layout says."""
+    logits = torch.randn(batch, columns, generator=torch.Generator(device).manual_seed(1), device=device)
+    return logits.T.contiguous().T if layout == "batch-last" else logits
+
+
 def state_dicts(engine: em.MaskEngine, states: Tensor) -> list[dict[str, tuple[int, ...] | None]]:
     """Packed states as the loops take them: slot -> features, None for an empty one."""
     empty = int(engine.rules.empty)
@@ -33,9 +41,9 @@ def state_dicts(engine: em.MaskEngine, states: Tensor) -> list[dict[str, tuple[i
 class Head:
     """One head: logits, a mask of which about 60 % is legal, and one legal action a row."""
 
-    def __init__(self, width: int, batch: int):
+    def __init__(self, width: int, batch: int, layout: str = "row-major"):
         generator = torch.Generator().manual_seed(width)
-        self.logits = torch.randn(batch, width, generator=generator)
+        self.logits = random_logits(batch, width, layout)
         self.mask = torch.rand(batch, width, generator=generator) < 0.6
         sure = torch.randint(width, (batch, 1), generator=generator)
         self.mask.scatter_(1, sure, True)  # every row has a legal action
@@ -43,29 +51,50 @@ class Head:
 
 
 class Decision:
-    """All heads of a rule set: logits side by side, the masks in three forms, and one legal whole action a row.
+    """Whole decisions of a batch: slot states and seed totals, logits side by side, and what is made of them.
 
-    Attributes:
-        masks: the words.
-        head_masks: the same unpacked, a bool mask ``[batch, n]`` for each head.
-        flat: head sizes, and the same masks side by side.
-        action: legal as a whole; a head that its op ignores holds a value that is legal by itself.
+    Args:
+        engine: for which rules and slots; it makes the masks.
+        batch: environments.
+        layout: of the logits.
     """
 
-    def __init__(self, rules: str, batch: int, device: str = "cpu"):
-        ids = [f"slot{i}" for i in range(3)]
-        self.engine = em.MaskEngine(em.ruleset(rules), ids, max_seeds=LIMIT, device=device)
-        self.masks = self.engine(*random_states(self.engine, batch))
-        self.head_masks = tuple(self.masks[head] for head in self.masks)
-        self.sizes = [mask.shape[-1] for mask in self.head_masks]
-        self.flat = (self.sizes, torch.cat(self.head_masks, -1))
-        generator = torch.Generator().manual_seed(0)
-        self.logits = torch.randn(batch, sum(self.sizes), generator=generator).to(device)
-        noise = torch.rand(batch, len(self.sizes), generator=generator).to(device)
+    def __init__(self, engine: em.MaskEngine, batch: int, layout: str = "row-major"):
+        self.engine = engine
+        self.states, self.totals = random_states(engine, batch)
+        self.logits = random_logits(batch, engine.layout.logit_size, layout, engine.device)
+
+    @cached_property
+    def masks(self) -> em.ActionMasks:
+        """The masks as words."""
+        masks: em.ActionMasks = self.engine(self.states, self.totals)
+        return masks
+
+    @cached_property
+    def head_masks(self) -> list[Tensor]:
+        """The masks unpacked, bool ``[batch, n]`` for each head."""
+        return [self.masks[head] for head in self.masks]
+
+    @cached_property
+    def flat(self) -> tuple[list[int], Tensor]:
+        """The sizes of the heads, and their masks side by side."""
+        return [mask.shape[-1] for mask in self.head_masks], torch.cat(self.head_masks, -1)
+
+    @cached_property
+    def action(self) -> Tensor:
+        """One legal whole action a row; a head that its op ignores holds a value that is legal by itself."""
+        noise = torch.rand(
+            len(self.logits),
+            len(self.head_masks),
+            generator=torch.Generator(self.logits.device).manual_seed(2),
+            device=self.logits.device,
+        )
         drawn = em.FactoredCategorical(self.logits, self.masks).sample(noise=noise)
-        self.action = torch.stack([_legal(a, m) for a, m in zip(drawn.unbind(-1), self.head_masks)], -1)
+        legal = [mask.gather(1, one[:, None])[:, 0] for mask, one in zip(self.head_masks, drawn.unbind(-1))]
+        first = [mask.int().argmax(1) for mask in self.head_masks]
+        return torch.where(torch.stack(legal, -1), drawn, torch.stack(first, -1))
 
-
-def _legal(action: Tensor, mask: Tensor) -> Tensor:
-    """An action, or the first legal one where it is illegal: a head that is ignored may hold anything."""
-    return torch.where(mask.gather(1, action[:, None])[:, 0], action, mask.int().argmax(1))
+    @cached_property
+    def dicts(self) -> list[dict[str, tuple[int, ...] | None]]:
+        """The states as the loops take them."""
+        return state_dicts(self.engine, self.states)

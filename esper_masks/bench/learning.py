@@ -23,7 +23,7 @@ from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import learned, returns_of
 
-STEPS, SEEDS = 2_000_000, 5  # environment steps of a training, and trainings of an arm
+SEEDS = 5  # trainings of an arm
 EVALUATED = 8192  # episodes behind the return of a policy at the end, and of a baseline
 NEAR = 1e-4  # most that a ratio in a minibatch may be off by rounding, since its layers run over other rows at once
 PENALTY = 0.1  # points
@@ -48,12 +48,12 @@ class PenalizedEnv(LifecycleEnv):
         return obs, reward - PENALTY * (self.illegal_actions - before), terminated, truncated, info
 
 
-def learn(case: Case, share: float = 1.0) -> dict[str, Any]:
+def learn(case: Case, steps: int) -> dict[str, Any]:
     """What the trainings of an arm came to, or the return of a baseline.
 
     Args:
         case: the row.
-        share: of ``STEPS``, at most 1.
+        steps: of all environments, in a training.
 
     Returns: ``return_mean`` and ``standard_error`` of a baseline; of an arm ``steps``, ``ratio_off``, how far ratios
         were from 1 at most before the first optimizer step, and ``runs``: of each seed ``curve`` (of each iteration
@@ -62,11 +62,10 @@ def learn(case: Case, share: float = 1.0) -> dict[str, Any]:
         AssertionError: an arm that is not what it should be.
     """
     torch.manual_seed(0)
-    like = LifecycleEnv(em.ruleset(case.rules), EVALUATED, _slots(case))
+    like = LifecycleEnv(em.ruleset(case.rules), EVALUATED, case.slot_ids)
     if case.way in BASELINES:
         return _returns(BASELINES[case.way], like, 1)
-    steps, runs = int(STEPS * min(1.0, share)), []
-    off = check(build(case, 0, steps), case.way == "masked")
+    off, runs = check(build(case, 0, steps), case.way == "masked"), []
     for seed in range(SEEDS):
         ppo = build(case, seed, steps)
         curve = train(ppo, steps)
@@ -77,15 +76,11 @@ def learn(case: Case, share: float = 1.0) -> dict[str, Any]:
 def build(case: Case, seed: int, steps: int) -> PPO:
     """A training that has not begun; arms of one seed begin with the same weights. Seeds torch's own generator."""
     torch.manual_seed(seed)
-    rules, ids = em.ruleset(case.rules), _slots(case)
-    env = (PenalizedEnv if case.way == "penalized" else LifecycleEnv)(rules, case.batch, ids, seed=seed)
-    engine = env.engine if case.way == "masked" else AllLegal(rules, ids)
+    rules = em.ruleset(case.rules)
+    env = (PenalizedEnv if case.way == "penalized" else LifecycleEnv)(rules, case.batch, case.slot_ids, seed=seed)
+    engine = env.engine if case.way == "masked" else AllLegal(rules, case.slot_ids)
     policy = FactoredActorCritic(em.DecisionStep(engine, mode="eager"), env.obs_size, TrainSettings().width)
     return PPO(env, policy, PPOConfig(horizon=steps))
-
-
-def _slots(case: Case) -> list[str]:
-    return [f"slot{i}" for i in range(case.slots)]
 
 
 def _returns(policy: Any, like: LifecycleEnv, seed: int) -> dict[str, float]:

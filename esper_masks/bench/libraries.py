@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 import esper_masks as em
+from esper_masks.bench.inputs import Decision, Head
 
 Make = Callable[[Tensor, Any], Any]  # logits [batch, n], masks -> a distribution
 FILL = -1e4  # what the audited program puts in the place of an illegal action's logit
@@ -38,6 +39,12 @@ class Library:
     module: str = ""
     package: str = ""
 
+    def of(self, inputs: Head | Decision) -> tuple[Make, Any]:
+        """How its distribution of these inputs is made, and of which masks."""
+        if isinstance(inputs, Head):
+            return self.head, inputs.mask
+        return self.decision, getattr(inputs, self.takes)
+
 
 class Independent:
     """One distribution a head, each drawn and scored by itself: legal heads, but not always a legal action."""
@@ -53,7 +60,7 @@ class Independent:
         return torch.stack([head.log_prob(a) for head, a in zip(self.heads, action.unbind(-1))]).sum(0)
 
     def entropy(self) -> Tensor:
-        return torch.stack([head.entropy() for head in self.heads]).sum(0)
+        return torch.stack([entropies(head)[0] for head in self.heads]).sum(0)
 
 
 def entropies(dist: Any) -> tuple[Tensor, ...]:
@@ -104,4 +111,5 @@ LIBRARIES = {
     "torchrl": Library(torchrl_head, partial(Independent, torchrl_head), module="torchrl", package="torchrl"),
     "sb3": Library(sb3_head, sb3_decision, takes="flat", module="sb3_contrib", package="sb3-contrib"),
 }
+INDEPENDENT = Library(ours_head, partial(Independent, ours_head))  # one of ours a head, drawn as the others draw
 PEERS = tuple(name for name, library in LIBRARIES.items() if library.module)

@@ -45,14 +45,6 @@ def env_masks(
     return {"slot": slot_mask, "blueprint": blueprint_mask, "blend": blend_mask, "op": op_mask}
 
 
-def small_tensors(
-    batch: Sequence[Slots], slot_ids: Sequence[str], enabled: Sequence[str], totals: Sequence[int], limit: int
-) -> dict[str, Tensor]:
-    """The per-environment form: every environment by itself, then stacked."""
-    envs = [env_masks(slots, slot_ids, enabled, total, limit) for slots, total in zip(batch, totals)]
-    return {head: torch.stack([env[head] for env in envs]) for head in envs[0]}
-
-
 OP_ROWS = [[bool(word >> op & 1) for op in range(len(LifecycleOp))] for word in range(1 << len(LifecycleOp))]
 STAGE_WORDS = {int(s): (int(s) in FOSSILIZABLE) << FOSSILIZE | (int(s) in CULLABLE) << CULL for s in SeedStage}
 

@@ -4,6 +4,7 @@ Both take one dict per environment, slot id -> ``(stage, age, alpha_mode)`` or N
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -72,14 +73,6 @@ def env_masks(
     return masks
 
 
-def small_tensors(
-    batch: Sequence[Slots], slot_ids: Sequence[str], enabled: Sequence[str], totals: Sequence[int], limit: int
-) -> dict[str, Tensor]:
-    """The per-environment form: every environment by itself, then stacked."""
-    envs = [env_masks(slots, slot_ids, enabled, total, limit) for slots, total in zip(batch, totals)]
-    return {head: torch.stack([env[head] for env in envs]) for head in envs[0]}
-
-
 def _seed_word(stage: int, old: bool, hold: bool) -> int:
     return (
         1 << WAIT
@@ -90,12 +83,7 @@ def _seed_word(stage: int, old: bool, hold: bool) -> int:
     )
 
 
-SEED_WORDS = {
-    (int(s), old, hold): _seed_word(int(s), old, hold)
-    for s in SeedStage
-    for old in (False, True)
-    for hold in (False, True)
-}
+SEED_WORDS = {seed: _seed_word(*seed) for seed in product(map(int, SeedStage), (False, True), (False, True))}
 OP_ROWS = [[bool(word >> op & 1) for op in range(OPS)] for word in range(1 << OPS)]
 
 

@@ -1,8 +1,7 @@
-"""One row, in a process of its own: ``python -m esper_masks.bench.measure '{"device": "cpu", "batch": 4096, ...}'``.
+"""One row, in a process of its own: ``python -m esper_masks.bench.measure '[{"batch": 4096, ...}, {"seconds": 1}]'``.
 
 A process a row has a peak of memory that is its own, code that nobody compiled before (``suite`` gives it a folder for
-that), and a library that changes torch's switches for itself alone; and where it runs out of memory, the
-others go on.
+that), and a library that changes torch's switches for itself alone; and where it runs out of memory, the others go on.
 """
 
 import json
@@ -17,29 +16,28 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer, timer
 
-from esper_masks.bench.cases import WAYS, Case, Run
+from esper_masks.bench.cases import Case, Run, Settings
 from esper_masks.bench.learning import learn
 from esper_masks.bench.memory import end_of_peak, out_of_memory, start_of_peak
 from esper_masks.bench.ways import prepare
 
-SECONDS = 1.0  # that a row is timed for
 FEWEST = 3  # blocks, however long one takes: a spread is not seen in one
 
 
-def measure(case: Case, device: str, seconds: float = SECONDS) -> dict[str, Any]:
+def measure(case: Case, settings: Settings) -> dict[str, Any]:
     """Check the outputs of a row, then time it.
 
     Returns: ``ns_per_env`` (fastest block; of a training for each step of an environment), ``_median``, ``_q1`` and
-        ``_q3`` of it, ``blocks``; ``compile_s``, how much
-        longer than later ones the first call took, None where nothing is compiled; ``peak_bytes``, what a call takes
-        at most beyond its inputs and what it left from calls before, its outputs included, None where the system does
-        not tell; ``copy_gb_per_s`` of copying as many bytes, ``limit_ns_per_env`` and ``share_of_limit``;
-        and figures that the check gives.
+        ``_q3`` of it, ``blocks``; ``compile_s``, how much longer than later ones the first call took, None where
+        nothing is compiled; ``peak_bytes``, what a call takes at most beyond its inputs and what it left from calls
+        before, its outputs included, None where the system does not tell; ``copy_gb_per_s`` of copying as many bytes as
+        the limit has, ``limit_ns_per_env`` and ``share_of_limit``, None where ``Case.has_limit`` says so; and figures
+        that the check gives.
     Raises:
         AssertionError: outputs that are not what they should be.
     """
+    device = settings.device
     torch.manual_seed(0)
-    torch.set_num_threads(case.threads)
     if case.is_built:
         first_graph(device)
     run, verify = prepare(case, device)
@@ -54,26 +52,31 @@ def measure(case: Case, device: str, seconds: float = SECONDS) -> dict[str, Any]
         before = start_of_peak(device)
         run()
         peak = end_of_peak(device, before)
-    source = torch.empty(max(1, case.limit_bytes * case.batch // 2), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    bandwidth = 2 * source.nbytes / min(times(lambda: target.copy_(source), case.threads, seconds / 5)) / 1e9
-    each = case.batch * case.steps
-    blocks = [t / each * 1e9 for t in times(run, case.threads, seconds)]
+    bandwidth = copied(case, settings) if case.has_limit else None
+    calls = case.batch * case.steps
+    blocks = [t / calls * 1e9 for t in times(run, case.threads, settings.seconds)]
     q1, median, q3 = statistics.quantiles(blocks, n=4, method="inclusive")
-    limit = case.limit_bytes / bandwidth
+    limit = None if bandwidth is None else case.limit_bytes / bandwidth
     return {
         "ns_per_env": min(blocks),
         "ns_per_env_median": median,
         "ns_per_env_q1": q1,
         "ns_per_env_q3": q3,
         "blocks": len(blocks),
-        "compile_s": max(0.0, first - median * each / 1e9) if case.is_built else None,
+        "compile_s": max(0.0, first - median * calls / 1e9) if case.is_built else None,
         "peak_bytes": peak,
         "copy_gb_per_s": bandwidth,
         "limit_ns_per_env": limit,
-        "share_of_limit": limit / min(blocks),
+        "share_of_limit": None if limit is None else limit / min(blocks),
         **more,
     }
+
+
+def copied(case: Case, settings: Settings) -> float:
+    """Bandwidth of a copy of the bytes of the limit, in GB/s read and written."""
+    source = torch.empty(max(1, case.limit_bytes * case.batch // 2), dtype=torch.uint8, device=settings.device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(times(lambda: target.copy_(source), case.threads, settings.seconds / 5)) / 1e9
 
 
 def first_graph(device: str) -> None:
@@ -91,17 +94,16 @@ def times(run: Run, threads: int, seconds: float) -> list[float]:
 
 
 def main(argument: str) -> int:
-    """Print the measurements of a row as JSON, or ``{"error": "out of memory"}``, or ``{"wrong": ...}``."""
-    options = json.loads(argument)
-    device, seconds = options.pop("device"), options.pop("seconds", SECONDS)
-    case = Case(**options)
+    """Print the measurements of a row as JSON, or ``{"error": "out of memory"}``, or ``{"wrong": ...}``.
+
+    Args:
+        argument: the fields of the case, and those of the settings, as a list in JSON.
+    """
+    fields, how = json.loads(argument)
+    case, settings = Case(**fields), Settings(**how)
+    torch.set_num_threads(case.threads)
     try:
-        if case.is_timed:
-            assert case.way in WAYS
-            made = measure(case, device, seconds)
-        else:
-            torch.set_num_threads(case.threads)
-            made = learn(case, seconds)
+        made = measure(case, settings) if case.is_timed else learn(case, settings.steps)
     except AssertionError as error:
         made = {"wrong": f"{' '.join(str(error).split())} ({_place(error)})".strip()}
     except Exception as error:

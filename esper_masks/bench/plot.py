@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper_masks.bench.cases import ARMS, Case
+from esper_masks.bench.cases import Case
 from esper_masks.bench.suite import BenchError
 from esper_masks.viz import compare_trainings, measuring
 from esper_masks.viz.style import save
@@ -45,9 +45,12 @@ def plot(result: dict[str, Any], path: str | Path) -> None:
 
 def learning(result: dict[str, Any]) -> "Figure":
     """The curves of all seeds, beside the heuristic's return."""
+    trained = [row for row in result["rows"] if "runs" in row]
     curves: dict[str, dict[str, Any]] = {}
+    for row in trained:
+        curves.setdefault(f"{row['slots']} slots", {})[row["way"]] = [run["curve"] for run in row["runs"]]
     heuristics = {f"{r['slots']} slots": r["return_mean"] for r in result["rows"] if r["way"] == "heuristic"}
-    for row in result["rows"]:
-        if row["way"] in ARMS:
-            curves.setdefault(f"{row['slots']} slots", {})[row["way"]] = [run["curve"] for run in row["runs"]]
-    return compare_trainings(curves, heuristics)
+    figure = compare_trainings(curves, heuristics)
+    rules, seeds = trained[0]["rules"], len(trained[0]["runs"])
+    figure.suptitle(f"{rules}, seeds: {seeds} (line: mean, band: least to most)", fontsize=10)
+    return figure

@@ -8,9 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from esper_masks.bench.cases import ARMS
+from esper_masks.bench.cases import ARMS, AXES
 from esper_masks.bench.learning import summary
 from esper_masks.bench.suite import Row, case_of
+from esper_masks.progress import duration
 
 LEGEND = """\
 ns/env  the fastest block of calls; ±: middle half of the blocks, of the median
@@ -37,6 +38,8 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     for legend, table in (*_timed([row for row in result["rows"] if case_of(row).is_timed]), *_learned(trained)):
         console.print(f"\n{legend}")
         console.print(table)
+    if "seconds" in result:
+        console.print(f"{len(result['rows'])} rows in {duration(result['seconds'])}")
     if result.get("interrupted"):
         console.print("Interrupted: these are the rows up to that point.")
 
@@ -44,7 +47,9 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
 def _timed(rows: list[Row]) -> Iterator[tuple[str, Table]]:
     if rows:
         table = new_table("ns/env", "±", "x usual", "limit", "peak", "built")
-        for _, part in groupby(_in_order(rows), key=lambda row: case_of(row).axis):
+        names = list(dict.fromkeys(case_of(row).name for row in rows))
+        in_order = sorted(rows, key=lambda row: (_axis(row), names.index(case_of(row).name), row["batch"]))
+        for _, part in groupby(in_order, key=_axis):
             for row in part:
                 table.add_row(case_of(row).name, count(row["batch"]), *_figures(row))
             table.add_section()
@@ -82,20 +87,16 @@ def new_table(*titles: str) -> Table:
 
 def line(row: Row) -> str:
     """A row while the suite runs."""
-    name = f"{case_of(row).name}, batch {row['batch']:,}"
-    return f"{name}: {row.get('error', _short(row['ns_per_env']) + ' ns/env' if 'ns_per_env' in row else 'done')}"
+    made = f"{_short(row['ns_per_env'])} ns/env" if "ns_per_env" in row else "done"
+    return f"{case_of(row).title}: {row.get('error', made)}"
 
 
 def _at(commit: dict[str, Any] | None) -> str:
     return f" at {commit['id'][:12]}{' with changes' if commit['dirty'] else ''}" if commit else ""
 
 
-def _in_order(rows: list[Row]) -> list[Row]:
-    """Axes and names as they come, each by batch."""
-    cases = [case_of(row) for row in rows]
-    axes = {axis: at for at, axis in enumerate(dict.fromkeys(case.axis for case in cases))}
-    names = {name: at for at, name in enumerate(dict.fromkeys(case.name for case in cases))}
-    return sorted(rows, key=lambda row: (axes[case_of(row).axis], names[case_of(row).name], row["batch"]))
+def _axis(row: Row) -> int:
+    return AXES.index(case_of(row).axis)
 
 
 def _figures(row: Row) -> list[str]:
@@ -104,12 +105,13 @@ def _figures(row: Row) -> list[str]:
     elsewhere = "" if row.get("x_usual_batch") == row["batch"] else "*"
     ratio = _short(row["x_usual"]) + elsewhere if "x_usual" in row else ""
     spread = (row["ns_per_env_q3"] - row["ns_per_env_q1"]) / row["ns_per_env_median"]
+    limit = row["share_of_limit"] if case_of(row).has_limit else None
     peak, built = row["peak_bytes"], row["compile_s"]
     return [
         _short(row["ns_per_env"]),
         f"{spread:.0%}",
         ratio,
-        _percent(row["share_of_limit"]),
+        "" if limit is None else _percent(limit),
         "" if peak is None else _bytes(peak),
         "" if built is None else f"{built:.0f}s",
     ]

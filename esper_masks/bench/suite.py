@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,12 +20,14 @@ from typing import Any
 import torch
 
 import esper_masks as em
-from esper_masks.bench.cases import SCALING, USUAL, Case
+from esper_masks.bench.cases import SAME_WORK, SCALING, USUAL, Case, Settings
 from esper_masks.bench.libraries import LIBRARIES, Library
 from esper_masks.bench.memory import out_of_memory
 
 Row = dict[str, Any]  # the fields of a Case, and what measure() or learn() gives, or {"error": ...}
-TIMES = ("ns_per_env", *(f"ns_per_env_{name}" for name in ("median", "q1", "q3")), "limit_ns_per_env", "share_of_limit")
+Measure = Callable[[Case, Settings, Path], Row]  # as run_row, which is one
+TIMES = ("ns_per_env", *(f"ns_per_env_{name}" for name in ("median", "q1", "q3")))
+LIMITS = ("limit_ns_per_env", "share_of_limit")
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
@@ -35,50 +39,59 @@ class CheckError(RuntimeError):
     """Outputs of a row were not what they should be, or its process ended by something else than want of memory."""
 
 
-def run_row(case: Case, device: str, seconds: float, warm: str = "") -> Row:
+def run_row(case: Case, settings: Settings, warm: Path) -> Row:
     """Measure one row in a process of its own.
 
     Args:
         case: the row.
-        device: "cpu" or "cuda".
-        seconds: that it is timed for.
-        warm: the folder of ``warm_up``.
+        settings: how.
+        warm: a folder for what the compiler looks up once on a machine, so that not every row has to; the first row
+            that is compiled fills it.
 
     Raises:
         CheckError: with what the process said.
     """
-    argument = json.dumps({**asdict(case), "device": device, "seconds": seconds})
-    command = [sys.executable, "-m", "esper_masks.bench.measure", argument]
     with tempfile.TemporaryDirectory() as folder:  # made here, since a process that is killed leaves its own behind
-        if warm:
+        if case.is_built:
+            if not any(warm.iterdir()):
+                code = f"from esper_masks.bench.measure import first_graph; first_graph({settings.device!r})"
+                _python(warm, "-c", code)
             copytree(warm, folder, dirs_exist_ok=True)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(folder))
-    name, [*_, last] = f"{case.name}, batch {case.batch:,}", ["it said nothing", *done.stderr.strip().splitlines()]
+        argument = json.dumps([asdict(case), asdict(settings)])
+        done = _python(folder, "-m", "esper_masks.bench.measure", argument)
+    [*_, last] = ["it said nothing", *done.stderr.strip().splitlines()]
     if done.returncode in KILLED or (done.returncode and out_of_memory(last)):  # killed: what the system does then
         return {**asdict(case), "error": "out of memory"}
     if done.returncode:
-        raise CheckError(f"{name}: ended with exit code {done.returncode}: {last}")
+        raise CheckError(f"{case.title}: ended with exit code {done.returncode}: {last}")
     made = json.loads(done.stdout.splitlines()[-1])
     if "wrong" in made:
-        raise CheckError(f"{name}: outputs are wrong: {made['wrong']}")
+        raise CheckError(f"{case.title}: outputs are wrong: {made['wrong']}")
     return {**asdict(case), **made}
 
 
-def _environment(folder: str) -> dict[str, str]:
-    """Of a row's process."""
+def _python(folder: str | Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A process of Python that compiles into a folder."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
-    return {**kept, "TORCHINDUCTOR_CACHE_DIR": folder}
+    environment = {**kept, "TORCHINDUCTOR_CACHE_DIR": str(folder)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment)
 
 
-def warm_up(folder: str, device: str) -> None:
-    """Put into a folder what the compiler looks up once on a machine, so that not every row has to."""
-    code = f"from esper_masks.bench.measure import first_graph; first_graph({device!r})"
-    subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=_environment(folder))
+_measure: Measure = run_row
 
 
-def run(
-    cases: Sequence[Case], device: str, seconds: float, live: Callable[[Row], None] | None = None
-) -> dict[str, Any]:
+@contextmanager
+def measured_by(measure: Measure) -> Iterator[None]:
+    """Inside, every run measures its rows by another function than ``run_row``: for tests of what is made of rows."""
+    global _measure
+    before, _measure = _measure, measure
+    try:
+        yield
+    finally:
+        _measure = before
+
+
+def run(cases: Sequence[Case], settings: Settings, live: Callable[[Row], None] | None = None) -> dict[str, Any]:
     """Measure rows, one after another.
 
     Ctrl-C keeps the rows that were measured, and ``"interrupted"`` in the result is True.
@@ -86,20 +99,20 @@ def run(
     Raises:
         CheckError: see ``run_row``.
     """
-    about = machine(device, cases)  # before the run: files may change under it
+    about = machine(settings.device, cases)  # before the run: files may change under it
+    began = time.perf_counter()
     rows: list[Row] = []
     interrupted = False
     with tempfile.TemporaryDirectory() as warm:
         try:
-            if any(case.is_built for case in cases):
-                warm_up(warm, device)
             for case in cases:
-                rows.append(run_row(case, device, seconds, warm))
+                rows.append(_measure(case, settings, Path(warm)))
                 if live:
                     live(rows[-1])
         except KeyboardInterrupt:
             interrupted = True
-    return {**about, "device": device, "interrupted": interrupted, "rows": with_ratios(rows)}
+    took = {"interrupted": interrupted, "seconds": round(time.perf_counter() - began, 1)}
+    return {**about, "device": settings.device, **took, "rows": with_ratios(rows)}
 
 
 def missing(cases: Sequence[Case]) -> dict[str, str]:
@@ -118,13 +131,11 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     That is the first way of ``USUAL`` that did the same, at the row's own batch or the nearest that was measured.
     """
     timed = [row for row in rows if "ns_per_env" in row]
+    usual_ones = [row for row in timed if row["way"] in USUAL]
     for row in timed:
-        same = [
-            u for u in timed if u["way"] in USUAL and all(u[n] == row[n] for n in ("work", "rules", "slots", "step"))
-        ]
-        if same:
-            far = {id(u): abs(u["batch"].bit_length() - row["batch"].bit_length()) for u in same}
-            usual = min(same, key=lambda u: (USUAL.index(u["way"]), far[id(u)]))
+        if same := [usual for usual in usual_ones if all(usual[name] == row[name] for name in SAME_WORK)]:
+            size = row["batch"].bit_length()
+            usual = min(same, key=lambda one: (USUAL.index(one["way"]), abs(one["batch"].bit_length() - size)))
             row |= {"x_usual": usual["ns_per_env"] / row["ns_per_env"], "x_usual_batch": usual["batch"]}
     return list(rows)
 
@@ -197,11 +208,13 @@ def _is_result(result: Any) -> bool:
     about = {"cpu", "cores", "gpu"} <= set(result["machine"]) and {"esper_masks", "torch"} <= set(result["versions"])
     commit = result.get("commit") or {"id": "", "dirty": False}
     rows = [
-        {field.name for field in fields(Case)} <= set(row)
-        and case_of(row).limit_bytes * row["batch"] > 0
+        case_of(row).limit_bytes * row["batch"] > 0
         and (
             {"error", "return_mean", "runs"} & set(row)
-            or (all(row[name] > 0 for name in TIMES) and {"peak_bytes", "compile_s"} <= set(row))
+            or (
+                all(row[name] > 0 for name in (*TIMES, *(LIMITS if case_of(row).has_limit else ())))
+                and {"peak_bytes", "compile_s", *LIMITS} <= set(row)
+            )
         )
         for row in result["rows"]
     ]

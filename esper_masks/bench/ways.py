@@ -1,18 +1,19 @@
 """What a row runs, and the check of its outputs that comes before any timing."""
 
-from collections.abc import Iterator, Mapping
-from types import ModuleType
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import esper_masks as em
-from esper_masks.bench import dropin, loops_2025_12, loops_2026_06, training
+from esper_masks.bench import dropin, loops, training
 from esper_masks.bench.cases import (
+    ANY_BATCH,
     BOOLS,
     FROM_OBJECTS,
+    LIBRARY_WAYS,
     LOOPS,
     ROW_MAJOR_STATES,
     TRAININGS,
@@ -21,15 +22,21 @@ from esper_masks.bench.cases import (
     Run,
     Verify,
 )
-from esper_masks.bench.inputs import LIMIT, Decision, Head, random_states, state_dicts
-from esper_masks.bench.libraries import FILL, LIBRARIES
-from esper_masks.bench.rows import Row, check, near, separate
+from esper_masks.bench.checking import (
+    Scored,
+    check_masks,
+    check_oracle,
+    check_scores,
+    pieces,
+    scores,
+    with_gradient,
+)
+from esper_masks.bench.inputs import LIMIT, Decision, Head
+from esper_masks.bench.libraries import INDEPENDENT, LIBRARIES, ours_decision
+from esper_masks.compiled.torch_private import mark_dynamic
 from esper_masks.decision.step import Mode
 
-LOOP_MODULES: dict[str, ModuleType] = {"esper-2025-12": loops_2025_12, "esper-2026-06": loops_2026_06}
 ALIKE = 0.999  # share of rows whose action must be the same: the noise of others falls within rounding of an edge
-PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no more memory than what it checks
-LOOPED = 4096  # rows whose masks a loop makes again
 ALL_ROWS_AT_ONCE: dict[str, Any] = {
     "cpp.enable_tiling_heuristics": False
 }  # else row-major rows of few actions are taken one by one
@@ -47,37 +54,23 @@ def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, ali
     if case.work in TRAININGS:
         return training.prepare(case)
     if case.work == "dropin":
-        return dropin.prepare(case, LOOP_MODULES[case.rules])
-    if case.way.split()[0] in LIBRARIES:
-        return distribution(case, device)
-    engine = make_engine(case, device) if step is None else step.engine
-    states, totals = random_states(engine, case.batch)
-    generator = torch.Generator(device).manual_seed(1)
-    logits = torch.randn(case.batch, engine.layout.logit_size, generator=generator, device=device)
-    if case.layout == "batch-last":
-        logits = logits.T.contiguous().T
-    if case.way == ROW_MAJOR_STATES:
-        states = states.contiguous()
-    if case.way in LOOPS:
-        return loop(case, engine, states, totals, logits)
-    if case.way == FROM_OBJECTS:
-        return objects(case, engine, states, totals)
-    if case.way in BOOLS:
-        return bools(case, engine, states, totals)
-    step = _step(case, engine) if step is None else step
+        return dropin.prepare(case)
+    if case.width:
+        return distribution(case, Head(case.width, case.batch, case.layout))
+    inputs = Decision(make_engine(case, device) if step is None else step.engine, case.batch, case.layout)
+    if case.way in LIBRARY_WAYS:
+        return distribution(case, inputs)
     if case.work == "words":
-        return words(case, step, states, totals)
-    return (
-        update(case, step, states, totals, logits)
-        if _is_update(case)
-        else decision(case, step, states, totals, logits, alike)
-    )
+        return masks(case, inputs, step), partial(check_masks, inputs)
+    if case.way in LOOPS:
+        return loop(case, inputs)
+    step = _step(case, inputs.engine) if step is None else step
+    return update(step, inputs) if case.is_update else decision(case, step, inputs, alike)
 
 
 def make_engine(case: Case, device: str) -> em.MaskEngine:
     """The engine of a row."""
-    ids = [f"slot{i}" for i in range(case.slots)]
-    return em.MaskEngine(em.ruleset(case.rules), ids, max_seeds=LIMIT, device=device)
+    return em.MaskEngine(em.ruleset(case.rules), case.slot_ids, max_seeds=LIMIT, device=device)
 
 
 def make_step(case: Case, device: str) -> em.DecisionStep:
@@ -85,182 +78,131 @@ def make_step(case: Case, device: str) -> em.DecisionStep:
     return _step(case, make_engine(case, device))
 
 
-def _is_update(case: Case) -> bool:
-    return case.step == "forward+backward"
-
-
-def distribution(case: Case, device: str) -> tuple[Run, Verify]:
-    """A library's distribution of one head or of a decision, given masks that lie ready; ours is not a step here."""
-    inputs = Head(case.width, case.batch) if case.width else Decision(case.rules, case.batch, device)
-    row = Row(inputs, case.way, case.layout)
-    function = row.score() if _is_update(case) else row.forward()
-    if "compiled" in case.way:
-        options = ALL_ROWS_AT_ONCE if case.way == VECTORIZED else None
-        function = torch.compile(function, fullgraph=True, options=options)
-    timed = row.run(case.step)
-
-    def run() -> Any:
-        with torch.set_grad_enabled(_is_update(case)):
-            return timed(function)
-
-    return run, lambda result: check(row, case.step, result)
-
-
-def decision(
-    case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, logits: Tensor, alike: bool
-) -> tuple[Run, Verify]:
-    """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
-    engine = step.engine
-    out = step.allocate(case.batch) if case.memory == "allocated" else None
-
-    def verify(made: em.Decision) -> None:
-        made = tree_map(torch.clone, made)  # a CUDA graph writes the next call to the same place
-        assert made.raw_entropy is not None
-        noise = torch.rand(case.batch, len(engine.layout.heads), device=logits.device)
-        again, same = step(states, logits, totals, noise=noise).actions if alike else None, 0
-        for rows in _pieces(case.batch):
-            masks = engine(states[rows], totals[rows])
-            joint = em.FactoredCategorical(logits[rows], masks)
-            assert masks.permits(made.actions[rows]).all()
-            assert torch.equal(made.slot_words[rows].int(), masks.slot_words)
-            near(made.log_prob[rows], joint.log_prob(made.actions[rows]))
-            near(made.raw_entropy[rows], joint.raw_entropy())
-            if again is not None:
-                same += int((again[rows] == joint.sample(noise=noise[rows])).all(-1).sum())
-        assert again is None or same >= min(ALIKE * case.batch, case.batch - 1), (
-            f"{case.batch - same} other actions for the same noise"
-        )
-        check_masks(case, engine, states, totals)
-
-    return lambda: step(states, logits, totals, out=out), verify
-
-
-def update(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
-    """Our scores of given actions under ready masks, and their gradient."""
-    engine = step.engine
-    masks, leaf = engine(states, totals), logits.clone().requires_grad_()
-    with torch.no_grad():
-        actions = em.FactoredCategorical(logits, masks).sample()
-
-    def run() -> tuple[Tensor, Tensor]:
-        leaf.grad = None
-        made = step.evaluate(leaf, masks, actions)
-        score = made.log_prob + made.raw_entropy
-        score.sum().backward()
-        assert leaf.grad is not None
-        return score.detach(), leaf.grad
-
-    def verify(result: tuple[Tensor, Tensor]) -> None:
-        for rows in _pieces(case.batch):
-            own = logits[rows].clone().requires_grad_()
-            joint = em.FactoredCategorical(own, masks.select(rows))
-            score = joint.log_prob(actions[rows]) + joint.raw_entropy()
-            score.sum().backward()
-            near(result[0][rows], score)
-            near(result[1][rows], own.grad)
-
-    return run, verify
-
-
-def words(case: Case, step: em.DecisionStep, states: Tensor, totals: Tensor) -> tuple[Run, Verify]:
-    """Our masks alone, as words."""
-    engine = step.engine
-
-    def verify(masks: em.ActionMasks) -> None:
-        expected = engine(states, totals)
-        assert torch.equal(masks.slot_words, expected.slot_words)
-        assert torch.equal(masks.op_words, expected.op_words)
-        check_masks(case, engine, states, totals)
-
-    return lambda: step.masks(states, totals), verify
-
-
-def objects(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor) -> tuple[Run, Verify]:
-    """Our masks from the Python objects that a loop begins with, packed at each call."""
-    dicts = state_dicts(engine, states)
-    seeds = [{slot: None if seed is None else em.SlotState(*seed) for slot, seed in env.items()} for env in dicts]
-
-    def verify(made: em.ActionMasks) -> None:
-        assert torch.equal(made.slot_words, engine(states, totals).slot_words)
-        check_masks(case, engine, states, totals)
-
-    return lambda: engine(engine.pack_slots(seeds), totals), verify
-
-
-def bools(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor) -> tuple[Run, Verify]:
-    """What the loops give: a bool mask for each head, and ``slot_by_op`` where the original has it."""
-    with_slot_by_op = case.rules == "esper-2026-06"
-
-    def masks(states: Tensor, totals: Tensor) -> dict[str, Tensor]:
-        made = engine(states, totals)
-        return {**{head: made[head] for head in made}, **({"slot_by_op": made.slot_by_op} if with_slot_by_op else {})}
-
-    def verify(made: dict[str, Tensor]) -> None:
-        same_masks(made, engine(states, totals))
-        check_masks(case, engine, states, totals)
-
-    function = torch.compile(masks, fullgraph=True) if case.is_built else masks
-    return lambda: function(states, totals), verify
-
-
-def same_masks(made: Mapping[str, Any], expected: em.ActionMasks) -> None:
-    """Bool masks of heads, and ``slot_by_op``, are those that are expected."""
-    for head, mask in made.items():
-        if head in expected or head == "slot_by_op":
-            ours = expected.slot_by_op if head == "slot_by_op" else expected[head]
-            assert torch.equal(ours.cpu(), torch.as_tensor(mask).cpu()), head
-
-
-def loop(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor, logits: Tensor) -> tuple[Run, Verify]:
-    """Masks environment by environment, then torch's ``Categorical`` head by head: what the engine replaces.
-
-    The masks are made on the CPU and moved once, which on a GPU is kinder than what such loops do.
-    """
-    function = getattr(LOOP_MODULES[case.rules], "small_tensors" if case.way == LOOPS[0] else "one_tensor")
-    ids, counts = list(engine.slot_ids), totals.tolist()
-    dicts = state_dicts(engine, states)
-    sizes = [head.size for head in engine.layout.heads]
-
-    def masks() -> dict[str, Tensor]:
-        return {head: mask.to(logits.device) for head, mask in function(dicts, ids, ids, counts, LIMIT).items()}
-
-    def decide() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-        made = masks()
-        parts = zip(engine.layout.head_names, logits.split(sizes, -1))
-        heads = [torch.distributions.Categorical(logits=part.masked_fill(~made[name], FILL)) for name, part in parts]
-        actions = [head.sample() for head in heads]
-        scores = [head.log_prob(action) for head, action in zip(heads, actions)]
-        entropies = [head.entropy() for head in heads]
-        return made, torch.stack(actions, -1), torch.stack(scores).sum(0), torch.stack(entropies).sum(0)
-
-    def verify_masks(made: dict[str, Tensor]) -> None:
-        same_masks(made, engine(states, totals))
-
-    def verify(result: tuple[dict[str, Tensor], Tensor, Tensor, Tensor]) -> None:
-        made, actions, log_prob, entropy = result
-        verify_masks(made)
-        head_masks = [made[name] for name in engine.layout.head_names]
-        assert all(m.gather(1, a[:, None]).all() for m, a in zip(head_masks, actions.unbind(-1)))
-        for value, other in zip((log_prob, entropy), separate(logits, head_masks, actions)):
-            near(value, other)
-
-    return (masks, verify_masks) if case.work == "words" else (decide, verify)
-
-
-def check_masks(case: Case, engine: em.MaskEngine, states: Tensor, totals: Tensor) -> None:
-    """The engine's masks of the first rows are those of a loop, or of the oracle for rules that have no loop."""
-    rows = slice(0, LOOPED if case.rules in LOOP_MODULES else LOOPED // 16)  # the oracle takes its time
-    states, totals, ids = states[rows], totals[rows], list(engine.slot_ids)
-    if case.rules in LOOP_MODULES:
-        made = LOOP_MODULES[case.rules].one_tensor(state_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
-    else:
-        made = em.reference.masks(engine.rules, states.tolist(), totals.tolist(), max_seeds=LIMIT)
-    same_masks(made, engine(states, totals))
-
-
 def _step(case: Case, engine: em.MaskEngine) -> em.DecisionStep:
     return em.DecisionStep(engine, mode=cast(Mode, case.way.split(",")[0]))  # prepare sends no other way here
 
 
-def _pieces(batch: int) -> Iterator[slice]:
-    return (slice(start, start + PIECE) for start in range(0, batch, PIECE))
+def distribution(case: Case, inputs: Head | Decision) -> tuple[Run, Verify]:
+    """A library's distribution of one head or of a decision, given masks that lie ready; ours is not a step here."""
+    library, ours = LIBRARIES[case.way.split()[0]], LIBRARIES["ours"]
+    (make, masks), expected = library.of(inputs), (ours if library is ours else INDEPENDENT).of(inputs)
+    leaf, given = inputs.logits.detach().requires_grad_(), inputs.action
+
+    def draw(logits: Tensor, masks: Any) -> Scored:
+        dist = make(logits, masks)
+        action = dist.sample()
+        return Scored(action, scores(dist, action))
+
+    def score(logits: Tensor, masks: Any, action: Tensor) -> tuple[Tensor, ...]:
+        return scores(make(logits, masks), action)
+
+    function: Any = score if case.is_update else draw
+    if case.is_built:
+        options = ALL_ROWS_AT_ONCE if case.way == VECTORIZED else None
+        function = torch.compile(function, fullgraph=True, options=options)
+    if case.way == ANY_BATCH:
+        for tensor in tree_leaves((leaf, masks, given)):
+            mark_dynamic(tensor, 0)
+
+    def run() -> Scored:
+        if case.is_update:
+            return with_gradient(lambda logits: function(logits, masks, given), leaf, given)
+        with torch.no_grad():
+            made: Scored = function(leaf, masks)
+        return made
+
+    def verify(made: Scored) -> None:
+        check_scores(expected[0], inputs.logits, expected[1], made)
+        if isinstance(inputs, Decision) and library is ours:
+            check_oracle(inputs, made)
+
+    return run, verify
+
+
+def decision(case: Case, step: em.DecisionStep, inputs: Decision, alike: bool) -> tuple[Run, Verify]:
+    """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
+    states, totals, logits = inputs.states, inputs.totals, inputs.logits
+    out = step.allocate(case.batch) if case.memory == "allocated" else None
+
+    def verify(made: em.Decision) -> None:
+        made = tree_map_only(Tensor, torch.clone, made)  # a CUDA graph writes the next call to the same place
+        assert made.raw_entropy is not None
+        words = em.ActionMasks.from_words(step.engine.layout, made.slot_words)
+        check_masks(inputs, words)
+        check_scores(ours_decision, logits, inputs.masks, Scored(made.actions, (made.log_prob, made.raw_entropy)))
+        if alike:
+            check_draws(step, inputs)
+
+    return lambda: step(states, logits, totals, out=out), verify
+
+
+def check_draws(step: em.DecisionStep, inputs: Decision) -> None:
+    """For given noise, a step draws what the distribution in eager code draws."""
+    batch, same = len(inputs.logits), 0
+    noise = torch.rand(batch, len(inputs.engine.layout.heads), device=inputs.logits.device)
+    actions = step(inputs.states, inputs.logits, inputs.totals, noise=noise).actions
+    for rows in pieces(batch):
+        drawn = ours_decision(inputs.logits[rows], inputs.masks.select(rows)).sample(noise=noise[rows])
+        same += int((actions[rows] == drawn).all(-1).sum())
+    assert same >= min(ALIKE * batch, batch - 1), f"{batch - same} other actions for the same noise"
+
+
+def update(step: em.DecisionStep, inputs: Decision) -> tuple[Run, Verify]:
+    """Our scores of given actions under ready masks, and their gradient."""
+    masks, leaf, given = inputs.masks, inputs.logits.clone().requires_grad_(), inputs.action
+
+    def score(logits: Tensor) -> tuple[Tensor, Tensor]:
+        made = step.evaluate(logits, masks, given)
+        return made.log_prob, made.raw_entropy
+
+    return (
+        lambda: with_gradient(score, leaf, given),
+        lambda made: check_scores(ours_decision, inputs.logits, masks, made),
+    )
+
+
+def masks(case: Case, inputs: Decision, step: em.DecisionStep | None = None) -> Run:
+    """Masks alone: words of ours, or what the loops give, a bool mask for each head and ``slot_by_op`` if they have it.
+
+    Where a loop begins with Python objects, "from objects" does so too, and packs them at each call.
+    """
+    engine, states, totals = inputs.engine, inputs.states, inputs.totals
+
+    def as_bools(states: Tensor, totals: Tensor) -> dict[str, Tensor]:
+        made = engine(states, totals)
+        by_op = {"slot_by_op": made.slot_by_op} if case.rules == "esper-2026-06" else {}
+        return {**{head: made[head] for head in made}, **by_op}
+
+    if case.way in LOOPS:
+        ids, counts, device = list(engine.slot_ids), totals.tolist(), inputs.logits.device
+        is_usual, dicts = case.way == LOOPS[0], inputs.dicts
+        looped = partial(loops.small_tensors, case.rules) if is_usual else loops.MODULES[case.rules].one_tensor
+        # made on the CPU and moved once, which on a GPU is kinder than what such loops do
+        return lambda: {head: mask.to(device) for head, mask in looped(dicts, ids, ids, counts, LIMIT).items()}
+    if case.way == FROM_OBJECTS:
+        seeds = [{slot: None if v is None else em.SlotState(*v) for slot, v in env.items()} for env in inputs.dicts]
+        return lambda: engine(engine.pack_slots(seeds), totals)
+    if case.way in BOOLS:
+        function = torch.compile(as_bools, fullgraph=True) if case.is_built else as_bools
+        return lambda: function(states, totals)
+    taken = states.contiguous() if case.way == ROW_MAJOR_STATES else states
+    ours = _step(case, engine) if step is None else step
+    return lambda: ours.masks(taken, totals)
+
+
+def loop(case: Case, inputs: Decision) -> tuple[Run, Verify]:
+    """Masks environment by environment, then torch's ``Categorical`` head by head: what the engine replaces."""
+    looped, names, make = masks(case, inputs), inputs.engine.layout.head_names, LIBRARIES["torch"].decision
+
+    def run() -> tuple[dict[str, Tensor], Scored]:
+        made = looped()
+        dist = make(inputs.logits, [made[name] for name in names])
+        action = dist.sample()
+        return made, Scored(action, scores(dist, action))
+
+    def verify(result: tuple[dict[str, Tensor], Scored]) -> None:
+        made, scored = result
+        check_masks(inputs, made)
+        check_scores(INDEPENDENT.decision, inputs.logits, [made[name] for name in names], scored)
+
+    return run, verify

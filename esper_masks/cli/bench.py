@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from esper_masks.bench import plot, report, suite
-from esper_masks.bench.cases import FROM_OBJECTS, GROUPS, SCALING, Case, group
+from esper_masks.bench.cases import FROM_OBJECTS, GROUPS, LEARNING, QUICK, SCALING, Case, Settings, group
 from esper_masks.bench.compare import compare, differences, print_comparison
 from esper_masks.bench.memory import free_memory
 from esper_masks.bench.suite import BenchError
@@ -28,7 +28,6 @@ HEEDED = {  # options that make a command of their own, and those that they heed
     "list": ("group", "json", "rows", "batch", "threads", "device"),
 }
 FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, inputs and check included, as measured
-QUICK = 0.05
 LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
 
 
@@ -47,10 +46,11 @@ def add_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, metavar="N", help="these rows at another batch than the suite's")
     threads = "threads of the CPU for these rows (default: 1, and all cores in a row of its own)"
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
-    seconds = "time for each row (default: %(default)g); of a training in learning, the part that is run, at most 1"
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help=seconds)
-    quick = f"as --seconds {QUICK:g}: to see that all rows run"
-    parser.add_argument("--quick", dest="seconds", action="store_const", const=QUICK, help=quick)
+    times = parser.add_mutually_exclusive_group()
+    seconds = f"time for each row (default: {Settings.seconds:g}); trainings of learning end after their steps instead"
+    times.add_argument("--seconds", type=float, metavar="S", help=seconds)
+    quick = f"{QUICK.seconds:g} s for each row, {QUICK.steps:,} steps for each training: to see that all rows run"
+    times.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--list", action="store_true", help="print the rows instead of measuring them")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     where = "write the result to a file; - is standard output, and then the table goes to standard error"
@@ -76,10 +76,10 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         raise BenchError(f"--plot {options.plot}: the result itself goes there; name another file")
     if options.source is not None:
         return _show(options, suite.load(options.source))
-    cases = choose(options)
+    settings, cases = choose_settings(options), choose(options)
     if options.list:
-        names = [f"{case.name}, batch {case.batch:,}" for case in cases]
-        print(json.dumps([asdict(case) for case in cases], indent=1) if options.json else "\n".join(names))
+        titles = "\n".join(case.title for case in cases)
+        print(json.dumps([asdict(case) for case in cases], indent=1) if options.json else titles)
         return 0
     cases = _installed(cases)
     if options.plot and not any(map(plot.is_drawn, cases)):
@@ -88,38 +88,53 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     def live(row: suite.Row) -> None:
         print(report.line(row), file=sys.stderr, flush=True)
 
-    return _show(options, {"group": options.group, **suite.run(cases, options.device, options.seconds, live)})
+    result = suite.run(cases, settings, live)
+    return _show(options, {"group": options.group, **result})
+
+
+def choose_settings(options: argparse.Namespace) -> Settings:
+    """How rows are measured.
+
+    Raises:
+        BenchError: an unknown device, one that is not there, or a time that is none.
+    """
+    if options.device not in DEVICES:
+        raise BenchError(f"--device {options.device}: the devices are {' and '.join(DEVICES)}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("--device cuda: torch finds no GPU here")
+    settings = replace(QUICK if options.quick else Settings(), device=options.device)
+    if options.seconds is None:
+        return settings
+    if not 0 < options.seconds < inf:
+        raise BenchError(f"--seconds {options.seconds}: wanted more than 0")
+    if options.group == LEARNING:
+        raise BenchError("--seconds: trainings of learning end after their steps; --quick takes fewer of them")
+    return replace(settings, seconds=options.seconds)
 
 
 def choose(options: argparse.Namespace) -> list[Case]:
     """The rows that options ask for.
 
     Raises:
-        BenchError: an unknown group or device, one that is not there, no such row, or a batch that memory cannot hold.
+        BenchError: an unknown group, one that is not measured on the device, no such row, or a batch that memory cannot
+            hold.
     """
     if options.group not in (SCALING, *GROUPS):
         raise BenchError(f"{options.group}: the groups are {', '.join((SCALING, *GROUPS))}")
-    if options.device not in DEVICES:
-        raise BenchError(f"--device {options.device}: the devices are {' and '.join(DEVICES)}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise BenchError("--device cuda: torch finds no GPU here")
     if options.device == "cuda" and options.group != SCALING:
         raise BenchError(f"--device cuda: {options.group} is measured on a CPU; make gpu measures the rest")
-    if not 0 < options.seconds < inf:
-        raise BenchError(f"--seconds {options.seconds}: wanted more than 0")
     cases = group(options.group, options.device, os.cpu_count() or 1)
     if options.rows:
-        cases = [case for case in cases if any(text in f"{case.name}, batch {case.batch:,}" for text in options.rows)]
+        cases = [case for case in cases if any(text in case.title for text in options.rows)]
     if not cases:
         raise BenchError(f"no row is called {' or '.join(options.rows)}; --list prints them")
-    if options.threads is not None:
-        if options.threads < 1:
-            raise BenchError(f"--threads {options.threads}: wanted 1 or more")
-        cases = list(dict.fromkeys(replace(case, threads=options.threads) for case in cases))
+    for field in ("threads", "batch"):
+        number = getattr(options, field)
+        if number is not None:
+            if number < 1:
+                raise BenchError(f"--{field} {number}: wanted 1 or more")
+            cases = list(dict.fromkeys(replace(case, **{field: number}) for case in cases))
     if options.batch is not None:
-        if options.batch < 1:
-            raise BenchError(f"--batch {options.batch}: wanted 1 or more")
-        cases = list(dict.fromkeys(replace(case, batch=options.batch) for case in cases))
         need, free = max(map(_bytes_per_env, cases)), free_memory(options.device)
         if free is not None and need * options.batch > free:
             raise BenchError(
@@ -154,15 +169,14 @@ def _installed(cases: Sequence[Case]) -> list[Case]:
 
 def _check_heeded(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Raises: BenchError: an option that another one would have ignored."""
-    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
-    options_of = reversed(parser._actions)  # of two with one place, the first is told
-    flags = {a.dest: a.option_strings[-1] for a in options_of if a.dest in given and a.option_strings}
-    if "group" in given:
-        flags["group"] = options.group
+    flags = {"group": options.group, "source": "--from"}  # where the flag is not the name
+    values = {name: value for name, value in vars(options).items() if name != "command"}  # which chose this parser
+    given = [name for name, value in values.items() if value != parser.get_default(name)]
     for mode, heeded in HEEDED.items():
-        if mode in given and (ignored := [name for name in flags if name not in (mode, *heeded)]):
+        if mode in given and (ignored := [name for name in given if name not in (mode, *heeded)]):
             what = "prints two results" if mode == "compare" else "measures nothing"
-            raise BenchError(f"{flags[mode]} {what}, so {flags[ignored[0]]} would be ignored; leave one of them out")
+            mine, other = (flags.get(name, f"--{name}") for name in (mode, ignored[0]))
+            raise BenchError(f"{mine} {what}, so {other} would be ignored; leave one of them out")
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any]) -> int:

@@ -5,7 +5,10 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +18,13 @@ import torch
 
 import esper_masks as em
 from esper_masks.bench import measure, suite
-from esper_masks.bench.cases import ARMS, BASELINES, LOOPS, group
+from esper_masks.bench.cases import ARMS, BASELINES, LOOPS, STEPS, Case, Settings, group
+from esper_masks.bench.checking import Scored, check_oracle
 from esper_masks.bench.inputs import LIMIT, Decision, Head, random_states, state_dicts
-from esper_masks.bench.learning import NEAR, SEEDS, STEPS
+from esper_masks.bench.learning import NEAR, SEEDS
 from esper_masks.bench.libraries import LIBRARIES, PEERS
-from esper_masks.bench.rows import Row, check
-from esper_masks.bench.ways import LOOP_MODULES
+from esper_masks.bench.loops import MODULES, small_tensors
+from esper_masks.bench.ways import make_engine, prepare
 from esper_masks.cli.entry import main
 from tests.helpers import ROOT, assert_same_masks
 
@@ -36,7 +40,8 @@ def test_loops_equal_the_engine(rules: str, slots: int, way: str) -> None:
     engine = em.MaskEngine(em.ruleset(rules), ids, max_seeds=LIMIT)
     states, totals = random_states(engine, 300)
     masks = engine(states, totals)
-    made = getattr(LOOP_MODULES[rules], way)(state_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
+    loop = partial(small_tensors, rules) if way == "small_tensors" else MODULES[rules].one_tensor
+    made = loop(state_dicts(engine, states), ids, ids, totals.tolist(), LIMIT)
     assert_same_masks(masks, made, states)
     assert set(made) == {*masks, *(["slot_by_op"] if rules == "esper-2026-06" else [])}
     assert totals.max() > LIMIT > totals.min()  # the limit decides in some rows
@@ -45,10 +50,10 @@ def test_loops_equal_the_engine(rules: str, slots: int, way: str) -> None:
 def agree(library: str) -> None:
     """Both steps of a library's eager rows on a small batch, checked as before a timing."""
     torch.manual_seed(0)
-    for inputs in (Head(13, 50), Decision("esper-2025-12", 50), Decision("esper-2026-06", 50)):
-        row = Row(inputs, f"{library} eager")
-        check(row, "forward", row.run("forward")(row.forward()))
-        check(row, "forward+backward", row.run("forward+backward")(row.score()))
+    cases = Case(work="head of 13"), Case(), Case(rules="esper-2026-06")
+    for case, step in product(cases, STEPS):
+        run, verify = prepare(replace(case, batch=50, step=step, way=f"{library} eager"), "cpu")
+        verify(run())
 
 
 @pytest.mark.parametrize("library", [name for name in LIBRARIES if name not in PEERS])
@@ -66,18 +71,31 @@ def test_distributions_of_peers_agree(library: str) -> None:
 
 
 def test_the_check_of_distributions_can_fail() -> None:
-    row = Row(Head(13, 50), "torch eager")
-    action, log_prob, entropy = row.run("forward")(row.forward())
-    values, gradient = row.run("forward+backward")(row.score())
-    illegal = row.inputs.mask.int().argmin(1)
-    wrong = {
-        "forward": [(illegal, log_prob, entropy), (action, log_prob + 1e-3, entropy)],
-        "forward+backward": [((values[0], values[1] + 1e-3), gradient), (values, gradient + 1e-3)],
-    }
-    for step, results in wrong.items():
-        for result in results:
+    for step in STEPS:
+        run, verify = prepare(Case(work="head of 13", way="torch eager", batch=50, step=step), "cpu")
+        made = run()
+        verify(made)
+        log_prob, entropy = made.values
+        wrong = [
+            made._replace(action=Head(13, 50).mask.int().argmin(1)),
+            made._replace(values=(log_prob + 1e-3, entropy)),
+            made._replace(values=(log_prob, entropy + 1e-3)),
+            *([made._replace(gradient=made.gradient + 1e-3)] if step == "forward+backward" else []),
+        ]
+        for one in wrong:
             with pytest.raises(AssertionError):
-                check(row, step, result)
+                verify(one)
+
+
+def test_the_oracle_judges_whole_actions_of_ours() -> None:
+    case = Case(way="ours eager", batch=8)
+    run, _ = prepare(case, "cpu")
+    made: Scored = run()
+    inputs = Decision(make_engine(case, "cpu"), 8)
+    check_oracle(inputs, made)
+    for values in ((made.values[0] + 1e-3, made.values[1]), (made.values[0], made.values[1] + 1e-3)):
+        with pytest.raises(AssertionError):
+            check_oracle(inputs, made._replace(values=values))
 
 
 def test_inputs_are_what_they_promise() -> None:
@@ -85,10 +103,11 @@ def test_inputs_are_what_they_promise() -> None:
     assert 0.55 < head.mask.float().mean() < 0.7
     assert head.mask.any(-1).all()
     assert head.mask.gather(1, head.action[:, None]).all()
-    case = Decision("esper-2026-06", 300)
+    case = Decision(make_engine(Case(rules="esper-2026-06"), "cpu"), 300)
     assert case.masks.permits(case.action).all()
     assert all(m.gather(1, a[:, None]).all() for m, a in zip(case.head_masks, case.action.unbind(-1)))
-    assert len(case.sizes) == 8
+    assert len(case.flat[0]) == 8
+    assert sum(case.flat[0]) == case.flat[1].shape[-1] == case.logits.shape[-1]
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -137,7 +156,7 @@ def test_what_was_learned() -> None:
             assert row["ratio_off"] < NEAR
             for run in row["runs"]:
                 assert any(run["curve"]["illegal_share"]) == (arm != "masked")
-                assert run["curve"]["env_steps"][-1] >= row["steps"] == STEPS
+                assert run["curve"]["env_steps"][-1] >= row["steps"] == Settings().steps
         ends = [run["return_mean"] for run in trained[slots, "masked"]["runs"]]
         assert min(ends) - trained[slots, "heuristic"]["return_mean"] > max(ends) - min(ends), f"{slots} slots"
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 import torch
 
 import esper_masks as em
-from esper_masks.bench import learning, loops_2025_12, measure, memory, plot, report, suite, ways
+from esper_masks.bench import checking, learning, loops_2025_12, measure, memory, plot, report, suite
 from esper_masks.bench.cases import (
+    ANY_BATCH,
     ARMS,
     BASELINES,
     CENTRE,
@@ -25,17 +27,25 @@ from esper_masks.bench.cases import (
     LOOPS,
     OURS,
     PEERS,
+    QUICK,
+    SAME_WORK,
+    SCALING,
     WAYS,
     Case,
+    Settings,
+    group,
     star,
 )
 from esper_masks.bench.compare import compare
+from esper_masks.bench.inputs import Head
+from esper_masks.bench.libraries import LIBRARIES
 from esper_masks.cli import bench as bench_cli
 from esper_masks.cli.entry import main
 from tests.helpers import ROOT
 
 FIGURES = {"ns_per_env": 50.0, "ns_per_env_median": 55.0, "ns_per_env_q1": 52.0, "ns_per_env_q3": 60.0, "blocks": 9}
 FIGURES |= {"compile_s": 12.0, "peak_bytes": 4_000_000, "copy_gb_per_s": 20.0, "limit_ns_per_env": 3.9}
+AT_ONCE = Settings(seconds=0.01)
 
 
 def row(case: Case = CENTRE, **figures: Any) -> suite.Row:
@@ -77,6 +87,40 @@ def test_rows_of_a_group_have_names_of_their_own(name: str) -> None:
     assert usual or name == "learning"
 
 
+@pytest.mark.parametrize("name", [SCALING, *GROUPS])
+def test_rows_that_are_compared_are_measured_one_after_another(name: str) -> None:
+    """Each row stands among those that do the same work on the same batch, with what is usual among them."""
+    rows = group(name, "cpu", 2)
+    assert len(rows) == len(set(rows))
+    compared = [(*(getattr(case, field) for field in SAME_WORK), case.batch) for case in rows]
+    runs = [key for key, _ in groupby(compared)]
+    assert len(runs) == len(set(runs))
+
+
+def test_a_row_for_any_batch_stands_beside_the_row_for_its_own() -> None:
+    rows = group("distributions", "cpu", 2)
+    for case in rows:
+        if case.way == ANY_BATCH:
+            assert replace(case, way="ours compiled") in rows
+
+
+def test_how_long_a_row_takes_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+
+    def measure_row(case: Case, settings: Settings, *_: Any) -> suite.Row:
+        asked.append(settings)
+        return row(case)
+
+    with suite.measured_by(measure_row):
+        for arguments in ([], ["--seconds", "3"], ["--quick"]):
+            assert main(["bench", "--rows", "eager, batch 4,096", *arguments]) == 0
+        with pytest.raises(SystemExit):
+            main(["bench", "--quick", "--seconds", "3"])
+    assert list(dict.fromkeys(asked)) == [Settings(), Settings(seconds=3.0), QUICK]
+    assert QUICK.steps < Settings().steps
+    assert " rows in 0:00" in capsys.readouterr().out
+
+
 def test_the_limit_by_hand() -> None:
     assert Case(work="head of 13").limit_bytes == 13 * 4 + 2 + 1 + 8
     assert Case(work="head of 13", step="forward+backward").limit_bytes == 13 * 8 + 2 + 1 + 8
@@ -111,10 +155,15 @@ def test_the_limit_by_hand() -> None:
     ids=lambda case: case.name,
 )
 def test_a_row_is_checked_and_timed(case: Case) -> None:
-    made = measure.measure(case, "cpu", seconds=0.01)
+    made = measure.measure(case, AT_ONCE)
     quartiles = made["ns_per_env_q1"], made["ns_per_env_median"], made["ns_per_env_q3"]
     assert 0 < made["ns_per_env"] <= quartiles[0] <= quartiles[1] <= quartiles[2]
-    assert made["limit_ns_per_env"] == pytest.approx(case.limit_bytes / made["copy_gb_per_s"])
+    if case.has_limit:
+        assert made["limit_ns_per_env"] == pytest.approx(case.limit_bytes / made["copy_gb_per_s"])
+        assert made["share_of_limit"] == pytest.approx(made["limit_ns_per_env"] / made["ns_per_env"])
+    else:  # what it computes is no copy of a decision's bytes
+        assert case.work in ("dropin", "rollout", "training")
+        assert made["limit_ns_per_env"] is made["share_of_limit"] is made["copy_gb_per_s"] is None
     assert made["compile_s"] is None
 
 
@@ -137,14 +186,33 @@ def test_a_peak_is_seen_again_in_memory_that_was_freed() -> None:
     del again
 
 
-def test_checks_go_through_a_large_batch_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways, "PIECE", 3)
-    for step in ("forward", "forward+backward"):
-        assert measure.measure(Case(batch=8, way="eager", step=step), "cpu", seconds=0.01)["ns_per_env"] > 0
+@pytest.mark.parametrize("wrong", [None, *range(8)])
+def test_a_large_batch_is_checked_piece_by_piece(wrong: int | None) -> None:
+    """Rows 0 to 2, 3 to 5, and the two that are left."""
+    inputs = Head(13, 8)
+    make, masks = LIBRARIES["ours"].of(inputs)
+    leaf = inputs.logits.clone().requires_grad_()
+    made = checking.with_gradient(lambda x: checking.scores(make(x, masks), inputs.action), leaf, inputs.action)
+    if wrong is None:
+        checking.check_scores(make, inputs.logits, masks, made, piece=3)
+        return
+    assert made.gradient is not None
+    log_prob, entropy = (value.detach().clone() for value in made.values)
+    log_prob[wrong] += 0.01
+    gradient = made.gradient.clone()
+    gradient[wrong] += 0.01
+    illegal = inputs.action.clone()
+    illegal[wrong] = inputs.mask[wrong].int().argmin()
+    spoiled = {"values": (log_prob, entropy)}, {"gradient": gradient}, {"action": illegal}
+    for change in spoiled:
+        with pytest.raises(AssertionError):
+            checking.check_scores(make, inputs.logits, masks, made._replace(**change), piece=3)
 
 
 def test_a_row_has_a_process_of_its_own() -> None:
-    made = suite.run_row(Case(batch=8, way="eager"), "cpu", 0.01)
+    made = suite.run([Case(batch=8, way="eager")], AT_ONCE)
+    assert made["seconds"] > 1  # Python alone takes longer to begin
+    [made] = made["rows"]
     assert made["batch"] == 8
     assert made["ns_per_env"] > 0
     assert "error" not in made
@@ -173,7 +241,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, change: Callab
         (Case(way="eager", work="words"), em.DecisionStep, "_words", lambda w: (w[0], w[1] ^ 8)),
         (Case(way="eager", work="words"), loops_2025_12, "one_tensor", lambda m: {**m, "op": ~m["op"]}),
         (Case(way="eager", step="forward+backward"), em.DecisionStep, "_evaluate", lambda e: (e[0] * 1.01, *e[1:])),
-        (Case(way=LOOPS[0]), loops_2025_12, "small_tensors", lambda m: {**m, "op": ~m["op"]}),
+        (Case(way=LOOPS[0]), loops_2025_12, "env_masks", lambda m: {**m, "op": ~m["op"]}),
         (Case(way=LOOPS[0]), torch.distributions.Categorical, "entropy", lambda value: value + 0.01),
         (Case(way=LOOPS[1]), torch.distributions.Categorical, "log_prob", lambda value: value + 0.01),
         (Case(way="torch eager"), torch.distributions.Categorical, "entropy", lambda value: value + 0.01),
@@ -181,7 +249,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, change: Callab
         (Case(way="ours eager", work="head of 13"), em.MaskedCategorical, "sample", lambda action: action * 0),
         (Case(way="eager, bools", work="words"), loops_2025_12, "one_tensor", lambda m: {**m, "op": ~m["op"]}),
         (Case(way="from objects", work="words"), em.MaskEngine, "pack_slots", lambda states: states * 0),
-        (Case(way=LOOPS[0], work="dropin"), loops_2025_12, "small_tensors", lambda m: {**m, "op": ~m["op"]}),
+        (Case(way=LOOPS[0], work="dropin"), loops_2025_12, "env_masks", lambda m: {**m, "op": ~m["op"]}),
         (
             Case(way=DROPINS[0], work="dropin"),
             em.compat.esper_2025_12,
@@ -197,19 +265,21 @@ def test_the_check_can_fail(
 ) -> None:
     spoil(monkeypatch, owner, name, change)
     with pytest.raises(AssertionError):
-        measure.measure(replace(case, batch=8), "cpu", seconds=0.01)
+        measure.measure(replace(case, batch=8), AT_ONCE)
 
 
 def test_wrong_outputs_end_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What the process of a row says comes out as one line."""
     spoil(monkeypatch, em.DecisionStep, "_words", lambda w: (w[0], w[1] ^ 8))
-    assert measure.main(json.dumps({**asdict(Case(batch=4, way="eager", work="words")), "device": "cpu"})) == 0
+    assert measure.main(json.dumps([asdict(Case(batch=4, way="eager", work="words")), asdict(AT_ONCE)])) == 0
     said = capsys.readouterr().out
     monkeypatch.setattr(suite.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
     monkeypatch.setattr(suite, "machine", lambda *_: {})
     assert main(["bench", "--rows", "eager, batch 1"]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("esper-masks bench: eager, batch 1: outputs are wrong: (verify: assert torch.equal(masks.op")
+    assert line.startswith(
+        "esper-masks bench: eager, batch 1: outputs are wrong: (same_masks: assert torch.equal(made.op"
+    )
 
 
 def test_a_process_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +291,7 @@ def test_a_process_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch, caps
     assert line == "esper-masks bench: eager, batch 1: ended with exit code 1: InvalidCxxCompiler: no compiler"
 
 
-def test_an_interpreter_that_drops_assertions_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_that_drops_assertions_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = {}
 
     def run(*_: Any, env: dict[str, str], **__: Any) -> Any:
@@ -230,7 +300,7 @@ def test_an_interpreter_that_drops_assertions_is_not_used(monkeypatch: pytest.Mo
 
     monkeypatch.setenv("PYTHONOPTIMIZE", "1")
     monkeypatch.setattr(suite.subprocess, "run", run)
-    suite.run_row(CENTRE, "cpu", 1.0)
+    suite.run_row(CENTRE, Settings(), tmp_path)
     assert "PATH" in seen
     assert "PYTHONOPTIMIZE" not in seen
     assert not Path(seen["TORCHINDUCTOR_CACHE_DIR"]).exists()  # nothing is left of what was compiled
@@ -242,7 +312,7 @@ def test_out_of_memory_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 import resource, json
 from esper_masks.bench import measure
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-measure.main(json.dumps({{**{asdict(Case(batch=1 << 28, way="eager"))!r}, "device": "cpu"}}))
+measure.main(json.dumps([{asdict(Case(batch=1 << 28, way="eager"))!r}, {{}}]))
 """
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert json.loads(made.stdout) == {"error": "out of memory"}, made.stderr
@@ -251,13 +321,12 @@ measure.main(json.dumps({{**{asdict(Case(batch=1 << 28, way="eager"))!r}, "devic
         [
             done([], -9, "", ""),
             done([], -6, "", "terminate called\n  what():  std::bad_alloc\n"),
-            done([], 0, json.dumps(FIGURES), ""),
+            done([], 0, json.dumps({**FIGURES, "share_of_limit": 0.08}), ""),
         ]
     )
     monkeypatch.setattr(suite, "machine", lambda *_: {})
-    monkeypatch.setattr(suite, "warm_up", lambda *_: None)
     monkeypatch.setattr(suite.subprocess, "run", lambda *_, **__: next(answers))
-    made = suite.run([Case(batch=batch) for batch in (4, 8, 16)], "cpu", 1.0)
+    made = suite.run([Case(batch=batch, way="eager") for batch in (4, 8, 16)], Settings())
     assert not made["interrupted"]
     assert [one.get("error") for one in made["rows"]] == ["out of memory", "out of memory", None]
     assert "out of memory" in report.line(made["rows"][0])
@@ -271,17 +340,17 @@ def test_an_interrupted_run_keeps_its_rows(
             return row(case)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(suite, "run_row", run_row)
     out = tmp_path / "kept.json"
-    assert main(["bench", "--rows", "eager, batch 4", "-o", str(out)]) == 130
+    with suite.measured_by(run_row):
+        assert main(["bench", "--rows", "eager, batch 4", "-o", str(out)]) == 130
     assert [one["batch"] for one in suite.load(out)["rows"]] == [4]
     assert suite.load(out)["interrupted"]
     assert "Interrupted: these are the rows up to that point." in capsys.readouterr().out
     assert main(["bench", "--from", str(out)]) == 0
     monkeypatch.setattr(plot, "find_spec", lambda name: name)
-    monkeypatch.setattr(suite, "run_row", lambda *_: signal.raise_signal(signal.SIGINT))
     before = out.read_bytes()
-    assert main(["bench", "--rows", "eager", "--plot", str(tmp_path / "none.png"), "-o", str(out)]) == 130
+    with suite.measured_by(lambda *_: signal.raise_signal(signal.SIGINT)):
+        assert main(["bench", "--rows", "eager", "--plot", str(tmp_path / "none.png"), "-o", str(out)]) == 130
     assert out.read_bytes() == before  # nothing was measured
     assert list(tmp_path.iterdir()) == [out]
 
@@ -295,15 +364,15 @@ def test_a_signal_that_ends_a_run_keeps_its_rows(
             signal.raise_signal(number)
         return row(case)
 
-    monkeypatch.setattr(suite, "run_row", run_row)
     out, whole = tmp_path / "kept.json", tmp_path / "kept-interrupted.json"
     arguments = ["bench", "--rows", "eager, batch 4,096", "eager, batch 65,536", "-o", str(out)]
-    assert main(arguments) == code
-    assert {one["batch"] for one in suite.load(out)["rows"]} == {4096}
-    assert signal.getsignal(number) is signal.SIG_DFL
-    before = out.read_bytes()
-    capsys.readouterr()
-    assert main(arguments) == code  # over a result that may be whole it does not write
+    with suite.measured_by(run_row):
+        assert main(arguments) == code
+        assert {one["batch"] for one in suite.load(out)["rows"]} == {4096}
+        assert signal.getsignal(number) is signal.SIG_DFL
+        before = out.read_bytes()
+        capsys.readouterr()
+        assert main(arguments) == code  # over a result that may be whole it does not write
     assert out.read_bytes() == before
     assert suite.load(whole)["rows"] == suite.load(out)["rows"]
     assert f"{out} is left as it was; what was measured is in {whole}" in capsys.readouterr().err
@@ -313,10 +382,10 @@ def test_a_reader_that_goes_away_costs_no_result(monkeypatch: pytest.MonkeyPatch
     def gone(*_: Any) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(suite, "run_row", lambda case, *_: row(case))
     monkeypatch.setattr(report, "print_result", gone)
     out = tmp_path / "kept.json"
-    assert main(["bench", "--rows", "eager, batch 4", "-o", str(out)]) == 0
+    with suite.measured_by(lambda case, *_: row(case)):
+        assert main(["bench", "--rows", "eager, batch 4", "-o", str(out)]) == 0
     assert suite.load(out)["rows"]
 
 
@@ -328,17 +397,15 @@ def test_standard_output_has_the_result_alone(saved: Path) -> None:
         assert "ns/env" in done.stderr
 
 
-def test_a_library_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, saved: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(suite, "find_spec", lambda module: None)
     assert main(["bench", "--rows", "torchrl", "sb3"]) == 2
     said = "torchrl and sb3-contrib not installed (pip install 'esper-masks[sb3,torchrl]')"
     assert capsys.readouterr().err == f"esper-masks bench: {said}\n"
     measured = []
-    monkeypatch.setattr(suite, "run", lambda cases, *_: measured.extend(cases) or suite.load(saved))
-    assert main(["bench", "--rows", "torchrl", "sb3", "torch eager"]) == 0
-    assert capsys.readouterr().err == f"{said}: 8 rows are left out\n"
+    with suite.measured_by(lambda case, *_: measured.append(case) or row(case)):
+        assert main(["bench", "--rows", "torchrl", "sb3", "torch eager"]) == 0
+    assert capsys.readouterr().err.startswith(f"{said}: 8 rows are left out\n")
     assert {case.way for case in measured} == {"torch eager"}
 
 
@@ -355,6 +422,8 @@ def test_a_library_that_is_not_there(
         (["--batch", str(1 << 50)], "would fit"),
         (["--seconds", "nan"], "--seconds nan: wanted more than 0"),
         (["--seconds", "0"], "--seconds 0.0: wanted more than 0"),
+        (["learning", "--seconds", "9"], "--seconds: trainings of learning end after their steps; --quick takes fewer"),
+        (["--from", "a", "--quick"], "--from measures nothing, so --quick"),
         (["-o", "/no/such/folder/a.json"], "/no/such/folder/a.json: its folder is not there; make it"),
         (["-o", "/"], "/: is a folder; name a file in it"),
         (["--plot", "a.png", "-o", "./a.png"], "--plot a.png: the result itself goes there"),
@@ -384,8 +453,8 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(plot, "find_spec", lambda name: name)
-    monkeypatch.setattr(suite, "run", lambda *_: pytest.fail("it must not start"))
-    assert main(["bench", *arguments]) == 2
+    with suite.measured_by(lambda *_: pytest.fail("it must not start")):
+        assert main(["bench", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     [line] = captured.err.splitlines()
@@ -408,9 +477,9 @@ def test_rows_are_measured_with_the_threads_that_are_asked_for(
 
 def test_a_batch_that_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_cli, "free_memory", lambda device: 8 << 30)
-    monkeypatch.setattr(suite, "run", lambda cases, *_: {**result(), "rows": [row(case) for case in cases]})
-    assert main(["bench", "--rows", "torch compiled", "--batch", str(1 << 22)]) == 2
-    assert main(["bench", "--rows", "words, batch", "--batch", str(1 << 24)]) == 0
+    with suite.measured_by(lambda case, *_: row(case)):
+        assert main(["bench", "--rows", "torch compiled", "--batch", str(1 << 22)]) == 2
+        assert main(["bench", "--rows", "words, batch", "--batch", str(1 << 24)]) == 0
 
 
 def test_the_table_fits_and_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -537,26 +606,26 @@ def test_a_plot_without_matplotlib_is_one_line(
     assert capsys.readouterr().err == "esper-masks bench: --plot needs matplotlib: pip install 'esper-masks[viz]'\n"
 
 
-def test_trainings_that_are_not_timed_are_rows(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trainings_that_are_not_timed_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of them is run, as short as can be; the table and the picture are those of a whole group."""
-    made = learning.learn(Case("learning", batch=8, way="unmasked"), share=1e-4)
+    made = learning.learn(Case("learning", batch=8, way="unmasked"), steps=200)
+    assert made["steps"] == 200
     assert len(made["runs"]) == learning.SEEDS
     assert made["ratio_off"] < learning.NEAR
     assert all(any(run["curve"]["illegal_share"]) for run in made["runs"])
     baseline = {"return_mean": 1.0, "standard_error": 0.1}
-    monkeypatch.setattr(suite, "run_row", lambda case, *_: {**asdict(case), **(made if case.way in ARMS else baseline)})
     path = tmp_path / "learning.json"
-    assert main(["bench", "learning", "-o", str(path)]) == 0
+    with suite.measured_by(lambda case, *_: {**asdict(case), **(made if case.way in ARMS else baseline)}):
+        assert main(["bench", "learning", "-o", str(path)]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "penalized, 16 slots" in out
     assert suite.load(path)["group"] == "learning"
-    assert [suite.case_of(one) for one in suite.load(path)["rows"]] == GROUPS["learning"]()
+    assert [suite.case_of(one) for one in suite.load(path)["rows"]] == group("learning", "cpu", 1)
     pytest.importorskip("matplotlib", reason="the extra `viz` is not installed")
     assert main(["bench", "--from", str(path), "--plot", str(tmp_path / "a.png")]) == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert plot.learning(suite.load(path)).get_suptitle() == "esper-2025-12, seeds: 5 (line: mean, band: least to most)"
 
 
 @pytest.mark.parametrize("arm", ["masked", "penalized"])

@@ -1,0 +1,133 @@
+"""What a way has to give: checks that come before any timing. Each is an AssertionError where something is wrong."""
+
+from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+import esper_masks as em
+from esper_masks.bench.inputs import LIMIT, Decision, state_dicts
+from esper_masks.bench.libraries import Make, entropies
+from esper_masks.bench.loops import MODULES
+
+PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no more memory than what it checks
+LOOPED = 4096  # rows whose masks a loop makes again
+ENUMERATED = 4  # rows whose whole actions the oracle goes through
+
+
+class Scored(NamedTuple):
+    """Actions of a batch and their scores."""
+
+    action: Tensor  # drawn, or given
+    values: tuple[Tensor, ...]  # log-probability and entropy in nats [batch]; ours may give more entropies
+    gradient: Tensor | None = None  # of the sum of the values, like the logits; None where nobody asks for it
+
+
+def scores(dist: Any, action: Tensor) -> tuple[Tensor, ...]:
+    """The values of ``Scored``, by a distribution of any library."""
+    return dist.log_prob(action), *entropies(dist)
+
+
+def with_gradient(values_of: Callable[[Tensor], tuple[Tensor, ...]], logits: Tensor, action: Tensor) -> Scored:
+    """Values that are computed from logits, which are a leaf, and their gradient."""
+    logits.grad = None
+    values = values_of(logits)
+    torch.stack([value.sum() for value in values]).sum().backward()
+    return Scored(action, values, logits.grad)
+
+
+def check_scores(make: Make, logits: Tensor, masks: Any, made: Scored, piece: int = PIECE) -> None:
+    """Actions are legal; their values and gradient are those of a distribution in eager code.
+
+    Args:
+        make: that distribution, one of ours.
+        logits: ``[batch, columns]``.
+        masks: as ``make`` takes them.
+        made: what is checked. What it lacks of the values, such as the entropies of single heads, is not compared.
+        piece: rows at a time.
+    """
+    for rows in pieces(len(logits), piece):
+        _check_piece(make, *tree_map_only(Tensor, itemgetter(rows), (logits, masks, made)))
+
+
+def _check_piece(make: Make, logits: Tensor, masks: Any, made: Scored) -> None:
+    assert legal(masks, made.action).all(), "an action is illegal"
+
+    def values_of(logits: Tensor) -> tuple[Tensor, ...]:
+        return scores(make(logits, masks), made.action)[: len(made.values)]
+
+    if made.gradient is None:
+        with torch.no_grad():
+            expected = values_of(logits)
+    else:
+        _, expected, gradient = with_gradient(values_of, logits.detach().requires_grad_(), made.action)
+        near(made.gradient, gradient)
+    for value, other in zip(made.values, expected, strict=True):
+        near(value, other)
+
+
+def pieces(batch: int, piece: int = PIECE) -> Iterator[slice]:
+    """A batch in parts that are checked one by one."""
+    return (slice(start, start + piece) for start in range(0, batch, piece))
+
+
+def legal(masks: em.ActionMasks | Tensor | list[Tensor], action: Tensor) -> Tensor:
+    """Bool ``[batch]``: whether masks of a whole action, of a head or of heads drawn by themselves permit an action."""
+    if isinstance(masks, em.ActionMasks):
+        return masks.permits(action)
+    if isinstance(masks, Tensor):
+        return masks.gather(1, action[:, None])[:, 0]
+    return torch.stack([legal(mask, one) for mask, one in zip(masks, action.unbind(-1))]).all(0)
+
+
+def check_oracle(inputs: Decision, made: Scored) -> None:
+    """Whole actions of the first rows are scored as the oracle scores them, by enumeration."""
+    masks = inputs.masks
+    for at in range(min(ENUMERATED, len(made.action))):
+        bools = {name: masks[name][at].tolist() for name in masks} | {"slot_by_op": masks.slot_by_op[at].tolist()}
+        logits = dict(zip(masks, (part.tolist() for part in inputs.logits[at].split(inputs.flat[0]))))
+        joint = em.reference.Joint(inputs.engine.rules, bools, logits)
+        expected = joint.log_prob(made.action[at].tolist()), joint.raw_entropy()
+        near(torch.stack([value[at] for value in made.values[:2]]), torch.tensor(expected))
+
+
+def check_masks(inputs: Decision, made: em.ActionMasks | Mapping[str, Any]) -> None:
+    """Masks of a batch are the engine's, and the engine's are right."""
+    same_masks(made, inputs.masks)
+    check_engine(inputs)
+
+
+def same_masks(made: em.ActionMasks | Mapping[str, Any], expected: em.ActionMasks) -> None:
+    """Words, or bool masks of heads and ``slot_by_op``, are those that are expected."""
+    if isinstance(made, em.ActionMasks):
+        assert torch.equal(made.slot_words, expected.slot_words)
+        assert torch.equal(made.op_words, expected.op_words)
+        return
+    for head, mask in made.items():
+        if head in expected or head == "slot_by_op":
+            ours = expected.slot_by_op if head == "slot_by_op" else expected[head]
+            assert torch.equal(ours.cpu(), torch.as_tensor(mask).cpu()), head
+
+
+def check_engine(inputs: Decision) -> None:
+    """The engine's masks of the first rows are those of the best loop, or of the oracle for rules that have no loop."""
+    engine, rules = inputs.engine, inputs.engine.rules
+    has_loop = rules.name in MODULES
+    rows = slice(LOOPED if has_loop else LOOPED // 16)  # the oracle takes its time
+    totals = inputs.totals[rows].tolist()
+    if has_loop:
+        dicts, ids = state_dicts(engine, inputs.states[rows]), list(engine.slot_ids)
+        made = MODULES[rules.name].one_tensor(dicts, ids, ids, totals, LIMIT)
+    else:
+        made = em.reference.masks(rules, inputs.states[rows].tolist(), totals, max_seeds=LIMIT)
+    same_masks(made, inputs.masks.select(rows))
+
+
+def near(value: Tensor | None, expected: Tensor | None) -> None:
+    """Two results are no further apart than rounding takes them."""
+    assert value is not None
+    assert expected is not None
+    torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-4, atol=1e-5, check_stride=False)
