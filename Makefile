@@ -10,7 +10,8 @@
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
 #   make bench               measure all groups of rows, in some fifty minutes: benchmarks/results, their tables and pictures
-#   make bench SUITES="masks dropin"            some groups; BENCH_ARGS=--quick for a look, into runs/bench
+#   make bench SUITES="masks dropin"            some groups, such as those that an interrupted run left over;
+#                            BENCH_ARGS=--quick for a look, into runs/bench
 #   make gpu                 all that a GPU can tell, in five minutes, with nothing installed; GPU_OUT=FOLDER GPU_ARGS="--only a,c"
 
 PYTHON ?= python3
@@ -67,7 +68,11 @@ dist:
 # with arguments a run is not what the docs show: its results go elsewhere, and no page is written
 bench: $(READY)
 	@set -e; folder=benchmarks/results/$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); \
-	  if [ -n "$(BENCH_ARGS)" ]; then folder=runs/bench; fi; mkdir -p $$folder; \
+	  if [ -n "$(BENCH_ARGS)" ]; then folder=runs/bench; \
+	  elif [ -n "$$(git status --porcelain esper_masks 2>/dev/null)" ]; then \
+	    echo "esper_masks/ has changes that are in no commit: commit them first, or add BENCH_ARGS=--quick for a look"; \
+	    exit 2; \
+	  fi; mkdir -p $$folder; \
 	  for suite in $(SUITES); do \
 	    $(BIN)/python -m esper_masks bench $$suite --device $(DEVICE) $(BENCH_ARGS) -o $$folder/$$suite-$(DEVICE).json; \
 	  done; \

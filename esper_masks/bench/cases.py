@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -160,6 +161,11 @@ class Case:
 CENTRE = Case()
 
 
+def grid(**fields: Iterable[Any]) -> list[Case]:
+    """Rows of all combinations of some values of fields; the other fields are those of the centre."""
+    return [replace(CENTRE, **dict(zip(fields, values))) for values in product(*fields.values())]
+
+
 def star(device: str, cores: int) -> list[Case]:
     """The rows of ``scaling`` for a device, the centre first.
 
@@ -169,24 +175,25 @@ def star(device: str, cores: int) -> list[Case]:
     """
     cuda = device == "cuda"
     large = (1 << 20, 1 << 22)
-    rows = [CENTRE, *(replace(CENTRE, batch=batch) for batch in (1, 4, 64, 256, 1024, 4096, 16384, *large))]
-    rows += [replace(CENTRE, work="words", batch=batch) for batch in (4096, 65536, *large)]
-    rows += [replace(CENTRE, slots=slots) for slots in (1, 8, 16, 64)]
-    rows += [replace(CENTRE, rules=rules, batch=4096) for rules in ("esper-2025-11", "esper-2026-06")]
-    rows += [replace(CENTRE, rules="esper-2026-06")]
-    rows += [replace(CENTRE, way="eager", batch=batch) for batch in (1, 4, 4096, 65536)]
-    graphs = [replace(CENTRE, way="cuda-graph", batch=batch) for batch in (4, 4096, 65536) if cuda]
-    rows += [replace(case, memory="fresh") for case in graphs]  # what a graph gives lies ready
-    rows += [replace(CENTRE, step="forward+backward", batch=batch) for batch in (4096, 65536)]
-    rows += [replace(CENTRE, layout="batch-last", batch=batch) for batch in (4096, 65536)]
-    rows += [replace(CENTRE, memory="fresh", batch=batch) for batch in (4, 65536, 1 << 20)]
-    rows += [replace(CENTRE, memory="fresh", slots=64)]
-    rows += [replace(CENTRE, threads=cores)] if cores > 1 and not cuda else []
-    rows += [replace(CENTRE, way=LOOPS[0], batch=batch) for batch in (1, 4, 4096, 65536)]
-    rows += [replace(CENTRE, way=LOOPS[0], rules="esper-2026-06", batch=4096)]
-    rows += [replace(CENTRE, way=LOOPS[0], work="words")]
-    rows += [replace(CENTRE, way=LOOPS[1], batch=batch) for batch in (4, 4096, 65536)]
-    return [*rows, *(replace(CENTRE, way=w, step=s, batch=b) for w, s, b in product(PEERS, STEPS, (4096, 65536)))]
+    return [
+        *grid(batch=(65536, 1, 4, 64, 256, 1024, 4096, 16384, *large)),
+        *grid(work=["words"], batch=(4096, 65536, *large)),
+        *grid(slots=(1, 8, 16, 64)),
+        *grid(rules=("esper-2025-11", "esper-2026-06"), batch=[4096]),
+        *grid(rules=["esper-2026-06"]),
+        *grid(way=["eager"], batch=(1, 4, 4096, 65536)),
+        *grid(way=["cuda-graph"], memory=["fresh"], batch=(4, 4096, 65536) if cuda else ()),  # what it gives lies ready
+        *grid(step=STEPS[1:], batch=(4096, 65536)),
+        *grid(layout=["batch-last"], batch=(4096, 65536)),
+        *grid(memory=["fresh"], batch=(4, 65536, 1 << 20)),
+        *grid(memory=["fresh"], slots=[64]),
+        *grid(threads=[cores] if cores > 1 and not cuda else []),
+        *grid(way=LOOPS[:1], batch=(1, 4, 4096, 65536)),
+        *grid(way=LOOPS[:1], rules=["esper-2026-06"], batch=[4096]),
+        *grid(way=LOOPS[:1], work=["words"]),
+        *grid(way=LOOPS[1:], batch=(4, 4096, 65536)),
+        *grid(way=PEERS, step=STEPS, batch=(4096, 65536)),
+    ]
 
 
 def masks() -> list[Case]:
@@ -194,53 +201,58 @@ def masks() -> list[Case]:
 
     Over 64 slots a loop takes as long for each environment at 65,536 as at 4,096, and some gigabytes.
     """
-    words, every = replace(CENTRE, work="words"), (*LOOPS, FROM_OBJECTS, "eager", "compiled", *BOOLS)
-    batches = (1, 4, 16, 256, 4096, 65536)
-    rows = [replace(words, way=way, batch=batch) for batch, way in product(batches, every)]
-    rows += [replace(words, way=ROW_MAJOR_STATES, batch=batch) for batch in (4096, 65536)]
-    rows += [replace(words, way=way, batch=4096, slots=64) for way in every]
-    rows += [replace(words, way=w, batch=b, slots=64) for b, w in product((1, 16, 256), (*LOOPS, *OURS[:2]))]
-    rows += [replace(words, way=way, slots=64) for way in OURS[:2]]
-    return rows + [replace(words, way=way, batch=4096, rules="esper-2026-06") for way in every]
+    words, every = partial(grid, work=["words"]), (*LOOPS, FROM_OBJECTS, "eager", "compiled", *BOOLS)
+    return [
+        *words(batch=(1, 4, 16, 256, 4096, 65536), way=every),
+        *words(batch=(4096, 65536), way=[ROW_MAJOR_STATES]),
+        *words(slots=[64], batch=[4096], way=every),
+        *words(slots=[64], batch=(1, 16, 256), way=(*LOOPS, *OURS[:2])),
+        *words(slots=[64], way=OURS[:2]),
+        *words(rules=["esper-2026-06"], batch=[4096], way=every),
+    ]
 
 
 def distributions() -> list[Case]:
     """One head, and whole decisions from ready masks. Ours draws the op first, and then what the op permits; the others
     draw the heads of a decision independently, with illegal pairs of op and slot.
     """
-    small, middle, long, longest = (replace(CENTRE, work=f"{HEAD}{width}") for width in (4, 13, 128, 1000))
-    decisions = [CENTRE, replace(CENTRE, rules="esper-2026-06")]
-    every: list[tuple[Iterable[Case], Iterable[str]]] = [
-        ((middle, longest, *decisions), DISTRIBUTIONS),
-        ((small, long), DISTRIBUTIONS[:4]),  # up to 16 choices are unrolled
-        ((middle, longest), (VECTORIZED,)),
-        ((middle, CENTRE), (ANY_BATCH,)),
-        ((replace(middle, batch=4), replace(CENTRE, batch=4)), DISTRIBUTIONS),
-        ((replace(middle, batch=4096), replace(CENTRE, batch=4096)), DISTRIBUTIONS[:4]),
-        ([replace(case, layout="batch-last") for case in decisions], DISTRIBUTIONS[:1]),
+    heads, decisions = ("head of 13", "head of 1000"), ("esper-2025-12", "esper-2026-06")
+    one_of_each = ("head of 13", "decision")
+    without_peers = DISTRIBUTIONS[:4]
+    return [
+        *grid(work=heads, step=STEPS, way=(*DISTRIBUTIONS, VECTORIZED)),
+        *grid(rules=decisions, step=STEPS, way=DISTRIBUTIONS),
+        *grid(rules=decisions, step=STEPS, way=DISTRIBUTIONS[:1], layout=["batch-last"]),
+        *grid(work=("head of 4", "head of 128"), step=STEPS, way=without_peers),  # up to 16 choices are unrolled
+        *grid(work=one_of_each, step=STEPS, way=[ANY_BATCH]),
+        *grid(work=one_of_each, step=STEPS, way=DISTRIBUTIONS, batch=[4]),
+        *grid(work=one_of_each, step=STEPS, way=without_peers, batch=[4096]),
     ]
-    return [replace(c, step=s, way=w) for cases, ways in every for c, s, w in product(cases, STEPS, ways)]
 
 
 def dropins() -> list[Case]:
     """The drop-in functions against the loop that they replace."""
-    sizes = [*product(("esper-2025-12", "esper-2026-06"), (3,), (1, 4, 16, 64, 256, 4096)), ("esper-2026-06", 16, 1)]
-    return [Case("dropin", *size, way) for size, way in product(sizes, (LOOPS[0], *DROPINS))]
+    rows = partial(grid, work=["dropin"], way=(LOOPS[0], *DROPINS))
+    return [
+        *rows(rules=("esper-2025-12", "esper-2026-06"), batch=(1, 4, 16, 64, 256, 4096)),
+        *rows(rules=["esper-2026-06"], slots=[16], batch=[1]),
+    ]
 
 
 def trainings() -> list[Case]:
     """Ours against MaskablePPO, and the parts of an iteration of ours: its decisions, and its scores with gradients."""
-    ways = ("compiled", "eager", *MASKABLE_PPO)
-    rows = [Case(work, batch=envs, way=way) for work, envs, way in product(TRAININGS, (8, 64, 1024), ways)]
-    for envs, way in product((1024, 8192), ways[:2]):
-        rows += [Case(work, batch=envs, way=way) for work in TRAININGS if envs == 8192]
-        rows += [Case(batch=envs, way=way), Case(batch=envs * ROLLOUT // MINIBATCHES, way=way, step=STEPS[1])]
-    return rows
+    ours, parts = OURS[:2], (1024, 8192)
+    return [
+        *grid(work=TRAININGS, batch=(8, 64, 1024), way=(*ours, *MASKABLE_PPO)),
+        *grid(work=TRAININGS, batch=[8192], way=ours),
+        *grid(batch=parts, way=ours),
+        *grid(step=STEPS[1:], batch=[envs * ROLLOUT // MINIBATCHES for envs in parts], way=ours),
+    ]
 
 
 def learnings() -> list[Case]:
     """The same training with masks and without, and policies that nobody trained."""
-    return [Case(LEARNING, slots=slots, batch=1024, way=way) for slots in (3, 16) for way in (*ARMS, *BASELINES)]
+    return grid(work=[LEARNING], slots=(3, 16), batch=[1024], way=(*ARMS, *BASELINES))
 
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``

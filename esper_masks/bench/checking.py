@@ -10,9 +10,10 @@ from torch.utils._pytree import tree_map_only
 
 import esper_masks as em
 from esper_masks.bench.inputs import LIMIT, Decision, state_dicts
-from esper_masks.bench.libraries import Make, entropies
+from esper_masks.bench.libraries import Make, entropies, ours_decision
 from esper_masks.bench.loops import MODULES
 
+ALIKE = 0.999  # share of rows whose action must be the same: the noise of others falls within rounding of an edge
 PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no more memory than what it checks
 LOOPED = 4096  # rows whose masks a loop makes again
 ENUMERATED = 4  # rows whose whole actions the oracle goes through
@@ -24,6 +25,13 @@ class Scored(NamedTuple):
     action: Tensor  # drawn, or given
     values: tuple[Tensor, ...]  # log-probability and entropy in nats [batch]; ours may give more entropies
     gradient: Tensor | None = None  # of the sum of the values, like the logits; None where nobody asks for it
+
+
+def draw(make: Make, logits: Tensor, masks: Any) -> Scored:
+    """One action a row by a distribution of any library, and its scores."""
+    dist = make(logits, masks)
+    action = dist.sample()
+    return Scored(action, scores(dist, action))
 
 
 def scores(dist: Any, action: Tensor) -> tuple[Tensor, ...]:
@@ -81,6 +89,17 @@ def legal(masks: em.ActionMasks | Tensor | list[Tensor], action: Tensor) -> Tens
     if isinstance(masks, Tensor):
         return masks.gather(1, action[:, None])[:, 0]
     return torch.stack([legal(mask, one) for mask, one in zip(masks, action.unbind(-1))]).all(0)
+
+
+def check_draws(step: em.DecisionStep, inputs: Decision) -> None:
+    """For given noise, a step draws what the distribution in eager code draws."""
+    batch, same = len(inputs.logits), 0
+    noise = torch.rand(batch, len(inputs.engine.layout.heads), device=inputs.logits.device)
+    actions = step(inputs.states, inputs.logits, inputs.totals, noise=noise).actions
+    for rows in pieces(batch):
+        drawn = ours_decision(inputs.logits[rows], inputs.masks.select(rows)).sample(noise=noise[rows])
+        same += int((actions[rows] == drawn).all(-1).sum())
+    assert same >= min(ALIKE * batch, batch - 1), f"{batch - same} other actions for the same noise"
 
 
 def check_oracle(inputs: Decision, made: Scored) -> None:

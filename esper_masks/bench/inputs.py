@@ -83,12 +83,9 @@ class Decision:
     @cached_property
     def action(self) -> Tensor:
         """One legal whole action a row; a head that its op ignores holds a value that is legal by itself."""
-        noise = torch.rand(
-            len(self.logits),
-            len(self.head_masks),
-            generator=torch.Generator(self.logits.device).manual_seed(2),
-            device=self.logits.device,
-        )
+        device = self.logits.device
+        generator = torch.Generator(device).manual_seed(2)
+        noise = torch.rand(len(self.logits), len(self.head_masks), generator=generator, device=device)
         drawn = em.FactoredCategorical(self.logits, self.masks).sample(noise=noise)
         legal = [mask.gather(1, one[:, None])[:, 0] for mask, one in zip(self.head_masks, drawn.unbind(-1))]
         first = [mask.int().argmax(1) for mask in self.head_masks]

@@ -84,6 +84,8 @@ def _seed_word(stage: int, old: bool, hold: bool) -> int:
 
 
 SEED_WORDS = {seed: _seed_word(*seed) for seed in product(map(int, SeedStage), (False, True), (False, True))}
+ALWAYS = {head: [True] * size for head, size in SIZES.items()}  # of heads that do not depend on the slots
+ALWAYS["blueprint"] = [blueprint in CNN_BLUEPRINTS for blueprint in range(SIZES["blueprint"])]
 OP_ROWS = [[bool(word >> op & 1) for op in range(OPS)] for word in range(1 << OPS)]
 
 
@@ -116,17 +118,9 @@ def one_tensor(
     count = len(op_rows)
     op = torch.tensor(op_rows)
     is_open = op[:, GERMINATE] | op[:, SET_ALPHA]
-    masks = {"slot": torch.tensor(is_enabled).expand(count, -1)}
-    for head, size in SIZES.items():
-        if head == "blueprint":
-            mask = torch.tensor([i in CNN_BLUEPRINTS for i in range(size)])
-        elif head in CLOSED:
-            mask = torch.arange(size) == CLOSED[head]
-            masks[head] = is_open[:, None] | mask
-            continue
-        else:
-            mask = torch.ones(size, dtype=torch.bool)
-        masks[head] = mask.expand(count, -1)
+    masks = {head: torch.tensor(mask).expand(count, -1) for head, mask in {"slot": is_enabled, **ALWAYS}.items()}
+    for head, choice in CLOSED.items():
+        masks[head] = is_open[:, None] | (torch.arange(SIZES[head]) == choice)
     masks["op"] = op
     masks["slot_by_op"] = torch.tensor(slot_rows).transpose(1, 2)
     return masks

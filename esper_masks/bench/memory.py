@@ -16,7 +16,7 @@ def start_of_peak(device: str) -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # or a call would take what earlier ones left to the allocator, and show none
         Path("/proc/self/clear_refs").write_text("5")
-        return _resident("VmRSS")
+        return _told("/proc/self/status", "VmRSS")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -25,13 +25,9 @@ def end_of_peak(device: str, before: int | None) -> int | None:
     """The most bytes that were held since ``start_of_peak``, beyond those that it gave."""
     if before is None:
         return None
-    return torch.cuda.max_memory_allocated() - before if device == "cuda" else max(0, _resident("VmHWM") - before)
-
-
-def _resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    [line] = [line for line in lines if line.startswith(name)]
-    return int(line.split()[1]) * 1024
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() - before
+    return max(0, _told("/proc/self/status", "VmHWM") - before)
 
 
 def free_memory(device: str) -> int | None:
@@ -39,10 +35,15 @@ def free_memory(device: str) -> int | None:
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+        return _told("/proc/meminfo", "MemAvailable")
+    except (OSError, ValueError):
         return None
+
+
+def _told(path: str, name: str) -> int:
+    """Bytes that the system tells, in a line such as ``VmRSS:  4096 kB``."""
+    [line] = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
 
 
 def out_of_memory(words: str) -> bool:
