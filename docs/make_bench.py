@@ -152,9 +152,11 @@ def masks() -> str:
 
 
 def distributions() -> str:
+    long = {"work": "head of 1000"}
+    most = max(row["batch"] for row in result("distributions")["rows"] if row["work"] == long["work"])
     kinds = {
         "one head of 13": {"work": "head of 13"},
-        "one head of 1,000": {"work": "head of 1000"},
+        f"one head of 1,000 at {most:,}": {**long, "batch": most},
         "decision of 4 heads": {},
         "decision of 8 heads": {"rules": "esper-2026-06"},
     }

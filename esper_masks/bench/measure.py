@@ -48,13 +48,11 @@ def measure(case: Case, settings: Settings) -> dict[str, Any]:
     first, peak = time.perf_counter() - start, end_of_peak(device, before)
     more = verify(result) or {}
     del result
-    if case.way != "cuda-graph":  # which keeps what its capture took
-        before = start_of_peak(device)
-        run()
-        peak = end_of_peak(device, before)
     bandwidth = copied(case, settings) if case.has_limit else None
-    calls = case.batch * case.steps
+    calls, before = case.batch * case.steps, start_of_peak(device)
     blocks = [t / calls * 1e9 for t in times(run, case.threads, settings.seconds)]
+    if case.way != "cuda-graph":  # which keeps what its capture took
+        peak = end_of_peak(device, before)
     q1, median, q3 = statistics.quantiles(blocks, n=4, method="inclusive")
     limit = None if bandwidth is None else case.limit_bytes / bandwidth
     return {
