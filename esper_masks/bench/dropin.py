@@ -38,7 +38,8 @@ def prepare(case: Case) -> tuple[Run, Verify]:
     }
 
     def one_by_one(envs: slice) -> Masks:
-        made = [one[case.way](env) for env in range(envs.start, envs.stop)]
+        masks_of = one[case.way]
+        made = [masks_of(env) for env in range(envs.start, envs.stop)]
         return made[0] if case.batch == 1 else stacked(made)
 
     def together(envs: slice) -> Masks:
