@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -31,13 +30,8 @@ FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, i
 LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
 
 
-def add_command(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.description = (
-        "Measure mask building, decisions and training against loops over environments and other libraries, a group "
-        "of rows at a time. Outputs are checked before they are timed. A group takes three to fifteen minutes on two "
-        "cores."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, training or learning"
     groups += " (default: %(default)s)"
     parser.add_argument("group", nargs="?", default=SCALING, metavar="GROUP", help=groups)
@@ -60,12 +54,14 @@ def add_command(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from", dest="source", metavar="FILE", help="print or draw a result instead of measuring")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="how many times as fast result B is as A")
-    parser.set_defaults(run=partial(run, parser))
+    parser.set_defaults(parser=parser)
 
 
-def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run the command; what is wrong with its options is a ``BenchError`` or an ``OSError``, before anything runs."""
-    _check_heeded(parser, options)
+def run(options: argparse.Namespace) -> int:
+    """Measure mask building, decisions and training against loops over environments and other libraries, a group of
+    rows at a time. Outputs are checked before they are timed. A group takes three to fifteen minutes on two cores.
+    """
+    _check_heeded(options.parser, options)  # what is wrong with options is told before anything runs
     if options.compare is not None:
         return _compare(options)
     if options.plot:

@@ -4,38 +4,30 @@ import argparse
 import json
 import sys
 from contextlib import nullcontext, redirect_stdout
-from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
-from esper_masks.cli.common import console, output
+from esper_masks.cli.common import CommandError, console, output
 from esper_masks.files import check_output, is_standard_output
+from esper_masks.rollout.env.calibration import Calibration
+from esper_masks.rollout.env.measure import Measurement
 from esper_masks.telemetry.log_files import LOG_HELP, STDIN, open_logs
 
-if TYPE_CHECKING:  # no other command needs it
-    from esper_masks.rollout import Calibration
-    from esper_masks.rollout.env.measure import Measurement
 
-
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's."""
-    parser = commands.add_parser("calibrate", help="measure from logs what environments to train in are made of")
-    parser.description = (
-        "Measure from event logs, for each blueprint, how many accuracy points its seeds won, how they ended and how "
-        "many parameters they add; and how many epochs seeds spend in each stage. The file sets the distributions of "
-        "an environment; without one it has those that ship with the package."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     parser.add_argument("files", nargs="+", metavar="FILE", help=LOG_HELP)
     where = "where to write the statistics; - is standard output, and then the tables go to standard error"
     parser.add_argument("-o", "--output", type=output, required=True, metavar="FILE", help=where)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.set_defaults(run=_calibrate)
 
 
-def _calibrate(options: argparse.Namespace) -> int:
-    from esper_masks.rollout.env.measure import Measurement  # no other command needs it
-
+def run(options: argparse.Namespace) -> int:
+    """Measure from event logs, for each blueprint, how many accuracy points its seeds won, how they ended and how many
+    parameters they add; and how many epochs seeds spend in each stage. The file sets the distributions of an
+    environment; without one it has those that ship with the package.
+    """
     measurement, logs = Measurement(), open_logs(options.files, "calibrate")
     check_output(options.output, [0 if path == STDIN else path for path in options.files])
     for path in options.files:
@@ -43,9 +35,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             measurement.read(stream)
     made = measurement.calibration()
     if not any(entry.improvement.seeds for entry in made.blueprints.values()):
-        reason = f"no seed ended in these logs ({measurement.lines} lines), so there is nothing to measure"
-        print(f"esper-masks calibrate: {reason}", file=sys.stderr)
-        return 2
+        raise CommandError(f"no seed ended in these logs ({measurement.lines} lines), so there is nothing to measure")
     aside = is_standard_output(options.output)
     made.save(options.output)
     with redirect_stdout(sys.stderr) if aside else nullcontext():
@@ -53,7 +43,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(made: "Calibration", measurement: "Measurement", options: argparse.Namespace) -> None:
+def _print(made: Calibration, measurement: Measurement, options: argparse.Namespace) -> None:
     if options.json:
         counts = {"files": len(options.files), "lines": measurement.lines, "malformed": measurement.malformed}
         print(json.dumps(json.loads(made.to_json()) | counts))

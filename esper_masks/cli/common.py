@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import textwrap
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from types import ModuleType
+from typing import TextIO
 
 from rich.console import Console
 
@@ -22,6 +23,10 @@ INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RULE_NAMES = f"{', '.join(rulesets())}; or module:NAME or path/to/file.py:NAME for rules of your own"
 RULES_HELP = f"{RULE_NAMES} (default: {DEFAULT_RULES})"
+
+
+class CommandError(ValueError):
+    """Input that a command cannot use. The command line prints the message and ends with exit code 2."""
 
 
 def find_rules(name: str) -> MaskRules:
@@ -100,6 +105,23 @@ def reason_of(error: Exception) -> str:
         return str(error)
     name = f"{clean(str(error.filename), 4096)}: " if error.filename else ""
     return f"{name}{error.strerror}{'; make room, or name another place' * (error.errno in NO_ROOM)}"
+
+
+def tell(name: str, reason: str) -> None:
+    """Say on standard error what went wrong in a command, if anybody can still be told."""
+    with suppress(OSError):
+        print(f"{name}: {reason}", file=sys.stderr)
+    discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> bool:
+    """Whether what is printed to a stream is lost; if so, nothing more is tried, at the exit of Python neither."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
 
 
 def count(text: str) -> int:

@@ -6,24 +6,36 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import TextIOWrapper
 from types import FrameType
-from typing import TextIO
+from typing import Protocol
 
 import esper_masks
 from esper_masks import starting
 from esper_masks.bench.suite import BenchError, CheckError
-from esper_masks.cli.bench import add_command as add_bench
-from esper_masks.cli.calibrate import add_command as add_calibrate
-from esper_masks.cli.common import INTERRUPTED, NO_ROOM, reason_of
-from esper_masks.cli.evaluate import add_command as add_evaluate
-from esper_masks.cli.explain import add_command as add_explain
-from esper_masks.cli.replay import add_command as add_replay
-from esper_masks.cli.show import add_command as add_show
-from esper_masks.cli.train import add_command as add_train
-from esper_masks.cli.verify import add_command as add_verify
+from esper_masks.cli import bench, calibrate, evaluate, explain, replay, show, train, verify
+from esper_masks.cli.common import INTERRUPTED, NO_ROOM, CommandError, discard, reason_of, tell
 from esper_masks.errors import RulesError, SlotStateError
+
+
+class Command(Protocol):
+    """The module of a command. The docstring of ``run`` is the description that ``--help`` prints."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, options: argparse.Namespace) -> int: ...
+
+
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "replay": (replay, "judge event logs of real runs against a rule set"),
+    "explain": (explain, "say why each op is legal or masked in a state"),
+    "show": (show, "print a rule set, or the difference of two"),
+    "verify": (verify, "lint a rule set and prove that all masks of it agree"),
+    "bench": (bench, "measure masks and decisions against loops and other libraries"),
+    "train": (train, "train a policy in the environment, and compare it with baselines"),
+    "evaluate": (evaluate, "compare the policy of a checkpoint with baselines"),
+    "calibrate": (calibrate, "measure from logs what environments to train in are made of"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError as error:
         if error.filename is not None:
             return _fail(name, error)
-        _discard(sys.stdout)  # the reader went away, as in `| head`
+        discard(sys.stdout)  # the reader went away, as in `| head`
     except OSError as error:
-        if _discard(sys.stdout) or (error.filename is None and error.errno in NO_ROOM):  # all other files have names
+        if discard(sys.stdout) or (error.filename is None and error.errno in NO_ROOM):  # all other files have names
             error = OSError(error.errno, error.strerror, "standard output")
         return _fail(name, error)
-    except (RulesError, SlotStateError, BenchError) as error:
+    except (RulesError, SlotStateError, BenchError, CommandError) as error:
         return _fail(name, error)
     except CheckError as error:
         return _fail(name, error, 1)
@@ -65,14 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="esper-masks", description="Action masks for lifecycle controllers.")
     parser.add_argument("--version", action="version", version=f"esper-masks {esper_masks.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_replay(commands)
-    add_explain(commands)
-    add_show(commands)
-    add_verify(commands)
-    add_bench(commands.add_parser("bench", help="measure masks and decisions against loops and other libraries"))
-    add_train(commands)
-    add_evaluate(commands)
-    add_calibrate(commands)
+    for name, (command, summary) in COMMANDS.items():
+        options = commands.add_parser(name, help=summary, description=command.run.__doc__)
+        options.set_defaults(run=command.run)
+        command.add_options(options)
     return parser
 
 
@@ -86,20 +94,8 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _discard(stream: TextIO) -> bool:
-    """Whether what is printed to a stream is lost; if so, nothing more is tried, at the exit of Python neither."""
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return True
-    return False
-
-
 def _fail(name: str, error: Exception, code: int = 2) -> int:
-    with suppress(OSError):
-        print(f"{name}: {reason_of(error)}", file=sys.stderr)
-    _discard(sys.stderr)
+    tell(name, reason_of(error))
     return code
 
 

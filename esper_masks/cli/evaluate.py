@@ -2,36 +2,21 @@
 
 import argparse
 import json
-import sys
-from typing import TYPE_CHECKING, Any
 
-from esper_masks.cli.common import RULES_HELP, console, count, find_rules, positive, reason_of
+import torch
+
+from esper_masks.cli.common import RULES_HELP, CommandError, console, count, find_rules, positive, reason_of
 from esper_masks.cli.tables import policy_table
 from esper_masks.cli.train import EVALUATION_SEED
-
-if TYPE_CHECKING:  # no other command needs it
-    from esper_masks.rollout import TrainedPolicy
-    from esper_masks.rollout.training.trained import Returns
-
-EPISODES = 8192
+from esper_masks.rollout.training.train import threads_for
+from esper_masks.rollout.training.trained import Returns, TrainedPolicy, load_policy, players, returns_of
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's."""
-    parser = commands.add_parser("evaluate", help="compare the policy of a checkpoint with baselines")
-    parser.description = (
-        "Play the policy of a checkpoint and three baselines in environments like those of the training: the mean "
-        "return of an episode, its standard error, and how many actions were illegal. The checkpoint stays as it is."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="a file of `esper-masks train`, or a log folder for its newest")
-    add(
-        "--episodes",
-        type=positive,
-        default=EPISODES,
-        metavar="N",
-        help="episodes of each policy (default: %(default)s)",
-    )
+    add("--episodes", type=positive, default=8192, metavar="N", help="episodes of each policy (default: %(default)s)")
     seed = "seed of actions and environments; that of the comparison in `train` (default: %(default)s)"
     add("--seed", type=count, default=EVALUATION_SEED, metavar="N", help=seed)
     add("--rules", metavar="NAME", help=f"{RULES_HELP.partition(' (')[0]}; needed for those of your own")
@@ -39,18 +24,17 @@ def add_command(commands: Any) -> None:
     threads = "threads of the CPU (default: one for every 1,024 episodes at a width of 64, at most all cores)"
     add("--threads", type=positive, metavar="N", help=threads)
     add("--json", action="store_true", help="print one JSON object instead")
-    parser.set_defaults(run=_evaluate)
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    import torch
-
+def run(options: argparse.Namespace) -> int:
+    """Play the policy of a checkpoint and three baselines in environments like those of the training: the mean return
+    of an episode, its standard error, and how many actions were illegal. The checkpoint stays as it is.
+    """
     threads = torch.get_num_threads()
     try:
         policy, results = _play(options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, rules, a device
-        print(f"esper-masks evaluate: {reason_of(error).splitlines()[0]}", file=sys.stderr)
-        return 2
+        raise CommandError(reason_of(error).splitlines()[0]) from error
     finally:
         torch.set_num_threads(threads)
     illegal = sum(each.illegal_actions for each in results.values())
@@ -67,17 +51,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _play(options: argparse.Namespace) -> "tuple[TrainedPolicy, dict[str, Returns]]":
+def _play(options: argparse.Namespace) -> tuple[TrainedPolicy, dict[str, Returns]]:
     """The policy, and the returns of the policy and of each baseline.
 
     Raises:
         OSError, ValueError, RuntimeError: no checkpoint, or a device that is not there.
     """
-    import torch
-
-    from esper_masks.rollout.training.train import threads_for
-    from esper_masks.rollout.training.trained import load_policy, players, returns_of
-
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("there is no CUDA device here; --device cpu evaluates without one")
     if options.episodes < 2:

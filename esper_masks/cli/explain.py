@@ -8,13 +8,7 @@ from typing import Any
 
 import torch
 
-from esper_masks.cli.common import (
-    DEFAULT_RULES,
-    RULES_HELP,
-    count,
-    find_rules,
-    print_wrapped,
-)
+from esper_masks.cli.common import DEFAULT_RULES, RULES_HELP, count, find_rules, print_wrapped
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.slots import SlotState
@@ -23,32 +17,27 @@ from esper_masks.rules import MaskRules
 from esper_masks.rules.names import INT32
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's."""
-    parser = commands.add_parser("explain", help="say why each op is legal or masked in a state")
-    parser.description = (
-        "Say for each slot and op whether it is legal, or the first rule that forbids it. Slots that are not given are "
-        "empty. Example: esper-masks explain mid=BLENDING:0 late=TRAINING:4 --total-seeds 2 --max-seeds 2"
-    )
-    parser.add_argument(
-        "slots", nargs="*", metavar="SLOT=STAGE[:AGE[:FEATURE...]]", help="what a slot holds, by names or integers"
-    )
-    parser.add_argument("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
-    parser.add_argument("--slot-ids", metavar="A,B,...", help="names of the slots (default: those of the rules)")
-    parser.add_argument("--enabled", metavar="A,B,...", help="slots that count (default: all)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     add = parser.add_argument
+    form = "SLOT=STAGE[:AGE[:FEATURE...]]"
+    add("slots", nargs="*", metavar=form, help="what a slot holds, by names or integers")
+    add("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
+    add("--slot-ids", metavar="A,B,...", help="names of the slots (default: those of the rules)")
+    add("--enabled", metavar="A,B,...", help="slots that count (default: all)")
     add("--total-seeds", type=int, default=0, metavar="N", help="seeds germinated so far (default: %(default)s)")
     add("--max-seeds", type=count, default=0, metavar="N", help="seed limit; 0 is none (default: %(default)s)")
-    parser.add_argument("--switch", action="append", default=[], metavar="NAME=VALUE", help="set a rule switch")
-    parser.add_argument(
-        "--states", metavar="FILE", help='a JSON list of environments, each {slot: null | {"stage": ..., "age": ...}}'
-    )
-    parser.add_argument("--env", type=int, default=0, metavar="I", help="which of them (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.set_defaults(run=_explain)
+    add("--switch", action="append", default=[], metavar="NAME=VALUE", help="set a rule switch")
+    states = 'a JSON list of environments, each {slot: null | {"stage": ..., "age": ...}}'
+    add("--states", metavar="FILE", help=states)
+    add("--env", type=int, default=0, metavar="I", help="which of them (default: %(default)s)")
+    add("--json", action="store_true", help="print one JSON object instead")
 
 
-def _explain(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Say for each slot and op whether it is legal, or the first rule that forbids it. Slots that are not given are
+    empty. Example: esper-masks explain mid=BLENDING:0 late=TRAINING:4 --total-seeds 2 --max-seeds 2
+    """
     rules = find_rules(options.rules)
     names = None if options.slot_ids is None else options.slot_ids.split(",")
     enabled = None if options.enabled is None else options.enabled.split(",")

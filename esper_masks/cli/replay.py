@@ -2,21 +2,11 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.resources import as_file, files
-from typing import Any
 
-from esper_masks.cli.common import (
-    DEFAULT_RULES,
-    INTERRUPTED,
-    RULES_HELP,
-    console,
-    count,
-    find_rules,
-    reason_of,
-)
+from esper_masks.cli.common import DEFAULT_RULES, INTERRUPTED, RULES_HELP, console, count, find_rules, reason_of, tell
 from esper_masks.telemetry import Replay
 from esper_masks.telemetry.log_files import LOG_HELP, LogFiles, open_logs
 
@@ -24,28 +14,20 @@ SAMPLE = "esper_masks/data/sample.jsonl"
 ILLEGAL = 3  # exit code
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's."""
-    parser = commands.add_parser("replay", help="judge event logs of real runs against a rule set")
-    parser.description = (
-        "Judge every op and every stage transition of event logs against a rule set. Prints each finding with its "
-        "file, line and reason, then a summary. Without a FILE it replays the sample that ships with the package."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     parser.add_argument("files", nargs="*", metavar="FILE", help=LOG_HELP)
     parser.add_argument("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--fail-on-illegal", action="store_true", help=f"exit code {ILLEGAL} where an event is illegal")
-    parser.add_argument(
-        "--max-findings",
-        type=count,
-        default=10_000,
-        metavar="N",
-        help="findings of each kind to keep, all of which are counted (default: %(default)s)",
-    )
-    parser.set_defaults(run=_replay)
+    kept = "findings of each kind to keep, all of which are counted (default: %(default)s)"
+    parser.add_argument("--max-findings", type=count, default=10_000, metavar="N", help=kept)
 
 
-def _replay(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Judge every op and every stage transition of event logs against a rule set. Prints each finding with its file,
+    line and reason, then a summary. Without a FILE it replays the sample that ships with the package.
+    """
     replay = Replay(find_rules(options.rules), options.max_findings)
     with as_file(files("esper_masks") / "data" / "sample.jsonl") as sample:
         paths = options.files or [str(sample)]
@@ -74,6 +56,6 @@ def _read_all(replay: Replay, paths: Sequence[str], logs: LogFiles) -> int:
         replay.finish()
         if isinstance(error, KeyboardInterrupt):
             return INTERRUPTED
-        print(f"esper-masks replay: {reason_of(error)}", file=sys.stderr)
+        tell("esper-masks replay", reason_of(error))
         return 2
     return 0

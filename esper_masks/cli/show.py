@@ -6,25 +6,19 @@ from typing import Any
 
 import torch
 
-from esper_masks.cli.common import (
-    DEFAULT_RULES,
-    RULES_HELP,
-    console,
-    find_rules,
-)
+from esper_masks.cli.common import DEFAULT_RULES, RULES_HELP, console, find_rules
 from esper_masks.cli.tables import print_over_time, show, show_difference
 from esper_masks.errors import RulesError
 from esper_masks.inspection.describe import describe, difference, mermaid
 from esper_masks.masks.masks import ActionMasks
+from esper_masks.rollout.env.baselines import random_legal
+from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rules import MaskRules
+from esper_masks.viz.over_time import legal_shares
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's."""
-    parser = commands.add_parser("show", help="print a rule set, or the difference of two")
-    parser.description = (
-        "Print the table of stages and ops of a rule set, its gates, heads and size, or what differs in two."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     parser.add_argument("name", nargs="?", metavar="NAME", help=RULES_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--mermaid", action="store_true", help="print the lifecycle as a Mermaid state diagram")
@@ -32,10 +26,10 @@ def add_command(commands: Any) -> None:
     over_time = "print how often ops are legal in a random episode, of rules that have an environment"
     instead.add_argument("--over-time", action="store_true", help=over_time)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.set_defaults(run=_show)
 
 
-def _show(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Print the table of stages and ops of a rule set, its gates, heads and size, or what differs in two."""
     if options.diff:
         if options.name is not None:
             raise RulesError(
@@ -75,11 +69,6 @@ def over_time(rules: MaskRules) -> dict[str, Any]:
     Raises:
         RulesError: the package has no environment for these rules.
     """
-    # no other command loads the environment
-    from esper_masks.rollout.env.baselines import random_legal
-    from esper_masks.rollout.env.env import LifecycleEnv
-    from esper_masks.viz.over_time import legal_shares
-
     torch.manual_seed(0)
     env = LifecycleEnv(rules, ENVIRONMENTS)
     steps = []

@@ -1,7 +1,7 @@
 """What is printed about rules, masks and policies, with rich."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console
@@ -9,10 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from esper_masks.inspection.describe import ALWAYS, COLOURS, describe, difference, verdict
+from esper_masks.rollout.training.trained import Returns
 from esper_masks.rules import MaskRules
-
-if TYPE_CHECKING:  # two commands need it
-    from esper_masks.rollout.training.trained import Returns
 
 WHITE, BLUE = (255, 255, 255), (0, 114, 178)  # of cells: never legal, always
 DARK = 0.55  # share from which a number is white
@@ -127,7 +125,7 @@ def _shaded(share: float) -> Text:
     return Text(f"{100 * share:.0f}", f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})")
 
 
-def policy_table(results: "Mapping[str, Returns]") -> Table:
+def policy_table(results: Mapping[str, Returns]) -> Table:
     """The return of each policy, the best first."""
     table = Table(box=SIMPLE)
     table.add_column("policy")

@@ -6,42 +6,54 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from esper_masks.cli.common import DEFAULT_RULES, RULES_HELP, console, count, find_rules, positive, reason_of
+import torch
+
+from esper_masks.cli.common import (
+    DEFAULT_RULES,
+    INTERRUPTED,
+    RULES_HELP,
+    CommandError,
+    console,
+    count,
+    discard,
+    find_rules,
+    positive,
+    reason_of,
+    tell,
+)
 from esper_masks.cli.tables import policy_table
+from esper_masks.errors import InvalidStateMachineError
 from esper_masks.progress import Live, how_far
-from esper_masks.rules import MaskRules
-
-if TYPE_CHECKING:  # no other command needs it
-    from esper_masks.rollout import PPO
-    from esper_masks.rollout.training.logs import TrainingLog
-    from esper_masks.rollout.training.processes import Processes
-    from esper_masks.rollout.training.train import Stopping, TrainSettings
+from esper_masks.rollout.env.calibration import Calibration
+from esper_masks.rollout.training import checkpoint
+from esper_masks.rollout.training.config import PPOConfig
+from esper_masks.rollout.training.logs import FolderLock, TrainingLog, draw_curve, read_metrics, sparklines
+from esper_masks.rollout.training.ppo import PPO
+from esper_masks.rollout.training.processes import Processes
+from esper_masks.rollout.training.train import Stopping, TrainSettings, build, threads_for, train
+from esper_masks.rollout.training.trained import players, returns_of
 
 EVERY_S = 2.0  # seconds between lines of progress
 LIVE_S = 0.1  # seconds between texts of a live line
 EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments that none of them has seen
 STEPS = 5_000_000
 FREE = ("compile", "threads")  # settings that may be others when a training is resumed
-SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds", *FREE)
+SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds")
 TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
 COUNTED = ("epochs", "minibatches")
 
+_tell = partial(tell, "esper-masks train")
 
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's."""
-    parser = commands.add_parser("train", help="train a policy in the environment, and compare it with baselines")
-    parser.description = (
-        "Train an actor-critic by proximal policy optimization in thousands of environments, which act by the joint "
-        "distribution under masks. Checkpoints, figures and a learning curve go to the log folder. Ctrl-C ends it "
-        "after an update and saves; a second one ends it at once. At the end the policy is compared with three "
-        "baselines in environments of their own. Under torchrun the environments are divided among its processes."
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     add = parser.add_argument
     add("--envs", type=positive, metavar="N", help="number of environments, of all processes (default: 1024)")
     steps = "environment steps in all, over which the learning rate falls (default: 5000000, or as the run was begun)"
@@ -74,7 +86,6 @@ def add_command(commands: Any) -> None:
         tuned.add_argument(_flag(name), type=float, metavar="X")
     for name in COUNTED:
         tuned.add_argument(_flag(name), type=positive, metavar="N")
-    parser.set_defaults(run=_train)
 
 
 def _named(text: str) -> str:
@@ -90,11 +101,12 @@ def _flag(name: str) -> str:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def _train(options: argparse.Namespace) -> int:
-    import torch
-
-    from esper_masks.rollout.training.processes import Processes
-
+def run(options: argparse.Namespace) -> int:
+    """Train an actor-critic by proximal policy optimization in thousands of environments, which act by the joint
+    distribution under masks. Checkpoints, figures and a learning curve go to the log folder. Ctrl-C ends it after an
+    update and saves; a second one ends it at once. At the end the policy is compared with three baselines in
+    environments of their own. Under torchrun the environments are divided among its processes.
+    """
     processes, threads = Processes(), torch.get_num_threads()
     try:
         if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -104,21 +116,22 @@ def _train(options: argparse.Namespace) -> int:
         if processes.size > 1 and options.device.startswith("cuda"):
             torch.cuda.set_device(options.device)
         with processes.joined(options.device):
-            return _train_in(processes, options)
+            return _train(processes, options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
-        reason = reason_of(error).split("\n", 1)[0]
+        _tell(reason_of(error).split("\n", 1)[0])
+        return _left(processes, 2)
     finally:
         torch.set_num_threads(threads)
-    _tell(reason)
+
+
+def _left(processes: Processes, code: int) -> int:
+    """The exit code, where the processes do not part by themselves."""
     if processes.size > 1:
-        os._exit(2)  # not to wait for what the other processes are waiting for
-    return 2
+        os._exit(code)  # not to wait for what the other processes are waiting for
+    return code
 
 
-def _train_in(processes: "Processes", options: argparse.Namespace) -> int:
-    from esper_masks.rollout.training.logs import FolderLock, TrainingLog
-    from esper_masks.rollout.training.train import Stopping
-
+def _train(processes: Processes, options: argparse.Namespace) -> int:
     folder, first = Path(options.logdir), processes.rank == 0
     with FolderLock(folder) if first else nullcontext() as lock:
         if lock is not None and folder.is_dir():
@@ -128,50 +141,44 @@ def _train_in(processes: "Processes", options: argparse.Namespace) -> int:
             lock.take()  # of a folder that is made for a training, not for flags that none can have
             if options.resume is None:
                 _check_new(folder)  # another may have begun there, and ended, since
-        steps, stopping = options.steps or ppo.config.horizon, Stopping(say=first)
+        steps, stopping, path = options.steps or ppo.config.horizon, Stopping(say=first), None
         log = TrainingLog(folder, ppo.env_steps) if first else None
         progress = _Progress(steps, log, quiet=options.json or not first)
         try:
-            progress.begin(ppo)
             path = _run(ppo, settings, options, progress, stopping)
-        except KeyboardInterrupt:
-            progress.live.end()
-            return _quit(processes, f"quit without saving{_last(folder)}")
-        finally:
-            progress.live.end()
-            if log is not None:
-                log.close()
-        illegal = int(processes.sum(ppo.env.illegal_actions.sum()))
-        code = 128 + stopping.number if stopping.number else 0
-        if first:
-            if stopping.number:
+            illegal = int(processes.sum(ppo.env.illegal_actions.sum()))
+            code = 128 + stopping.number if stopping.number else 0
+            if first and stopping.number:
                 stopped = f"stopped after {ppo.env_steps:,} of {steps:,} steps"
                 _tell(f"{stopped}; {resume_command(ppo, steps, settings, options)}")
-            try:
-                _summarize(ppo, options, progress, illegal, path, bool(stopping.number))
-            except KeyboardInterrupt:
-                progress.live.end()
-                return _quit(processes, f"not compared with baselines; all is saved: {path}")
-            except (OSError, SystemExit) as failure:  # the latter is rich's way; the training is done, and saved
-                failed = _unprinted(failure, path)
-                code = code or failed
+            if first:
+                _summarize(ppo, options, progress, illegal, path, stopping.number > 0)
+        except KeyboardInterrupt:
+            progress.live.end()
+            if first:
+                compared = f"not compared with baselines; all is saved: {path}"
+                _tell(compared if path is not None else f"quit without saving{_last(folder)}")
+            return _left(processes, INTERRUPTED)
+        except OSError as failure:  # the training is done, and saved
+            discard(sys.stdout)
+            if not isinstance(failure, BrokenPipeError):  # whose reader wants no more
+                _tell(f"the summary cannot be printed ({reason_of(failure)}); all is saved: {path}")
+                code = code or 2
         processes.wait()
         return code
 
 
 def _run(
-    ppo: "PPO", settings: Mapping[str, Any], options: argparse.Namespace, progress: "_Progress", stopping: "Stopping"
+    ppo: PPO, settings: Mapping[str, Any], options: argparse.Namespace, progress: "_Progress", stopping: Stopping
 ) -> Path:
     """Train; an error that ends the training says what is left.
 
     Raises:
-        RuntimeError: the error, in one line.
+        CommandError: the error, in one line.
     """
-    from esper_masks.errors import InvalidStateMachineError
-    from esper_masks.rollout.training.train import train
-
     folder, every, resumed, steps = Path(options.logdir), options.save_every, options.resume is not None, progress.steps
     try:
+        progress.begin(ppo)
         return train(
             ppo, steps, settings, folder, report=progress, save_every=every, resumed=resumed, stopping=stopping
         )
@@ -181,18 +188,18 @@ def _run(
         if not finite or isinstance(error, InvalidStateMachineError):
             hint = f"begin again with a smaller --learning-rate than {ppo.config.learning_rate:g} and another --logdir"
             reason = f"after {ppo.env_steps:,} steps the policy has diverged ({reason}): {hint}"
-            raise RuntimeError(f"{reason}{_last(folder, '')}") from error  # --resume would only do it again
-        raise RuntimeError(f"{reason}{_last(folder)}") from error
+            raise CommandError(f"{reason}{_last(folder, '')}") from error  # --resume would only do it again
+        raise CommandError(f"{reason}{_last(folder)}") from error
+    finally:
+        progress.end()
 
 
 def _last(folder: Path, use: str = ", from which --resume goes on") -> str:
-    from esper_masks.rollout.training import checkpoint
-
     there = checkpoint.found(folder)
     return f"; the last checkpoint is {there[-1][0]}{use}" if there else ""
 
 
-def resume_command(ppo: "PPO", steps: int, settings: Mapping[str, Any], options: argparse.Namespace) -> str:
+def resume_command(ppo: PPO, steps: int, settings: Mapping[str, Any], options: argparse.Namespace) -> str:
     """How a training that was stopped is resumed, as a line for the user."""
     words, several = ["esper-masks"], ppo.processes.size > 1
     if several:
@@ -207,76 +214,39 @@ def resume_command(ppo: "PPO", steps: int, settings: Mapping[str, Any], options:
     return f"to go on: {shlex.join(words)}"
 
 
-def _tell(reason: str) -> None:
-    with suppress(OSError):  # the terminal may be gone
-        print(f"esper-masks train: {reason}", file=sys.stderr, flush=True)
-
-
-def _quit(processes: "Processes", reason: str) -> int:
-    if processes.rank == 0:
-        _tell(reason)
-    if processes.size > 1:
-        os._exit(130)  # not to wait for what the other processes are waiting for
-    return 130
-
-
-def _unprinted(failure: BaseException, path: Path) -> int:
-    """Give up on standard output, so that nothing else fails by it. Returns: 0 if only the reader went away."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(failure, (BrokenPipeError, SystemExit)):
-        return 0
-    _tell(f"the summary cannot be printed ({reason_of(failure)}); all is saved: {path}")  # type: ignore[arg-type]
-    return 2
-
-
 # -- a new training, or one that is resumed ---------------------------------------------------------------------------
 
 
-def _new(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO, dict[str, Any]]":
+def _new(processes: Processes, options: argparse.Namespace) -> tuple[PPO, dict[str, Any]]:
     """A new training, and the settings that its checkpoints have.
 
     Raises:
         RulesError, ValueError, TypeError, RuntimeError: flags that no training can have, or a folder with checkpoints.
     """
-    import torch
-
-    from esper_masks.rollout import Calibration, PPOConfig
-    from esper_masks.rollout.training.train import TrainSettings, build, threads_for
-
     _check_new(Path(options.logdir))
     processes.wait()  # the first process to pass here makes a checkpoint
-    settings = replace(TrainSettings(), **_given(options, SETTINGS))
+    settings = TrainSettings(**_given(options, SETTINGS + FREE))
     if options.calibration is not None:
         settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
-    threads = settings.threads or threads_for(settings.envs // processes.size, settings.width)
-    settings = replace(settings, threads=threads)
-    torch.set_num_threads(threads)
-    name = options.rules or DEFAULT_RULES
-    config = replace(PPOConfig(horizon=options.steps or STEPS), **_given(options, TUNED + COUNTED))
+    config = PPOConfig(horizon=options.steps or STEPS, **_given(options, TUNED + COUNTED))
+    name, settings = options.rules or DEFAULT_RULES, _with_threads(settings, processes)
     ppo = build(find_rules(name), settings, config, options.device, processes)
     return ppo, {"rules": name, **settings.to_dict()}
 
 
-def _resumed(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO, dict[str, Any]]":
+def _resumed(processes: Processes, options: argparse.Namespace) -> tuple[PPO, dict[str, Any]]:
     """The training of a checkpoint, and the settings that its further checkpoints have.
 
     Raises:
         RulesError, ValueError, TypeError, RuntimeError: flags or a checkpoint that no training can have.
     """
-    import torch
-
-    from esper_masks.rollout import PPOConfig
-    from esper_masks.rollout.training import checkpoint
-    from esper_masks.rollout.training.train import TrainSettings, build, threads_for
-
     folder = Path(options.logdir)
-    content = checkpoint.load(options.resume or folder, processes)
-    if there := checkpoint.found(folder):
-        given = Path(options.resume or folder).resolve()
-        if given not in [folder.resolve(), *[path.resolve() for path in there[-1]]]:
-            reason = f"{folder} has another checkpoint as its newest, {there[-1][0].name}"
-            raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
+    begun_at = Path(options.resume or folder)
+    content = checkpoint.load(begun_at, processes)
+    newest = checkpoint.found(folder)[-1:]
+    if newest and begun_at.resolve() not in [path.resolve() for path in (folder, *newest[0])]:
+        reason = f"{folder} has another checkpoint as its newest, {newest[0][0].name}"
+        raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
     processes.wait()
     saved = dict(content["settings"])
     if (name := saved.pop("rules", None)) is None:
@@ -287,11 +257,10 @@ def _resumed(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO,
             raise ValueError(f"{reason}: give --rules too, to have it run")
         name = options.rules  # a path has many spellings; whether these are the same rules, their fingerprint says
     begun, config, rules = TrainSettings(**saved), PPOConfig(**content["config"]), find_rules(name)
-    _check_same(options, {"rules": name, **saved, **content["config"]}, rules)
-    settings, same_processes = replace(begun, **_given(options, FREE)), content["processes"] == processes.size
-    if not settings.threads or (not same_processes and options.threads is None):
-        settings = replace(settings, threads=threads_for(settings.envs // processes.size, settings.width))
-    torch.set_num_threads(settings.threads)
+    slots = begun.slots or len(rules.slot_ids)
+    _check_same(options, {**asdict(begun), **asdict(config), "rules": name, "slots": slots})
+    kept = begun if content["processes"] == processes.size else replace(begun, threads=0)
+    settings = _with_threads(replace(kept, **_given(options, FREE)), processes)
     ppo = build(rules, settings, config, options.device, processes)
     checkpoint.restore(ppo, content)
     if processes.rank == 0:
@@ -299,14 +268,21 @@ def _resumed(processes: "Processes", options: argparse.Namespace) -> "tuple[PPO,
     return ppo, {"rules": name, **settings.to_dict()}
 
 
-def _say_resumed(ppo: "PPO", steps: int | None, processes: int, begun: "TrainSettings", now: "TrainSettings") -> None:
+def _with_threads(settings: TrainSettings, processes: Processes) -> TrainSettings:
+    """The settings with a number of threads, which torch has from here on: by the work, if nobody has chosen one."""
+    threads = settings.threads or threads_for(settings.envs // processes.size, settings.width)
+    torch.set_num_threads(threads)
+    return replace(settings, threads=threads)
+
+
+def _say_resumed(ppo: PPO, steps: int | None, processes: int, begun: TrainSettings, now: TrainSettings) -> None:
     """Say where the training stood, and what is otherwise than in its checkpoint."""
     config, changes = ppo.config, []
     if ppo.processes.size != processes:
-        changes.append(f"{_number(ppo.processes.size, 'process')} instead of {processes}")
+        changes.append(f"{ppo.processes.size} process{'es' * (ppo.processes.size > 1)} instead of {processes}")
     if now.threads != begun.threads:
         before = f"instead of {begun.threads}" if begun.threads else "where the checkpoint does not say how many"
-        changes.append(f"{_number(now.threads, 'thread')} {before}")
+        changes.append(f"{now.threads} thread{'s' * (now.threads > 1)} {before}")
     if now.compile != begun.compile:
         changes.append("compiled" if now.compile else "not compiled")
     otherwise = f", but not to the last bit: {', '.join(changes)}" if changes else ""
@@ -321,8 +297,6 @@ def _say_resumed(ppo: "PPO", steps: int | None, processes: int, begun: "TrainSet
 
 def _check_new(folder: Path) -> None:
     """Raises: ValueError: a folder has checkpoints, or parts of them."""
-    from esper_masks.rollout.training import checkpoint
-
     if checkpoint.found(folder):
         raise ValueError(f"{folder} has checkpoints: --resume continues their training, --logdir names another folder")
     if alone := checkpoint.files(folder):
@@ -330,19 +304,14 @@ def _check_new(folder: Path) -> None:
         raise ValueError(f"{reason}: put them beside it and --resume, or name another folder (--logdir)")
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" + "e" * (count != 1 and what.endswith("s")) + "s" * (count != 1)
-
-
 def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: MaskRules) -> None:
+def _check_same(options: argparse.Namespace, begun: Mapping[str, Any]) -> None:
     """Raises: ValueError: a flag is not what the training was begun with."""
-    begun = {**begun, "slots": begun["slots"] or len(rules.slot_ids)}
     for name, value in _given(options, ("rules", *SETTINGS, *TUNED, *COUNTED)).items():
-        if name not in FREE and value != begun[name]:
+        if value != begun[name]:
             before = "0, no limit" if name == "max_seeds" and not begun[name] else begun[name]
             raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {before}; leave it out")
     if options.calibration is not None:
@@ -353,16 +322,11 @@ def _check_same(options: argparse.Namespace, begun: Mapping[str, Any], rules: Ma
 
 
 def _summarize(
-    ppo: "PPO", options: argparse.Namespace, progress: "_Progress", illegal: int, path: Path, interrupted: bool
+    ppo: PPO, options: argparse.Namespace, progress: "_Progress", illegal: int, path: Path, interrupted: bool
 ) -> None:
-    import torch
-
-    from esper_masks.rollout.training.logs import draw_curve, read_metrics, sparklines
-    from esper_masks.rollout.training.trained import players, returns_of
-
     results = {}
     for name, play in players(ppo).items():
-        progress.show(f"comparing with baselines: {name}")
+        progress.live.show(f"comparing with baselines: {name}")
         results[name] = returns_of(play, ppo.env, EVALUATION_SEED)
     progress.live.end()
     baselines = {name: each.mean for name, each in results.items() if name != "learned"}
@@ -398,20 +362,22 @@ def _summarize(
 class _Progress:
     """Figures of iterations to the log and to standard output, there as a live line or as a line every few seconds."""
 
-    def __init__(self, steps: int, log: "TrainingLog | None", quiet: bool):
+    def __init__(self, steps: int, log: TrainingLog | None, quiet: bool):
         self.steps, self.log, self.quiet, self.last, self.steps_per_s = steps, log, quiet, 0.0, 0.0
         self.live = Live(None if quiet else sys.stdout)
         self.first: tuple[float, float] | None = None  # when there were how many steps
 
-    def begin(self, ppo: "PPO") -> None:
+    def begin(self, ppo: PPO) -> None:
         """Say something until there are figures."""
         compiles = "compiled" in (ppo.env.mode, ppo.policy.step.mode)
         far = how_far(ppo.env_steps, self.steps, 0, ppo.env_steps)
-        self.show("compiling, which takes a minute" if compiles else far)
+        self.live.show("compiling, which takes a minute" if compiles else far)
 
-    def show(self, text: str) -> None:
-        if not self.quiet:
-            self.live.show(text)
+    def end(self) -> None:
+        """Take the live line away and close the log."""
+        self.live.end()
+        if self.log is not None:
+            self.log.close()
 
     def __call__(self, figures: Mapping[str, float]) -> None:
         if self.log is not None:

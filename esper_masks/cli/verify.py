@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -14,19 +13,16 @@ from esper_masks.inspection.verify import Verification, verify
 from esper_masks.rulesets import rulesets
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's."""
-    parser = commands.add_parser("verify", help="lint a rule set and prove that all masks of it agree")
-    parser.description = (
-        "Lint a rule set, and compare engine, whole actions, explanations and the loop oracle over everything that two "
-        "slots can be. Exit code 1 where something disagrees."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{RULE_NAMES} (default: all that ship)")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
-    parser.set_defaults(run=_verify)
 
 
-def _verify(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Lint a rule set, and compare engine, whole actions, explanations and the loop oracle over everything that two
+    slots can be. Exit code 1 where something disagrees.
+    """
     found = [find_rules(name) for name in options.names or rulesets()]  # a wrong name must not cost the work before it
     results: list[Verification] = []
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:

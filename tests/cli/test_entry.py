@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import esper_masks as em
-from esper_masks.cli.entry import build_parser, main
+from esper_masks.cli.entry import COMMANDS, main
 from tests.cli.running import start
 from tests.logs import life
 from tests.own_rules import OWN
@@ -89,23 +89,58 @@ def test_nothing_is_open(arguments: list[str]) -> None:
 # -- help -------------------------------------------------------------------------------------------------------------
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    [found] = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(found.choices)
+def entries(text: str) -> dict[str, str]:
+    """What a help text says about each argument, by the name of its value among the options."""
+    found = {}
+    for line in re.sub(r"\n {10,}", "  ", text).splitlines():
+        if told := re.match(r" {2,4}(\S.*?)  +(\S.*)", line):
+            name = re.findall(r"--[\w-]+", told[1])[-1:] or told[1].lower().split()
+            found[name[0].removeprefix("--").replace("-", "_")] = told[2]
+    return found
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_tells_each_default_once(command: str) -> None:
-    parser = commands()[command]
-    for action in parser._actions:
-        name = "/".join(action.option_strings) or action.dest
-        told = (action.help or "") % {**vars(action), "prog": parser.prog}
-        assert told.count("default") <= 1, f"{name}: {told}"
-        if action.default not in (None, False, argparse.SUPPRESS) and action.default != []:
-            assert re.search(rf"\(default: {re.escape(f'{action.default}'.removesuffix('.0'))}\)", told), (
-                f"{name}: {told}"
-            )
+    parser = argparse.ArgumentParser(add_help=False)
+    module, _ = COMMANDS[command]
+    module.add_options(parser)
+    told = entries(parser.format_help())
+    assert "json" in told
+    for name, text in told.items():
+        default = parser.get_default(name)
+        assert text.count("default") <= 1, f"{name}: {text}"
+        if default not in (None, False) and default != []:
+            assert f"(default: {str(default).removesuffix('.0')})" in text, f"{name}: {text}"
     assert "all three" not in parser.format_help()
+
+
+def test_every_argument_of_a_help_text_is_seen() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", metavar="NAME", help="a name")
+    parser.add_argument("-o", "--an-output-with-a-long-name", default=3, help="a number (default: 3)")
+    assert entries(parser.format_help()) == {
+        "name": "a name",
+        "help": "show this help message and exit",
+        "an_output_with_a_long_name": "a number (default: 3)",
+    }
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_a_command_does(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told, (module, summary) = capsys.readouterr().out, COMMANDS[command]
+    assert " ".join((module.run.__doc__ or "a docstring is missing").split()) in told
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert entries(capsys.readouterr().out)[command] == summary
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

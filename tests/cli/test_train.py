@@ -141,7 +141,7 @@ def test_a_training_goes_on_with_or_without_compiling(
         modes.append(settings.compile)
         return build(rules, replace(settings, compile=False), *rest)
 
-    monkeypatch.setattr("esper_masks.rollout.training.train.build", eagerly)
+    monkeypatch.setattr("esper_masks.cli.train.build", eagerly)
     settings = {"rules": "esper-2025-12", **SMALL.to_dict(), "compile": begun, "threads": 1}
     checkpoint.save(begin(), settings, tmp_path)
     assert main(["train", "--steps", "160", "--logdir", str(tmp_path), "--resume", "--json", flag]) == 0
@@ -311,7 +311,7 @@ def test_a_picture_that_cannot_be_kept_fails_nothing(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "learning-curve.png"))
 
-    monkeypatch.setattr("esper_masks.rollout.training.logs.draw_curve", full)
+    monkeypatch.setattr("esper_masks.cli.train.draw_curve", full)
     code, out, err = run(capsys, "--steps", "500", "--logdir", str(tmp_path), "--json")
     assert code == 0
     assert json.loads(out)["env_steps"] == 500
