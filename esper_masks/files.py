@@ -37,7 +37,7 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         if there is None or stat.S_ISREG(there.st_mode):
             _replace(Path(os.path.realpath(path)), content, there)
         else:
-            _write_through(path, content)
+            Path(path).write_bytes(content)
     except OSError as error:  # of a part of the file, or of no name: the caller's name is wanted
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
@@ -110,7 +110,8 @@ def _replace(place: Path, content: bytes, there: os.stat_result | None) -> None:
             part.unlink()
         if there is None or not isinstance(error, OSError) or error.errno not in NO_OTHER_FILE:
             raise
-        return _write_through(place, content)
+        place.write_bytes(content)
+        return
     folder = os.open(place.parent, os.O_RDONLY)  # the new name must reach the disk too
     try:
         os.fsync(folder)
@@ -123,9 +124,3 @@ def _keep_owner_and_mode(descriptor: int, there: os.stat_result) -> None:
         with suppress(PermissionError):  # who is not root may give a file to groups of their own only
             os.fchown(descriptor, owner, group)
     os.fchmod(descriptor, stat.S_IMODE(there.st_mode))
-
-
-def _write_through(path: str | os.PathLike[str], content: bytes) -> None:
-    with open(path, "wb") as stream:
-        stream.write(content)
-        stream.flush()

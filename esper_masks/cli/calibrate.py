@@ -5,8 +5,8 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from rich import box
-from rich.table import Table
+from rich.box import SIMPLE
+from rich.table import Column, Table
 
 from esper_masks.cli.common import CommandError, console, output
 from esper_masks.files import check_output, is_standard_output
@@ -49,16 +49,15 @@ def _print(made: Calibration, measurement: Measurement, options: argparse.Namesp
         print(json.dumps(json.loads(made.to_json()) | counts))
         return
     outcomes = sorted({outcome for entry in made.blueprints.values() for outcome in entry.by_outcome})
-    table = Table(box=box.SIMPLE, title="improvement in accuracy points, mean ± spread (seeds)", title_justify="left")
-    for name in ("blueprint", "seeds", "parameters", "all", *outcomes):
-        table.add_column(name, justify="left" if name == "blueprint" else "right")
+    columns = [Column(name, justify="right") for name in ("seeds", "parameters", "all", *outcomes)]
+    title = "improvement in accuracy points, mean ± spread (seeds)"
+    table = Table("blueprint", *columns, box=SIMPLE, title=title, title_justify="left")
     for name, entry in sorted(made.blueprints.items(), key=lambda item: -item[1].improvement.mean):
         parts = [entry.improvement, *(entry.by_outcome.get(outcome) for outcome in outcomes)]
         points = [f"{part.mean:.2f} ± {part.spread:.2f} ({part.seeds})" if part else "" for part in parts]
         table.add_row(name, str(entry.seeds), f"{entry.params:,}", *points)
-    stages = Table(
-        box=box.SIMPLE, title="epochs in a stage, and how many seeds", title_justify="left", show_header=False
-    )
+    title = "epochs in a stage, and how many seeds"
+    stages = Table(box=SIMPLE, title=title, title_justify="left", show_header=False)
     for stage, seeds in sorted(made.dwell.items()):
         stages.add_row(stage, ", ".join(f"{epochs}: {number}" for epochs, number in sorted(seeds.items())))
     out = console()

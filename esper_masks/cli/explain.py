@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from esper_masks.cli.common import DEFAULT_RULES, RULES_HELP, count, find_rules,
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.slots import SlotState
-from esper_masks.reference.explain import Explanation
 from esper_masks.rules import MaskRules
 from esper_masks.rules.names import INT32
 
@@ -23,8 +23,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     form = "SLOT=STAGE[:AGE[:FEATURE...]]"
     add("slots", nargs="*", metavar=form, help="what a slot holds, by names or integers")
     add("--rules", default=DEFAULT_RULES, metavar="NAME", help=RULES_HELP)
-    add("--slot-ids", metavar="A,B,...", help="names of the slots (default: those of the rules)")
-    add("--enabled", metavar="A,B,...", help="slots that count (default: all)")
+    names = partial(str.split, sep=",")
+    add("--slot-ids", type=names, metavar="A,B,...", help="names of the slots (default: those of the rules)")
+    add("--enabled", type=names, metavar="A,B,...", help="slots that count (default: all)")
     add("--total-seeds", type=int, default=0, metavar="N", help="seeds germinated so far (default: %(default)s)")
     add("--max-seeds", type=count, default=0, metavar="N", help="seed limit; 0 is none (default: %(default)s)")
     add("--switch", action="append", default=[], metavar="NAME=VALUE", help="set a rule switch")
@@ -39,9 +40,8 @@ def run(options: argparse.Namespace) -> int:
     empty. Example: esper-masks explain mid=BLENDING:0 late=TRAINING:4 --total-seeds 2 --max-seeds 2
     """
     rules = find_rules(options.rules)
-    names = None if options.slot_ids is None else options.slot_ids.split(",")
-    enabled = None if options.enabled is None else options.enabled.split(",")
-    engine = MaskEngine(rules, names, enabled=enabled, max_seeds=options.max_seeds, **_switches(rules, options.switch))
+    switches = _switches(rules, options.switch)
+    engine = MaskEngine(rules, options.slot_ids, enabled=options.enabled, max_seeds=options.max_seeds, **switches)
     if options.states is not None and options.slots:
         raise RulesError("give the slots either as arguments or in a file of states")
     batch = [_without_repeats(_slot(rules, text) for text in options.slots)]
@@ -53,18 +53,14 @@ def run(options: argparse.Namespace) -> int:
     explanation = engine.explain(engine.pack_slots(batch), options.env, totals)
     if options.json:
         print(json.dumps(explanation.to_json(), indent=2))
-    else:
-        _print_explanation(explanation)
-    return 0
-
-
-def _print_explanation(explanation: Explanation) -> None:
+        return 0
     print(f"under {explanation.rules}")
     for slot, holds in zip(explanation.slot_ids, explanation.holds):
         print(f"  {slot}: {holds}")
     print()
     for line in explanation.lines():
         print_wrapped(line)
+    return 0
 
 
 def _switches(rules: MaskRules, settings: list[str]) -> dict[str, Any]:
@@ -110,12 +106,9 @@ def _state(rules: MaskRules, values: Mapping[str, Any]) -> SlotState | None:
         elif re.fullmatch("-?[0-9]{1,12}", str(value)):
             numbers[name] = int(value)
         else:
-            raise SlotStateError(
-                f"{name} {value!r} is no integer" + (f" and none of {', '.join(members)}" * bool(members))
-            )
-    return (
-        None if numbers["stage"] == rules.empty else SlotState(numbers.pop("stage"), numbers.pop("age", 0), **numbers)
-    )
+            known = f" and none of {', '.join(members)}" if members else ""
+            raise SlotStateError(f"{name} {value!r} is no integer{known}")
+    return None if numbers["stage"] == rules.empty else SlotState(**numbers)
 
 
 def _read_states(rules: MaskRules, path: str) -> list[dict[str, SlotState | None]]:

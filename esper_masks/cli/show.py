@@ -16,6 +16,8 @@ from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rules import MaskRules
 from esper_masks.viz.over_time import legal_shares
 
+ENVIRONMENTS = 1024  # of which ``--over-time`` tells
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
@@ -30,11 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table of stages and ops of a rule set, its gates, heads and size, or what differs in two."""
+    if options.diff and options.name is not None:
+        raise RulesError(f"--diff compares the two rule sets behind it, and {options.name} is a third: leave it out")
     if options.diff:
-        if options.name is not None:
-            raise RulesError(
-                f"--diff compares the two rule sets behind it, and {options.name} is a third: leave it out"
-            )
         first, second = map(find_rules, options.diff)
         if options.json:
             changes = {path: [a, b] for path, a, b in difference(first, second)}
@@ -56,9 +56,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         show(rules, console())
     return 0
-
-
-ENVIRONMENTS = 1024
 
 
 def over_time(rules: MaskRules) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """What is printed about rules, masks and policies, with rich."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from esper_masks.inspection.describe import ALWAYS, COLOURS, describe, difference, verdict
@@ -39,15 +39,13 @@ def show(rules: MaskRules, console: Console) -> None:
         console.print(f"switch {name}: {', '.join(map(str, values))} (default {values[0]})")
 
 
-def _table() -> Table:
-    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+def _table(*columns: Column) -> Table:
+    return Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def _stage_table(rules: MaskRules) -> Table:
-    table = _table()
-    table.add_column("stage", no_wrap=True)
-    for op in rules.op_rules:
-        table.add_column(op.name.replace("_", "\n"), justify="center", no_wrap=True)
+    ops = [Column(name.replace("_", "\n"), justify="center", no_wrap=True) for name in rules.op_names]
+    table = _table(Column("stage", no_wrap=True), *ops)
     for stage in rules.stages:
         said = [verdict(rules, op, stage) for op in rules.op_rules]
         cells = [Text(word, " on ".join(COLOURS.get(word, ()))) for word in said]
@@ -56,27 +54,22 @@ def _stage_table(rules: MaskRules) -> Table:
 
 
 def _head_table(rules: MaskRules, facts: Mapping[str, Any]) -> Table:
-    table = _table()
-    table.add_column("head", no_wrap=True)
-    table.add_column("choices", overflow="fold", ratio=3)
-    table.add_column("used by", overflow="fold", ratio=2)
+    choices_of, used_by = Column("choices", overflow="fold", ratio=3), Column("used by", overflow="fold", ratio=2)
+    table = _table(Column("head", no_wrap=True), choices_of, used_by)
     sizes = {"slot": facts["slots"], "op": rules.op_names}
     for name, head in facts["heads"].items():
         choices = sizes.get(name, head["choices"])
         notes = [", ".join(choices)]
         if isinstance(head["legal"], dict):
-            notes += [
-                f"{rules.head(name).switch} {value}: {', '.join(legal)}" for value, legal in head["legal"].items()
-            ]
+            switch = rules.head(name).switch
+            notes += [f"{switch} {value}: {', '.join(legal)}" for value, legal in head["legal"].items()]
         elif head["legal"] is not None:
             notes.append(f"legal: {', '.join(head['legal'])}")
         if head["while_closed"] is not None:
             notes.append(f"while closed: {', '.join(head['while_closed'])}")
         notes += [f"under {op}: {', '.join(legal)}" for op, legal in head["by_op"].items()]
-        users = [op.name for op in rules.op_rules if name in op.uses]
-        table.add_row(
-            f"{name} ({len(choices)})", "\n".join(notes), "all" if name == "op" else ", ".join(users) or "none"
-        )
+        users = ["all"] if name == "op" else [op.name for op in rules.op_rules if name in op.uses]
+        table.add_row(f"{name} ({len(choices)})", "\n".join(notes), ", ".join(users) or "none")
     return table
 
 
@@ -85,9 +78,7 @@ def show_difference(first: MaskRules, second: MaskRules, console: Console) -> No
     if first.fingerprint == second.fingerprint:
         console.print(f"{first.name} and {second.name} are the same")
         return
-    table = _table()
-    for title in ("", first.name, second.name):
-        table.add_column(title, overflow="fold", ratio=1)
+    table = _table(*(Column(title, overflow="fold", ratio=1) for title in ("", first.name, second.name)))
     for path, a, b in difference(first, second):
         if path not in ("rules", "fingerprint"):
             table.add_row(path, _brief(a), _brief(b))
@@ -95,15 +86,12 @@ def show_difference(first: MaskRules, second: MaskRules, console: Console) -> No
 
 
 def _brief(value: Any) -> str:
-    if value is None:
-        return "-"
     if isinstance(value, dict):
-        return (
-            "; ".join(f"{key}: {_brief(entry)}" for key, entry in value.items() if entry not in (None, [], {})) or "-"
-        )
-    return (
-        ", ".join(map(str, value)) or "-" if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
-    )
+        known = {key: entry for key, entry in value.items() if entry not in (None, [], {})}
+        return "; ".join(f"{key}: {_brief(entry)}" for key, entry in known.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
 
 
 def print_over_time(facts: dict[str, Any], console: Console) -> None:
@@ -111,9 +99,8 @@ def print_over_time(facts: dict[str, Any], console: Console) -> None:
     console.print(f"{facts['rules']}: {facts['environments']:,} environments, legal actions at random")
     console.print("At each epoch: percent in which an op is legal, and in which one whole action")
     console.print("alone is (forced); and how many are on average")
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("epoch", *facts["legal"], "forced", "actions"):
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    names = ("epoch", *facts["legal"], "forced", "actions")
+    table = _table(*(Column(name.replace("_", "\n"), justify="right", no_wrap=True) for name in names))
     shares = [*facts["legal"].values(), facts["forced"]]
     for epoch, count in enumerate(facts["legal_actions"]):
         table.add_row(str(epoch), *(_shaded(share[epoch]) for share in shares), f"{count:.1f}")
@@ -127,9 +114,7 @@ def _shaded(share: float) -> Text:
 
 def policy_table(results: Mapping[str, Returns]) -> Table:
     """The return of each policy, the best first."""
-    table = Table(box=SIMPLE)
-    table.add_column("policy")
-    table.add_column("return of an episode, mean ± standard error", justify="right")
+    table = Table("policy", Column("return of an episode, mean ± standard error", justify="right"), box=SIMPLE)
     for name, returns in sorted(results.items(), key=lambda item: -item[1].mean):
         table.add_row(name, f"{returns.mean:.2f} ± {returns.standard_error:.2f}")
     return table

@@ -37,11 +37,12 @@ from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.logs import FolderLock, TrainingLog, draw_curve, read_metrics, sparklines
 from esper_masks.rollout.training.ppo import PPO
 from esper_masks.rollout.training.processes import Processes
-from esper_masks.rollout.training.train import Stopping, TrainSettings, build, threads_for, train
+from esper_masks.rollout.training.train import POLICIES, Stopping, TrainSettings, build, threads_for, train
 from esper_masks.rollout.training.trained import players, returns_of
 
 EVERY_S = 2.0  # seconds between lines of progress
 LIVE_S = 0.1  # seconds between texts of a live line
+SHOWN = ("kl", "clip_fraction", "explained_variance", "entropy_op")
 EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments that none of them has seen
 STEPS = 5_000_000
 FREE = ("compile", "threads")  # settings that may be others when a training is resumed
@@ -55,14 +56,19 @@ _tell = partial(tell, "esper-masks train")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add("--envs", type=positive, metavar="N", help="number of environments, of all processes (default: 1024)")
-    steps = "environment steps in all, over which the learning rate falls (default: 5000000, or as the run was begun)"
+    add(
+        "--envs",
+        type=positive,
+        metavar="N",
+        help=f"number of environments, of all processes (default: {TrainSettings.envs})",
+    )
+    steps = f"environment steps in all, over which the learning rate falls (default: {STEPS}, or as the run was begun)"
     add("--steps", type=positive, metavar="N", help=steps)
     add("--slots", type=positive, metavar="N", help="slots of each environment (default: those of the rules)")
     seeds = "seeds that may germinate in an episode, 0 for any number (default: 0)"
     add("--max-seeds", type=count, metavar="N", help=seeds)
-    add("--policy", choices=("mlp", "lstm"), help="the network (default: mlp)")
-    add("--width", type=positive, metavar="N", help="width of its layers (default: 64)")
+    add("--policy", choices=tuple(POLICIES), help=f"the network (default: {TrainSettings.policy})")
+    add("--width", type=positive, metavar="N", help=f"width of its layers (default: {TrainSettings.width})")
     add("--rules", type=_named, metavar="NAME", help=RULES_HELP)
     calibration = "statistics by `esper-masks calibrate` (default: the package's)"
     add("--calibration", type=_named, metavar="FILE", help=calibration)
@@ -391,8 +397,7 @@ class _Progress:
         if self.quiet or (now - self.last < every and done < self.steps):
             return
         self.last = now
-        parts = {name: figures[name] for name in ("kl", "clip_fraction", "explained_variance", "entropy_op")}
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in parts.items())
+        shown = "  ".join(f"{name.replace('_', ' ')} {figures[name]:.3f}" for name in SHOWN)
         speed, gain = f"{figures['env_steps_per_s']:,.0f}/s", figures["return_mean"]
         if self.live.terminal:
             far = how_far(done, self.steps, now - self.first[0], self.first[1])

@@ -8,7 +8,7 @@ from functools import partial
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from esper_masks.cli.common import RULE_NAMES, find_rules, print_wrapped
+from esper_masks.cli.common import INTERRUPTED, RULE_NAMES, find_rules, print_wrapped
 from esper_masks.inspection.verify import Verification, verify
 from esper_masks.rulesets import rulesets
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([result.to_json() for result in results], indent=2))
     if any(result.interrupted for result in results):
-        return 130
+        return INTERRUPTED
     return 0 if all(result.agrees for result in results) else 1
 
 
