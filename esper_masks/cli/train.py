@@ -56,12 +56,8 @@ _tell = partial(tell, "esper-masks train")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add(
-        "--envs",
-        type=positive,
-        metavar="N",
-        help=f"number of environments, of all processes (default: {TrainSettings.envs})",
-    )
+    envs = f"number of environments, of all processes (default: {TrainSettings.envs})"
+    add("--envs", type=positive, metavar="N", help=envs)
     steps = f"environment steps in all, over which the learning rate falls (default: {STEPS}, or as the run was begun)"
     add("--steps", type=positive, metavar="N", help=steps)
     add("--slots", type=positive, metavar="N", help="slots of each environment (default: those of the rules)")
