@@ -121,13 +121,13 @@ def run(options: argparse.Namespace) -> int:
             return _train(processes, options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
         _tell(reason_of(error).split("\n", 1)[0])
-        return _left(processes, 2)
+        return _leave(processes, 2)
     finally:
         torch.set_num_threads(threads)
 
 
-def _left(processes: Processes, code: int) -> int:
-    """The exit code, where the processes do not part by themselves."""
+def _leave(processes: Processes, code: int) -> int:
+    """End this process if there are others, which may be waiting for it. Returns: the exit code."""
     if processes.size > 1:
         os._exit(code)  # not to wait for what the other processes are waiting for
     return code
@@ -160,7 +160,7 @@ def _train(processes: Processes, options: argparse.Namespace) -> int:
             if first:
                 compared = f"not compared with baselines; all is saved: {path}"
                 _tell(compared if path is not None else f"quit without saving{_last(folder)}")
-            return _left(processes, INTERRUPTED)
+            return _leave(processes, INTERRUPTED)
         except OSError as failure:  # the training is done, and saved
             discard(sys.stdout)
             if not isinstance(failure, BrokenPipeError):  # whose reader wants no more
