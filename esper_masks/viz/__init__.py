@@ -10,20 +10,17 @@ actions     ``ops_over_time``
 training    ``learning_curve``, ``entropy_curves``, ``compare_trainings``
 measuring   ``scaling``, ``speedups``
 
-lifecycle   stages and edges, drawn
-routes      where its arrows go
-table       ops by stages
+rules       ops by stages, and stages and edges, drawn
+routes      where the arrows go
 over_time   masks and ops of an episode
 training    curves
 measuring   benchmarks
 style       colours and sizes
-checks      arguments
 """
 
-from esper_masks.viz.lifecycle import lifecycle_graph
 from esper_masks.viz.measuring import scaling, speedups
 from esper_masks.viz.over_time import legal_counts_over_time, masks_over_time, ops_over_time
-from esper_masks.viz.table import validity_table
+from esper_masks.viz.rules import lifecycle_graph, validity_table
 from esper_masks.viz.training import compare_trainings, entropy_curves, learning_curve
 
 __all__ = [

@@ -116,19 +116,9 @@ def speedups(
         look: dict[str, Any] = {"color": BLUE if is_ours else OTHERS}
         if not wins:
             look = {"facecolor": "white", "edgecolor": VERMILION if is_ours else OTHERS, "hatch": "////"}
-        axis.barh(row, ratio - 1, left=1, height=0.72, **look)
+        bar = axis.barh(row, ratio - 1, left=1, height=0.72, **look)
         said = f"{ratio:,.0f} {TIMES}" if ratio >= 100 else f"{ratio:.{3 if wins else 2}g} {TIMES}"
-        offset, side = (4, "left") if wins else (-4, "right")
-        axis.annotate(
-            said,
-            (ratio, row),
-            (offset, 0),
-            textcoords="offset points",
-            ha=side,
-            va="center",
-            fontsize=8,
-            color="black" if wins else VERMILION,
-        )
+        axis.bar_label(bar, [said], padding=4, fontsize=8, color="black" if wins else VERMILION)
     least, most = min(1.0, *ratios.values()), max(1.0, *ratios.values())
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if most / least > 50 else (1.0, 2.0, 5.0)))

@@ -10,8 +10,7 @@ from esper_masks.actions.layout import ActionLayout
 from esper_masks.checks import check_integer
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rules.names import OP
-from esper_masks.viz.checks import check_masks_given
-from esper_masks.viz.style import BLUE, from_zero, look, new_figure, percents, plain
+from esper_masks.viz.style import BLUE, from_zero, look, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +36,7 @@ def legal_shares(masks: ActionMasks, head: str = OP) -> Tensor:
         ValueError: masks of another leading shape, or of no step.
         KeyError: no such head.
     """
-    check_masks_given(masks)
+    _check(masks)
     legal = masks[head].float()
     return legal.view(len(legal), -1, legal.shape[-1]).mean(1).cpu()
 
@@ -128,7 +127,7 @@ def ops_over_time(actions: Tensor, layout: ActionLayout, *, step: str = "step") 
         _line(axis, (100 * (taken == op).sum(-1) / acting).tolist(), op, name)
     axis.set_xlabel(step)
     axis.set_ylabel("taken, % of environments")
-    percents(axis)
+    from_zero(axis, 100)
     _whole_steps(axis)
     plain(axis)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.5)
@@ -150,7 +149,7 @@ def legal_counts_over_time(masks: ActionMasks, *, step: str = "step") -> "Figure
         TypeError, ValueError: see ``legal_shares``.
         ImportError: matplotlib is not installed.
     """
-    check_masks_given(masks)
+    _check(masks)
     time = masks.shape[0]
     ops, whole, forced = masks[OP].sum(-1), masks.count(), 100 * masks.forced.float()
     figure = new_figure(WIDTH, 4.6)
@@ -161,11 +160,21 @@ def legal_counts_over_time(masks: ActionMasks, *, step: str = "step") -> "Figure
         axis.set_ylabel(label)
         from_zero(axis, max(axis.lines[0].get_ydata()))
         plain(axis)
-    percents(axes[2])
+    from_zero(axes[2], 100)
     axes[2].set_xlabel(step)
     _whole_steps(axes[2])
     figure.align_ylabels()
     return figure
+
+
+def _check(masks: object) -> None:
+    if not isinstance(masks, ActionMasks):
+        raise TypeError(f"wanted ActionMasks, got {type(masks).__name__}; an engine gives them, and buffer.masks()")
+    if len(masks.shape) not in (1, 2) or not masks.shape.numel():
+        raise ValueError(
+            f"masks have the leading shape {tuple(masks.shape)}; wanted [time] or [time, batch] with a step at least, "
+            "as ActionMasks.stack makes of those of single steps"
+        )
 
 
 def _columns(shares: Tensor) -> tuple[list[list[float]], int]:

@@ -1,11 +1,11 @@
 """Where the stages of a lifecycle stand in a drawing, and how its edges run so that all can be read."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from math import hypot
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 Stage = TypeVar("Stage", bound=Hashable)
-Point = tuple[float, float]
+Point = complex  # x to the right, y up, in inches
+Size = tuple[float, float]  # width and height
 Curve = tuple[Point, Point, Point]  # start, control, end
 Box = tuple[float, float, float, float]  # left, right, bottom, top
 
@@ -57,7 +57,7 @@ def _free(placed: Mapping[Stage, tuple[int, int]], column: int, row: int) -> tup
 
 
 def routes(
-    boxes: Mapping[Stage, Box], edges: Sequence[tuple[Stage, Stage]], labels: Sequence[Point]
+    boxes: Mapping[Stage, Box], edges: Sequence[tuple[Stage, Stage]], labels: Sequence[Size]
 ) -> dict[tuple[Stage, Stage], Route]:
     """A curve for each edge, short edges first: each takes the curve that meets the least of what is drawn.
 
@@ -68,7 +68,7 @@ def routes(
     """
     made: dict[tuple[Stage, Stage], Route] = {}
     drawn = _Drawn([], [])
-    lengths = [hypot(*_minus(_centre(boxes[a]), _centre(boxes[b]))) for a, b in edges]
+    lengths = [abs(_centre(boxes[a]) - _centre(boxes[b])) for a, b in edges]
     for at in sorted(range(len(edges)), key=lambda i: (lengths[i], i)):
         source, target = edges[at]
         own, size = (boxes[source], boxes[target]), labels[at]
@@ -79,7 +79,7 @@ def routes(
             if best is not None and least >= best[0]:
                 break  # further bends cost more than what was found, whatever they meet
             curve = _between(*own, bend) if source != target else _loop(own[0])
-            points = [_at(curve, i / (SAMPLES - 1)) for i in range(SAMPLES)]
+            points = [point_at(curve, i / (SAMPLES - 1)) for i in range(SAMPLES)]
             met = least + drawn.meets(points, others)
             for share in PLACES if any(size) else PLACES[:1]:
                 text = around(_label(curve, share, size[1]), *size)
@@ -104,10 +104,10 @@ class _Drawn(NamedTuple):
         """How much a curve runs into boxes, the worst, then into labels, then along other curves."""
         cost = 100.0 * sum(_inside(point, box, APART) for point in curve for box in boxes)
         cost += 5.0 * sum(_inside(point, box, 0) for point in curve for box in self.texts)
-        mine = _bounds(curve, APART)
+        mine = bounds(curve, APART)
         for other in self.curves:
-            if _overlap(mine, _bounds(other, 0)):
-                cost += 0.7 * sum(any(hypot(p[0] - q[0], p[1] - q[1]) < APART for q in other) for p in curve)
+            if _overlap(mine, bounds(other)):
+                cost += 0.7 * sum(any(abs(p - q) < APART for q in other) for p in curve)
         return cost
 
     def hides(self, text: Box, curve: Sequence[Point], boxes: Sequence[Box]) -> float:
@@ -119,64 +119,61 @@ class _Drawn(NamedTuple):
 def _loop(box: Box) -> Curve:
     """From a box back to itself, above it."""
     left, right, _, top = box
-    middle = (left + right) / 2
-    return (middle - 0.2, top), (middle, top + 0.7), (middle + 0.2, top)
+    middle = complex((left + right) / 2, top)
+    return middle - 0.2, middle + 0.7j, middle + 0.2
 
 
 def _between(source: Box, target: Box, bend: float) -> Curve:
     """The part between two boxes of a curve from one centre to the other."""
     a, b = _centre(source), _centre(target)
-    along = _minus(b, a)
-    control = (a[0] + b[0]) / 2 - bend * along[1], (a[1] + b[1]) / 2 + bend * along[0]
+    control = (a + b) / 2 + bend * 1j * (b - a)  # beside the middle, at a right angle
     whole, inside = (a, control, b), [i / 200 for i in range(201)]
-    leaves = next(t for t in inside if t == 1 or not _inside(_at(whole, t), source, 0.02))
-    enters = next(t for t in reversed(inside) if t == 0 or not _inside(_at(whole, t), target, 0.02))
+    leaves = next(t for t in inside if t == 1 or not _inside(point_at(whole, t), source, 0.02))
+    enters = next(t for t in reversed(inside) if t == 0 or not _inside(point_at(whole, t), target, 0.02))
     if leaves >= enters:  # the boxes touch
         return whole
     # the control point of a part of a curve: its blossom at the two ends
-    x, y = (_blend(_blend(p, q, leaves), _blend(q, r, leaves), enters) for p, q, r in zip(*whole))
-    return _at(whole, leaves), (x, y), _at(whole, enters)
+    blossom = _blend(_blend(a, control, leaves), _blend(control, b, leaves), enters)
+    return point_at(whole, leaves), blossom, point_at(whole, enters)
 
 
 def _label(curve: Curve, share: float, tall: float) -> Point:
     """The middle of a label: on its edge, or above one that is level, which it would hide."""
     start, control, end = curve
-    x, y = _at(curve, share)
-    level = abs(end[1] - start[1]) < 0.4 * abs(end[0] - start[0]) or control[1] > max(start[1], end[1])
-    return x, y + (LIFT + tall / 2) * level
+    along = end - start
+    level = abs(along.imag) < 0.4 * abs(along.real) or control.imag > max(start.imag, end.imag)
+    return point_at(curve, share) + (LIFT + tall / 2) * 1j * level
 
 
-def _blend(p: float, q: float, share: float) -> float:
+def _blend(p: Point, q: Point, share: float) -> Point:
     return (1 - share) * p + share * q
 
 
-def _at(curve: Curve, t: float) -> Point:
-    x, y = ((1 - t) ** 2 * p + 2 * t * (1 - t) * q + t * t * r for p, q, r in zip(*curve))
-    return x, y
-
-
-def _minus(p: Point, q: Point) -> Point:
-    return p[0] - q[0], p[1] - q[1]
+def point_at(curve: Curve, t: float) -> Point:
+    """A point of a curve, from its start at 0 to its end at 1."""
+    start, control, end = curve
+    return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t * t * end
 
 
 def _centre(box: Box) -> Point:
     left, right, bottom, top = box
-    return (left + right) / 2, (bottom + top) / 2
+    return complex(left + right, bottom + top) / 2
 
 
 def around(point: Point, width: float, height: float) -> Box:
     """A box of a size with a point in its middle."""
-    return point[0] - width / 2, point[0] + width / 2, point[1] - height / 2, point[1] + height / 2
+    return point.real - width / 2, point.real + width / 2, point.imag - height / 2, point.imag + height / 2
 
 
-def _bounds(points: Sequence[Point], margin: float) -> Box:
-    xs, ys = zip(*points)
+def bounds(points: Iterable[Point], margin: float = 0.0) -> Box:
+    """The smallest box that has all points at least a margin within its edges."""
+    xs, ys = zip(*((point.real, point.imag) for point in points))
     return min(xs) - margin, max(xs) + margin, min(ys) - margin, max(ys) + margin
 
 
 def _inside(point: Point, box: Box, margin: float) -> bool:
     left, right, bottom, top = box
-    return left - margin < point[0] < right + margin and bottom - margin < point[1] < top + margin
+    return left - margin < point.real < right + margin and bottom - margin < point.imag < top + margin
 
 
 def _overlap(one: Box, other: Box) -> bool:

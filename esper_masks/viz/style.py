@@ -79,8 +79,3 @@ def from_zero(axis: "Axes", top: float) -> None:
     """The axis from 0 to a number, with room at both ends: a line on an edge is cut in half, or hidden by the frame."""
     room = 0.05 * (top or 1)
     axis.set_ylim(-room, (top or 1) + room)
-
-
-def percents(axis: "Axes") -> None:
-    """The axis from 0 to 100, with room at both ends."""
-    from_zero(axis, 100)

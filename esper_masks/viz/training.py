@@ -1,9 +1,9 @@
 """What was learned, over environment steps."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from esper_masks.viz.style import BLACK, BLUE, GREEN, VERMILION, Look, from_zero, look, new_figure, percents, plain
+from esper_masks.viz.style import BLACK, BLUE, GREEN, VERMILION, Look, from_zero, look, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +105,7 @@ def compare_trainings(
             handles["heuristic"] = above.axhline(heuristics[title], color=BLACK, linestyle="--", linewidth=1)
         above.set_title(title, fontsize=9)
         _over_steps(below)
-        percents(below)
+        from_zero(below, 100)
         plain(above)
     axes[0, 0].set_ylabel("return, accuracy points")
     axes[1, 0].set_ylabel("illegal actions, %")
@@ -137,13 +137,9 @@ def _band(axis: "Axes", curves: Sequence[Curve], what: str, scale: float, look: 
     seeds = [[scale * value for value in together] for together in zip(*(curve[what] for curve in curves))]
     least, most = [min(s) for s in seeds], [max(s) for s in seeds]
     axis.fill_between(steps, least, most, color=look.colour, alpha=0.2, linewidth=0)
-    [line] = axis.plot(steps, [_mean(s) for s in seeds], color=look.colour, linestyle=look.stroke, label=way)
+    means = [sum(s) / len(s) for s in seeds]
+    [line] = axis.plot(steps, means, color=look.colour, linestyle=look.stroke, label=way)
     return line
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)
 
 
 def _over_steps(axis: "Axes") -> None:

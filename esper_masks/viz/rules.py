@@ -1,26 +1,79 @@
-"""The lifecycle as a graph."""
+"""A rule set as pictures: which op is legal in which stage, and the lifecycle as a graph."""
 
 import textwrap
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from esper_masks.inspection.describe import stayers, takers
+from esper_masks.inspection.describe import COLOURS, gates, stayers, takers, verdict
 from esper_masks.rules import MaskRules
-from esper_masks.viz.checks import check_rules_given
-from esper_masks.viz.routes import Box, Point, Route, around, place, routes
-from esper_masks.viz.style import BLACK, MUTED, Look, look, new_figure
+from esper_masks.viz.routes import Box, Route, Size, around, bounds, place, point_at, routes
+from esper_masks.viz.style import BLACK, GRID, MUTED, Look, look, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NOTE_WIDTH = 16  # characters that an inch of notes holds
 LETTER = 0.083  # inches that a character of a name takes, at the size of its text
 SMALL = 0.07
 COLUMN_GAP, ROW_GAP, HEIGHT, LINE, MARGIN, ABOVE = 0.5, 0.8, 0.34, 0.15, 0.2, 0.3  # inches
 CIRCLE = "\N{CLOCKWISE OPEN CIRCLE ARROW}"
 GROUND = "#f4f4f4"
 NOBODY = Look(MUTED, (0, (2, 2)))
+
+
+def validity_table(rules: MaskRules) -> "Figure":
+    """Every op in every stage: a heat map whose cells say what ``esper-masks show`` says.
+
+        for stage, op in product(stages, ops):
+            "always"  the op is legal whatever the slot holds
+            "yes"     legal in this stage
+            "gated"   legal in this stage where its gates pass, which stand below the table
+            "."       never legal in this stage
+
+    >>> import esper_masks as em
+    >>> figure = em.viz.validity_table(em.ruleset("esper-2025-12"))
+    >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    ['WAIT', 'GERMINATE', 'CULL', 'FOSSILIZE']
+
+    Args:
+        rules: a rule set. A switch that is not set is named among the gates.
+
+    Raises:
+        TypeError: no rule set.
+        ImportError: matplotlib is not installed.
+    """
+    _check(rules)
+    ops, stages = rules.op_rules, tuple(rules.stages)
+    width = 1.7 + max(0.95, 0.085 * max(len(part) for op in ops for part in op.name.split("_"))) * len(ops)
+    notes = [f"{op.name}, gated: {'; '.join(found)}" for op in ops if not op.always and (found := list(gates(op)))]
+    lines = [line for note in notes for line in textwrap.wrap(note, int(NOTE_WIDTH * (width - 0.2)))]
+    figure = new_figure(width, 1 + 0.3 * len(stages) + 0.15 * len(lines))
+    from matplotlib.patches import Rectangle
+
+    axis = figure.subplots()
+    for row, stage in enumerate(stages):
+        for column, op in enumerate(ops):
+            said = verdict(rules, op, stage)
+            ink, ground = COLOURS.get(said, (MUTED, "white"))
+            corner = column - 0.5, row - 0.5
+            axis.add_patch(Rectangle(corner, 1, 1, facecolor=ground, edgecolor=GRID, gid=f"{stage.name}/{op.name}"))
+            axis.text(column, row, said, color=ink, ha="center", va="center", fontsize=8)
+    axis.set_xlim(-0.5, len(ops) - 0.5)
+    axis.set_ylim(len(stages) - 0.5, -0.5)
+    axis.set_xticks(range(len(ops)), [op.name.replace("_", "\n") for op in ops], fontsize=8)
+    axis.set_yticks(range(len(stages)), [f"{stage.name}  {int(stage)}" for stage in stages], fontsize=8)
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set_ylabel("stage of the slot")
+    axis.set_title(f"{rules.name}: where each op is legal", fontsize=10)
+    if lines:
+        figure.supxlabel("\n".join(lines), fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+# -- the lifecycle ----------------------------------------------------------------------------------------------------
 
 
 def lifecycle_graph(rules: MaskRules) -> "Figure":
@@ -43,7 +96,7 @@ def lifecycle_graph(rules: MaskRules) -> "Figure":
         TypeError: no rule set.
         ImportError: matplotlib is not installed.
     """
-    check_rules_given(rules)
+    _check(rules)
     stages = tuple(rules.stages)
     placed = place(stages, rules.transitions, rules.empty)
     acting = {stage: stayers(rules, stage) for stage in stages}
@@ -53,14 +106,13 @@ def lifecycle_graph(rules: MaskRules) -> "Figure":
     boxes = _boxes(placed, acting, labels)
     found = routes(boxes, edges, [labels.get(edge, (0.0, 0.0)) for edge in edges])
     texts = [around(found[edge].label, *size) for edge, size in labels.items()]
-    corners = [
-        corner for left, right, bottom, top in (*boxes.values(), *texts) for corner in ((left, bottom), (right, top))
-    ]
-    corners += [point for route in found.values() for point in _reach(route)]
-    low, high = (tuple(chosen(values) for values in zip(*corners)) for chosen in (min, max))
+    points = [complex(x, y) for left, right, *ys in (*boxes.values(), *texts) for x, y in zip((left, right), ys)]
+    for route in found.values():  # half way to its control point is as far as a curve goes
+        points += [route.start, point_at(route[:3], 0.5), route.end]
+    left, right, bottom, top = bounds(points, MARGIN)
     ends = {stage for stage in stages if not rules.transitions[stage]}
     met = {rules.empty, *(to for _, to in edges)}
-    width = high[0] - low[0] + 2 * MARGIN
+    width = right - left
     meanings = {
         "dashed arrow: by itself": not all(ops.values()),
         "double frame: empty slot": True,
@@ -69,14 +121,16 @@ def lifecycle_graph(rules: MaskRules) -> "Figure":
         f"{CIRCLE}: no move": any(acting.values()),
         f"{' and '.join(op.name for op in rules.op_rules if op.always)}: always legal, no move": True,
     }
-    caption = textwrap.wrap("; ".join(meaning for meaning, is_seen in meanings.items() if is_seen), int(16 * width))
+    caption = textwrap.wrap(
+        "; ".join(meaning for meaning, is_seen in meanings.items() if is_seen), int(NOTE_WIDTH * width)
+    )
     below = 0.1 + 0.15 * len(caption)
-    height = high[1] - low[1] + 2 * MARGIN + ABOVE + below
+    height = top - bottom + ABOVE + below
     figure = new_figure(width, height, constrained=False)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
-    axis.set_xlim(low[0] - MARGIN, low[0] - MARGIN + width)  # a unit is an inch
-    axis.set_ylim(low[1] - MARGIN - below, low[1] - MARGIN - below + height)
+    axis.set_xlim(left, right)  # a unit is an inch
+    axis.set_ylim(bottom - below, top + ABOVE)
     numbers = {op.name: number for number, op in enumerate(op for op in rules.op_rules if not op.always)}
     for edge, route in found.items():
         _draw_edge(axis, edge, route, ops[edge], numbers)
@@ -84,16 +138,15 @@ def lifecycle_graph(rules: MaskRules) -> "Figure":
         frame: dict[str, Any] = {"linewidth": 2.2 if stage in ends else 1.1}
         frame["linestyle"] = "-" if stage in met else (0, (3, 2))
         _draw_stage(axis, stage, box, acting[stage], frame, twice=stage == rules.empty)
-    left = 0.1 / width
-    figure.text(left, 1 - 0.08 / height, f"{rules.name}: lifecycle", fontsize=10, va="top")
-    figure.text(left, 0.08 / height, "\n".join(caption), fontsize=8, color=MUTED, va="bottom")
+    figure.text(0.1 / width, 1 - 0.08 / height, f"{rules.name}: lifecycle", fontsize=10, va="top")
+    figure.text(0.1 / width, 0.08 / height, "\n".join(caption), fontsize=8, color=MUTED, va="bottom")
     return figure
 
 
 def _boxes(
     placed: Mapping[IntEnum, tuple[int, int]],
     acting: Mapping[IntEnum, list[str]],
-    labels: Mapping[tuple[IntEnum, IntEnum], Point],
+    labels: Mapping[tuple[IntEnum, IntEnum], Size],
 ) -> dict[IntEnum, Box]:
     """Boxes as wide and high as their text, in columns and rows that leave room for labels between them; inches."""
     sizes = {
@@ -130,12 +183,6 @@ def _centres(
     return {stage: at[number] for stage, (number, _) in places.items()}
 
 
-def _reach(route: Route) -> tuple[Point, Point, Point]:
-    """Points that hold a curve: half way to its control point is as far as it goes."""
-    half = tuple((a + 2 * c + b) / 4 for a, c, b in zip(route.start, route.control, route.end))
-    return route.start, (half[0], half[1]), route.end
-
-
 def _draw_edge(
     axis: "Axes", edge: tuple[IntEnum, IntEnum], route: Route, ops: list[str], numbers: Mapping[str, int]
 ) -> None:
@@ -143,14 +190,16 @@ def _draw_edge(
     from matplotlib.path import Path
 
     colour, stroke, _ = look(numbers[ops[0]]) if ops else NOBODY
-    path = Path([route.start, route.control, route.end], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
+    points = [(point.real, point.imag) for point in route[:3]]
+    path = Path(points, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
     arrow = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=11, color=colour, linewidth=1.4)
     arrow.set_linestyle(stroke if not ops else "-")
     arrow.set_gid(f"{edge[0].name}->{edge[1].name}")
     axis.add_patch(arrow)
     if ops:
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-        label = axis.text(*route.label, "\n".join(ops), fontsize=7.5, ha="center", va="center", bbox=ground)
+        x, y = route.label.real, route.label.imag
+        label = axis.text(x, y, "\n".join(ops), fontsize=7.5, ha="center", va="center", bbox=ground)
         label.set_gid(f"{edge[0].name}->{edge[1].name}")
 
 
@@ -171,3 +220,8 @@ def _draw_stage(
     for line, op in enumerate(acting):
         y = top - HEIGHT - LINE * line + 0.02
         axis.text(middle, y, f"{CIRCLE} {op}", fontsize=7.5, ha="center", va="center", zorder=4)
+
+
+def _check(rules: object) -> None:
+    if not isinstance(rules, MaskRules):
+        raise TypeError(f"wanted MaskRules, got {type(rules).__name__}; ruleset(name) gives one")
