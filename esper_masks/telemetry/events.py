@@ -25,32 +25,38 @@ _SEED_NUMBER = re.compile(r"[0-9]+$")
 
 
 @dataclass(frozen=True)
-class Germinated:
+class SeedEvent:
+    """An event in the life of a seed."""
+
     env: int
     slot: str
     seed: str
+
+    @property
+    def number(self) -> int | None:
+        """The number of the seed within its episode, which its id ends in: 2 for ``env0_seed_2``."""
+        digits = _SEED_NUMBER.search(self.seed)
+        return None if digits is None else int(digits[0])
+
+
+@dataclass(frozen=True)
+class Germinated(SeedEvent):
     time: float | None = None  # seconds
     blueprint: str | None = None
     params: int | None = None
 
 
 @dataclass(frozen=True)
-class StageChanged:
-    env: int
-    slot: str
-    seed: str
+class StageChanged(SeedEvent):
     source: str
     target: str
     time: float | None = None  # seconds
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(SeedEvent):
     """What follows the last stage change of a seed; it tells the seed's age."""
 
-    env: int
-    slot: str
-    seed: str
     stage: str
     age: int | None
     improvement: float | None = None  # accuracy points
@@ -70,7 +76,7 @@ class Malformed:
     reason: str
 
 
-Event = Germinated | StageChanged | Outcome | Other | Malformed
+Event = SeedEvent | Other | Malformed
 
 OUTCOMES = {"SEED_FOSSILIZED": "FOSSILIZED", "SEED_CULLED": "CULLED", "SEED_PRUNED": "PRUNED"}
 
@@ -113,7 +119,7 @@ def parse_line(line: bytes) -> Event:
     if event_type not in ("SEED_GERMINATED", "SEED_STAGE_CHANGED", *OUTCOMES):
         return Other(clean(event_type))
     try:
-        return _parse_lifecycle(event_type, record)
+        return _seed_event(event_type, record)
     except _FieldError as error:
         return Malformed(f"{event_type}: {error}")
 
@@ -122,25 +128,25 @@ class _FieldError(ValueError):
     """A lifecycle event lacks a field, or has one of another type."""
 
 
-def _parse_lifecycle(event_type: str, record: dict[str, Any]) -> Event:
+def _seed_event(event_type: str, record: dict[str, Any]) -> SeedEvent:
     data = record.get("data")
     if not isinstance(data, dict):
         raise _FieldError("no data")
-    env = _field(data, "env_id", int)
-    slot, seed, time = _name(record, "slot_id"), _name(record, "seed_id"), _seconds(record.get("timestamp"))
+    of = _field(data, "env_id", int), _name(record, "slot_id"), _name(record, "seed_id")
+    time = _seconds(record.get("timestamp"))
     if event_type == "SEED_STAGE_CHANGED":
-        return StageChanged(env, slot, seed, _name(data, "from"), _name(data, "to"), time)
+        return StageChanged(*of, _name(data, "from"), _name(data, "to"), time)
     if event_type == "SEED_GERMINATED":
-        if seed_number(seed) is None:
-            raise _FieldError(f"seed_id {clean(seed)!r} does not end in a number")
+        if SeedEvent(*of).number is None:
+            raise _FieldError(f"seed_id {clean(of[-1])!r} does not end in a number")
         blueprint, params = data.get("blueprint_id"), data.get("params")
         blueprint = clean(blueprint, MAX_NAME) if isinstance(blueprint, str) and len(blueprint) <= MAX_NAME else None
         params = params if type(params) is int and 0 <= params <= MAX_NUMBER else None
-        return Germinated(env, slot, seed, time, blueprint, params)
+        return Germinated(*of, time, blueprint, params)
     age = None if data.get("epochs_total") is None else _field(data, "epochs_total", int)
     if age is not None and age < 0:
         raise _FieldError(f"epochs_total is {clean(str(age))}")
-    return Outcome(env, slot, seed, OUTCOMES[event_type], age, _number(data.get("improvement")))
+    return Outcome(*of, OUTCOMES[event_type], age, _number(data.get("improvement")))
 
 
 def _number(value: object) -> float | None:
@@ -155,12 +161,6 @@ def _seconds(timestamp: object) -> float | None:
         return datetime.fromisoformat(timestamp).timestamp() if isinstance(timestamp, str) else None
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def seed_number(seed: str) -> int | None:
-    """The number of a seed within its episode, which its id ends in: 2 for ``env0_seed_2``."""
-    number = _SEED_NUMBER.search(seed)
-    return None if number is None else int(number[0])
 
 
 def _name(record: dict[str, Any], name: str) -> str:

@@ -38,16 +38,12 @@ class LogFiles:
 
     def __init__(self, paths: Sequence[str], live: Live | None = None):
         self._live = Live(sys.stderr) if live is None else live
-        self._found = [_stat(path) for path in paths]
-        sizes = [found.st_size for found in self._found if stat.S_ISREG(found.st_mode)]
+        found = [_stat(path) for path in paths]
+        sizes = [one.st_size for one in found if stat.S_ISREG(one.st_mode)]
         self._total = sum(sizes) if len(sizes) == len(paths) else 0  # of a pipe nobody knows
-        first = [self._first(at) for at in range(len(paths))]
+        first = [next(at for at, other in enumerate(found) if os.path.samestat(one, other)) for one in found]
         self.repeated = [(path, paths[first[at]]) for at, path in enumerate(paths) if first[at] < at]
         self._done, self._begun, self._shown = 0, monotonic(), 0.0
-
-    def _first(self, at: int) -> int:
-        """The number of the first file that is the same one as that with the number ``at``."""
-        return next(n for n, found in enumerate(self._found) if os.path.samestat(found, self._found[at]))
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:

@@ -16,20 +16,9 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.rules import MaskRules, Op
 from esper_masks.rules.gates import GATES, lift
 from esper_masks.rules.names import AGE, INT32, STAGE
-from esper_masks.telemetry.events import (
-    Germinated,
-    Malformed,
-    Other,
-    Outcome,
-    StageChanged,
-    clean,
-    read_events,
-    seed_number,
-)
+from esper_masks.telemetry.events import Germinated, Malformed, Outcome, SeedEvent, StageChanged, clean, read_events
 from esper_masks.telemetry.report import Finding, Report
 from esper_masks.telemetry.tracks import EnvTrack, Judgement, SlotTrack
-
-SlotEvent = Germinated | StageChanged | Outcome
 
 BATCH_CELLS = 1 << 15  # slots in one batch of judgements
 MAX_SLOTS = 1024  # of one environment; a log that names more is not of this kind
@@ -69,16 +58,12 @@ class Replay:
         for self._line, event in enumerate(read_events(stream), start=1):
             self.report.lines += 1
             match event:
-                case Germinated():
-                    self._germinated(event)
-                case StageChanged():
-                    self._stage_changed(event)
-                case Outcome():
-                    self._outcome(event)
-                case Other():
-                    self.report.other_events.add(event.event_type)
+                case SeedEvent():
+                    self._follow(event)
                 case Malformed():
                     self._malformed(event.reason)
+                case other:
+                    self.report.other_events.add(other.event_type)
         self.finish()
 
     def finish(self) -> Report:
@@ -93,12 +78,20 @@ class Replay:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def _germinated(self, event: Germinated) -> None:
-        env, slot = self._place(event)
-        if slot is None:
+    def _follow(self, event: SeedEvent) -> None:
+        if (place := self._place(event)) is None:
             return
+        match event:
+            case Germinated():
+                self._germinated(event, *place)
+            case StageChanged():
+                self._stage_changed(event, *place)
+            case Outcome():
+                self._outcome(event, *place)
+
+    def _germinated(self, event: Germinated, env: EnvTrack, slot: SlotTrack) -> None:
         self.report.seeds += 1
-        number = seed_number(event.seed)
+        number = event.number
         assert number is not None  # checked when the line was parsed
         if number <= env.last_number:
             self.report.episodes += 1
@@ -112,10 +105,7 @@ class Replay:
             self._submit(self._judgement(op, env, slot, event))
         self._move(env, slot, "GERMINATED", event.seed)
 
-    def _stage_changed(self, event: StageChanged) -> None:
-        env, slot = self._place(event)
-        if slot is None:
-            return
+    def _stage_changed(self, event: StageChanged, env: EnvTrack, slot: SlotTrack) -> None:
         self._release(slot)
         self.report.transitions += 1
         if slot.logged in CLEARED and event.source == slot.logged:
@@ -134,10 +124,7 @@ class Replay:
         self._move(env, slot, event.target, event.seed)
         slot.outcome_due = event.target
 
-    def _outcome(self, event: Outcome) -> None:
-        _, slot = self._place(event)
-        if slot is None:
-            return
+    def _outcome(self, event: Outcome, env: EnvTrack, slot: SlotTrack) -> None:
         if slot.outcome_due == event.stage and slot.seed == event.seed:
             self._release(slot, event.age)
         else:
@@ -148,8 +135,8 @@ class Replay:
 
     # -- tracking -----------------------------------------------------------------------------------------------------
 
-    def _place(self, event: SlotEvent) -> tuple[EnvTrack, SlotTrack | None]:
-        """Environment and slot of an event; no slot if the environment has too many."""
+    def _place(self, event: SeedEvent) -> tuple[EnvTrack, SlotTrack] | None:
+        """Environment and slot of an event; None if the environment has too many slots."""
         if event.env not in self._envs:
             self._envs[event.env] = EnvTrack()
             self.report.episodes += 1
@@ -157,11 +144,11 @@ class Replay:
         if event.slot not in env.slots:
             if len(env.slots) >= MAX_SLOTS:
                 self._malformed(f"environment {event.env} has more than {MAX_SLOTS} slots")
-                return env, None
+                return None
             env.slots[event.slot] = SlotTrack(len(env.slots), self._empty)
             env.stages.append(int(self._stages[self._empty]))
         if env.last_number < 0 and not isinstance(event, Germinated):  # the log begins in the middle of an episode
-            env.last_number = max(env.last_number, seed_number(event.seed) or 0)
+            env.last_number = max(env.last_number, event.number or 0)
         return env, env.slots[event.slot]
 
     def _set_stage(self, env: EnvTrack, slot: SlotTrack, stage: str) -> None:
@@ -188,10 +175,10 @@ class Replay:
         finding = Finding(self._file, self._line, None, None, None, "malformed line", reason)
         self.report.add_finding("malformed", finding)
 
-    def _found(self, kind: str, event: SlotEvent, what: str, why: str) -> None:
+    def _found(self, kind: str, event: SeedEvent, what: str, why: str) -> None:
         self.report.add_finding(kind, self._finding(event, what, why))
 
-    def _finding(self, event: SlotEvent, what: str, why: str = "") -> Finding:
+    def _finding(self, event: SeedEvent, what: str, why: str = "") -> Finding:
         return Finding(self._file, self._line, event.env, event.slot, event.seed, what, why)
 
     # -- judging ------------------------------------------------------------------------------------------------------
@@ -209,7 +196,7 @@ class Replay:
             why = f"{slot.stage} may go to {permitted}; the slot is {self._history(slot)}"
         self._found("transition", event, f"illegal transition {name}", why)
 
-    def _judgement(self, op: Op, env: EnvTrack, slot: SlotTrack, event: SlotEvent) -> Judgement:
+    def _judgement(self, op: Op, env: EnvTrack, slot: SlotTrack, event: SeedEvent) -> Judgement:
         self.report.ops.add(op.name)
         finding = self._finding(event, f"illegal {op.name}")
         return Judgement(op, env.stages[:], slot.index, list(env.slots), finding, slot.stage)

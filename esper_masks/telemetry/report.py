@@ -125,26 +125,21 @@ class Report:
 
     def _remarks(self) -> list[str]:
         """Sentences about what a reader should not miss."""
-        remarks = []
-        if not self.ops and not self.transitions:
-            remarks.append("No lifecycle event was found: is this an event log?")
-        if self.unknown_stages:
-            names = ", ".join(f"{name} ({count:,})" for name, count in self.unknown_stages.most_common(8))
-            remarks.append(f"Stages that {self.rules.name} does not have: {names}.")
-            fitting = [n for n in rulesets() if set(self.unknown_stages) <= set(ruleset(n).stages.__members__)]
-            if fitting:
-                remarks.append(f"Another rule set has them: --rules {fitting[0]}")
-        if self.age_unknown:
-            remarks.append(f"Age unknown for {self.age_unknown:,} ops; they were let through the age gate.")
-        if self.not_judged:
-            remarks.append(f"Not judged, because logs do not tell them: {', '.join(self.not_judged)}.")
-        if self.malformed:
-            remarks.append(f"{self.malformed:,} lines could not be read.")
-        if self.outcomes_out_of_place:
-            remarks.append(f"{self.outcomes_out_of_place:,} outcomes came without the stage change they belong to.")
-        if self.disagreements:
-            remarks.append(f"The log disagrees with the tracked state on {self.disagreements:,} stage changes.")
-        if self.interrupted:
-            remarks.append("Interrupted: these are the figures up to that point.")
-        remarks.append(f"{self.illegal_events:,} illegal." if self.illegal_events else "Nothing illegal.")
-        return remarks
+        rules, illegal, unknown = self.rules.name, self.illegal_events, self.unknown_stages
+        names = ", ".join(f"{name} ({count:,})" for name, count in unknown.most_common(8))
+        fitting = next((name for name in rulesets() if set(unknown) <= set(ruleset(name).stages.__members__)), None)
+        remarks = {
+            "No lifecycle event was found: is this an event log?": not self.ops and not self.transitions,
+            f"Stages that {rules} does not have: {names}.": unknown,
+            f"Another rule set has them: --rules {fitting}": unknown and fitting,
+            f"Age unknown for {self.age_unknown:,} ops; they were let through the age gate.": self.age_unknown,
+            f"Not judged, because logs do not tell them: {', '.join(self.not_judged)}.": self.not_judged,
+            f"{self.malformed:,} lines could not be read.": self.malformed,
+            f"{self.outcomes_out_of_place:,} outcomes came without the stage change they belong to.": (
+                self.outcomes_out_of_place
+            ),
+            f"The log disagrees with the tracked state on {self.disagreements:,} stage changes.": self.disagreements,
+            "Interrupted: these are the figures up to that point.": self.interrupted,
+            f"{illegal:,} illegal." if illegal else "Nothing illegal.": True,
+        }
+        return [remark for remark, applies in remarks.items() if applies]
