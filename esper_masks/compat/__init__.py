@@ -2,13 +2,13 @@
 
     from esper_masks.compat import esper_2025_12 as action_masks    # one import changes
 
-Each translates arguments and nothing else. A batch goes through ``MaskEngine``; one environment goes through
-``OneEnvironment``, which reads the same rules with Python integers.
+Each translates arguments, which ``Generation`` then makes masks of. A batch goes through ``MaskEngine``; one
+environment goes through ``OneEnvironment``, which reads the same rules with Python integers.
 
 esper_2025_12   the functions of December 2025
 esper_2026_06   those of June 2026, and its distribution
 masked_logits   what June's network takes beside the distribution
-environment     ``OneEnvironment``
+environment     what both have in common: ``Generation`` and ``OneEnvironment``
 """
 
 from esper_masks.compat import esper_2025_12, esper_2026_06

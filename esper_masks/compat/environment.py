@@ -1,4 +1,4 @@
-"""One environment at a time: Python integers for the words, kept rows for the masks.
+"""What both generations have in common; and one environment at a time: Python integers for words, kept rows for masks.
 
 A batch of one through tensors pays for two dozen kernel launches. Here an environment costs a few integer operations a
 slot, then copies of masks that were unpacked once. Words and masks come from the engine's own tables.
@@ -19,8 +19,10 @@ from esper_masks.rules.gates import Row
 from esper_masks.rules.names import INT32, OP, SLOT
 
 S = TypeVar("S")
+Setting = tuple[tuple[str, ...], *tuple[tuple[str, Any], ...]]  # ids of the slots; then switches, by name
 
 PAIRS = "slot_by_op"  # the second key of a result, where there is one
+KEPT_ENGINES = 64  # of different slots, switches and devices
 KEPT_ROWS = 1024  # masks of so many different words are kept, each well below 1 kB
 NO_STAGE = -1  # occupied and inert
 
@@ -56,7 +58,6 @@ class OneEnvironment:
         self.unconditional = engine.layout.unconditional
         self._heads = lru_cache(KEPT_ROWS)(self._make_heads)
         self._slots = lru_cache(KEPT_ROWS)(self._make_slots)
-        self._pairs = lru_cache(KEPT_ROWS)(self._make_pairs)
 
     def masks(
         self, seeds: Mapping[str, Seed | None], enabled: Sequence[str], total: int, limit: int, pairs: bool
@@ -85,7 +86,7 @@ class OneEnvironment:
                 kept &= ~ops
         result = {SLOT: self._slots(*on).clone()}
         if pairs:
-            result[PAIRS] = torch.stack([self._pairs(word & kept) for word in words], -1)
+            result[PAIRS] = torch.stack([self._heads(word & kept)[OP] for word in words], -1)
         for name, mask in self._heads(union & kept | self.unconditional).items():
             result[name] = mask.clone()
         return result
@@ -109,57 +110,88 @@ class OneEnvironment:
     def _make_slots(self, *on: bool) -> Tensor:
         return torch.tensor(on, device="cpu")
 
-    def _make_pairs(self, word: int) -> Tensor:
-        return self._make_heads(word)[OP]
 
+class Generation:
+    """The masks of a generation of programs, for any of its slots and switches. Engines are kept.
 
-def batch_masks(
-    engine: MaskEngine,
-    batch: Sequence[Mapping[str, Seed | None]],
-    enabled: Sequence[str],
-    totals: Sequence[int],
-    limit: int,
-    pairs: bool,
-) -> dict[str, Tensor]:
-    """The same of many environments, ``[batch, ...]`` on the engine's device."""
-    rules, slot_ids = engine.rules, engine.slot_ids
-    stages = {int(stage) for stage in rules.stages if stage != rules.empty}
-    features = [(name, {int(value) for value in values}) for name, values in rules.features.items()]
+    Args:
+        rules: the rule set.
+        pairs: whether masks have ``slot_by_op``.
+    """
 
-    def row(seed: Seed | None) -> tuple[int, ...]:
-        """What is none of the rules' values becomes one that passes no gate, as it does for one environment."""
-        if seed is None:
-            return empty
-        stage, others = seed.stage, [(getattr(seed, name), known) for name, known in features]
-        return (
-            int(stage) if stage in stages else NO_STAGE,
-            within_int32(seed.seed_age_epochs),
-            *(int(value) if value in known else -1 for value, known in others),
-        )
+    def __init__(self, rules: MaskRules, *, pairs: bool):
+        self.rules, self.pairs = rules, pairs
+        self._engine = lru_cache(KEPT_ENGINES)(self._make_engine)
+        self._one = lru_cache(KEPT_ENGINES)(self._make_one)
 
-    empty = (int(rules.empty), 0, *[0] * len(features))
-    is_enabled = [slot_id in enabled for slot_id in slot_ids]
-    rows = [
-        [row(seeds.get(slot_id)) for seeds in batch] if used else [empty] * len(batch)
-        for slot_id, used in zip(slot_ids, is_enabled)
-    ]  # by slot, so that the states are batch-last in memory
-    states = torch.tensor(rows, dtype=torch.int32, device="cpu").view(len(slot_ids), len(batch), len(empty))
-    on = torch.tensor(is_enabled, device=engine.device)
-    counts = torch.tensor([within_int32(total) for total in totals], dtype=torch.int32, device=engine.device)
-    masks = engine(states.permute(1, 0, 2).to(engine.device), counts, max_seeds=within_int32(limit), enabled=on)
-    every = {SLOT: masks[SLOT], PAIRS: masks.slot_by_op, **masks} if pairs else masks
-    return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
+    def masks(
+        self,
+        setting: Setting,
+        seeds: Mapping[str, Seed | None],
+        enabled: Sequence[str],
+        total: int,
+        limit: int,
+        device: torch.device | str | None,
+    ) -> dict[str, Tensor]:
+        """Masks of one environment, by default on the CPU; see ``OneEnvironment.masks``."""
+        masks = self._one(setting).masks(seeds, enabled, total, limit, self.pairs)
+        return masks if device is None else {name: mask.to(device) for name, mask in masks.items()}
 
+    def batch_masks(
+        self,
+        setting: Setting,
+        batch: Sequence[Mapping[str, Seed | None]],
+        enabled: Sequence[str],
+        totals: Any,
+        limit: int,
+        device: torch.device | str | None,
+    ) -> dict[str, Tensor]:
+        """Masks of many environments, ``[batch, ...]``, which are computed on a device, by default the CPU.
 
-def make_engine(rules: MaskRules, slot_ids: Sequence[str], device: str, **switches: Any) -> MaskEngine:
-    """An engine on the device, whatever the ambient default device is."""
-    with torch.device("cpu"):
-        return MaskEngine(rules, slot_ids, device=device, **switches)
+        Raises:
+            ValueError: totals for another number of environments.
+        """
+        given = [0] * len(batch) if totals is None else totals.tolist() if hasattr(totals, "tolist") else totals
+        if len(given) != len(batch):
+            raise ValueError(
+                f"total_seeds_list has length {len(given)} for {len(batch)} environments; wanted one total for each"
+            )
+        engine = self._engine(setting, "cpu" if device is None else str(torch.device(device)))
+        rules, slot_ids = engine.rules, engine.slot_ids
+        stages = {int(stage) for stage in rules.stages if stage != rules.empty}
+        features = [(name, {int(value) for value in values}) for name, values in rules.features.items()]
 
+        def row(seed: Seed | None) -> tuple[int, ...]:
+            """What is none of the rules' values becomes one that passes no gate, as it does for one environment."""
+            if seed is None:
+                return empty
+            stage, others = seed.stage, [(getattr(seed, name), known) for name, known in features]
+            return (
+                int(stage) if stage in stages else NO_STAGE,
+                within_int32(seed.seed_age_epochs),
+                *(int(value) if value in known else -1 for value, known in others),
+            )
 
-def device_name(device: torch.device | str | int | None) -> str:
-    """What engines are kept by; the CPU where none is given."""
-    return "cpu" if device is None else str(torch.device(device))
+        empty = (int(rules.empty), 0, *[0] * len(features))
+        is_enabled = [slot_id in enabled for slot_id in slot_ids]
+        rows = [
+            [row(seeds.get(slot_id)) for seeds in batch] if used else [empty] * len(batch)
+            for slot_id, used in zip(slot_ids, is_enabled)
+        ]  # by slot, so that the states are batch-last in memory
+        states = torch.tensor(rows, dtype=torch.int32, device="cpu").view(len(slot_ids), len(batch), len(empty))
+        on = torch.tensor(is_enabled, device=engine.device)
+        counts = torch.tensor([within_int32(total) for total in given], dtype=torch.int32, device=engine.device)
+        masks = engine(states.permute(1, 0, 2).to(engine.device), counts, max_seeds=within_int32(limit), enabled=on)
+        every = {SLOT: masks[SLOT], PAIRS: masks.slot_by_op, **masks} if self.pairs else masks
+        return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
+
+    def _make_engine(self, setting: Setting, device: str) -> MaskEngine:
+        slot_ids, *switches = setting
+        with torch.device("cpu"):  # whatever the ambient default device is
+            return MaskEngine(self.rules, slot_ids, device=device, **dict(switches))
+
+    def _make_one(self, setting: Setting) -> OneEnvironment:
+        return OneEnvironment(self._engine(setting, "cpu"))
 
 
 def within_int32(value: float) -> int:
@@ -180,13 +212,3 @@ def from_reports(
     """Slot id -> what is made of its report; None without one."""
     found = {slot_id: reports.get(slot_id) for slot_id in slots}
     return {slot_id: None if report is None else make(report) for slot_id, report in found.items()}
-
-
-def check_totals(totals: Any, batch: int) -> Sequence[int]:
-    """Seeds germinated in each environment, 0 by default; ``ValueError`` for another number of environments."""
-    given: Sequence[int] = [0] * batch if totals is None else totals.tolist() if hasattr(totals, "tolist") else totals
-    if len(given) != batch:
-        raise ValueError(
-            f"total_seeds_list has length {len(given)} for {batch} environments; wanted one total for each"
-        )
-    return given

@@ -6,24 +6,14 @@ computed in fp32.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from esper_masks.compat.environment import (
-    OneEnvironment,
-    batch_masks,
-    check_totals,
-    device_name,
-    enabled_ids,
-    from_reports,
-    make_engine,
-)
+from esper_masks.compat.environment import Generation, enabled_ids, from_reports
 from esper_masks.compat.masked_logits import WithMaskedLogits
 from esper_masks.errors import InvalidStateMachineError
-from esper_masks.masks.engine import MaskEngine
 from esper_masks.rulesets import ruleset
 
 __all__ = [
@@ -37,6 +27,7 @@ __all__ = [
 ]
 
 RULES = ruleset("esper-2025-12")
+MASKS, SETTING = Generation(RULES, pairs=False), (tuple(RULES.slot_ids),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +80,7 @@ def compute_action_masks(
 
     Returns: bool tensors ``slot`` [3], ``blueprint`` [5], ``blend`` [3], ``op`` [4].
     """
-    masks = _one().masks(slot_states, enabled_ids(enabled_slots), total_seeds, max_seeds, pairs=False)
-    return masks if device is None else {name: mask.to(device) for name, mask in masks.items()}
+    return MASKS.masks(SETTING, slot_states, enabled_ids(enabled_slots), total_seeds, max_seeds, device)
 
 
 def compute_batch_masks(
@@ -112,9 +102,8 @@ def compute_batch_masks(
     Raises:
         ValueError: totals for another number of environments.
     """
-    totals = check_totals(total_seeds_list, len(batch_slot_states))
-    engine = _engine(device_name(device))
-    return batch_masks(engine, batch_slot_states, enabled_ids(enabled_slots), totals, max_seeds, pairs=False)
+    enabled = enabled_ids(enabled_slots)
+    return MASKS.batch_masks(SETTING, batch_slot_states, enabled, total_seeds_list, max_seeds, device)
 
 
 class MaskedCategorical(WithMaskedLogits):
@@ -134,13 +123,3 @@ class MaskedCategorical(WithMaskedLogits):
         elif not isinstance(mask, Tensor) and hasattr(mask, "dtype"):  # of numpy
             mask = torch.as_tensor(mask > 0.5, device=logits.device)
         super().__init__(logits, mask, **settings)
-
-
-@cache
-def _engine(device: str) -> MaskEngine:
-    return make_engine(RULES, RULES.slot_ids, device)
-
-
-@cache
-def _one() -> OneEnvironment:
-    return OneEnvironment(_engine("cpu"))

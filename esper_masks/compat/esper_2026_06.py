@@ -6,26 +6,16 @@ and fp16 logits are computed in fp32. The network of the original imports names 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from esper_masks.compat.environment import (
-    OneEnvironment,
-    batch_masks,
-    check_totals,
-    device_name,
-    enabled_ids,
-    from_reports,
-    make_engine,
-)
+from esper_masks.compat.environment import Generation, Setting, enabled_ids, from_reports
 from esper_masks.compat.masked_logits import MASKED_LOGIT_VALUE, WithMaskedLogits
 from esper_masks.compiled.torch_private import under_vmap
 from esper_masks.distributions.faults import raise_faults
 from esper_masks.errors import InvalidStateMachineError
-from esper_masks.masks.engine import MaskEngine
 from esper_masks.rulesets import ruleset
 
 __all__ = [
@@ -41,9 +31,9 @@ __all__ = [
 ]
 
 RULES = ruleset("esper-2026-06")
+MASKS = Generation(RULES, pairs=True)
 DEFAULT_SLOT_IDS = tuple(RULES.slot_ids)
 OLD_SLOT_IDS = ruleset("esper-2025-12").slot_ids
-KEPT_ENGINES = 64  # of different slots, switches and devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +121,10 @@ def compute_action_masks(
     Raises:
         ValueError: an unknown topology, no enabled slot, an unknown slot id, or an enabled slot without a state.
     """
-    one = _one(*_setting(slot_config, topology, allow_governor_override, disable_advance))
-    enabled = _check_enabled(enabled_slots, one.slot_ids)
+    setting = _setting(slot_config, topology, allow_governor_override, disable_advance)
+    enabled = _check_enabled(enabled_slots, setting[0])
     _check_states(slot_states, enabled)
-    masks = one.masks(slot_states, enabled, total_seeds, max_seeds, pairs=True)
-    return masks if device is None else {name: mask.to(device) for name, mask in masks.items()}
+    return MASKS.masks(setting, slot_states, enabled, total_seeds, max_seeds, device)
 
 
 def compute_batch_masks(
@@ -167,13 +156,11 @@ def compute_batch_masks(
     """
     if not len(batch_slot_states):
         raise ValueError("batch_slot_states is empty; wanted at least one observation")
-    totals = check_totals(total_seeds_list, len(batch_slot_states))
     setting = _setting(slot_config, topology, allow_governor_override, disable_advance)
-    engine = _engine(*setting, device_name(device))
-    enabled = _check_enabled(enabled_slots, engine.slot_ids)
+    enabled = _check_enabled(enabled_slots, setting[0])
     for slot_states in batch_slot_states:
         _check_states(slot_states, enabled)
-    return batch_masks(engine, batch_slot_states, enabled, totals, max_seeds, pairs=True)
+    return MASKS.batch_masks(setting, batch_slot_states, enabled, total_seeds_list, max_seeds, device)
 
 
 class MaskedCategorical(WithMaskedLogits):
@@ -251,9 +238,7 @@ def _check_kind(mask: Tensor) -> None:
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
-def _setting(
-    slot_config: SlotConfig | None, topology: str, override: bool, no_advance: bool
-) -> tuple[tuple[str, ...], str, bool, bool]:
+def _setting(slot_config: SlotConfig | None, topology: str, override: bool, no_advance: bool) -> Setting:
     if topology not in RULES.switches["topology"]:
         known = ", ".join(map(str, RULES.switches["topology"]))
         raise ValueError(f"Unknown topology {topology!r}; the topologies are {known}")
@@ -263,18 +248,8 @@ def _setting(
         slot_ids = tuple(slot_config.slot_ids)
     else:
         raise ValueError(f"slot_config must have slot_ids, got {slot_config!r}; device is the argument behind it")
-    return slot_ids, topology, bool(override), bool(no_advance)
-
-
-@lru_cache(KEPT_ENGINES)
-def _engine(slot_ids: tuple[str, ...], topology: str, override: bool, no_advance: bool, device: str) -> MaskEngine:
-    switches = {"topology": topology, "allow_governor_override": override, "disable_advance": no_advance}
-    return make_engine(RULES, slot_ids, device, **switches)
-
-
-@lru_cache(KEPT_ENGINES)
-def _one(*setting: Any) -> OneEnvironment:
-    return OneEnvironment(_engine(*setting, "cpu"))
+    flags = ("allow_governor_override", bool(override)), ("disable_advance", bool(no_advance))
+    return slot_ids, ("topology", topology), *flags
 
 
 def _check_enabled(enabled: Iterable[str], slot_ids: Sequence[str]) -> tuple[str, ...]:
