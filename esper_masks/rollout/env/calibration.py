@@ -3,16 +3,18 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from esper_masks.files import write_file
 from esper_masks.rules.fields import FrozenMapping
 from esper_masks.telemetry.events import MAX_NUMBER
 
 FORMAT = 2
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,8 @@ class Blueprint:
     by_outcome: Mapping[str, Improvement]
 
     def to_dict(self) -> dict[str, Any]:
-        by_outcome = {stage: asdict(part) for stage, part in sorted(self.by_outcome.items())}
-        return {
-            "seeds": self.seeds,
-            "params": self.params,
-            "improvement": asdict(self.improvement),
-            "by_outcome": by_outcome,
-        }
+        made: dict[str, Any] = _plain(self)
+        return made
 
     def share(self, outcome: str) -> float:
         """The part of the ended seeds that ended in a stage."""
@@ -111,33 +108,18 @@ class Calibration:
             record = json.loads(text)
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']!r:.20}, wanted {FORMAT}")
-            blueprints = {bp: _blueprint(entry) for bp, entry in record["blueprints"].items()}
-            dwell = {
-                stage: FrozenMapping({_count(int(epochs)): _count(seeds) for epochs, seeds in entry.items()})
-                for stage, entry in record["dwell"].items()
-            }
-            ends = {
-                stage: FrozenMapping({outcome: _count(seeds) for outcome, seeds in entry.items()})
-                for stage, entry in record["ends"].items()
-            }
-            unblended = _improvement(record["unblended"])
+            return cls(
+                _each(_blueprint, record["blueprints"]),
+                _each(_epochs, record["dwell"]),
+                _each(lambda entry: _each(_count, entry), record["ends"]),
+                _improvement(record["unblended"]),
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{name}: no calibration ({error!r:.80}); `esper-masks calibrate` makes one") from None
-        return cls(FrozenMapping(blueprints), FrozenMapping(dwell), FrozenMapping(ends), unblended)
 
     def to_json(self) -> str:
         """The statistics as text, the same for the same logs."""
-        record = {
-            "format": FORMAT,
-            "blueprints": {name: entry.to_dict() for name, entry in sorted(self.blueprints.items())},
-            "dwell": {
-                stage: {str(epochs): seeds for epochs, seeds in sorted(entry.items())}
-                for stage, entry in sorted(self.dwell.items())
-            },
-            "ends": {stage: dict(sorted(entry.items())) for stage, entry in sorted(self.ends.items())},
-            "unblended": asdict(self.unblended),
-        }
-        return json.dumps(record, indent=1) + "\n"
+        return json.dumps({"format": FORMAT, **_plain(self)}, indent=1) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file, whole or not at all.
@@ -148,10 +130,24 @@ class Calibration:
         write_file(path, self.to_json().encode())
 
 
+def _plain(part: Any) -> Any:
+    """What JSON has of a part: fields in the order of the class, mappings in that of their keys."""
+    if is_dataclass(part):
+        return {name: _plain(value) for name, value in vars(part).items()}
+    return {key: _plain(part[key]) for key in sorted(part)} if isinstance(part, Mapping) else part
+
+
+def _each(read: Callable[[Any], Part], record: Mapping[str, Any]) -> Mapping[str, Part]:
+    return FrozenMapping({name: read(entry) for name, entry in record.items()})
+
+
 def _blueprint(entry: Mapping[str, Any]) -> Blueprint:
-    by_outcome = {stage: _improvement(part) for stage, part in entry["by_outcome"].items()}
-    improvement = _improvement(entry["improvement"])
-    return Blueprint(_count(entry["seeds"]), _count(entry["params"]), improvement, FrozenMapping(by_outcome))
+    improvement, by_outcome = _improvement(entry["improvement"]), _each(_improvement, entry["by_outcome"])
+    return Blueprint(_count(entry["seeds"]), _count(entry["params"]), improvement, by_outcome)
+
+
+def _epochs(entry: Mapping[str, Any]) -> Mapping[int, int]:
+    return FrozenMapping({_count(int(epochs)): _count(seeds) for epochs, seeds in entry.items()})
 
 
 def _improvement(entry: Mapping[str, Any]) -> Improvement:

@@ -7,10 +7,11 @@ gathers are not vectorized.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -19,10 +20,9 @@ from torch import Tensor, nn
 from esper_masks.distributions.noise import NoiseKey, keyed_uniforms
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
-from esper_masks.rollout.env.calibration import Calibration
+from esper_masks.rollout.env.calibration import Calibration, Improvement
 from esper_masks.rollout.env.mechanics import Mechanics
 from esper_masks.rollout.env.state import Outcome, State, improvement
-from esper_masks.rules import MaskRules, Op
 from esper_masks.rules.names import INT32, OP, SLOT
 
 BLUEPRINT = "blueprint"
@@ -66,6 +66,10 @@ class Dynamics(nn.Module):
         max_seeds: seed limit of an episode; 0 for none.
         assumptions: what the logs do not say.
 
+    Attributes:
+        uniforms: numbers of noise that an environment takes in an epoch: two, and two for each slot.
+        obs_size: numbers that an observation has.
+
     Raises:
         RulesError: rules without a head of blueprints or an op that fills an empty slot.
         ValueError: the calibration has no seed of a legal blueprint, no epochs of a stage that is left by itself, or no
@@ -94,7 +98,11 @@ class Dynamics(nn.Module):
         self.without_seed = (self.empty, *(stage[name] for name in mechanics.cleared))
         self.advances = tuple((stage[source], stage[target]) for source, target in mechanics.advances.items())
         self.moves = tuple(
-            (int(op.id), source, target) for op in rules.op_rules for source, target in _edges(rules, op)
+            (int(op.id), int(source), int(target))
+            for op in rules.op_rules
+            for source, targets in rules.transitions.items()
+            for target in targets
+            if target in (op.enters, op.moves.get(source))
         )
         if all(source != self.empty for _, source, _ in self.moves):
             raise RulesError(f"no op of {rules.name} fills an empty slot")
@@ -109,7 +117,6 @@ class Dynamics(nn.Module):
             raise ValueError(
                 f"the calibration lacks the blueprints {', '.join(lacking)}; it has {', '.join(sorted(known))}"
             )
-        entries = [known.get(name) for name in choices]
         if assumptions.noise is None and not calibration.unblended.seeds:
             raise ValueError(
                 "no seed of the calibration ended before it was blended in, so it does not tell the noise of readings: "
@@ -117,28 +124,21 @@ class Dynamics(nn.Module):
             )
         self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
         self.blueprints = tuple(sorted(legal))
-        self.mean = tuple(0.0 if e is None else e.improvement.mean for e in entries)
-        variances = [0.0 if e is None else e.improvement.spread**2 - self.noise**2 for e in entries]
-        self.spread = tuple(max(variance, 0.0) ** 0.5 for variance in variances)
-        self.params = tuple(0 if e is None else e.params for e in entries)
+        measured = [known[name].improvement if name in known else Improvement(0, 0.0, 0.0) for name in choices]
+        self.mean = tuple(improvement.mean for improvement in measured)
+        self.spread = tuple(max(improvement.spread**2 - self.noise**2, 0.0) ** 0.5 for improvement in measured)
+        self.params = tuple(known[name].params if name in known else 0 for name in choices)
         waits = set(mechanics.advances) - set(mechanics.cleared)
         if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
             raise ValueError(f"the calibration has no epochs of {', '.join(unknown)}")
         self.dwells = {s: _thresholds(calibration.dwell.get(name, {})) for name, s in stage.items()}
-
-    @property
-    def uniforms(self) -> int:
-        """Numbers of noise that an environment takes in an epoch: two, and two for each slot."""
-        return 2 + 2 * len(self.engine.slot_ids)
-
-    @property
-    def obs_size(self) -> int:
-        """Numbers that an observation has."""
-        return len(self.engine.slot_ids) * (len(self.stages) + len(self.blueprints) + 4) + 2
+        self.slots = len(engine.slot_ids)
+        self.uniforms = 2 + 2 * self.slots
+        self.obs_size = self.slots * (len(self.stages) + len(self.blueprints) + 4) + 2
 
     # -- what is compiled ---------------------------------------------------------------------------------------------
 
-    def advance(self, given: Sequence[Any], *, reset: bool = True) -> tuple[Tensor, ...]:
+    def advance(self, given: Sequence[Any], *, reset: bool = True) -> tuple[State, Outcome]:
         """The next state and the outcome.
 
         Noise is uniform, ``[batch, uniforms]``: the quality of a new seed, the dwell time of a stage that an op enters;
@@ -147,13 +147,10 @@ class Dynamics(nn.Module):
         Args:
             given: the fields of a ``State``, actions, and noise or its key.
             reset: whether environments whose episode ends are empty again.
-
-        Returns: the fields of a ``State``, and those of an ``Outcome``.
         """
         *fields, actions, noise = given
         old = State(*fields)
-        batch, slots = old.epoch.shape[0], len(self.engine.slot_ids)
-        size, keyed = (batch, self.uniforms), isinstance(noise, NoiseKey)
+        size, keyed = (old.epoch.shape[0], self.uniforms), isinstance(noise, NoiseKey)
         [uniform] = keyed_uniforms(noise, size, stacked=True) if keyed else [noise.movedim(-1, 0)]
         stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
         heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
@@ -179,7 +176,7 @@ class Dynamics(nn.Module):
         ends = old.epoch + 1 >= self.episode_length
         gain, reward = self._reward(old, torch.where(kept | ~ends, share * quality, 0), entered, blueprint)
         read = torch.where(kept, 0, share)
-        error = self.noise * normal_quantile(uniform[2 : 2 + slots])
+        error = self.noise * normal_quantile(uniform[2 : 2 + self.slots])
         evidence = evidence + read * (read * quality + error)
         weight = weight + read * read
 
@@ -187,7 +184,7 @@ class Dynamics(nn.Module):
         for source, target in self.advances:
             following = torch.where((entered == source) & (elapsed >= dwell), target, following)
         advanced = following != entered
-        dwell = torch.where(advanced, self._dwell(following, uniform[2 + slots :]), dwell)
+        dwell = torch.where(advanced, self._dwell(following, uniform[2 + self.slots :]), dwell)
         elapsed = torch.where(advanced, 0, elapsed)
         returns, seeds = old.returns + reward, old.total_seeds + born.sum(0, dtype=torch.int32)
         cleared = following == self.empty
@@ -195,17 +192,20 @@ class Dynamics(nn.Module):
             cleared = cleared | ends
             following, gain = torch.where(ends, self.empty, following), gain.masked_fill(ends, 0)
         of_slots = [age, elapsed, dwell, blueprint, quality, evidence, weight]
-        age, *others = (field.masked_fill(cleared, 0) for field in of_slots)
+        age, elapsed, dwell, blueprint, quality, evidence, weight = [
+            field.masked_fill(cleared, 0) for field in of_slots
+        ]
         ended = ends if reset else torch.zeros_like(ends)
-        numbers = (old.epoch + 1).masked_fill(ended, 0), seeds.masked_fill(ended, 0), gain
+        epoch, seeds, total = [field.masked_fill(ended, 0) for field in (old.epoch + 1, seeds, returns)]
         further = [torch.zeros_like(age)] * (old.states.shape[-1] - 2)
         states = torch.stack([following, age, *further]).permute(2, 1, 0)  # [batch, slots, features]
-        return states, *others, *numbers, returns.masked_fill(ended, 0), *Outcome(reward, ends, ~legal, returns)
+        state = State(states, elapsed, dwell, blueprint, quality, evidence, weight, epoch, seeds, gain, total)
+        return state, Outcome(reward, ends, ~legal, returns)
 
-    def step(self, given: Sequence[Any]) -> tuple[Tensor, ...]:
+    def step(self, given: Sequence[Any]) -> tuple[State, Outcome, Tensor]:
         """``advance``, and the observation of the state after it."""
-        made = self.advance(given)
-        return *made, self.observe(State(*made[: len(State._fields)]))
+        state, outcome = self.advance(given)
+        return state, outcome, self.observe(state)
 
     def observe(self, state: State) -> Tensor:
         """The observation of a state.
@@ -263,25 +263,16 @@ class Dynamics(nn.Module):
         return epochs
 
 
-def _edges(rules: MaskRules, op: Op) -> Iterable[tuple[int, int]]:
-    """Stages between which an op moves a seed."""
-    if op.enters is not None:
-        yield from ((int(source), int(op.enters)) for source in rules.stages if op.enters in rules.transitions[source])
-    yield from ((int(source), int(target)) for source, target in op.moves.items())
-
-
 def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int], ...]]:
     """The least number of epochs, at least one, and pairs: from which uniform on, how many epochs more."""
-    epochs: dict[int, int] = {}
-    for number, seeds in counts.items():
-        epochs[max(number, 1)] = epochs.get(max(number, 1), 0) + seeds
-    if not sum(epochs.values()):
+    seeds: Counter[int] = Counter()
+    for epochs, number in counts.items():
+        seeds[max(epochs, 1)] += number
+    dwells = sorted(+seeds)  # without those that no seed had
+    if not dwells:
         return 1, ()
-    numbers, total, below, steps = sorted(n for n in epochs if epochs[n]), sum(epochs.values()), 0, []
-    for number, following in pairwise(numbers):
-        below += epochs[number]
-        steps.append((below / total, following - number))
-    return numbers[0], tuple(steps)
+    below = accumulate(seeds[epochs] for epochs in dwells)
+    return dwells[0], tuple((n / seeds.total(), after - epochs) for n, (epochs, after) in zip(below, pairwise(dwells)))
 
 
 def _is_any(values: Tensor, of: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from esper_masks.masks.masks import ActionMasks
 from esper_masks.rollout.env.calibration import Calibration
 from esper_masks.rollout.env.dynamics import Assumptions, Dynamics
 from esper_masks.rollout.env.mechanics import Mechanics, mechanics_of
-from esper_masks.rollout.env.state import Outcome, State, improvement
+from esper_masks.rollout.env.state import State, improvement
 from esper_masks.rules import MaskRules
 
 
@@ -33,8 +33,8 @@ class StepInfo(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name == "final_obs" and name not in self._made:
             with torch.no_grad():
-                after = self._dynamics.advance(self._arguments, reset=False)[: len(State._fields)]
-                self._made[name] = self._dynamics.observe(State(*after))
+                state, _ = self._dynamics.advance(self._arguments, reset=False)
+                self._made[name] = self._dynamics.observe(state)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -214,8 +214,7 @@ class LifecycleEnv:
         actions = actions.clone()  # the memory may be a buffer's, and ``info`` may need the actions later
         arguments = *before, actions, drawn
         with torch.no_grad():
-            *made, obs = self._step(arguments)
-            self.state, outcome = State(*made[: len(State._fields)]), Outcome(*made[len(State._fields) :])
+            self.state, outcome, obs = self._step(arguments)
             self.illegal_actions = self.illegal_actions + outcome.illegal
         info = StepInfo(self.dynamics, arguments, outcome.returns)
         return obs, outcome.reward, outcome.terminated, torch.zeros_like(outcome.terminated), info

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from typing import BinaryIO
 
 from esper_masks.rollout.env.calibration import Blueprint, Calibration, Improvement
@@ -92,18 +93,17 @@ def _dwell(seed: Seed) -> Iterable[tuple[str, int]]:
     if not seed.age or seed.age > MAX_EPOCHS or seed.outcome is None:
         return
     epoch = (seed.stages[-1][1] - seed.stages[0][1]) / seed.age
-    for (stage, entered), (following, left) in zip(seed.stages, seed.stages[1:]):
+    for (stage, entered), (following, left) in pairwise(seed.stages):
         if epoch > 0 and left >= entered and following != seed.outcome:
             yield stage, round((left - entered) / epoch)
 
 
 def _measure(seeds: list[Seed]) -> Blueprint:
-    ended = [(seed.outcome, seed.improvement) for seed in seeds if seed.outcome and seed.improvement is not None]
-    by_outcome = {
-        outcome: Improvement.measure(points for stage, points in ended if stage == outcome and points is not None)
-        for outcome in {stage for stage, _ in ended if stage}
-    }
+    points: dict[str, list[float]] = defaultdict(list)
+    for seed in seeds:
+        if seed.outcome and seed.improvement is not None:
+            points[seed.outcome].append(seed.improvement)
     params = Counter(seed.params for seed in seeds)
     commonest = max(params, key=lambda number: (params[number], number))
-    improvement = Improvement.measure(points for _, points in ended if points is not None)
-    return Blueprint(len(seeds), commonest, improvement, FrozenMapping(by_outcome))
+    by_outcome = FrozenMapping({outcome: Improvement.measure(of_one) for outcome, of_one in points.items()})
+    return Blueprint(len(seeds), commonest, Improvement.measure(chain(*points.values())), by_outcome)

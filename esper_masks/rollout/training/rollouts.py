@@ -13,7 +13,7 @@ from esper_masks.decision.buffer import RolloutBuffer
 from esper_masks.decision.step import CompiledCategorical, DecisionInputs
 from esper_masks.distributions.noise import NoiseKey
 from esper_masks.rollout.env.env import LifecycleEnv
-from esper_masks.rollout.env.state import Outcome, State
+from esper_masks.rollout.env.state import State
 from esper_masks.rollout.training.moments import RunningMoments
 from esper_masks.rollout.training.policy import FactoredActorCritic, Hidden
 
@@ -107,8 +107,7 @@ class Collector(nn.Module):
         inputs = DecisionInputs(state.states, logits, state.total_seeds, limit, noise=noise, entropy=False)
         decision = step.decide(inputs, categorical=CompiledCategorical)
         assert decision is not None  # since it was given no place
-        *made, following = self.env.dynamics.step((*before, decision.actions, env_noise))
-        after, outcome = made[: len(State._fields)], Outcome(*made[len(State._fields) :])
+        after, outcome, following = self.env.dynamics.step((*before, decision.actions, env_noise))
         kept = obs, values, starts, outcome.reward, outcome.terminated, outcome.returns
         copy_into(out, (*decision[:3], *kept))
         kept_hidden = (None, None) if hidden is None else hidden
