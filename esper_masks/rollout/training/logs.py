@@ -21,8 +21,6 @@ METRICS = "metrics.jsonl"
 CURVE = "learning-curve.png"
 BLOCKS = "▁▂▃▄▅▆▇█"
 
-_held: set[int] = set()  # descriptors of locks of this process
-
 
 class FolderLock:
     """Keeps a log folder for one process at a time, by ``flock``, which ends with the process however that ends.
@@ -35,6 +33,7 @@ class FolderLock:
 
     def __init__(self, folder: Path):
         self._folder, self._descriptor = folder, -1
+        os.register_at_fork(after_in_child=self.give_back)  # a child shares the lock, and may outlive its parent
 
     def take(self) -> None:
         """Hold the folder from here on; a second call changes nothing.
@@ -59,7 +58,6 @@ class FolderLock:
         except OSError as error:
             reason = f"cannot be locked ({error.strerror}), so nothing keeps a second training out of this folder"
             print(f"{self._folder}: {reason}", file=sys.stderr)
-        _held.add(self._descriptor)
         with suppress(OSError):  # nobody misses it but a person who looks for the holder
             os.truncate(self._descriptor, 0)
             os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
@@ -67,7 +65,6 @@ class FolderLock:
     def give_back(self) -> None:
         """Let others have the folder; the file of the lock stays, since another process may have opened it already."""
         if self._descriptor >= 0:
-            _held.discard(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -76,15 +73,6 @@ class FolderLock:
 
     def __exit__(self, *error: object) -> None:
         self.give_back()
-
-
-def _let_go() -> None:
-    """For a forked child, which shares the lock and would hold it for longer than its parent lives."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 class TrainingLog:
@@ -103,7 +91,7 @@ class TrainingLog:
         kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["env_steps"] <= env_steps]
         write_file(folder / METRICS, "".join(kept).encode())
         self._stream = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  # closed by ``close``
-        self._folder, self._failed, self._board = folder, False, None
+        self._folder, self._board = folder, None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -115,21 +103,18 @@ class TrainingLog:
 
     def __call__(self, figures: Mapping[str, float]) -> None:
         """Keep the figures of an iteration, ``env_steps`` among them."""
-        if self._failed:
+        if self._stream.closed:
             return
-        try:
-            self._keep(figures)
-        except OSError as error:  # no reason to lose a training
-            self._failed = True
-            print(f"{self._folder}: figures are not kept from here on: {error.strerror}", file=sys.stderr)
-
-    def _keep(self, figures: Mapping[str, float]) -> None:
         known = {name: value for name, value in figures.items() if value == value}  # no mean where no episode ended
-        self._stream.write(json.dumps(known) + "\n")
-        self._stream.flush()
-        if self._board is not None:
-            for name, value in known.items():
-                self._board.add_scalar(f"train/{name}", value, int(figures["env_steps"]))
+        try:
+            self._stream.write(json.dumps(known) + "\n")
+            self._stream.flush()
+            if self._board is not None:
+                for name, value in known.items():
+                    self._board.add_scalar(f"train/{name}", value, int(figures["env_steps"]))
+        except OSError as error:  # no reason to lose a training
+            print(f"{self._folder}: figures are not kept from here on: {error.strerror}", file=sys.stderr)
+            self.close()
 
     def close(self) -> None:
         with suppress(OSError):

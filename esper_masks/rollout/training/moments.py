@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from esper_masks.rollout.training.processes import Processes
 
+LIMIT = 10.0  # of a normalized number
+
 
 class RunningMoments(nn.Module):
     """Mean and variance of all rows seen so far, by all processes.
@@ -54,11 +56,11 @@ class RunningMoments(nn.Module):
         variance = self.square / self.count.clamp_min(1)
         return torch.where(variance > 1e-8, variance, 1.0).sqrt().float()
 
-    def forward(self, rows: Tensor, limit: float = 10.0) -> Tensor:
-        """Rows less the mean, over the spread, within ``±limit``, float32 ``[..., size]``."""
-        return self.scale(rows, self.mean.float(), self.spread, limit)
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows less the mean, over the spread, within ``±LIMIT``, float32 ``[..., size]``."""
+        return self.scale(rows, self.mean.float(), self.spread)
 
     @staticmethod
-    def scale(rows: Tensor, mean: Tensor, spread: Tensor, limit: float = 10.0) -> Tensor:
+    def scale(rows: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         """The same by given moments."""
-        return ((rows - mean) / spread).clamp(-limit, limit)
+        return ((rows - mean) / spread).clamp(-LIMIT, LIMIT)

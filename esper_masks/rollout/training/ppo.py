@@ -21,6 +21,8 @@ from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRec
 from esper_masks.rollout.training.processes import Processes
 from esper_masks.rollout.training.rollouts import Collector, RolloutState
 
+LEARNED = ("policy", "optimizer", "obs_moments", "return_moments")  # parts that have a state, beside ``env``
+
 
 class Scoring(nn.Module):
     """``evaluate_actions`` as a forward pass: ``DistributedDataParallel`` averages the gradients of nothing else."""
@@ -29,8 +31,9 @@ class Scoring(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, obs: Tensor, rows: Minibatch, hidden: Hidden | None, starts: Tensor | None) -> Scored:
-        masks, actions = rows.masks, rows.actions
+    def forward(self, rows: Minibatch, hidden: Hidden | None) -> Scored:
+        obs, masks, actions = rows.fields["obs"], rows.masks, rows.actions
+        starts = None if hidden is None else rows.fields["start"]
         return self.policy.evaluate_actions(obs, masks, actions, active=rows.active, hidden=hidden, starts=starts)
 
 
@@ -117,11 +120,7 @@ class PPO:
         if self.env.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.env.device)
         return {
-            "policy": self.policy.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "env": self.env.state_dict(),
-            "obs_moments": self.obs_moments.state_dict(),
-            "return_moments": self.return_moments.state_dict(),
+            **{name: getattr(self, name).state_dict() for name in ("env", *LEARNED)},
             "obs": obs.clone(),
             "starts": starts.clone(),
             "hidden": () if hidden is None else tuple(part.clone() for part in hidden),
@@ -141,24 +140,17 @@ class PPO:
         Raises:
             ValueError, RuntimeError, KeyError: the state of another environment or policy.
         """
-        there, here = len(state["starts"]), self.env.num_envs
+        there, here, device = len(state["starts"]), self.env.num_envs, self.env.device
         if environments and there != here:
             raise ValueError(
                 f"the state is of {there} environments, and there are {here} here: make as many, or load it with "
                 "environments=False, which takes what was learned and leaves these environments as they are"
             )
-        if environments:
-            self.env.load_state_dict(state["env"])
-        self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.obs_moments.load_state_dict(state["obs_moments"])
-        self.return_moments.load_state_dict(state["return_moments"])
+        for name in ("env", *LEARNED) if environments else LEARNED:
+            getattr(self, name).load_state_dict(state[name])
         self.env_steps = state["env_steps"]
-        if environments:
-            self._resume_environments(state)
-
-    def _resume_environments(self, state: Mapping[str, Any]) -> None:
-        device = self.env.device
+        if not environments:
+            return
         obs = torch.empty_like(self.state.obs).copy_(state["obs"])  # in memory as it was
         hidden = [part.to(device) for part in state["hidden"]]
         self.state = RolloutState(obs, (hidden[0], hidden[1]) if hidden else None, state["starts"].to(device))
@@ -259,8 +251,7 @@ class PPO:
         Returns: figures to log, and whether the step was taken.
         """
         config, policy = self.config, self.policy
-        starts = None if hidden is None else rows.fields["start"]
-        scored: Scored = self.scoring(rows.fields["obs"], rows, hidden, starts)
+        scored: Scored = self.scoring(rows, hidden)
         log_ratio = scored.evaluation.log_prob - rows.log_prob
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
