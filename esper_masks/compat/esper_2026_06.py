@@ -32,7 +32,6 @@ __all__ = [
 
 RULES = ruleset("esper-2026-06")
 MASKS = Generation(RULES, pairs=True)
-DEFAULT_SLOT_IDS = tuple(RULES.slot_ids)
 OLD_SLOT_IDS = ruleset("esper-2025-12").slot_ids
 
 
@@ -59,7 +58,7 @@ class SlotConfig:
         slot_ids: their names.
     """
 
-    slot_ids: tuple[str, ...] = DEFAULT_SLOT_IDS
+    slot_ids: tuple[str, ...] = tuple(RULES.slot_ids)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slot_ids", tuple(self.slot_ids))
@@ -69,9 +68,12 @@ class SlotConfig:
         return cls()
 
 
+DEFAULT = SlotConfig()
+
+
 def slot_id_to_index(slot_id: str, slot_config: SlotConfig | None = None) -> int:
     """Index of a slot in the slot head; ``ValueError`` for an unknown id."""
-    ids = (slot_config or SlotConfig()).slot_ids
+    ids = (slot_config or DEFAULT).slot_ids
     if slot_id not in ids:
         why = "of 2025 is no longer supported" if slot_id in OLD_SLOT_IDS else "is unknown"
         raise ValueError(f"slot id {slot_id!r} {why}; the slots are {', '.join(ids)}")
@@ -242,14 +244,11 @@ def _setting(slot_config: SlotConfig | None, topology: str, override: bool, no_a
     if topology not in RULES.switches["topology"]:
         known = ", ".join(map(str, RULES.switches["topology"]))
         raise ValueError(f"Unknown topology {topology!r}; the topologies are {known}")
-    if slot_config is None:
-        slot_ids = DEFAULT_SLOT_IDS
-    elif hasattr(slot_config, "slot_ids"):
-        slot_ids = tuple(slot_config.slot_ids)
-    else:
+    config = DEFAULT if slot_config is None else slot_config
+    if not hasattr(config, "slot_ids"):
         raise ValueError(f"slot_config must have slot_ids, got {slot_config!r}; device is the argument behind it")
     flags = ("allow_governor_override", bool(override)), ("disable_advance", bool(no_advance))
-    return slot_ids, ("topology", topology), *flags
+    return tuple(config.slot_ids), ("topology", topology), *flags
 
 
 def _check_enabled(enabled: Iterable[str], slot_ids: Sequence[str]) -> tuple[str, ...]:

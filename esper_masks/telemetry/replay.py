@@ -6,6 +6,7 @@ Ops are collected with a snapshot of their environment and judged in batches by 
 
 from collections.abc import Set
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import BinaryIO
 
@@ -42,7 +43,7 @@ class Replay:
         self._stages = {stage.name: stage for stage in rules.stages}
         self._entering = {op.enters.name: op for op in self.rules.op_rules if op.enters is not None}
         self._empty = rules.empty.name
-        self._engines: dict[tuple[int, bool], MaskEngine] = {}
+        self._engine = cache(self._make_engine)
         self._batch: list[Judgement] = []
         self._cells = 0
         self._envs: dict[int, EnvTrack] = {}
@@ -237,11 +238,8 @@ class Replay:
         for judgement in illegal:
             self._report_illegal(judgement)
 
-    def _engine(self, width: int, ageless: bool) -> MaskEngine:
-        if (width, ageless) not in self._engines:
-            rules = self.ageless if ageless else self.rules
-            self._engines[width, ageless] = MaskEngine(rules, [f"slot {i}" for i in range(width)])
-        return self._engines[width, ageless]
+    def _make_engine(self, width: int, ageless: bool) -> MaskEngine:
+        return MaskEngine(self.ageless if ageless else self.rules, [f"slot {i}" for i in range(width)])
 
     def _report_illegal(self, judgement: Judgement) -> None:
         rules = self.ageless if judgement.age is None else self.rules

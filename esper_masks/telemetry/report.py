@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from esper_masks.rules import MaskRules
 from esper_masks.rulesets import ruleset, rulesets
@@ -97,9 +97,7 @@ class Report:
         if self.findings:
             print(file=console.file)
         console.print(f"replay under {self.rules.name}")
-        table = Table(show_header=False, box=None)
-        table.add_column(overflow="fold")
-        table.add_column(justify="right")
+        table = Table(Column(overflow="fold"), Column(justify="right"), show_header=False, box=None)
         for name in ("files", "lines", "malformed", "seeds", "episodes", "transitions"):
             table.add_row(name + (" lines" if name == "malformed" else ""), f"{getattr(self, name):,}")
         for name, count in self.other_events.most_common(8):
@@ -110,10 +108,8 @@ class Report:
             console.print(renderable)
 
     def _verdicts(self) -> Table:
-        table = Table()
-        table.add_column("judged", overflow="fold")
-        table.add_column("events", justify="right")
-        table.add_column("illegal", justify="right")
+        counts = [Column(name, justify="right") for name in ("events", "illegal")]
+        table = Table(Column("judged", overflow="fold"), *counts)
         for op in self.rules.op_names:
             if op in self.ops:
                 table.add_row(op, f"{self.ops[op]:,}", f"{self.illegal[op]:,}")

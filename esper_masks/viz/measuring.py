@@ -1,6 +1,6 @@
 """How fast things are."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from esper_masks.viz.style import BLACK, BLUE, GREEN, MUTED, ORANGE, PURPLE, SKY, VERMILION, Look, new_figure, plain
@@ -14,13 +14,13 @@ Row = Mapping[str, Any]
 # what all points of a picture of the scaling have in common: the centre of ``esper-masks bench``
 CENTRE = {"rules": "esper-2025-12", "step": "forward", "layout": "row-major", "threads": 1, "memory": "allocated"}
 SLOTS, BATCH = 3, 65536  # of its other axes
-LINES: tuple[tuple[str, Look, Callable[[Row], bool]], ...] = (
-    ("loop with Categorical", Look(VERMILION, "-", "o"), lambda row: _is(row, "loop, small tensors", "decision")),
-    ("best loop with Categorical", Look(ORANGE, "-", "^"), lambda row: _is(row, "loop, one tensor", "decision")),
-    ("eager step", Look(SKY, "-", "v"), lambda row: _is(row, "eager", "decision")),
-    ("compiled step", Look(BLUE, "-", "s"), lambda row: _is(row, "compiled", "decision")),
-    ("step in a CUDA graph", Look(PURPLE, "-", "P"), lambda row: _is(row, "cuda-graph", "decision")),
-    ("compiled masks alone", Look(GREEN, "-", "D"), lambda row: _is(row, "compiled", "words")),
+LINES = (  # label, look, and the way and work of its rows
+    ("loop with Categorical", Look(VERMILION, "-", "o"), ("loop, small tensors", "decision")),
+    ("best loop with Categorical", Look(ORANGE, "-", "^"), ("loop, one tensor", "decision")),
+    ("eager step", Look(SKY, "-", "v"), ("eager", "decision")),
+    ("compiled step", Look(BLUE, "-", "s"), ("compiled", "decision")),
+    ("step in a CUDA graph", Look(PURPLE, "-", "P"), ("cuda-graph", "decision")),
+    ("compiled masks alone", Look(GREEN, "-", "D"), ("compiled", "words")),
 )
 LIMIT = "limit: a decision's fewest bytes, copied", Look(BLACK, ":")
 OTHERS = "#999999"
@@ -30,7 +30,7 @@ NEEDED = ("way", "work", "batch", "slots", *CENTRE)
 
 def is_drawn(row: Row) -> bool:
     """Whether a row of ``esper-masks bench`` is a point of one of the lines of ``scaling``."""
-    return all(row[name] == value for name, value in CENTRE.items()) and any(belongs(row) for *_, belongs in LINES)
+    return all(row[name] == value for name, value in CENTRE.items()) and any(_of([row], kind) for *_, kind in LINES)
 
 
 def scaling(result: Mapping[str, Any]) -> "Figure":
@@ -53,15 +53,15 @@ def scaling(result: Mapping[str, Any]) -> "Figure":
     rows = [row for row in result["rows"] if "error" not in row and is_drawn(row)]
     if not rows:
         raise ValueError("the result has no row to draw")
-    _, compiled, of_compiled = LINES[3]
+    _, look_of_compiled, compiled = LINES[3]
     three = [row for row in rows if row["slots"] == SLOTS]
-    by_slots = [row for row in rows if row["batch"] == BATCH and of_compiled(row)]
+    by_slots = [row for row in _of(rows, compiled) if row["batch"] == BATCH]
     figure = new_figure(8, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    for label, look, belongs in LINES:
-        _line(left, "batch", [row for row in three if belongs(row)], "ns_per_env", label, look)
-    _line(left, "batch", [row for row in three if of_compiled(row)], "limit_ns_per_env", *LIMIT)
-    _line(right, "slots", by_slots, "ns_per_env", "compiled step", compiled)
+    for label, look, kind in LINES:
+        _line(left, "batch", _of(three, kind), "ns_per_env", label, look)
+    _line(left, "batch", _of(three, compiled), "limit_ns_per_env", *LIMIT)
+    _line(right, "slots", by_slots, "ns_per_env", "compiled step", look_of_compiled)
     _line(right, "slots", by_slots, "limit_ns_per_env", *LIMIT)
     left.set_title(f"{SLOTS} slots", fontsize=9)
     left.set_xlabel("environments in a batch")
@@ -143,8 +143,8 @@ def speedups(
     return figure
 
 
-def _is(row: Row, way: str, work: str) -> bool:
-    return bool(row["way"] == way and row["work"] == work)
+def _of(rows: Sequence[Row], kind: tuple[str, str]) -> list[Row]:
+    return [row for row in rows if (row["way"], row["work"]) == kind]
 
 
 def _line(axis: "Axes", over: str, rows: Sequence[Row], what: str, label: str, look: Look) -> None:

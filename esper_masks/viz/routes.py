@@ -17,11 +17,9 @@ APART = 0.09  # what curves and boxes keep between them, inches
 
 
 class Route(NamedTuple):
-    """An edge: the quadratic Bézier curve from ``start`` to ``end``, between the two boxes, and where its label is."""
+    """An edge: a quadratic Bézier curve between the two boxes, and where its label is."""
 
-    start: Point
-    control: Point
-    end: Point
+    curve: Curve
     label: Point
 
 
@@ -85,7 +83,7 @@ def routes(
                 text = around(_label(curve, share, size[1]), *size)
                 cost = met + abs(share - 0.5) + (drawn.hides(text, points, [*others, *own]) if any(size) else 0)
                 if best is None or cost < best[0]:
-                    best = cost, Route(*curve, _centre(text)), points
+                    best = cost, Route(curve, _centre(text)), points
         assert best is not None
         _, made[source, target], points = best
         drawn.curves.append(points)

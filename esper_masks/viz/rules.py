@@ -108,7 +108,7 @@ def lifecycle_graph(rules: MaskRules) -> "Figure":
     texts = [around(found[edge].label, *size) for edge, size in labels.items()]
     points = [complex(x, y) for left, right, *ys in (*boxes.values(), *texts) for x, y in zip((left, right), ys)]
     for route in found.values():  # half way to its control point is as far as a curve goes
-        points += [route.start, point_at(route[:3], 0.5), route.end]
+        points += [point_at(route.curve, part) for part in (0, 0.5, 1)]
     left, right, bottom, top = bounds(points, MARGIN)
     ends = {stage for stage in stages if not rules.transitions[stage]}
     met = {rules.empty, *(to for _, to in edges)}
@@ -190,7 +190,7 @@ def _draw_edge(
     from matplotlib.path import Path
 
     colour, stroke, _ = look(numbers[ops[0]]) if ops else NOBODY
-    points = [(point.real, point.imag) for point in route[:3]]
+    points = [(point.real, point.imag) for point in route.curve]
     path = Path(points, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
     arrow = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=11, color=colour, linewidth=1.4)
     arrow.set_linestyle(stroke if not ops else "-")

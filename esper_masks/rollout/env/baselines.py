@@ -33,9 +33,7 @@ def heuristic(env: LifecycleEnv) -> Tensor:
     probation = [s for s in dynamics.full if s != dynamics.kept and s not in dict(dynamics.advances)]
     fill, keep, cull = (_op(env, targets) for targets in ("fill", "keep", "cull"))
     stage = env.states[..., 0]
-    waits = torch.zeros_like(stage, dtype=torch.bool)
-    for number in probation:
-        waits = waits | (stage == number)
+    waits = torch.isin(stage, torch.tensor(probation, dtype=stage.dtype, device=env.device))
     empty = (stage == dynamics.empty) & env.masks().slot_by_op[..., fill, :]
     judged, at = waits.any(-1), waits.int().argmax(-1)
     negative = env.improvement.gather(-1, at.unsqueeze(-1)).squeeze(-1) < 0

@@ -59,11 +59,10 @@ class Dynamics(nn.Module):
     """Constants of the rules and of a calibration, and what happens in an epoch.
 
     Args:
-        engine: the engine of the masks.
+        engine: the engine of the masks, with the seed limit of an episode; 0 for none.
         calibration: distributions.
         mechanics: mechanics of the engine's rules.
         episode_length: epochs of an episode.
-        max_seeds: seed limit of an episode; 0 for none.
         assumptions: what the logs do not say.
 
     Attributes:
@@ -82,14 +81,13 @@ class Dynamics(nn.Module):
         calibration: Calibration,
         mechanics: Mechanics,
         episode_length: int,
-        max_seeds: int,
         assumptions: Assumptions,
     ):
         super().__init__()
         self.engine, rules, layout = engine, engine.rules, engine.layout
-        task = engine.slot_ids, episode_length, max_seeds, calibration.to_json(), mechanics, assumptions
+        task = engine.slot_ids, episode_length, engine.max_seeds, calibration.to_json(), mechanics, assumptions
         self.task = hashlib.sha256(repr(task).encode()).hexdigest()  # stands in checkpoints
-        self.episode_length, self.max_seeds, self.rent = episode_length, max_seeds, assumptions.rent
+        self.episode_length, self.max_seeds, self.rent = episode_length, engine.max_seeds, assumptions.rent
         if BLUEPRINT not in layout.head_names:
             raise RulesError(f"{rules.name} has no head {BLUEPRINT!r}, by which seeds differ")
         stage = {member.name: int(member) for member in rules.stages}

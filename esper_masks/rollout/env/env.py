@@ -124,7 +124,6 @@ class LifecycleEnv:
             Calibration.default() if calibration is None else calibration,
             mechanics_of(rules) if mechanics is None else mechanics.of(rules),
             episode_length,
-            max_seeds,
             Assumptions() if assumptions is None else assumptions,
         )
         self.obs_size = self.dynamics.obs_size
@@ -276,12 +275,8 @@ class LifecycleEnv:
                 f"num_envs={len(given)}"
             )
         for name, field in wanted.items():
-            given = state[name]
-            if not isinstance(given, Tensor) or given.shape != field.shape or given.dtype != field.dtype:
-                got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-                raise ValueError(
-                    f"{name} of the state is {got}; this environment has {field.dtype} {tuple(field.shape)}"
-                )
+            if (got := _form(state[name])) != _form(field):
+                raise ValueError(f"{name} of the state is {got}; this environment has {_form(field)}")
         fields = {name: torch.empty_like(field).copy_(state[name]) for name, field in wanted.items()}
         try:
             self._generator.set_state(state["generator"].cpu())
@@ -289,3 +284,7 @@ class LifecycleEnv:
             raise ValueError("the state has a generator of another kind of device") from None
         self.illegal_actions = fields.pop("illegal_actions")
         self.state = State(**fields)
+
+
+def _form(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

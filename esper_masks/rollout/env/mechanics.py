@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from esper_masks.errors import RulesError
 from esper_masks.rules import MaskRules
@@ -43,24 +44,18 @@ class Mechanics:
         return self
 
 
-_CLEARED = {"CULLED": "EMBARGOED", "EMBARGOED": "RESETTING", "RESETTING": "DORMANT"}
+_CLEARED = dict(pairwise(("CULLED", "EMBARGOED", "RESETTING", "DORMANT")))
 
 MECHANICS = {
     "esper-2025-12": Mechanics(
-        advances={"GERMINATED": "TRAINING", "TRAINING": "BLENDING", "BLENDING": "PROBATIONARY", **_CLEARED},
+        advances=dict(pairwise(("GERMINATED", "TRAINING", "BLENDING", "PROBATIONARY"))) | _CLEARED,
         blending="BLENDING",
         full=("PROBATIONARY", "FOSSILIZED"),
         kept="FOSSILIZED",
         cleared=tuple(_CLEARED),
     ),
     "esper-2025-11": Mechanics(
-        advances={
-            "GERMINATED": "TRAINING",
-            "TRAINING": "BLENDING",
-            "BLENDING": "SHADOWING",
-            "SHADOWING": "PROBATIONARY",
-            **_CLEARED,
-        },
+        advances=dict(pairwise(("GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"))) | _CLEARED,
         blending="BLENDING",
         full=("SHADOWING", "PROBATIONARY", "FOSSILIZED"),
         kept="FOSSILIZED",

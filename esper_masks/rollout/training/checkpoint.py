@@ -68,11 +68,11 @@ def save(ppo: PPO, settings: Mapping[str, Any], folder: str | os.PathLike[str], 
     torch.save(content, stream)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    path = place / _name(ppo.env_steps, processes.rank, processes.size)
-    before = [parts for parts in found(place) if path not in parts]  # of other numbers of processes, too
+    parts = [place / _name(ppo.env_steps, rank, processes.size) for rank in range(processes.size)]
+    path = parts[processes.rank]
+    before = [old for old in found(place) if path not in old]  # of other numbers of processes, too
     write_file(path, seal(stream.getvalue()))
     processes.wait()
-    parts = [place / _name(ppo.env_steps, rank, processes.size) for rank in range(processes.size)]
     if not all(appears(part) for part in parts):
         raise CheckpointError(f"{place} lacks what other processes saved: all must save in one folder that they share")
     for old in before[: max(len(before) + 1 - keep, 0)]:
@@ -135,12 +135,7 @@ def load(path: str | os.PathLike[str], processes: Processes | None = None) -> di
         CheckpointError: there is no checkpoint, it is damaged, the file is something else, or the environments cannot
             be divided evenly.
     """
-    processes, place = Processes() if processes is None else processes, Path(path)
-    if place.is_dir():
-        parts = _newest(place)
-    else:
-        os.stat(place)
-        parts = next((parts for parts in found(place.parent) if place in parts), (place,))
+    processes, parts = Processes() if processes is None else processes, _parts(Path(path))
     if len(parts) == processes.size:
         return _read(parts[processes.rank], len(parts))
     return _divided([_read(part, len(parts)) for part in parts], processes)
@@ -158,13 +153,17 @@ def read_any(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     place = Path(path)
     if place.is_dir():
-        place = files(place)[-1] if not found(place) and files(place) else _newest(place)[0]
+        place = files(place)[-1] if not found(place) and files(place) else _parts(place)[0]
     return _read(place)
 
 
-def _newest(folder: Path) -> tuple[Path, ...]:
-    if not (there := found(folder)):
-        raise CheckpointError(f"{folder}: no checkpoint in this folder")
+def _parts(place: Path) -> tuple[Path, ...]:
+    """All files of a checkpoint: of the newest in a folder, or of the one that a file is a part of."""
+    if not place.is_dir():
+        os.stat(place)
+        return next((parts for parts in found(place.parent) if place in parts), (place,))
+    if not (there := found(place)):
+        raise CheckpointError(f"{place}: no checkpoint in this folder")
     return there[-1]
 
 
@@ -258,7 +257,7 @@ def restore(ppo: PPO, content: Mapping[str, Any], *, environments: bool = True) 
             checkpoints.
     """
     processes, device = ppo.processes, ppo.env.device
-    if processes.any(processes.agreed(content["id"], device) != content["id"], device):
+    if processes.most(int(processes.agreed(content["id"], device) != content["id"]), device):
         raise CheckpointError(MIXED)
     if content["rules"] != ppo.env.engine.fingerprint:
         raise CheckpointError("the checkpoint is of other rules, or of other settings of their switches")

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ CURVE = "learning-curve.png"
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-class FolderLock:
+class FolderLock(AbstractContextManager["FolderLock"]):
     """Keeps a log folder for one process at a time, by ``flock``, which ends with the process however that ends.
 
     As a context manager it gives the folder back at the end.
@@ -67,9 +67,6 @@ class FolderLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def __enter__(self) -> "FolderLock":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.give_back()
@@ -130,12 +127,10 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with suppress(ValueError):
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("env_steps"), (int, float)):
                 lines.append(line)
-        except ValueError:
-            continue
     return lines
 
 

@@ -173,7 +173,7 @@ class PPO:
         self.env_steps += self.processes.size * env.num_envs * self.config.steps
         ended = buffer.fields["terminated"]
         faulty = int((buffer.actions[..., 0] < 0).sum())
-        if self.processes.any(faulty > 0, env.device):
+        if self.processes.most(faulty, env.device):
             rows = f"{faulty} of {ended.numel()} rows" if faulty else "rows of another process, but none here,"
             raise InvalidStateMachineError(
                 f"{rows} of the rollout have no action: none is legal, or logits are not finite"
@@ -214,18 +214,16 @@ class PPO:
             advantages = advantages / self.processes.mean(advantages.square().mean()).sqrt().clamp_min(1e-8)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        sums: dict[str, Tensor] = {}
-        tried = steps = 0
+        learned, near = [], True
         for rows, hidden, (gained, target) in self._minibatches(advantages, returns):
             figures, near = self.learn(rows, hidden, gained, target)
-            tried, steps = tried + 1, steps + near
-            for name, value in figures.items():
-                sums[name] = sums.get(name, 0) + value
+            learned.append(figures)
             if not near:
                 break
         self.obs_moments.merge(*seen)
-        mean = {name: float(value) / tried for name, value in sums.items()}
-        return {**mean, "explained_variance": float(1 - unexplained), "optimizer_steps": float(steps)}
+        steps, tried = float(len(learned) - (not near)), len(learned)
+        mean = {name: float(sum(each[name] for each in learned)) / tried for name in learned[0]}
+        return {**mean, "explained_variance": float(1 - unexplained), "optimizer_steps": steps}
 
     def _minibatches(self, *values: Tensor) -> Iterator[tuple[Minibatch, Hidden | None, list[Tensor]]]:
         """Rows of the buffer and of ``values``, in another order in each epoch; for a recurrent policy sequences."""

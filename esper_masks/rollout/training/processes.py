@@ -102,10 +102,6 @@ class Processes:
         """Means over processes."""
         return self.sum(values) / self.size
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag of any process is True."""
-        return self.most(int(flag), device) > 0
-
     def most(self, number: int, device: torch.device) -> int:
         """The largest number of any process."""
         if self.size == 1:
