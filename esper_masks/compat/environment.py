@@ -20,6 +20,7 @@ from esper_masks.rules.names import INT32, OP, SLOT
 
 S = TypeVar("S")
 Setting = tuple[tuple[str, ...], *tuple[tuple[str, Any], ...]]  # ids of the slots; then switches, by name
+Device = torch.device | str | None  # None: the CPU
 
 PAIRS = "slot_by_op"  # the second key of a result, where there is one
 KEPT_ENGINES = 64  # of different slots, switches and devices
@@ -37,6 +38,9 @@ class Seed(Protocol):
     def seed_age_epochs(self) -> int: ...
 
 
+Seeds = Mapping[str, Seed | None]  # slot id -> its seed, None for an empty slot
+
+
 class OneEnvironment:
     """The masks of an engine, for one environment.
 
@@ -45,11 +49,12 @@ class OneEnvironment:
 
     Args:
         engine: an engine on the CPU.
+        pairs: whether masks have ``slot_by_op``.
     """
 
-    def __init__(self, engine: MaskEngine):
+    def __init__(self, engine: MaskEngine, pairs: bool):
         rules, words = engine.rules, engine.stage_words.tolist()
-        self.layout, self.slot_ids = engine.layout, engine.slot_ids
+        self.layout, self.slot_ids, self.pairs = engine.layout, engine.slot_ids, pairs
         self.empty, self.inert = words[BELOW + rules.empty], words[0]
         self.by_stage = {int(stage): words[BELOW + stage] for stage in rules.stages if stage != rules.empty}
         names = ["stage", "seed_age_epochs", *rules.features]
@@ -59,17 +64,15 @@ class OneEnvironment:
         self._heads = lru_cache(KEPT_ROWS)(self._make_heads)
         self._slots = lru_cache(KEPT_ROWS)(self._make_slots)
 
-    def masks(
-        self, seeds: Mapping[str, Seed | None], enabled: Sequence[str], total: int, limit: int, pairs: bool
-    ) -> dict[str, Tensor]:
+    def masks(self, seeds: Seeds, enabled: Sequence[str], total: int, limit: int, device: Device) -> dict[str, Tensor]:
         """Head -> bool ``[n]`` and, with ``pairs``, ``"slot_by_op"`` -> bool ``[ops, slots]``; the caller's to change.
 
         Args:
-            seeds: slot id -> its seed, None for an empty slot; a slot that is missing is empty.
+            seeds: a slot that is missing is empty.
             enabled: ids of the slots that count; those that do not exist are ignored.
             total: seeds germinated so far.
             limit: seed limit; 0 or less for none.
-            pairs: whether to give ``slot_by_op``.
+            device: where the masks go.
         """
         words, union, on = [], 0, []
         for slot_id in self.slot_ids:
@@ -85,11 +88,11 @@ class OneEnvironment:
             if closed(row, bit):
                 kept &= ~ops
         result = {SLOT: self._slots(*on).clone()}
-        if pairs:
+        if self.pairs:
             result[PAIRS] = torch.stack([self._heads(word & kept)[OP] for word in words], -1)
         for name, mask in self._heads(union & kept | self.unconditional).items():
             result[name] = mask.clone()
-        return result
+        return result if device is None else {name: mask.to(device) for name, mask in result.items()}
 
     def _word(self, seed: Seed) -> int:
         word: int = self.by_stage.get(seed.stage, self.inert)
@@ -117,36 +120,20 @@ class Generation:
     Args:
         rules: the rule set.
         pairs: whether masks have ``slot_by_op``.
+
+    Attributes:
+        one: a setting -> ``OneEnvironment``.
     """
 
     def __init__(self, rules: MaskRules, *, pairs: bool):
         self.rules, self.pairs = rules, pairs
         self._engine = lru_cache(KEPT_ENGINES)(self._make_engine)
-        self._one = lru_cache(KEPT_ENGINES)(self._make_one)
-
-    def masks(
-        self,
-        setting: Setting,
-        seeds: Mapping[str, Seed | None],
-        enabled: Sequence[str],
-        total: int,
-        limit: int,
-        device: torch.device | str | None,
-    ) -> dict[str, Tensor]:
-        """Masks of one environment, by default on the CPU; see ``OneEnvironment.masks``."""
-        masks = self._one(setting).masks(seeds, enabled, total, limit, self.pairs)
-        return masks if device is None else {name: mask.to(device) for name, mask in masks.items()}
+        self.one = lru_cache(KEPT_ENGINES)(self._make_one)
 
     def batch_masks(
-        self,
-        setting: Setting,
-        batch: Sequence[Mapping[str, Seed | None]],
-        enabled: Sequence[str],
-        totals: Any,
-        limit: int,
-        device: torch.device | str | None,
+        self, setting: Setting, batch: Sequence[Seeds], enabled: Sequence[str], totals: Any, limit: int, device: Device
     ) -> dict[str, Tensor]:
-        """Masks of many environments, ``[batch, ...]``, which are computed on a device, by default the CPU.
+        """Masks of many environments, ``[batch, ...]``, which are computed on the device; see ``OneEnvironment.masks``.
 
         Raises:
             ValueError: totals for another number of environments.
@@ -191,7 +178,7 @@ class Generation:
             return MaskEngine(self.rules, slot_ids, device=device, **dict(switches))
 
     def _make_one(self, setting: Setting) -> OneEnvironment:
-        return OneEnvironment(self._engine(setting, "cpu"))
+        return OneEnvironment(self._engine(setting, "cpu"), self.pairs)
 
 
 def within_int32(value: float) -> int:

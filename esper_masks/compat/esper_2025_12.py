@@ -80,7 +80,7 @@ def compute_action_masks(
 
     Returns: bool tensors ``slot`` [3], ``blueprint`` [5], ``blend`` [3], ``op`` [4].
     """
-    return MASKS.masks(SETTING, slot_states, enabled_ids(enabled_slots), total_seeds, max_seeds, device)
+    return MASKS.one(SETTING).masks(slot_states, enabled_ids(enabled_slots), total_seeds, max_seeds, device)
 
 
 def compute_batch_masks(

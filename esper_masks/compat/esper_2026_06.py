@@ -126,7 +126,7 @@ def compute_action_masks(
     setting = _setting(slot_config, topology, allow_governor_override, disable_advance)
     enabled = _check_enabled(enabled_slots, setting[0])
     _check_states(slot_states, enabled)
-    return MASKS.masks(setting, slot_states, enabled, total_seeds, max_seeds, device)
+    return MASKS.one(setting).masks(slot_states, enabled, total_seeds, max_seeds, device)
 
 
 def compute_batch_masks(
