@@ -51,7 +51,7 @@ def check_masks(masks: ActionMasks, layout: ActionLayout, batch: int, device: to
         )
     if masks.shape != (batch,) or masks.device != device:
         raise ValueError(f"masks are {tuple(masks.shape)} on {masks.device}; wanted {(batch,)} on {device}")
-    if masks._constraints:
+    if masks.constraints:
         names = ", ".join(restricted_in(masks))
         raise ValueError(
             f"these masks were restricted in {names}, which words do not hold. Store the masks as they were before, "
@@ -64,7 +64,7 @@ def restricted_in(masks: ActionMasks) -> list[str]:
     names = [masks.layout.head_names[at] for at in masks.restricted]
     dropping = [name for name in names if masks.layout.head(name).users & masks.layout.always]
     # what took an op away that is always legal, and with it the bits that tell which slots are enabled
-    return names if dropping or SLOT not in masks._constraints else [*names, OP]
+    return names if dropping or SLOT not in masks.constraints else [*names, OP]
 
 
 def check_log_prob(log_prob: Any, stored: Tensor) -> None:

@@ -257,7 +257,7 @@ class DecisionStep(nn.Module):
             raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}")
         if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
-        words = masks.slot_words, masks.op_words, masks._constraints
+        words = masks.slot_words, masks.op_words, masks.constraints
         device, logits = self.engine.device, dict(logits) if isinstance(logits, Mapping) else logits
         active = from_numpy(active, device)
         inputs = EvaluationInputs(logits, *words, actions, active, head_entropies)

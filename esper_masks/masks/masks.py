@@ -32,7 +32,8 @@ class ActionMasks(Mapping[str, Tensor]):
         slot_words: int32 ``[..., slots]``; bit i: op i is legal in that slot. Ops that are always legal are so in
             every enabled slot, which is how the words tell which slots are enabled.
         op_words: int32 ``[...]``; bit i: op i is legal.
-        limits: head name -> bool ``[..., n]``, what ``restrict`` has added. For ``"slot"`` the whole mask.
+        limits: head name -> bool ``[..., n]``, what ``restrict`` has added, kept as ``constraints``. For ``"slot"`` the
+            whole mask.
     """
 
     __eq__ = object.__eq__  # comparing by value would read the device; compare words or masks
@@ -44,11 +45,11 @@ class ActionMasks(Mapping[str, Tensor]):
         self.layout = layout
         self.slot_words = slot_words
         self.op_words = op_words
-        self._constraints = dict(limits or {})
+        self.constraints = dict(limits or {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Files of 0.1.0 have another name for the constraints."""
-        self.__dict__.update({"_constraints" if name == "_limits" else name: held for name, held in state.items()})
+        self.__dict__.update({"constraints" if name == "_limits" else name: held for name, held in state.items()})
 
     @classmethod
     def from_words(cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor | None = None) -> "ActionMasks":
@@ -135,9 +136,9 @@ class ActionMasks(Mapping[str, Tensor]):
             mask = table.closed.expand(*self.shape, table.size)
         else:
             mask = torch.where((words & table.openers) != 0, (words & table.opening_ops) != 0, table.closed)
-        if name not in self._constraints:
+        if name not in self.constraints:
             return mask
-        mask = mask & self._constraints[name]
+        mask = mask & self.constraints[name]
         # left without a choice, no legal op uses the head (see restrict); it keeps its canonical value
         canonical = torch.arange(table.size, device=self.device) == table.canonical
         return torch.where(mask.any(-1, keepdim=True), mask, canonical)
@@ -168,7 +169,7 @@ class ActionMasks(Mapping[str, Tensor]):
         )  # [..., ops * slots + ops]
         whole = layout_tables(self.layout, self.device).whole_actions()
         legal = pairs.index_select(-1, whole[0])
-        for name, constraint in self._constraints.items():
+        for name, constraint in self.constraints.items():
             if name != SLOT:  # the slot's constraint is in the words
                 # the last entry: the op ignores the head
                 padded = torch.nn.functional.pad(constraint, (0, 1), value=True)
@@ -181,7 +182,7 @@ class ActionMasks(Mapping[str, Tensor]):
         count = torch.where(tables.slot_users, self.slot_by_op.sum(-1), self[OP]) * tables.combinations  # [..., ops]
         for at in self.restricted:
             name = self.layout.head_names[at]
-            table, constraint = self._table(name), self._constraints[name]
+            table, constraint = self._table(name), self.constraints[name]
             permitted = (constraint.unsqueeze(-2) & table.by_op).sum(-1)
             whole = table.by_op.sum(-1).clamp_min(1)  # torch 2.11 also divides by the zeros that fill up a vector
             count = count // whole * torch.where((op_bits & table.users) != 0, permitted, 1)
@@ -204,16 +205,17 @@ class ActionMasks(Mapping[str, Tensor]):
         op_bit = self._table(OP).opening_ops[op.unsqueeze(-1)].squeeze(-1)  # torch would read an index of no axes
         legal = (op == values[OP]) & ((self.op_words & op_bit) != 0)
         for name, value in values.items():
-            table, choice = self._table(name), value.clamp(0, self._table(name).size - 1)
             if name == OP:
                 continue
+            table = self._table(name)
+            choice = value.clamp(0, table.size - 1)
             if name == SLOT:
                 words = self.slot_words.expand(*value.shape, -1)
                 permitted = (words.gather(-1, choice.unsqueeze(-1)).squeeze(-1) & op_bit) != 0
             else:
                 permitted = table.by_op[op.unsqueeze(-1), choice.unsqueeze(-1)].squeeze(-1)
-            if name in self._constraints and name != SLOT:
-                constraint = self._constraints[name].expand(*value.shape, -1)
+            if name in self.constraints and name != SLOT:
+                constraint = self.constraints[name].expand(*value.shape, -1)
                 permitted = permitted & constraint.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
             legal = legal & ((choice == value) & permitted | ((op_bit & table.users) == 0))
         return legal
@@ -236,7 +238,7 @@ class ActionMasks(Mapping[str, Tensor]):
             fits = op == number
             for head, value in zip(self.layout.heads, values):
                 if head.users >> number & 1 and head.name not in (OP, SLOT):
-                    constraint = self._constraints.get(head.name)
+                    constraint = self.constraints.get(head.name)
                     hits = [
                         value == c if constraint is None else (value == c) & constraint[..., c]
                         for c in head.by_op[number]
@@ -270,7 +272,7 @@ class ActionMasks(Mapping[str, Tensor]):
             ValueError: a mask that is not bool, does not broadcast or is on another device.
             KeyError: a name that is not a head.
         """
-        held = dict(self._constraints)
+        held = dict(self.constraints)
         op_bits, slot_users, carriers = self._table(OP).opening_ops, self._table(SLOT).users, self._table(SLOT).openers
         slotless = self.layout.all_ops - slot_users  # their bits say what allows them; no slot can be closed to them
         slot_words, op_words = self.slot_words, self.op_words
@@ -309,7 +311,7 @@ class ActionMasks(Mapping[str, Tensor]):
     def constraint_columns(self) -> Tensor:
         """What ``restrict`` has left of the heads ``restricted``: bool ``[..., columns]``, see ``build_draws``."""
         names = [self.layout.head_names[at] for at in self.restricted]
-        return torch.cat([mask for name in names for mask in (self[name], self._constraints[name])], -1)
+        return torch.cat([mask for name in names for mask in (self[name], self.constraints[name])], -1)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.layout.heads)
@@ -329,11 +331,15 @@ class ActionMasks(Mapping[str, Tensor]):
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(t.numel() * t.element_size() for t in (self.slot_words, self.op_words, *self._constraints.values()))
+        return sum(t.nbytes for t in (self.slot_words, self.op_words, *self.constraints.values()))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same masks on a device."""
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+        def moved(t: Tensor) -> Tensor:
+            return t.to(device, non_blocking=non_blocking)
+
+        return self._of([self], moved, moved)
 
     def select(self, index: Tensor | slice | int) -> Self:
         """Rows of the first leading axis: ``[batch, ...]`` -> ``[n, ...]``.
@@ -352,7 +358,7 @@ class ActionMasks(Mapping[str, Tensor]):
         if not isinstance(index, Tensor):
             if isinstance(index, int) and not -size <= index < size:
                 raise IndexError(f"select {index} is out of range; these masks have {size} rows")
-            return self._map(lambda t: t[index])
+            return self.at(index)
         if index.dtype == torch.bool and index.shape == self.shape[:1]:
             index = index.nonzero().squeeze(-1)
         if index.ndim != 1 or index.dtype.is_floating_point or index.dtype == torch.bool:
@@ -361,7 +367,7 @@ class ActionMasks(Mapping[str, Tensor]):
             )
         rows = index
         try:
-            return self._map(lambda t: t.index_select(0, rows), batch_last=lambda t: t.index_select(1, rows))
+            return self._of([self], lambda t: t.index_select(0, rows), _batch_last(lambda t: t.index_select(1, rows)))
         except (IndexError, RuntimeError):
             check_range("select", rows, size, "rows of these masks")
             raise
@@ -373,8 +379,7 @@ class ActionMasks(Mapping[str, Tensor]):
             ValueError: a shape to which this one does not broadcast.
         """
         check_expands(self.shape, shape)
-        constraints = {name: constraint.expand(*shape, -1) for name, constraint in self._constraints.items()}
-        return type(self)(self.layout, self.slot_words.expand(*shape, -1), self.op_words.expand(*shape), constraints)
+        return self._of([self], lambda t: t.expand(*shape), lambda t: t.expand(*shape, -1))
 
     def at(self, index: Any) -> Self:
         """Rows by any index of the leading axes, like that of a tensor; ``select`` keeps the memory layout.
@@ -382,9 +387,7 @@ class ActionMasks(Mapping[str, Tensor]):
         Raises:
             IndexError: more axes than the leading ones, or out of range (torch's own).
         """
-        op_words, wide = self.op_words[index], before_last(index)  # the first refuses what is no index of its axes
-        constraints = {name: constraint[wide] for name, constraint in self._constraints.items()}
-        return type(self)(self.layout, self.slot_words[wide], op_words, constraints)
+        return self._of([self], lambda t: t[index], lambda t: t[before_last(index)])
 
     @classmethod
     def cat(cls, masks: Sequence[Self], dim: int = 0) -> Self:
@@ -397,7 +400,7 @@ class ActionMasks(Mapping[str, Tensor]):
         return cls._join(masks, dim, torch.stack, axes=1)
 
     @classmethod
-    def _join(cls, masks: Sequence[Self], dim: int, join: Callable[[list[Tensor], int], Tensor], axes: int) -> Self:
+    def _join(cls, masks: Sequence[Self], dim: int, join: Callable[..., Tensor], axes: int) -> Self:
         if not masks:
             raise ValueError("there are no masks to join")
         first = masks[0]
@@ -408,17 +411,15 @@ class ActionMasks(Mapping[str, Tensor]):
         if not -leading <= dim < leading:
             raise ValueError(f"dim {dim} is no leading axis; the masks have shape {tuple(first.shape)}")
         dim %= leading
-        names = dict.fromkeys(name for m in masks for name in m._constraints)
+        return cls._of(masks, lambda *parts: join(parts, dim), _batch_last(lambda *parts: join(parts, dim + 1)))
 
-        def wide(tensors: list[Tensor]) -> Tensor:  # [..., n] each, kept batch-last
-            return rearrange(join([rearrange(t, "... n -> n ...") for t in tensors], dim + 1), "n ... -> ... n")
-
-        return cls(
-            first.layout,
-            wide([m.slot_words for m in masks]),
-            join([m.op_words for m in masks], dim),
-            {name: wide([m._constraint(name) for m in masks]) for name in names},
-        )
+    @classmethod
+    def _of(cls, masks: Sequence[Self], rows: Callable[..., Tensor], wide: Callable[..., Tensor]) -> Self:
+        """Masks of one layout as one: ``rows`` of their op words, and ``wide`` of what has a trailing axis."""
+        op_words = rows(*[m.op_words for m in masks])  # first: of an index it refuses one of too many axes
+        names = {name: None for m in masks for name in m.constraints}
+        constraints = {name: wide(*[m._constraint(name) for m in masks]) for name in names}
+        return cls(masks[0].layout, wide(*[m.slot_words for m in masks]), op_words, constraints)
 
     def _table(self, name: str) -> HeadTables:
         if name not in self.layout.head_names:
@@ -429,8 +430,8 @@ class ActionMasks(Mapping[str, Tensor]):
 
     def _constraint(self, name: str) -> Tensor:
         """The constraint on a head that is held, or that the words hold; for the slot head its whole mask."""
-        if name in self._constraints:
-            return self._constraints[name]
+        if name in self.constraints:
+            return self.constraints[name]
         if name == SLOT:
             return (self.slot_words & self._table(SLOT).openers) != 0
         free = torch.ones((), dtype=torch.bool, device=self.device)
@@ -439,28 +440,22 @@ class ActionMasks(Mapping[str, Tensor]):
     @property
     def restricted(self) -> tuple[int, ...]:
         """Positions of the heads that ``restrict`` has restricted; the words hold the constraints of slot and op."""
-        return tuple(at for at, name in enumerate(self.layout.head_names) if name in self._constraints and name != SLOT)
-
-    def _map(self, rows: Callable[[Tensor], Tensor], batch_last: Callable[[Tensor], Tensor] | None = None) -> Self:
-        """Apply to every tensor; ``batch_last`` sees those with a trailing axis as ``[n, ...]``."""
-
-        def wide(t: Tensor) -> Tensor:
-            if batch_last is None:
-                return rows(t)
-            return rearrange(batch_last(rearrange(t, "... n -> n ...")), "n ... -> ... n")
-
-        constraints = {name: wide(constraint) for name, constraint in self._constraints.items()}
-        return type(self)(self.layout, wide(self.slot_words), rows(self.op_words), constraints)
+        return tuple(at for at, name in enumerate(self.layout.head_names) if name in self.constraints and name != SLOT)
 
 
-# -- what torch is told: masks are a pytree, and ``torch.load(weights_only=True)`` may make them ----------------------
+def _batch_last(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of tensors ``[n, ...]`` as one of ``[..., n]``, so that their memory stays batch-last."""
+    return lambda *tensors: function(*[t.movedim(-1, 0) for t in tensors]).movedim(0, -1)
+
+
+# -- what torch is told: masks are a pytree ----------------------------------------------------------------------------
 
 Context = tuple[ActionLayout, tuple[str, ...]]  # static side, and which heads are restricted
 
 
 def _flatten(masks: ActionMasks) -> tuple[list[Tensor], Context]:
-    names = tuple(sorted(masks._constraints))
-    return [masks.slot_words, masks.op_words, *(masks._constraints[name] for name in names)], (masks.layout, names)
+    names = tuple(sorted(masks.constraints))
+    return [masks.slot_words, masks.op_words, *(masks.constraints[name] for name in names)], (masks.layout, names)
 
 
 def _flatten_with_keys(masks: ActionMasks) -> tuple[list[tuple[pytree.KeyEntry, Tensor]], Context]:
