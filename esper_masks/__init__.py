@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import esper_masks.starting  # noqa: F401  # before torch is imported
 
 # isort: split
+from torch.serialization import add_safe_globals
+
 from esper_masks import compat, reference
 from esper_masks.actions.joint import JointActions
 from esper_masks.actions.layout import ActionLayout, HeadLayout
@@ -30,16 +32,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_loadable = (ActionLayout, HeadLayout, ActionMasks, Decision, Evaluation, Minibatch)  # by torch.load(weights_only=True)
+add_safe_globals(list(_loadable))
 for _old, _new in {  # modules that files written by 0.1.0 name
     "buffer": "decision.buffer",
     "decision_rows": "decision.rows",
     "explain": "reference.explain",
     "joint": "actions.joint",
     "layout": "actions.layout",
+    "masks": "masks.masks",
     "rule_fields": "rules.fields",
     "slots": "masks.slots",
 }.items():
-    sys.modules[f"esper_masks.{_old}"] = import_module(f"esper_masks.{_new}")
+    _module = import_module(f"esper_masks.{_new}")
+    sys.modules.setdefault(f"esper_masks.{_old}", _module)  # ``masks`` is a room today, which has the same names
+    add_safe_globals([(c, f"esper_masks.{_old}.{c.__name__}") for c in _loadable if c.__module__ == _module.__name__])
 
 __all__ = [
     "ActionLayout",

@@ -50,9 +50,6 @@ class Minibatch(NamedTuple):
     fields: dict[str, Tensor]
 
 
-torch.serialization.add_safe_globals([Minibatch, (Minibatch, "esper_masks.buffer.Minibatch")])  # of 0.1.0, too
-
-
 class RolloutBuffer(UnderRules, nn.Module):
     """Masks, actions and log-probabilities of ``steps`` steps of ``batch`` environments, and fields of your own.
 

@@ -27,12 +27,6 @@ class Evaluation(NamedTuple):
     faults: Tensor  # int64 [...], a bit for each head, 1 << heads for an illegal action; raise_on_fault reads it
 
 
-torch.serialization.add_safe_globals([Decision, Evaluation])
-torch.serialization.add_safe_globals(  # as files of 0.1.0 name them
-    [(Decision, "esper_masks.decision_rows.Decision"), (Evaluation, "esper_masks.decision_rows.Evaluation")]
-)
-
-
 def action_dtype(layout: ActionLayout) -> torch.dtype:
     """The narrowest signed integers that hold -1 and every choice."""
     most = max(head.size for head in layout.heads)

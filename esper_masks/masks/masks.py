@@ -499,12 +499,3 @@ pytree.register_pytree_node(
     from_dumpable_context=_load,
     flatten_with_keys_fn=_flatten_with_keys,
 )
-
-torch.serialization.add_safe_globals([ActionMasks, ActionLayout, HeadLayout])
-torch.serialization.add_safe_globals(  # as files of 0.1.0 name them
-    [
-        (ActionMasks, "esper_masks.masks.ActionMasks"),
-        (ActionLayout, "esper_masks.layout.ActionLayout"),
-        (HeadLayout, "esper_masks.layout.HeadLayout"),
-    ]
-)
