@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from esper_masks.actions.tables import layout_tables
@@ -25,7 +24,7 @@ from esper_masks.decision.checks import (
     check_rows,
     check_size,
 )
-from esper_masks.decision.rows import Decision, allocate_decision, check_real
+from esper_masks.decision.rows import Decision, allocate_decision
 from esper_masks.masks.checkpoints import UnderRules
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
@@ -113,8 +112,6 @@ class RolloutBuffer(UnderRules, nn.Module):
             raise ValueError(f"engine must be a MaskEngine, got {type(engine).__name__}")
         check_size("steps", steps)
         check_size("batch", batch)
-        if dtype is not None:
-            check_real(dtype)
         self.rules, self.fingerprint, self.layout = engine.rules, engine.fingerprint, engine.layout
         self.steps, self.batch = steps, batch
         place = engine.device if device is None else torch.device(device)
@@ -153,13 +150,12 @@ class RolloutBuffer(UnderRules, nn.Module):
     @property
     def row_bytes(self) -> int:
         """Bytes of one environment and step: slot words, actions and log-probability, without the fields."""
-        rows = (self.slot_words, self.actions, self.log_prob)
-        return sum(t.numel() * t.element_size() for t in rows) // (self.steps * self.batch)
+        return sum(t.nbytes for t in (self.slot_words, self.actions, self.log_prob)) // (self.steps * self.batch)
 
     @property
     def nbytes(self) -> int:
         """Bytes held, fields included."""
-        return sum(t.numel() * t.element_size() for t in self.buffers())
+        return sum(t.nbytes for t in self.buffers())
 
     def clear(self) -> None:
         """Make all rows padding again, and what they hold as in a new buffer."""
@@ -230,13 +226,13 @@ class RolloutBuffer(UnderRules, nn.Module):
         rows = self.at(step)
         check_masks(masks, self.layout, self.batch, self.device)
         check_integer("actions", actions)
-        check_rows("actions", actions, rows.actions)
+        check_rows("actions", actions, rows.actions.shape, self.device)
         check_log_prob(log_prob, rows.log_prob)
         if active is not None:
             active = check_bool("active", active, (self.batch,), self.device, broadcast=False)
         if missing := [name for name in self._names if name not in fields]:
             raise ValueError(f"no rows of {', '.join(missing)}: store wants every field; write takes them one by one")
-        check_fields(fields, self.fields, step)
+        self.write(step, **fields)
         with torch.no_grad():
             if active is not None:
                 actions = torch.where(active.unsqueeze(-1), actions, -1)
@@ -244,7 +240,6 @@ class RolloutBuffer(UnderRules, nn.Module):
             rows.slot_words.copy_(masks.slot_words)
             rows.actions.copy_(actions)
             rows.log_prob.copy_(log_prob)
-        self._write(step, fields)
 
     def write(self, step: int, **fields: Tensor) -> None:
         """Keep fields of one step, some or all: those known only after the step, or beside ``at``.
@@ -257,8 +252,11 @@ class RolloutBuffer(UnderRules, nn.Module):
             ValueError: shape, dtype or device that does not fit, or a field that is unknown.
         """
         self._check_step(step)
-        check_fields(fields, self.fields, step)
-        self._write(step, fields)
+        stored = self.fields
+        check_fields(fields, stored)
+        with torch.no_grad():
+            for name, rows in fields.items():
+                stored[name][step].copy_(rows)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -282,15 +280,11 @@ class RolloutBuffer(UnderRules, nn.Module):
             ValueError: an index of another shape or dtype.
             IndexError: out of range; RuntimeError, torch's own, on another device and in compiled code.
         """
-        check_index("index", index, "rows step * batch + env")
-        try:
-            return self._gather(
-                lambda rows: rows.flatten(-2).index_select(-1, index),
-                lambda rows: rows.flatten(0, 1).index_select(0, index),
-            )
-        except (IndexError, RuntimeError):
-            check_range("index", index, self.steps * self.batch, "rows step * batch + env")
-            raise
+
+        def take(rows: Tensor, axis: int) -> Tensor:
+            return rows.flatten(axis, axis + 1).index_select(axis, index)
+
+        return self._gather(take, "index", index, self.steps * self.batch, "rows step * batch + env")
 
     def sequences(self, envs: Tensor) -> Minibatch:
         """All steps of some environments, ``[steps, n]``: what recurrent policies learn from.
@@ -302,30 +296,31 @@ class RolloutBuffer(UnderRules, nn.Module):
             ValueError: an index of another shape or dtype.
             IndexError: out of range; RuntimeError, torch's own, on another device and in compiled code.
         """
-        check_index("envs", envs, "environments")
-        try:
-            return self._gather(lambda rows: rows.index_select(-1, envs), lambda rows: rows.index_select(1, envs))
-        except (IndexError, RuntimeError):
-            check_range("envs", envs, self.batch, "environments")
-            raise
 
-    def _gather(self, narrow: Callable[[Tensor], Tensor], fields: Callable[[Tensor], Tensor]) -> Minibatch:
-        """Rows by two functions: of ``[..., steps, batch]``, and of fields ``[steps, batch, *shape]``."""
-        slot_words = rearrange(narrow(rearrange(self.slot_words, "... slots -> slots ...")), "slots ... -> ... slots")
-        actions = rearrange(narrow(rearrange(self.actions, "... heads -> heads ...")), "heads ... -> ... heads")
-        return Minibatch(
-            masks=ActionMasks.from_words(self.layout, slot_words),
-            actions=actions.long(),
-            log_prob=narrow(self.log_prob),
-            active=self.acted(actions),
-            fields={name: fields(rows) for name, rows in self.fields.items()},
-        )
+        def take(rows: Tensor, axis: int) -> Tensor:
+            return rows.index_select(axis + 1, envs)
+
+        return self._gather(take, "envs", envs, self.batch, "environments")
+
+    def _gather(self, take: Callable[[Tensor, int], Tensor], name: str, index: Tensor, size: int, of: str) -> Minibatch:
+        """Rows of an index below ``size``.
+
+        ``take(rows, axis)`` finds them in rows whose axes ``axis`` and ``axis + 1`` are steps and batch.
+        """
+        check_index(name, index, of)
+        try:
+            slot_words, actions = (take(t.movedim(-1, 0), 1).movedim(0, -1) for t in (self.slot_words, self.actions))
+            return Minibatch(
+                masks=ActionMasks.from_words(self.layout, slot_words),
+                actions=actions.long(),
+                log_prob=take(self.log_prob, 0),
+                active=self.acted(actions),
+                fields={field: take(rows, 0) for field, rows in self.fields.items()},
+            )
+        except (IndexError, RuntimeError):
+            check_range(name, index, size, of)
+            raise
 
     def _check_step(self, step: int) -> None:
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < self.steps:
             raise ValueError(f"there is no step {step!r}; wanted an int from 0 to {self.steps - 1}")
-
-    def _write(self, step: int, fields: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, rows in fields.items():
-                self.fields[name][step].copy_(rows)

@@ -71,7 +71,7 @@ def check_log_prob(log_prob: Any, stored: Tensor) -> None:
     """Raise ``ValueError`` unless log-probabilities are floats that their rows hold."""
     if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
         raise ValueError(f"log_prob must be a floating-point tensor, got {kind_of(log_prob)}")
-    check_rows("log_prob", log_prob, stored)
+    check_rows("log_prob", log_prob, stored.shape, stored.device)
     if log_prob.dtype == torch.float64 and stored.dtype != torch.float64:
         raise ValueError(
             f"log_prob is torch.float64, the buffer holds {stored.dtype}: make it with dtype=torch.float64, or give "
@@ -79,24 +79,23 @@ def check_log_prob(log_prob: Any, stored: Tensor) -> None:
         )
 
 
-def check_rows(name: str, rows: Tensor, stored: Tensor) -> None:
+def check_rows(name: str, rows: Tensor, shape: torch.Size, device: torch.device) -> None:
     """Raise ``ValueError`` unless a tensor has the shape and device of the rows where it is to be stored."""
-    if rows.shape != stored.shape or rows.device != stored.device:
-        raise ValueError(
-            f"{name} is {tuple(rows.shape)} on {rows.device}; wanted {tuple(stored.shape)} on {stored.device}"
-        )
+    if rows.shape != shape or rows.device != device:
+        raise ValueError(f"{name} is {tuple(rows.shape)} on {rows.device}; wanted {tuple(shape)} on {device}")
 
 
-def check_fields(given: Mapping[str, Tensor], stored: Mapping[str, Tensor], step: int) -> None:
+def check_fields(given: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` unless fields are among those stored, ``[steps, batch, *shape]``, and fit one step."""
     for name, rows in given.items():
         if name not in stored:
             raise ValueError(f"there is no field {name!r}; the fields are {', '.join(stored) or 'none'}")
-        wanted = stored[name].dtype
-        if not isinstance(rows, Tensor) or rows.dtype != wanted:
-            got = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
-            raise ValueError(f"field {name!r} must be a {wanted} tensor, as its example is, got {got}; convert it")
-        check_rows(f"field {name!r}", rows, stored[name][step])
+        places = stored[name]
+        if not isinstance(rows, Tensor) or rows.dtype != places.dtype:
+            raise ValueError(
+                f"field {name!r} must be a {places.dtype} tensor, as its example is, got {kind_of(rows)}; convert it"
+            )
+        check_rows(f"field {name!r}", rows, places.shape[1:], places.device)
 
 
 def check_index(name: str, index: Tensor, of: str) -> None:

@@ -43,17 +43,6 @@ def word_dtype(layout: ActionLayout) -> torch.dtype:
     return torch.uint8 if len(layout.ops) <= 8 else torch.int16 if len(layout.ops) <= 16 else torch.int32
 
 
-def real_dtype() -> torch.dtype:
-    """What log-probabilities are held in by default: float64 where torch's default dtype is that, else float32."""
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-
-
-def check_real(dtype: Any) -> None:
-    """Raise ``ValueError`` for a dtype that cannot hold log-probabilities: the ratio of an update needs fp32."""
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
-
-
 def is_double(logits: Any) -> bool:
     """Whether what is computed from logits, a tensor or a mapping of tensors, is float64."""
     parts = logits.values() if isinstance(logits, Mapping) else (logits,)
@@ -82,10 +71,16 @@ def allocate_decision(
         device: where.
         entropy: whether there is a place for it.
         integers: dtypes of the actions and the words; by default the narrowest there are.
-        real: dtype of the rest; by default ``real_dtype()``.
+        real: dtype of the rest; by default float64 where torch's default dtype is that, else float32.
+
+    Raises:
+        ValueError: a dtype that cannot hold log-probabilities: the ratio of an update needs fp32.
     """
     actions, words = (action_dtype(layout), word_dtype(layout)) if integers is None else integers
-    real = real_dtype() if real is None else real
+    if real is None:
+        real = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    if real not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {real!r}")
     return Decision(
         actions=batch_last(shape, len(layout.heads), actions, device),
         log_prob=torch.empty(tuple(shape), dtype=real, device=device),

@@ -22,7 +22,6 @@ from esper_masks.decision.rows import (
     Evaluation,
     allocate_decision,
     check_out,
-    check_real,
     compiled_dtype,
     is_double,
 )
@@ -271,8 +270,6 @@ class DecisionStep(nn.Module):
             entropy: whether there is a place for it.
             dtype: of log-probabilities and entropies, see ``RolloutBuffer``.
         """
-        if dtype is not None:
-            check_real(dtype)
         return allocate_decision(self.engine.layout, shape, self.engine.device, entropy=entropy, real=dtype)
 
     # -- what is compiled ---------------------------------------------------------------------------------------------
