@@ -15,8 +15,8 @@ Why graphs are chosen here, and not by ``torch.compile`` at each call:
 One entry, for ``step.masks(states)`` of an engine with three slots, int32 ``[64, 3, 2]``:
 
     key        modes: (False, 1, torch.float32, False, False, False, 0)
-               inputs: (MaskInputs, ((64, 3, 2), (1, 64, 192), int32, cpu, False, Tensor), None, (int, 0), None)
-               out: None
+               inputs: (tuple, ((64, 3, 2), (1, 64, 192), int32, cpu, False, Tensor), None, (int, 0), None)
+               out: (tuple,)
     signature  the tree of inputs and out; (int32, cpu, not contiguous, no gradient, (2, 2, 2)); None; int; None; None
     entry      the graph of this signature for 64 rows; input 0 crosses as float32
 
@@ -65,10 +65,10 @@ _numbers = count()
 class Entry(NamedTuple):
     """What serves the calls of one key. It may be kept and called again, for inputs that have the same key."""
 
-    graph: Callable[[list[Any], Any], Any]
+    graph: Callable[[list[Any], tuple[Any, ...]], Any]
     as_bits: Sequence[int]  # inputs that cross as the float32 of the same bits
 
-    def __call__(self, inputs: Sequence[Any], out: Any = None) -> Any:
+    def __call__(self, inputs: Sequence[Any], *out: Any) -> Any:
         return self.graph(_crossing(inputs, self.as_bits), out)
 
 
@@ -96,19 +96,19 @@ class CompiledMethod:
         self.graphs: dict[Any, tuple[Any, list[Ahead] | None]] = {}
         self.entries: dict[Any, Entry] = {}
 
-    def __call__(self, inputs: Sequence[Any], out: Any = None) -> Any:
+    def __call__(self, inputs: Sequence[Any], *out: Any) -> Any:
         if torch.is_inference_mode_enabled():  # in which the compiler would set itself up for no other
             with torch.inference_mode(False), torch.no_grad():
-                return self(inputs, out)
+                return self(inputs, *out)
         try:
-            return self.find(inputs, out)(inputs, out)
+            return self.find(inputs, *out)(inputs, *out)
         except compile_error():
-            _call(self.method, self.constants, inputs, None)  # what does not fit is named by the method itself
+            self.method(inputs, **self.constants)  # what does not fit is named by the method itself
             raise
 
-    def find(self, inputs: Sequence[Any], out: Any = None) -> Entry:
+    def find(self, inputs: Sequence[Any], *out: Any) -> Entry:
         """What serves a call with these inputs, or with any that have the same key."""
-        key = _modes(), _exact(inputs), None if out is None else _exact(out)
+        key = _modes(), _exact(inputs), _exact(out)
         entry = self.entries.get(key)
         if entry is None:
             if len(self.entries) >= self.max_entries:
@@ -117,7 +117,7 @@ class CompiledMethod:
                 entry = self.entries[key] = self._choose(inputs, out)
         return entry
 
-    def _choose(self, inputs: Sequence[Any], out: Any) -> Entry:
+    def _choose(self, inputs: Sequence[Any], out: tuple[Any, ...]) -> Entry:
         leaves, spec = tree_flatten((inputs, out))
         as_bits = [at for at, a in enumerate(inputs) if isinstance(a, Tensor) and a.dtype == torch.int32 and a.is_cpu]
         signature = spec, *[_signature(leaf) for leaf in leaves]
@@ -143,18 +143,14 @@ class CompiledMethod:
     def _compile(self, kind: type[Any], as_bits: Sequence[int], options: Mapping[str, Any]) -> Any:
         method, constants, named = self.method, self.constants, hasattr(kind, "_fields")
 
-        def call(crossed: list[Any], out: Any) -> Any:
+        def call(crossed: list[Any], out: tuple[Any, ...]) -> Any:
             own = [a.view(torch.int32) if at in as_bits else a for at, a in enumerate(crossed)]
-            return _call(method, constants, kind(*own) if named else own, out)
+            return method(kind(*own) if named else own, *out, **constants)
 
         # with code of its own it learns by itself which sizes change; what is compiled is kept by its globals
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
         own_call = FunctionType(code, dict(globals()), closure=call.__closure__)
         return compile_function(own_call, {**options, "guard_filter_fn": _of_inputs})
-
-
-def _call(method: Callable[..., Any], constants: Mapping[str, Any], inputs: Sequence[Any], out: Any) -> Any:
-    return method(inputs, **constants) if out is None else method(inputs, out, **constants)
 
 
 def _crossing(inputs: Sequence[Any], as_bits: Sequence[int]) -> list[Any]:
@@ -237,35 +233,32 @@ class GraphedMethod:
         self.function = function
         self.graphs: dict[Any, Callable[..., Any]] = {}
 
-    def __call__(self, inputs: Sequence[Any], out: Any = None) -> Any:
+    def __call__(self, inputs: Sequence[Any], *out: Any) -> Any:
         leaves, spec = tree_flatten(inputs)
+        key = spec, *[_exact(leaf) for leaf in leaves]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        rest = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves)
-        key = (spec, rest, *((t.shape, t.stride(), t.dtype) for t in tensors))
         if key not in self.graphs:
-            self.graphs[key] = self._capture(tensors, rest, spec)
+            self.graphs[key] = self._capture(tensors, leaves, spec)
         made = self.graphs[key](*tensors)
-        if out is None:
-            return made
-        copy_into(out, made)
-        return None
+        for places in out:
+            copy_into(places, made)
+        return None if out else made
 
-    def _capture(self, tensors: Sequence[Tensor], rest: Sequence[Any], spec: Any) -> Callable[..., Any]:
-        makes: list[Any] = []
+    def _capture(self, tensors: Sequence[Tensor], leaves: Sequence[Any], spec: Any) -> Callable[..., Any]:
+        made: tuple[Sequence[Any], Any] = [], None
 
-        def call(*tensors: Tensor) -> Any:
-            given = iter(tensors)
-            made = self.function(tree_unflatten([next(given) if r is None else r[0] for r in rest], spec))
-            leaves, of = tree_flatten(made)
-            makes[:] = of, [leaf is None for leaf in leaves]
-            return tuple(leaf for leaf in leaves if leaf is not None)  # a graph gives tensors only
+        def call(*tensors: Tensor) -> tuple[Tensor, ...]:
+            nonlocal made
+            made = tree_flatten(self.function(_with_tensors(tensors, leaves, spec)))
+            return tuple(leaf for leaf in made[0] if isinstance(leaf, Tensor))  # a graph gives tensors only
 
         static = tuple(t.clone() for t in tensors)
         with torch.autocast("cuda", enabled=False):  # logits are cast by the distribution, if at all
             graphed: Callable[..., Any] = torch.cuda.make_graphed_callables(call, static, num_warmup_iters=WARM_UP)
+        return lambda *tensors: _with_tensors(graphed(*tensors), *made)
 
-        def replay(*tensors: Tensor) -> Any:
-            made, (of, lacks) = iter(graphed(*tensors)), makes
-            return tree_unflatten([None if lacking else next(made) for lacking in lacks], of)
 
-        return replay
+def _with_tensors(tensors: Sequence[Tensor], leaves: Sequence[Any], spec: Any) -> Any:
+    """A tree of these leaves with other tensors in place of its own."""
+    given = iter(tensors)
+    return tree_unflatten([next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)

@@ -4,7 +4,7 @@ Eager code writes a value for each choice of each row before it reads them again
 of many choices.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -28,27 +28,23 @@ def values_per_row(layout: ActionLayout, compiled: bool) -> int:
     return max([draw.size for draw in draws if is_long(draw, draws[0])], default=0)
 
 
-def chunk_rows(number: int, batch: Sequence[int], arguments: Mapping[str, Any]) -> int:
-    """How many entries of the first axis are one chunk; 0 if the batch is to stay whole.
+def chunks(number: int, batch: torch.Size, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of each chunk; none if the batch is to stay whole.
 
     Args:
         number: of chunks.
         batch: leading shape of the states.
         arguments: of a step: tensors ``[*batch, ...]``, pytrees of such, ``enabled`` ``[slots]``, or no tensors.
     """
-    if batch[0] < 2:
-        return 0
-    leaves = [leaf for leaf in tree_leaves(_of_rows(arguments)) if isinstance(leaf, Tensor)]
-    if any(leaf.shape[: len(batch)] != batch for leaf in leaves):
-        return 0  # an error that names what came whole, or something that is broadcast
-    return -(-batch[0] // number)
-
-
-def chunks(rows: int, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The arguments of each chunk."""
-    of_rows = _of_rows(arguments)
-    for start in range(0, len(arguments["states"]), rows):
-        yield {**arguments, **tree_map_only(Tensor, itemgetter(slice(start, start + rows)), of_rows)}
+    enabled = arguments["enabled"]
+    same = {"enabled"} if isinstance(enabled, Tensor) and enabled.ndim == 1 else set()  # for all rows
+    of_rows = {name: argument for name, argument in arguments.items() if name not in same}
+    leaves = [leaf for leaf in tree_leaves(of_rows) if isinstance(leaf, Tensor)]
+    if batch[0] < 2 or any(leaf.shape[: len(batch)] != batch for leaf in leaves):
+        return []  # an error that names what came whole, or something that is broadcast
+    rows = -(-batch[0] // number)
+    slices = [slice(start, start + rows) for start in range(0, batch[0], rows)]
+    return [{**arguments, **tree_map_only(Tensor, itemgetter(part), of_rows)} for part in slices]
 
 
 def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, device: torch.device) -> Decision:
@@ -56,9 +52,3 @@ def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, devi
     real = torch.float64 if is_double(logits) else torch.float32
     with torch.inference_mode(False):  # an update may need what a rollout decided
         return allocate_decision(layout, batch, device, integers=(torch.int64, torch.int32), real=real)
-
-
-def _of_rows(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    enabled = arguments["enabled"]
-    same = {"enabled"} if isinstance(enabled, Tensor) and enabled.ndim == 1 else set()  # for all rows
-    return {name: argument for name, argument in arguments.items() if name not in same}

@@ -5,7 +5,7 @@ The library compiles itself in two rooms: here, and in `rollout` its environment
 graph. All of it goes through `compiled.methods`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from esper_masks.checks import from_numpy
 from esper_masks.compiled.methods import CompiledMethod, GraphedMethod, copy_into
 from esper_masks.compiled.torch_private import intercepted
-from esper_masks.decision.chunks import CHUNK_VALUES, chunk_rows, chunks, fresh_decision, values_per_row
+from esper_masks.decision.chunks import CHUNK_VALUES, chunks, fresh_decision, values_per_row
 from esper_masks.decision.rows import (
     Decision,
     Evaluation,
@@ -38,20 +38,8 @@ MODES = ("eager", "compiled", "cuda-graph")
 Logits = Tensor | Mapping[str, Tensor]
 
 
-# what the methods that are compiled take, one each: its parts are the arguments of a graph
-
-
-class MaskInputs(NamedTuple):
-    """What ``DecisionStep.masks`` computes from."""
-
-    states: Tensor
-    total_seeds: Tensor | None
-    max_seeds: int | Tensor
-    enabled: Tensor | None
-
-
 class DecisionInputs(NamedTuple):
-    """What ``DecisionStep.decide`` computes from. A pytree."""
+    """What ``DecisionStep.decide`` computes from: the arguments of a graph. A pytree."""
 
     states: Tensor
     logits: Logits
@@ -62,18 +50,6 @@ class DecisionInputs(NamedTuple):
     noise: Noise | None = None  # None: torch's generator draws
     dtype: torch.dtype = torch.int64  # of the actions
     entropy: bool = True  # whether it is wanted
-
-
-class EvaluationInputs(NamedTuple):
-    """What ``DecisionStep.evaluate`` computes from."""
-
-    logits: Logits
-    slot_words: Tensor
-    op_words: Tensor
-    constraints: dict[str, Tensor]  # of restricted masks
-    actions: Tensor
-    active: Tensor | None
-    head_entropies: bool
 
 
 class CompiledCategorical(FactoredCategorical):
@@ -140,7 +116,7 @@ class DecisionStep(nn.Module):
         self.engine, self.mode = engine, mode
         self._min_prob, self._validate = copy(min_prob), validate  # constant to compiled code
         self._values_per_row = {compiled: values_per_row(engine.layout, compiled) for compiled in (False, True)}
-        self._runs: dict[tuple[str, torch.device], CompiledMethod | GraphedMethod] = {}
+        self.runs: dict[tuple[str, torch.device], CompiledMethod | GraphedMethod] = {}  # what has been compiled
 
     @property
     def min_prob(self) -> Any:
@@ -191,21 +167,21 @@ class DecisionStep(nn.Module):
         limit = engine.max_seeds if max_seeds is None else max_seeds
         compiled, on_cpu = self._is_compiled(), device.type == "cpu"
         if on_cpu and (number := self._chunks(batch, compiled)) > 1:
-            given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "out": out}
+            whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
+            given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "out": whole}
             given |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, "noise": noise}
-            if rows := chunk_rows(number, batch, given):
-                given["out"] = whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
-                for chunk in chunks(rows, given):
-                    self(**chunk)
+            if parts := chunks(number, batch, given):
+                for part in parts:
+                    self(**part)
                 return whole
         drawn = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
         inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, drawn, *wanted)
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
-        place = out if device.type != "cpu" else None
+        place = () if on_cpu or out is None else (out,)
         with torch.no_grad():
-            made: Decision = self._run(self.decide, device, inputs, place, categorical=CompiledCategorical)
-            if out is not None and place is None:
+            made: Decision = self._run(self.decide, device, inputs, *place, categorical=CompiledCategorical)
+            if out is not None and on_cpu:
                 copy_into(out, made)
         return made if out is None else out
 
@@ -220,7 +196,7 @@ class DecisionStep(nn.Module):
         """The masks alone: ``engine(states, ...)`` in this step's mode."""
         limit = self.engine.max_seeds if max_seeds is None else max_seeds
         device = self.engine.device
-        inputs = MaskInputs(states, total_seeds, limit, from_numpy(enabled, device))
+        inputs = states, total_seeds, limit, from_numpy(enabled, device)
         with torch.no_grad():
             words = self._run(self._words, device, inputs)
         return ActionMasks(self.engine.layout, *words)
@@ -256,10 +232,9 @@ class DecisionStep(nn.Module):
             raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}")
         if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
-        words = masks.slot_words, masks.op_words, masks.constraints
         device, logits = self.engine.device, dict(logits) if isinstance(logits, Mapping) else logits
-        active = from_numpy(active, device)
-        inputs = EvaluationInputs(logits, *words, actions, active, head_entropies)
+        words = masks.slot_words, masks.op_words, masks.constraints
+        inputs = logits, *words, actions, from_numpy(active, device), head_entropies
         return Evaluation(*self._run(self._evaluate, device, inputs, categorical=CompiledCategorical))
 
     def allocate(self, *shape: int, entropy: bool = True, dtype: torch.dtype | None = None) -> Decision:
@@ -299,25 +274,26 @@ class DecisionStep(nn.Module):
         copy_into(out, made)
         return None
 
-    def _words(self, inputs: MaskInputs) -> tuple[Tensor, Tensor]:
-        masks = self.engine(inputs.states, inputs.total_seeds, max_seeds=inputs.max_seeds, enabled=inputs.enabled)
+    def _words(self, inputs: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        states, total_seeds, max_seeds, enabled = inputs
+        masks = self.engine(states, total_seeds, max_seeds=max_seeds, enabled=enabled)
         return masks.slot_words, masks.op_words
 
     def _evaluate(
-        self, inputs: EvaluationInputs, *, categorical: type[FactoredCategorical] = FactoredCategorical
+        self, inputs: Sequence[Any], *, categorical: type[FactoredCategorical] = FactoredCategorical
     ) -> tuple[Tensor | None, ...]:
+        logits, slot_words, op_words, constraints, actions, active, head_entropies = inputs
+
         def score(logits: Logits) -> tuple[Tensor | None, ...]:
-            masks = ActionMasks(self.engine.layout, inputs.slot_words, inputs.op_words, inputs.constraints)
-            joint = categorical(logits, masks, active=inputs.active, min_prob=self.min_prob, validate=self.validate)
-            each = joint.head_entropies() if inputs.head_entropies else None
-            log_prob, faults = joint.log_prob_and_faults(inputs.actions, "actions")
+            masks = ActionMasks(self.engine.layout, slot_words, op_words, constraints)
+            joint = categorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
+            each = joint.head_entropies() if head_entropies else None
+            log_prob, faults = joint.log_prob_and_faults(actions, "actions")
             return log_prob, joint.raw_entropy(), each, faults
 
         if not torch.compiler.is_compiling():
-            return score(inputs.logits)
-        scored: tuple[Tensor | None, ...] = checkpoint(
-            score, inputs.logits, use_reentrant=False, preserve_rng_state=False
-        )
+            return score(logits)
+        scored: tuple[Tensor | None, ...] = checkpoint(score, logits, use_reentrant=False, preserve_rng_state=False)
         return scored
 
     # -- how it is run ------------------------------------------------------------------------------------------------
@@ -332,19 +308,19 @@ class DecisionStep(nn.Module):
             return 1
         return batch.numel() * self._values_per_row[compiled] // self.chunk_values
 
-    def _run(self, method: Any, device: torch.device, inputs: Any, out: Any = None, **compiled: Any) -> Any:
+    def _run(self, method: Any, device: torch.device, inputs: Any, *out: Any, **compiled: Any) -> Any:
         """Call a method of this step; ``compiled`` are arguments that it has where it is compiled, and not else."""
         if not self._is_compiled():
-            return method(inputs) if out is None else method(inputs, out)
+            return method(inputs, *out)
         key = method.__name__, device
-        if key not in self._runs:
+        if key not in self.runs:
             made = CompiledMethod(method, **compiled)
             graphed = self.mode == "cuda-graph" and method != self._evaluate  # whose gradient no such graph would have
-            self._runs[key] = GraphedMethod(made) if graphed else made
-        return self._runs[key](inputs, out)
+            self.runs[key] = GraphedMethod(made) if graphed else made
+        return self.runs[key](inputs, *out)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_runs": {}}  # compiled code is made again
+        return {**self.__dict__, "runs": {}}  # compiled code is made again
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"

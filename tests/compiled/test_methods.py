@@ -168,10 +168,10 @@ def test_transforms_and_modes_see_each_op(compiled: em.DecisionStep, warm: bool)
         assert type(step(states, logits).actions) is not Tensor
     watched = FunctionRecorder()
     for watching in (watched, torch.autograd.forward_ad.dual_level(), torch.compiler.set_stance("force_eager")):
-        before = len(step._runs)
+        before = len(step.runs)
         with watching:
             assert torch.equal(step(states, logits, noise=noise).actions, actions)
-        assert len(step._runs) == before
+        assert len(step.runs) == before
     assert torch.exp in watched.functions or Tensor.exp in watched.functions
     assert compiled(states, logits).log_prob.isfinite().all()
 

@@ -520,7 +520,7 @@ def test_nothing_is_read_from_the_device() -> None:
 def test_a_step_is_copied_without_its_code(compiled: em.DecisionStep) -> None:
     states, logits, noise = inputs(compiled.engine)
     for step in (copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))):
-        assert step._runs == {}
+        assert step.runs == {}
         step.mode = "eager"
         assert_near(
             step(states, logits, noise=noise).raw_entropy, compiled(states, logits, noise=noise).raw_entropy, 1e-5
