@@ -15,7 +15,7 @@ says what is lost:
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -51,6 +51,8 @@ SWITCH = "_dynamo.config.enable_aot_compile"
 
 SLOWER = "a call of compiled code takes some tens of microseconds longer"
 
+ABSENT: set[str] = set()  # names that this torch has and is to be taken to lack: for tests of what is done then
+
 
 class Ahead(NamedTuple):
     """Code that was compiled before its first call."""
@@ -61,6 +63,8 @@ class Ahead(NamedTuple):
 
 def lacks(path: str) -> bool:
     """Whether this torch has no such name."""
+    if path in ABSENT:
+        return True
     found: Any = torch
     for part in path.split("."):
         if not hasattr(found, part):  # it may be a module that nothing has imported yet
@@ -79,7 +83,8 @@ def warn_lost(names: Sequence[str], lost: str) -> None:
     warnings.warn(f"torch {torch.__version__} has no {missing}: {lost}", RuntimeWarning, stacklevel=2)
 
 
-def _has(names: Sequence[str], lost: str) -> bool:
+def has(names: Sequence[str], lost: str) -> bool:
+    """Whether this torch has all of some names; where it does not, what is lost is said."""
     missing = tuple(name for name in names if lacks(name))
     if missing:
         warn_lost(missing, lost)
@@ -98,7 +103,7 @@ class Known:
     assertions: bool
 
 
-KNOWN = Known(_has(BATCHING, VMAP_UNSEEN), _has(("_assert_async",), UNASSERTED))
+KNOWN = Known(has(BATCHING, VMAP_UNSEEN), has(("_assert_async",), UNASSERTED))
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------
@@ -107,13 +112,12 @@ KNOWN = Known(_has(BATCHING, VMAP_UNSEEN), _has(("_assert_async",), UNASSERTED))
 @cache
 def compiles_ahead() -> bool:
     """Whether compiled code can be chosen, and called, without torch's own checks of each call."""
-    return _has(COMPILING + WATCHING, SLOWER)
+    return has(COMPILING + WATCHING, SLOWER)
 
 
-def compile_lock() -> AbstractContextManager[Any]:
-    """One thread at a time compiles."""
-    lock: AbstractContextManager[Any] = torch._dynamo.convert_frame.compile_lock if compiles_ahead() else nullcontext()
-    return lock
+def compile_lock() -> Any:
+    """A context: one thread at a time compiles."""
+    return torch._dynamo.convert_frame.compile_lock if compiles_ahead() else nullcontext()
 
 
 def compile_function(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -174,18 +178,9 @@ def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in has}
 
 
-def compile_error() -> type[Exception] | tuple[()]:
-    """The class of what goes wrong while torch traces; nothing where it has no such class."""
-    if lacks("_dynamo.exc.TorchDynamoException"):
-        return ()
-    error: type[Exception] = torch._dynamo.exc.TorchDynamoException
-    return error
-
-
-def mark_dynamic(tensor: Tensor, axis: int) -> None:
-    """Tell torch's compiler that an axis has any size; without the name it learns that from the second size."""
-    if not lacks("_dynamo.mark_dynamic"):
-        torch._dynamo.mark_dynamic(tensor, axis)
+def compile_error() -> Any:
+    """The class of what goes wrong while torch traces; ``()``, no error, where it has no such class."""
+    return () if lacks("_dynamo.exc.TorchDynamoException") else torch._dynamo.exc.TorchDynamoException
 
 
 # -- transforms and modes ---------------------------------------------------------------------------------------------
@@ -220,16 +215,13 @@ def under_vmap(tensor: Tensor) -> bool:
     functorch = torch._C._functorch
     if torch.compiler.is_compiling():  # of these, a graph knows two: batched here, and transforms around transforms
         inner = functorch.peek_interpreter_stack()
-        around = isinstance(inner, functorch.CInterpreter) and _level(inner) > 1  # `is None` is never true of it there
-        return functorch.is_batchedtensor(tensor) or around
+        if not isinstance(inner, functorch.CInterpreter):  # `is None` is never true of it there
+            return functorch.is_batchedtensor(tensor)
+        level = torch._functorch.pyfunctorch.coerce_cinterpreter(inner).level()
+        return functorch.is_batchedtensor(tensor) or level > 1
     while functorch.is_gradtrackingtensor(tensor):  # vmap of grad
         tensor = functorch.get_unwrapped(tensor)
     return functorch.is_batchedtensor(tensor)
-
-
-def _level(interpreter: Any) -> int:
-    level: int = torch._functorch.pyfunctorch.coerce_cinterpreter(interpreter).level()
-    return level
 
 
 # -- assertions -------------------------------------------------------------------------------------------------------

@@ -23,21 +23,27 @@ Taken = Callable[[str], None]
 
 
 @pytest.fixture
-def take(monkeypatch: pytest.MonkeyPatch) -> Iterator[Taken]:
-    """Make a name of torch look absent, and compile without building."""
-    lacks, compile, taken = torch_private.lacks, torch.compile, set[str]()
+def hide() -> Iterator[Taken]:
+    """Make a name of torch look absent."""
 
     def forget() -> None:
         torch_private.compiles_ahead.cache_clear()
         torch_private.warn_lost.cache_clear()
 
-    monkeypatch.setattr(torch_private, "lacks", lambda path: path in taken or lacks(path))
+    forget()
+    yield torch_private.ABSENT.add
+    torch_private.ABSENT.clear()
+    forget()
+
+
+@pytest.fixture
+def take(hide: Taken, monkeypatch: pytest.MonkeyPatch) -> Taken:
+    """The same, and compile without building."""
+    compile = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=fullgraph, backend="aot_eager")
     )
-    forget()
-    yield taken.add
-    forget()
+    return hide
 
 
 def lost(caught: list[warnings.WarningMessage]) -> list[str]:
@@ -142,13 +148,12 @@ def test_without_watching_transforms_are_left_to_torch(take: Taken) -> None:
             assert torch.equal(step(states, logits, noise=noise).actions, expected.actions)
 
 
-def test_options_that_a_compiler_lacks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch_private.warn_lost.cache_clear()
+def test_options_that_a_compiler_lacks_are_left_out(hide: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor, "list_options", lambda: ["size_asserts", "max-fusion-size"])
     with pytest.warns(RuntimeWarning, match=r"no torch\._inductor\.config\.realize_opcount.*may be slower"):
         known = torch_private.known_options({"size_asserts": False, "max_fusion_size": 9, "realize_opcount": 1})
     assert known == {"size_asserts": False, "max_fusion_size": 9}
-    monkeypatch.setattr(torch_private, "lacks", lambda path: path == "_inductor.list_options")
+    hide("_inductor.list_options")
     assert torch_private.known_options({"any": 1}) == {"any": 1}
 
 
@@ -159,27 +164,19 @@ def test_without_a_switch_to_compile_ahead_none_is_set(take: Taken) -> None:
         assert torch.equal(methods.CompiledMethod(Sums().add)((one, one, False)), one * 3)
 
 
-@pytest.mark.usefixtures("take")
-def test_without_a_class_of_errors_torchs_own_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_private, "lacks", lambda path: path.startswith("_dynamo.exc"))
+def test_without_a_class_of_errors_torchs_own_error_is_raised(take: Taken) -> None:
+    take("_dynamo.exc.TorchDynamoException")
     assert torch_private.compile_error() == ()
     run = methods.CompiledMethod(Sums().add)
     with pytest.raises(torch._dynamo.exc.TorchDynamoException):
         run((torch.ones(2), torch.ones(3), False))
 
 
-def test_without_marks_sizes_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_private, "lacks", lambda path: True)
-    monkeypatch.delattr(torch._dynamo, "mark_dynamic")
-    torch_private.mark_dynamic(torch.zeros(3), 0)
-
-
 @pytest.mark.parametrize("name", torch_private.BATCHING)
-def test_without_a_name_vmap_is_not_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    torch_private.warn_lost.cache_clear()
-    monkeypatch.setattr(torch_private, "lacks", lambda path: path == name)
+def test_without_a_name_vmap_is_not_seen(hide: Taken, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    hide(name)
     with pytest.warns(RuntimeWarning, match=rf"{re.escape(name)}: validate='raise' under vmap"):
-        assert not torch_private._has(torch_private.BATCHING, torch_private.VMAP_UNSEEN)
+        assert not torch_private.has(torch_private.BATCHING, torch_private.VMAP_UNSEEN)
     monkeypatch.setattr(torch_private.KNOWN, "vmap", False)
     logits, mask = torch.zeros(4, 3), torch.ones(4, 3, dtype=torch.bool)
     with pytest.raises(InvalidStateMachineError):
@@ -189,11 +186,10 @@ def test_without_a_name_vmap_is_not_seen(monkeypatch: pytest.MonkeyPatch, name: 
     assert flagged.all()
 
 
-def test_without_assertions_compiled_rows_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch_private.warn_lost.cache_clear()
-    monkeypatch.setattr(torch_private, "lacks", lambda path: path == "_assert_async")
+def test_without_assertions_compiled_rows_are_flagged(hide: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide("_assert_async")
     with pytest.warns(RuntimeWarning, match="_assert_async: validate='raise' in compiled code"):
-        assert not torch_private._has(("_assert_async",), torch_private.UNASSERTED)
+        assert not torch_private.has(("_assert_async",), torch_private.UNASSERTED)
     monkeypatch.setattr(torch_private.KNOWN, "assertions", False)
 
     def faulty(logits: Tensor, mask: Tensor) -> Tensor:
