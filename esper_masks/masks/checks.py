@@ -17,8 +17,7 @@ def check_states(feature_names: Sequence[str], slot_ids: Sequence[str], states: 
     """Raise ``SlotStateError`` unless states are integers ``[..., slots, features]`` on the device."""
     slots, features = len(slot_ids), len(feature_names)
     if not isinstance(states, Tensor) or states.dtype not in STATE_DTYPES:
-        got = states.dtype if isinstance(states, Tensor) else type(states).__name__
-        raise SlotStateError(f"states must be an int32, int16 or int64 tensor, got {got}; see pack_slots")
+        raise SlotStateError(f"states must be an int32, int16 or int64 tensor, got {kind_of(states)}; see pack_slots")
     if states.ndim < 2 or states.shape[-2] != slots or states.shape[-1] != features:
         raise SlotStateError(
             f"states have shape {tuple(states.shape)}; wanted [..., {slots}, {features}]: "
@@ -40,8 +39,7 @@ def check_enabled(enabled: Tensor, shape: torch.Size, device: torch.device) -> N
 def check_counts(name: str, counts: Tensor, batch: torch.Size, device: torch.device) -> None:
     """Raise ``SlotStateError`` unless counts are integers of the batch shape on the device."""
     if not isinstance(counts, Tensor) or counts.dtype not in STATE_DTYPES:
-        got = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
-        raise SlotStateError(f"{name} must be an int32, int16 or int64 tensor, got {got}")
+        raise SlotStateError(f"{name} must be an int32, int16 or int64 tensor, got {kind_of(counts)}")
     if counts.shape != batch:
         raise SlotStateError(f"{name} has shape {tuple(counts.shape)}; states of this batch need {tuple(batch)}")
     _check_device(name, counts, device)

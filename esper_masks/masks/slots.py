@@ -137,7 +137,7 @@ def _to_device(
 
 def _number(rules: MaskRules, value: Any, env: int, slot: str, feature: str) -> int:
     """A value of a slot state as an integer; names are those of the feature's enum."""
-    enum = rules.stages if feature == "stage" else rules.features.get(feature)
+    enum = _enum_of(rules, feature)
     if isinstance(value, str) and enum is not None:
         if value in enum.__members__:
             return int(enum[value])
@@ -157,36 +157,29 @@ def check_slots(rules: MaskRules, slot_ids: Sequence[str], states: Tensor) -> No
     """
     wrong = torch.empty(states.shape, dtype=torch.bool, device=states.device)
     for column, feature in enumerate(rules.feature_names):
-        allowed = _allowed(rules, feature)
-        column_values = states[..., column]
-        if allowed is None:
-            wrong[..., column] = column_values < 0
+        enum, values = _enum_of(rules, feature), states[..., column].long()
+        if enum is None:
+            wrong[..., column] = values < 0
         else:
-            known = torch.tensor(allowed, dtype=torch.int64, device=states.device)
-            wrong[..., column] = ~torch.isin(column_values.long(), known)
+            wrong[..., column] = ~torch.isin(values, torch.tensor([*map(int, enum)], device=states.device))
     faults = wrong.nonzero()
     if not len(faults):
         return
     *env, slot, column = faults[0].tolist()
     feature = rules.feature_names[column]
-    value = int(states[tuple(faults[0].tolist())])
-    where = f"env {env[0] if len(env) == 1 else tuple(env)} " if env else ""
-    where += f"slot {slot_ids[slot]!r}"
-    count = f" ({len(faults)} wrong values in all)" if len(faults) > 1 else ""
+    enum = _enum_of(rules, feature)
+    why = "is negative" if enum is None else f"is not one of {_members(enum)}"
     if feature == "stage":
-        raise SlotStateError(
-            f"{where}: stage {value} is not a stage of {rules.name} "
-            f"(stages: {_members(rules.stages)}); an empty slot is {rules.empty.name}{count}"
-        )
-    if feature == "age":
-        raise SlotStateError(f"{where}: age {value} is negative{count}")
-    raise SlotStateError(f"{where}: {feature} {value} is not one of {_members(rules.features[feature])}{count}")
+        known = _members(rules.stages)
+        why = f"is not a stage of {rules.name} (stages: {known}); an empty slot is {rules.empty.name}"
+    where = f"env {env[0] if len(env) == 1 else tuple(env)} " if env else ""
+    count = f" ({len(faults)} wrong values in all)" if len(faults) > 1 else ""
+    raise SlotStateError(f"{where}slot {slot_ids[slot]!r}: {feature} {int(states[(*env, slot, column)])} {why}{count}")
 
 
-def _allowed(rules: MaskRules, feature: str) -> list[int] | None:
-    if feature == "age":
-        return None
-    return [int(member) for member in (rules.stages if feature == "stage" else rules.features[feature])]
+def _enum_of(rules: MaskRules, feature: str) -> type[IntEnum] | None:
+    """What a feature's values are members of; None for the age, which is any number from 0 on."""
+    return rules.stages if feature == "stage" else rules.features.get(feature)
 
 
 def _members(enum: type[IntEnum]) -> str:
