@@ -110,13 +110,12 @@ class ActionMasks(Mapping[str, Tensor]):
         op_shape = (*getattr(masks[OP], "shape", (0,))[:-1], ops)
         op = check_bool(f"mask {OP!r}", masks[OP], op_shape, broadcast=False)
         shape, device = op.shape[:-1], op.device
-        words = torch.full((*shape, slots), layout.possible, dtype=torch.int32, device=device)
-        whole = cls(layout, words, torch.full(shape, layout.possible, dtype=torch.int32, device=device))
-        sizes = {name: whole._table(name).size for name in masks}
         given = {
-            name: check_bool(f"mask {name!r}", mask, (*shape, sizes[name]), device, broadcast=False)
+            name: check_bool(f"mask {name!r}", mask, (*shape, layout.head(name).size), device, broadcast=False)
             for name, mask in masks.items()
         }
+        words = torch.full((*shape, slots), layout.possible, dtype=torch.int32, device=device)
+        whole = cls(layout, words, torch.full(shape, layout.possible, dtype=torch.int32, device=device))
         if slot_by_op is not None:
             pairs = check_bool("mask 'slot_by_op'", slot_by_op, (*shape, ops, slots), device, broadcast=False)
             whole = cls(layout, words & (whole._words_of(pairs) | layout.unconditional), whole.op_words)
@@ -422,9 +421,8 @@ class ActionMasks(Mapping[str, Tensor]):
         return cls(masks[0].layout, wide(*[m.slot_words for m in masks]), op_words, constraints)
 
     def _table(self, name: str) -> HeadTables:
-        if name not in self.layout.head_names:
-            raise KeyError(f"no head {name!r}; the heads are {', '.join(self.layout.head_names)}")
-        table = layout_tables(self.layout, self.device).heads[self.layout.head_names.index(name)]
+        head = self.layout.head(name)
+        table = layout_tables(self.layout, self.device).heads[self.layout.head_names.index(head.name)]
         assert isinstance(table, HeadTables)
         return table
 
