@@ -52,19 +52,15 @@ def check_masks(masks: ActionMasks, layout: ActionLayout, batch: int, device: to
     if masks.shape != (batch,) or masks.device != device:
         raise ValueError(f"masks are {tuple(masks.shape)} on {masks.device}; wanted {(batch,)} on {device}")
     if masks.constraints:
-        names = ", ".join(restricted_in(masks))
+        names = [layout.head_names[at] for at in masks.restricted]
+        # what took an op away that is always legal, and with it the bits that tell which slots are enabled
+        dropping = any(layout.head(name).users & layout.always for name in names)
+        if SLOT in masks.constraints and not dropping:
+            names.append(OP)
         raise ValueError(
-            f"these masks were restricted in {names}, which words do not hold. Store the masks as they were before, "
-            "keep the constraint as a field, and restrict what minibatch returns"
+            f"these masks were restricted in {', '.join(names)}, which words do not hold. Store the masks as they were "
+            "before, keep the constraint as a field, and restrict what minibatch returns"
         )
-
-
-def restricted_in(masks: ActionMasks) -> list[str]:
-    """Heads whose constraints the words of masks do not hold."""
-    names = [masks.layout.head_names[at] for at in masks.restricted]
-    dropping = [name for name in names if masks.layout.head(name).users & masks.layout.always]
-    # what took an op away that is always legal, and with it the bits that tell which slots are enabled
-    return names if dropping or SLOT not in masks.constraints else [*names, OP]
 
 
 def check_log_prob(log_prob: Any, stored: Tensor) -> None:

@@ -334,11 +334,7 @@ class ActionMasks(Mapping[str, Tensor]):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same masks on a device."""
-
-        def moved(t: Tensor) -> Tensor:
-            return t.to(device, non_blocking=non_blocking)
-
-        return self._of([self], moved, moved)
+        return self._of([self], lambda t: t.to(device, non_blocking=non_blocking))
 
     def select(self, index: Tensor | slice | int) -> Self:
         """Rows of the first leading axis: ``[batch, ...]`` -> ``[n, ...]``.
@@ -413,8 +409,9 @@ class ActionMasks(Mapping[str, Tensor]):
         return cls._of(masks, lambda *parts: join(parts, dim), _batch_last(lambda *parts: join(parts, dim + 1)))
 
     @classmethod
-    def _of(cls, masks: Sequence[Self], rows: Callable[..., Tensor], wide: Callable[..., Tensor]) -> Self:
-        """Masks of one layout as one: ``rows`` of their op words, and ``wide`` of what has a trailing axis."""
+    def _of(cls, masks: Sequence[Self], rows: Callable[..., Tensor], wide: Callable[..., Tensor] | None = None) -> Self:
+        """Masks of one layout as one: ``rows`` of their op words, and ``wide`` of all that has a trailing axis."""
+        wide = rows if wide is None else wide
         op_words = rows(*[m.op_words for m in masks])  # first: of an index it refuses one of too many axes
         names = {name: None for m in masks for name in m.constraints}
         constraints = {name: wide(*[m._constraint(name) for m in masks]) for name in names}

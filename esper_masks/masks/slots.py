@@ -117,21 +117,14 @@ def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMa
                     values += state.row(rules)
                 except SlotStateError as error:
                     raise SlotStateError(f"env {env} slot {slot_id!r}: {error}") from None
-    return _to_device(rules, slot_ids, values, len(batch), device)
-
-
-def _to_device(
-    rules: MaskRules, slot_ids: Sequence[str], values: list[Any], batch: int, device: torch.device
-) -> Tensor:
-    slots, features = len(slot_ids), len(rules.feature_names)
-    packed = allocate_states(batch, slots, features, torch.device("cpu"), pin=device.type == "cuda")
     try:
         buffer = array("i", values)
-    except (TypeError, OverflowError):
-        places = product(range(batch), slot_ids, rules.feature_names)
+    except (TypeError, OverflowError):  # a name, or something that is no 32-bit integer
+        places = product(range(len(batch)), slot_ids, rules.feature_names)
         buffer = array("i", [_number(rules, value, *place) for value, place in zip(values, places)])
+    packed = allocate_states(len(batch), len(slot_ids), width, torch.device("cpu"), pin=device.type == "cuda")
     if values:
-        packed.copy_(torch.frombuffer(buffer, dtype=torch.int32).view(batch, slots, features))
+        packed.copy_(torch.frombuffer(buffer, dtype=torch.int32).view(packed.shape))
     return packed.to(device, non_blocking=True)
 
 
