@@ -32,21 +32,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_loadable = (ActionLayout, HeadLayout, ActionMasks, Decision, Evaluation, Minibatch)  # by torch.load(weights_only=True)
-add_safe_globals(list(_loadable))
-for _old, _new in {  # modules that files written by 0.1.0 name
-    "buffer": "decision.buffer",
-    "decision_rows": "decision.rows",
-    "explain": "reference.explain",
-    "joint": "actions.joint",
-    "layout": "actions.layout",
-    "masks": "masks.masks",
-    "rule_fields": "rules.fields",
-    "slots": "masks.slots",
-}.items():
-    _module = import_module(f"esper_masks.{_new}")
-    sys.modules.setdefault(f"esper_masks.{_old}", _module)  # ``masks`` is a room today, which has the same names
-    add_safe_globals([(c, f"esper_masks.{_old}.{c.__name__}") for c in _loadable if c.__module__ == _module.__name__])
+# modules that files written by 0.1.0 name, where they are today, and what torch.load(weights_only=True) makes of them
+_moved: dict[str, tuple[str, list[type]]] = {
+    "buffer": ("decision.buffer", [Minibatch]),
+    "decision_rows": ("decision.rows", [Decision, Evaluation]),
+    "explain": ("reference.explain", []),
+    "joint": ("actions.joint", []),
+    "layout": ("actions.layout", [ActionLayout, HeadLayout]),
+    "masks": ("masks.masks", [ActionMasks]),
+    "rule_fields": ("rules.fields", []),
+    "slots": ("masks.slots", []),
+}
+for _old, (_new, _loadable) in _moved.items():
+    sys.modules.setdefault(f"esper_masks.{_old}", import_module(f"esper_masks.{_new}"))  # ``masks`` is a room today
+    add_safe_globals([*_loadable, *[(made, f"esper_masks.{_old}.{made.__name__}") for made in _loadable]])
 
 __all__ = [
     "ActionLayout",
