@@ -16,7 +16,7 @@ One entry, for ``step.masks(states)`` of an engine with three slots, int32 ``[64
 
     key        modes: (False, 1, torch.float32, False, False, False, 0)
                inputs: (tuple, ((64, 3, 2), (1, 64, 192), int32, cpu, False, Tensor), None, (int, 0), None)
-               out: (tuple,)
+               out: ()
     signature  the tree of inputs and out; (int32, cpu, not contiguous, no gradient, (2, 2, 2)); None; int; None; None
     entry      the graph of this signature for 64 rows; input 0 crosses as float32
 
@@ -108,7 +108,7 @@ class CompiledMethod:
 
     def find(self, inputs: Sequence[Any], *out: Any) -> Entry:
         """What serves a call with these inputs, or with any that have the same key."""
-        key = _modes(), _exact(inputs), _exact(out)
+        key = _modes(), _exact(inputs), out and _exact(out)
         entry = self.entries.get(key)
         if entry is None:
             if len(self.entries) >= self.max_entries:
