@@ -1,17 +1,22 @@
 """What the fields of rules may hold: each value is checked and frozen on the way in. Standard library only.
 
-A kind is a function of a place, for the message, and a value. It returns the value in the form that is kept.
+The annotation of a field says what it takes, and nothing else does. It is made of ``bool``, ``int`` of 32 bits,
+``str``, ``IntEnum`` for a member, ``type[IntEnum]`` for an enum, ``Any`` for what can be hashed, parts of rules,
+sequences and mappings. With ``None`` goes one type or, where there may be more to say, a second, which is a mapping.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import fields
 from enum import IntEnum
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from esper_masks.errors import RulesError
+from esper_masks.rules.names import INT32
 
 K = TypeVar("K")
 V = TypeVar("V")
-Kind = Callable[[str, Any], Any]
+Member = Annotated[Any, IntEnum]  # a key; to type checkers, a dict of the members of one enum has no IntEnum for keys
 
 
 class FrozenMapping(Mapping[K, V]):
@@ -38,97 +43,84 @@ class FrozenMapping(Mapping[K, V]):
         return repr(self._items)
 
 
-def take_fields(part: object, where: str, **kinds: Kind) -> None:
+def take_fields(part: Any, kind: type[Any], where: str) -> None:
     """Put the frozen form of each field in its place.
+
+    Args:
+        part: a part of rules.
+        kind: its class, whose annotations count. A class derived from it may have fields of any type.
+        where: what the part is called.
 
     Raises:
         RulesError: a value of another type; names the part, the field, the value and what was wanted.
     """
-    for field, kind in kinds.items():
-        object.__setattr__(part, field, kind(f"{where}: {field}", getattr(part, field)))
+    for field in fields(kind):
+        value = frozen(f"{where}: {field.name}", getattr(part, field.name), field.type)
+        object.__setattr__(part, field.name, value)
 
 
-def instance(of: type, wanted: str) -> Kind:
-    """Values of one type, which are frozen as they are."""
+def frozen(at: str, value: Any, wanted: Any) -> Any:
+    """The form in which a value is kept, if it is of the type that an annotation wants.
 
-    def take(at: str, value: Any) -> Any:
-        if not isinstance(value, of):
-            raise _wrong(at, value, wanted)
-        return value
+    Args:
+        at: the place, for the message.
+        value: what was given.
+        wanted: an annotation.
 
-    return take
-
-
-def optional(kind: Kind) -> Kind:
-    """The same, or None."""
-    return lambda at, value: None if value is None else kind(at, value)
-
-
-def sequence(kind: Kind) -> Kind:
-    """Tuples of anything that has an order. Sets have none, it differs from process to process."""
-
-    def take(at: str, value: Any) -> Any:
+    Raises:
+        RulesError: a value of another type.
+    """
+    kind, inner = get_origin(wanted), get_args(wanted)
+    if NoneType in inner:
+        types = [one for one in inner if one is not NoneType]
+        return None if value is None else frozen(at, value, types[-1] if isinstance(value, Mapping) else types[0])
+    if kind is Annotated:
+        return frozen(at, value, inner[1])
+    if kind is Sequence:
+        # sets have no order: it differs from process to process
         if isinstance(value, (str, bytes, Set, Mapping)) or not isinstance(value, Iterable):
             raise _wrong(at, value, "a sequence such as a tuple")
-        return tuple(kind(f"{at}[{index}]", item) for index, item in enumerate(value))
-
-    return take
-
-
-def mapping(key: Kind, kind: Kind) -> Kind:
-    """Frozen mappings."""
-
-    def take(at: str, value: Any) -> Any:
+        return tuple(frozen(f"{at}[{index}]", item, inner[0]) for index, item in enumerate(value))
+    if kind is Mapping:
         if not isinstance(value, Mapping):
             raise _wrong(at, value, "a mapping")
-        return FrozenMapping({key(f"{at}, a key,", k): kind(f"{at}[{show(k)}]", v) for k, v in value.items()})
-
-    return take
-
-
-def flag(at: str, value: Any) -> Any:
-    """A bool; a string would be true whatever it says."""
-    if not isinstance(value, bool):
-        raise _wrong(at, value, "True or False")
+        return FrozenMapping(
+            (frozen(f"{at}, a key,", key, inner[0]), frozen(f"{at}[{show(key)}]", item, inner[1]))
+            for key, item in value.items()
+        )
+    if not _is_a(value, wanted):
+        name = getattr(wanted, "__name__", "")
+        raise _wrong(at, value, WORDS.get(wanted) or f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}")
     return value
-
-
-def int32(at: str, value: Any) -> Any:
-    """An integer that a slot state can hold."""
-    if type(value) is not int or not -(2**31) <= value < 2**31:
-        raise _wrong(at, value, "a 32-bit integer")
-    return value
-
-
-def int_enum(at: str, value: Any) -> Any:
-    """An enum itself, not a member."""
-    if not isinstance(value, type) or not issubclass(value, IntEnum) or not len(value):
-        raise _wrong(at, value, "an IntEnum class with members")
-    return value
-
-
-def hashable(at: str, value: Any) -> Any:
-    """A value that can be a key, and by which rules can be compared."""
-    try:
-        hash(value)
-    except TypeError:
-        raise _wrong(at, value, "hashable") from None
-    return value
-
-
-name = instance(str, "a string")
-member = instance(IntEnum, "a member of an IntEnum")
-names, members = sequence(name), sequence(member)
-
-
-def choices(at: str, value: Any) -> Any:
-    """Names, or names for each value of a switch, or None."""
-    return mapping(hashable, names)(at, value) if isinstance(value, Mapping) else optional(names)(at, value)
 
 
 def show(value: object) -> str:
     """A member by its name, anything else as it prints."""
     return value.name if isinstance(value, IntEnum) else repr(value)
+
+
+WORDS: dict[Any, str] = {
+    bool: "True or False",  # a string would be true whatever it says
+    int: "a 32-bit integer",  # what a slot state can hold
+    str: "a string",
+    IntEnum: "a member of an IntEnum",
+    type[IntEnum]: "an IntEnum class with members",
+    Any: "hashable",  # a value that can be a key, and by which rules can be compared
+}
+
+
+def _is_a(value: Any, wanted: Any) -> bool:
+    if wanted is Any:
+        try:
+            hash(value)
+        except TypeError:
+            return False
+        return True
+    if wanted is int:
+        return type(value) is int and value in INT32
+    if wanted == type[IntEnum]:
+        return isinstance(value, type) and issubclass(value, IntEnum) and len(value) > 0
+    return isinstance(value, wanted)
 
 
 def _wrong(at: str, value: object, wanted: str) -> RulesError:

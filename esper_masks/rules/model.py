@@ -6,15 +6,14 @@ loops; both see the same data, so changing one transition changes the masks of b
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
 from esper_masks.errors import RulesError
 from esper_masks.rules import checks
-from esper_masks.rules import fields as kinds
-from esper_masks.rules.fields import FrozenMapping
+from esper_masks.rules.fields import FrozenMapping, Member, take_fields
 from esper_masks.rules.fingerprint import fingerprint_of
 from esper_masks.rules.gates import GATES, Scope
 from esper_masks.rules.names import AGE, OP, STAGE
@@ -42,28 +41,16 @@ class MaskRules:
 
     name: str
     stages: type[IntEnum]
-    transitions: Mapping[Any, Sequence[IntEnum]]
+    transitions: Mapping[Member, Sequence[IntEnum]]
     empty: IntEnum
     op_rules: Sequence[Op]
     heads: Sequence[Head]
-    features: Mapping[str, type[IntEnum]] = field(default_factory=FrozenMapping)
-    switches: Mapping[str, Sequence[object]] = field(default_factory=FrozenMapping)
+    features: Mapping[str, type[IntEnum]] = FrozenMapping()
+    switches: Mapping[str, Sequence[Any]] = FrozenMapping()
     slot_ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        kinds.take_fields(
-            self,
-            f"rules {self.name!r}",
-            name=kinds.name,
-            stages=kinds.int_enum,
-            transitions=kinds.mapping(kinds.member, kinds.members),
-            empty=kinds.member,
-            op_rules=kinds.sequence(kinds.instance(Op, "an Op")),
-            heads=kinds.sequence(kinds.instance(Head, "a Head")),
-            features=kinds.mapping(kinds.name, kinds.int_enum),
-            switches=kinds.mapping(kinds.name, kinds.sequence(kinds.hashable)),
-            slot_ids=kinds.names,
-        )
+        take_fields(self, MaskRules, f"rules {self.name!r}")
         self._refuse(checks.in_op_numbers(self.op_rules))
         object.__setattr__(self, "op_rules", tuple(sorted(self.op_rules, key=lambda op: op.id)))
         self._refuse(self._contradictions())

@@ -6,8 +6,7 @@ from enum import IntEnum
 from typing import Any
 
 from esper_masks.errors import RulesError
-from esper_masks.rules import fields as kinds
-from esper_masks.rules.fields import FrozenMapping, show
+from esper_masks.rules.fields import FrozenMapping, Member, show, take_fields
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,11 @@ class Op:
     id: IntEnum
     always: bool = False
     enters: IntEnum | None = None
-    moves: Mapping[Any, IntEnum] = field(default_factory=FrozenMapping)
+    moves: Mapping[Member, IntEnum] = FrozenMapping()
     acts_in: Sequence[IntEnum] = ()
     min_age: int | None = None
     max_age: int | None = field(default=None, kw_only=True)  # so that the others keep their positions
-    requires: Mapping[str, IntEnum] = field(default_factory=FrozenMapping)
+    requires: Mapping[str, IntEnum] = FrozenMapping()
     waived_by: str | None = None
     disabled_by: str | None = None
     disabled: bool = False
@@ -54,24 +53,7 @@ class Op:
     uses: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        kinds.take_fields(
-            self,
-            f"op {show(self.id)}",
-            id=kinds.member,
-            always=kinds.flag,
-            enters=kinds.optional(kinds.member),
-            moves=kinds.mapping(kinds.member, kinds.member),
-            acts_in=kinds.members,
-            min_age=kinds.optional(kinds.int32),
-            max_age=kinds.optional(kinds.int32),
-            requires=kinds.mapping(kinds.name, kinds.member),
-            waived_by=kinds.optional(kinds.name),
-            disabled_by=kinds.optional(kinds.name),
-            disabled=kinds.flag,
-            seed_limit=kinds.flag,
-            blocked_by=kinds.members,
-            uses=kinds.names,
-        )
+        take_fields(self, Op, f"op {show(self.id)}")
 
     @property
     def name(self) -> str:
@@ -102,22 +84,11 @@ class Head:
     switch: str | None = None
     closed: Sequence[str] | None = None
     opened_by: Sequence[IntEnum] = ()
-    by_op: Mapping[Any, Sequence[str]] = field(default_factory=FrozenMapping)
+    by_op: Mapping[Member, Sequence[str]] = FrozenMapping()
     canonical: str | None = None
 
     def __post_init__(self) -> None:
-        kinds.take_fields(
-            self,
-            f"head {self.name!r}",
-            name=kinds.name,
-            choices=kinds.names,
-            legal=kinds.choices,
-            switch=kinds.optional(kinds.name),
-            closed=kinds.optional(kinds.names),
-            opened_by=kinds.members,
-            by_op=kinds.mapping(kinds.member, kinds.names),
-            canonical=kinds.optional(kinds.name),
-        )
+        take_fields(self, Head, f"head {self.name!r}")
 
     @property
     def open_choices(self) -> Sequence[str]:
