@@ -83,7 +83,7 @@ class OneEnvironment:
                 union |= word
             words.append(word)
             on.append(word != 0)
-        kept, row = self.all_ops, Row(union, total, limit, limit > 0)
+        kept, row = self.all_ops, Row(union, total, limit)
         for closed, bit, ops in self.row_steps:
             if closed(row, bit):
                 kept &= ~ops

@@ -63,6 +63,8 @@ def gates(op: Op) -> Iterator[str]:
     """What an op needs beside a stage, a sentence each."""
     if op.always:
         yield "always legal"
+    if op.disabled:
+        yield "never legal"
     yield from sentences(op)
 
 

@@ -18,10 +18,16 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.reference.explain import explain
 from esper_masks.rules import MaskRules
-from esper_masks.rules.gates import GATES
+from esper_masks.rules.gates import gates_of
 from esper_masks.rules.names import AGE, INT32, OP, STAGE
 
 SLOTS = ("a", "b")
+SEEDS = (
+    (1, 2),
+    (2, 2),
+    (3, 2),
+    (3, 0),
+)  # so far, and their limit: on all sides of where a seed limit changes a verdict
 FAR_SLOTS = tuple(f"far{i}" for i in range(5))
 FAR = (INT32[0], -7, 77, INT32[-1])  # what no rule speaks of
 FAR_ENVIRONMENTS = 300
@@ -92,20 +98,14 @@ def slot_space(rules: MaskRules) -> Tensor:
     """
     values: dict[str, set[int]] = {STAGE: {*rules.stages}, AGE: set()}
     values |= {name: {*members} for name, members in rules.features.items()}
-    for gate, op in product(GATES, rules.op_rules):
-        for feature, value in gate.edges(op):
+    for gate in gates_of(*rules.op_rules):
+        for feature, value in gate.edges():
             values[feature].add(value)
     return torch.tensor(list(product(*(_neighbours(tried) or [0] for tried in values.values()))), dtype=torch.int32)
 
 
 def _neighbours(values: Iterable[int]) -> list[int]:
     return sorted({near for value in map(int, values) for near in (value - 1, value, value + 1) if near in INT32})
-
-
-def seed_space(rules: MaskRules) -> Sequence[tuple[int, int]]:
-    """Seeds so far and their limit: all that gates tell apart."""
-    pairs = (pair for gate, op in product(GATES, rules.op_rules) for pair in gate.seeds(op))
-    return tuple(dict.fromkeys(pairs)) or ((0, 0),)
 
 
 def verify(rules: MaskRules, progress: Progress = lambda done, of: None) -> Verification:
@@ -149,7 +149,7 @@ class _Comparison:
     def __init__(self, engine: MaskEngine, result: Verification, where: str):
         self.engine, self.rules, self.result = engine, engine.rules, result
         self.where, self.kinds = f"{where}: " if where else "", set[str]()
-        self.rows, self.seeds = slot_space(engine.rules), seed_space(engine.rules)
+        self.rows, self.seeds = slot_space(engine.rules), SEEDS if engine.program.limited else ((0, 0),)
 
     def found(self, kind: str, place: str) -> None:
         if kind not in self.kinds:

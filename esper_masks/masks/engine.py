@@ -115,7 +115,7 @@ class MaskEngine(UnderRules, nn.Module):
         """
         enabled = from_numpy(enabled, self.device)
         limit = self.max_seeds if max_seeds is None else max_seeds
-        limited: bool | Tensor = self._check_inputs(states, total_seeds, limit, enabled)
+        limited = self._check_inputs(states, total_seeds, limit, enabled)
         if states.dtype == torch.int16:
             states = states.int()  # a threshold of the rules may be beyond int16
         words = words_of_stages(states[..., 0], self.stage_words, self.stage_rows)  # [..., slots]
@@ -128,9 +128,7 @@ class MaskEngine(UnderRules, nn.Module):
         union = or_over_slots(words)  # [...]
         if limited and total_seeds is not None and total_seeds.dtype == torch.int16:
             total_seeds = total_seeds.int()
-        if isinstance(limit, Tensor):
-            limited = limit > 0
-        row = Row(union, total_seeds, limit, limited)
+        row = Row(union, total_seeds, limit, each=isinstance(limit, Tensor))
         vetoes = []
         for closed, bit, ops in self.program.row:
             if (veto := closed(row, bit)) is not None:

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from esper_masks.rules import Head, MaskRules, Op
-from esper_masks.rules.gates import GATES, Place
+from esper_masks.rules.gates import Place
 from esper_masks.rules.names import OP, SLOT
 
 SlotRow = Sequence[int]  # stage, age, *features
@@ -46,9 +46,8 @@ def forbids(
         return "the slot is not enabled"
     if op.always:
         return None
-    for gate in GATES:
-        if reason := gate.never(op):
-            return reason
+    if op.disabled:
+        return "a rule switch disables it"
     stage, stages = slots[slot][0], rules.legal_stages(op.id)
     if stage not in stages:
         *most, last = [s.name for s in sorted(stages)] or ["none"]
@@ -56,7 +55,7 @@ def forbids(
         return f"stage {stage_name(rules, stage)}, needs {needed}"
     features = dict(zip(rules.feature_names, slots[slot]))
     place = Place(features, slots, enabled, slot_ids, total_seeds, max_seeds)
-    return next((reason for gate in GATES if (reason := gate.verdict(op, place))), None)
+    return next((reason for gate in rules.gates(op.id) if (reason := gate.verdict(place))), None)
 
 
 def slot_by_op(

@@ -9,8 +9,8 @@ from enum import IntEnum
 from typing import Any
 
 from esper_masks.rules.fields import show
-from esper_masks.rules.gates import GATES, Scope, sentences, width_contradictions
-from esper_masks.rules.names import AGE, ENGINE_ARGUMENTS, INT32, MASK_NAMES, MAX_STAGE, OP, SLOT, STAGE
+from esper_masks.rules.gates import Scope, gates_of, sentences, watched_bits
+from esper_masks.rules.names import AGE, ENGINE_ARGUMENTS, INT32, MASK_NAMES, MAX_STAGE, OP, SLOT, STAGE, WORD_BITS
 from esper_masks.rules.parts import Head, Op
 
 Transitions = Mapping[Any, Sequence[IntEnum]]
@@ -69,7 +69,9 @@ def in_op_numbers(ops: Sequence[Op]) -> Iterator[str]:
             yield f"op {member.name} has no rule"
     if sorted(seen) != list(range(len(seen))):
         yield f"op indices must be 0..{len(seen) - 1} without gaps, got {sorted(seen)}"
-    yield from width_contradictions(ops)
+    watched = len(watched_bits(ops))
+    if (bits := len(ops) + watched) > WORD_BITS:
+        yield f"{len(ops)} ops and {watched} sets of blocking stages need {bits} bits; a word has {WORD_BITS}"
 
 
 def in_ops(ops: Sequence[Op]) -> Iterator[str]:
@@ -85,18 +87,17 @@ def in_op(op: Op, scope: Scope, transitions: Transitions, head_names: Sequence[s
     """Reasons to be read behind the name of the op."""
     moving = any((op.enters is not None, op.moves, op.acts_in))
     if op.always:
-        if moving or any(sentences(op)):
+        if any((moving, op.disabled, *sentences(op))):
             yield "is always legal, so it can have neither stages nor gates"
     elif op.enters is not None and op.moves:
         yield "has both enters and moves; write the edge of enters into moves"
-    for stage in (op.enters, *op.moves, *op.moves.values(), *op.acts_in):
-        if stage is not None and not isinstance(stage, scope.stages):
-            yield f"names {stage.name}, which is no stage; the stages are {_names(scope.stages)}"
+    entered = () if op.enters is None else (op.enters,)
+    yield from scope.not_stages((*entered, *op.moves, *op.moves.values(), *op.acts_in))
     for source, target in op.moves.items():
         if target not in transitions[source]:
             yield f"moves {source.name} -> {target.name}, which transitions do not permit"
-    for gate in GATES:
-        yield from gate.contradictions(op, scope)
+    for gate in gates_of(op):
+        yield from gate.contradictions(scope)
     if not op.disabled and not scope.legal:
         yield f"can never be legal: {f'no stage moves to {show(op.enters)}' if moving else 'it names no stage'}"
     for name in op.uses:

@@ -1,8 +1,8 @@
 """Gates: what an op needs besides a stage. One class a gate, with all that anyone knows of it.
 
-Each method answers one question about an op, and answers nothing for an op without that gate. What a gate says in plain
-Python, ``verdict`` to the oracle and ``sentences`` to people, shares the fields of ``Op`` with what it gives to the
-engine in ``closes``, and nothing else. So the oracle can catch the engine.
+An op has a gate where one of the gate's fields is not at its default; ``gates_of`` makes the gates of ops. What a gate
+says in plain Python, ``verdict`` to the oracle and ``sentences`` to people, shares the fields of ``Op`` with what it
+gives to the engine in ``closes``, and nothing else. So the oracle can catch the engine.
 
 ``closes`` gives operators and numbers. They serve the tensors of a batch and the plain numbers of one environment, and
 nothing here imports torch. Ops with an equal ``InSlot`` or ``InRow`` share one operation of the engine. PRUNE (bit 3)
@@ -12,14 +12,14 @@ of ``esper-2026-06`` needs age >= 5 and alpha_mode HOLD, SET_ALPHA_TARGET (bit 2
     column 2 (alpha_mode)  !=  0   clears 0b001100
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from itertools import product
 from operator import gt, lt, ne
 from typing import Any, NamedTuple
 
-from esper_masks.rules.names import AGE, STAGE, WORD_BITS
+from esper_masks.rules.names import AGE, STAGE
 from esper_masks.rules.parts import Op
 
 SEED_LIMIT = "seed limit"  # what a gate reads that is not a feature of a slot
@@ -32,6 +32,20 @@ class Scope(NamedTuple):
     legal: frozenset[IntEnum]  # the stages in which the op may act
     features: Mapping[str, type[IntEnum]]
     switches: Mapping[str, Sequence[object]]
+
+    def not_stages(self, members: Iterable[IntEnum]) -> Iterator[str]:
+        """Why members that should be stages are none."""
+        for member in members:
+            if not isinstance(member, self.stages):
+                known = ", ".join(stage.name for stage in self.stages)
+                yield f"names {member.name}, which is no stage; the stages are {known}"
+
+    def not_a_switch(self, name: str) -> Iterator[str]:
+        """Why a name is no switch of False and True."""
+        if name not in self.switches:
+            yield f"names the switch {name!r}; the switches are: {', '.join(self.switches) or 'none'}"
+        elif sorted(map(repr, self.switches[name])) != ["False", "True"]:
+            yield f"needs {name!r} to be a switch of False and True, not {self.switches[name]}"
 
 
 class Place(NamedTuple):
@@ -50,8 +64,8 @@ class Row(NamedTuple):
 
     union: Any  # the words of all enabled slots, ORed
     total_seeds: Any
-    max_seeds: Any
-    limited: Any  # whether the limit counts; False: nowhere; True: everywhere
+    max_seeds: Any  # 0 or less for none
+    each: bool = False  # whether ``max_seeds`` is a tensor, a limit of each environment
 
 
 class InSlot(NamedTuple):
@@ -74,54 +88,37 @@ class InRow(NamedTuple):
 
 
 class Gate:
-    """The base of all gates: one that is never there."""
+    """What one op needs besides a stage. The base of all gates."""
 
     fields: tuple[str, ...] = ()  # of ``Op``; there is no gate while they are at their defaults
 
-    def contradictions(self, op: Op, scope: Scope) -> Iterator[str]:
+    def __init__(self, op: Op):
+        self.op: Op = op
+        self.value: Any = getattr(op, self.fields[0])
+
+    def contradictions(self, scope: Scope) -> Iterator[str]:
         """Reasons to refuse the rules, to be read behind the name of the op."""
         yield from ()
 
-    def resolve(self, op: Op, setting: Mapping[str, object]) -> dict[str, Any]:
+    def resolve(self, setting: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of the op that change once switches are set."""
         return {}
 
-    def never(self, op: Op) -> str | None:
-        """Why the rules alone forbid the op, in every slot and stage."""
-        return None
-
-    def verdict(self, op: Op, place: Place) -> str | None:
+    def verdict(self, place: Place) -> str | None:
         """Why the op is illegal in a slot whose stage permits it."""
         return None
 
-    def sentences(self, op: Op) -> Iterator[str]:
+    def sentences(self) -> Iterator[str]:
         """What the op needs, in words."""
         yield from ()
 
-    def edges(self, op: Op) -> Iterator[tuple[str, int]]:
+    def edges(self) -> Iterator[tuple[str, int]]:
         """Each feature and value at which the verdict may change."""
         yield from ()
 
-    def seeds(self, op: Op) -> Iterator[tuple[int, int]]:
-        """Seeds so far and their limit, on all sides of where the verdict changes."""
-        yield from ()
-
-    def closes(self, op: Op) -> Iterator[InSlot | InRow]:
+    def closes(self) -> Iterator[InSlot | InRow]:
         """The arithmetic of the engine."""
         yield from ()
-
-
-class Disabled(Gate):
-    """The op keeps its index and is never legal."""
-
-    fields = ("disabled",)
-
-    def never(self, op: Op) -> str | None:
-        return "a rule switch disables it" if op.disabled else None
-
-    def sentences(self, op: Op) -> Iterator[str]:
-        if op.disabled:
-            yield "never legal"
 
 
 class MinAge(Gate):
@@ -129,21 +126,18 @@ class MinAge(Gate):
 
     fields = ("min_age",)
 
-    def verdict(self, op: Op, place: Place) -> str | None:
+    def verdict(self, place: Place) -> str | None:
         age = place.slot[AGE]
-        return f"age {age} < {op.min_age}" if op.min_age is not None and age < op.min_age else None
+        return f"age {age} < {self.value}" if age < self.value else None
 
-    def sentences(self, op: Op) -> Iterator[str]:
-        if op.min_age is not None:
-            yield f"age >= {op.min_age}"
+    def sentences(self) -> Iterator[str]:
+        yield f"age >= {self.value}"
 
-    def edges(self, op: Op) -> Iterator[tuple[str, int]]:
-        if op.min_age is not None:
-            yield AGE, op.min_age
+    def edges(self) -> Iterator[tuple[str, int]]:
+        yield AGE, self.value
 
-    def closes(self, op: Op) -> Iterator[InSlot]:
-        if op.min_age is not None:
-            yield InSlot(AGE, lt, op.min_age)
+    def closes(self) -> Iterator[InSlot]:
+        yield InSlot(AGE, lt, self.value)
 
 
 class MaxAge(Gate):
@@ -151,25 +145,23 @@ class MaxAge(Gate):
 
     fields = ("max_age",)
 
-    def contradictions(self, op: Op, scope: Scope) -> Iterator[str]:
-        if op.max_age is not None and op.min_age is not None and op.max_age < op.min_age:
-            yield f"can never be legal: max_age={op.max_age} is below min_age={op.min_age}; raise max_age"
+    def contradictions(self, scope: Scope) -> Iterator[str]:
+        least = self.op.min_age
+        if least is not None and self.value < least:
+            yield f"can never be legal: max_age={self.value} is below min_age={least}; raise max_age"
 
-    def verdict(self, op: Op, place: Place) -> str | None:
+    def verdict(self, place: Place) -> str | None:
         age = place.slot[AGE]
-        return f"age {age} > {op.max_age}" if op.max_age is not None and age > op.max_age else None
+        return f"age {age} > {self.value}" if age > self.value else None
 
-    def sentences(self, op: Op) -> Iterator[str]:
-        if op.max_age is not None:
-            yield f"age <= {op.max_age}"
+    def sentences(self) -> Iterator[str]:
+        yield f"age <= {self.value}"
 
-    def edges(self, op: Op) -> Iterator[tuple[str, int]]:
-        if op.max_age is not None:
-            yield AGE, op.max_age
+    def edges(self) -> Iterator[tuple[str, int]]:
+        yield AGE, self.value
 
-    def closes(self, op: Op) -> Iterator[InSlot]:
-        if op.max_age is not None:
-            yield InSlot(AGE, gt, op.max_age)
+    def closes(self) -> Iterator[InSlot]:
+        yield InSlot(AGE, gt, self.value)
 
 
 class Requires(Gate):
@@ -177,37 +169,39 @@ class Requires(Gate):
 
     fields = ("requires", "waived_by")
 
-    def contradictions(self, op: Op, scope: Scope) -> Iterator[str]:
-        if op.waived_by is not None and not op.requires:
-            yield f"has waived_by={op.waived_by!r} and requires nothing that it could waive"
-        for feature, value in op.requires.items():
+    def contradictions(self, scope: Scope) -> Iterator[str]:
+        waived_by = self.op.waived_by
+        if not self.value:
+            yield f"has waived_by={waived_by!r} and requires nothing that it could waive"
+        for feature, needed in self.value.items():
             if feature not in scope.features:
                 yield f"requires feature {feature!r}; the features are: {', '.join(scope.features) or 'none'}"
-            elif not isinstance(value, scope.features[feature]):
+            elif not isinstance(needed, scope.features[feature]):
                 allowed = ", ".join(member.name for member in scope.features[feature])
-                yield f"can never be legal: {feature} is never {value.name}, only {allowed}"
-        yield from _no_switch(op.waived_by, scope)
+                yield f"can never be legal: {feature} is never {needed.name}, only {allowed}"
+        if waived_by is not None:
+            yield from scope.not_a_switch(waived_by)
 
-    def resolve(self, op: Op, setting: Mapping[str, object]) -> dict[str, Any]:
-        waived = op.waived_by is not None and setting[op.waived_by]
-        return {"waived_by": None} | ({"requires": {}} if waived else {})
+    def resolve(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+        waived = self.op.waived_by is not None and setting[self.op.waived_by]
+        return {"waived_by": None, "requires": {} if waived else self.value}
 
-    def verdict(self, op: Op, place: Place) -> str | None:
-        for feature, needed in op.requires.items():
+    def verdict(self, place: Place) -> str | None:
+        for feature, needed in self.value.items():
             if (value := place.slot[feature]) != needed:
                 held = next((member.name for member in type(needed) if member == value), value)
                 return f"{feature} {held}, needs {needed.name}"
         return None
 
-    def sentences(self, op: Op) -> Iterator[str]:
-        waived = f", unless {op.waived_by}" if op.waived_by else ""
-        yield from (f"{feature} {value.name}{waived}" for feature, value in op.requires.items())
+    def sentences(self) -> Iterator[str]:
+        waived = f", unless {self.op.waived_by}" if self.op.waived_by else ""
+        yield from (f"{feature} {needed.name}{waived}" for feature, needed in self.value.items())
 
-    def edges(self, op: Op) -> Iterator[tuple[str, int]]:
-        yield from op.requires.items()
+    def edges(self) -> Iterator[tuple[str, int]]:
+        yield from self.value.items()
 
-    def closes(self, op: Op) -> Iterator[InSlot]:
-        yield from (InSlot(feature, ne, int(value)) for feature, value in op.requires.items())
+    def closes(self) -> Iterator[InSlot]:
+        yield from (InSlot(feature, ne, int(needed)) for feature, needed in self.value.items())
 
 
 class SeedLimit(Gate):
@@ -215,32 +209,25 @@ class SeedLimit(Gate):
 
     fields = ("seed_limit",)
 
-    def verdict(self, op: Op, place: Place) -> str | None:
-        if not op.seed_limit or place.max_seeds <= 0:
+    def verdict(self, place: Place) -> str | None:
+        if place.max_seeds <= 0:
             return None
         if place.total_seeds is None:
             raise ValueError("a seed limit needs total_seeds")
         full = place.total_seeds >= place.max_seeds
         return f"seed limit {place.total_seeds} of {place.max_seeds}" if full else None
 
-    def sentences(self, op: Op) -> Iterator[str]:
-        if op.seed_limit:
-            yield "below the seed limit"
+    def sentences(self) -> Iterator[str]:
+        yield "below the seed limit"
 
-    def seeds(self, op: Op) -> Iterator[tuple[int, int]]:
-        if op.seed_limit:
-            yield from ((1, 2), (2, 2), (3, 2), (3, 0))
+    def closes(self) -> Iterator[InRow]:
+        yield InRow(SEED_LIMIT, self.full)
 
-    def closes(self, op: Op) -> Iterator[InRow]:
-        if op.seed_limit:
-            yield InRow(SEED_LIMIT, _full)
-
-
-def _full(row: Row, bit: int) -> Any:
-    if row.limited is False:
-        return None
-    full = row.total_seeds >= row.max_seeds
-    return full if row.limited is True else full & row.limited
+    @staticmethod
+    def full(row: Row, bit: int) -> Any:
+        if row.each:
+            return (row.total_seeds >= row.max_seeds) & (row.max_seeds > 0)
+        return row.total_seeds >= row.max_seeds if row.max_seeds > 0 else None
 
 
 class BlockedBy(Gate):
@@ -248,33 +235,28 @@ class BlockedBy(Gate):
 
     fields = ("blocked_by",)
 
-    def contradictions(self, op: Op, scope: Scope) -> Iterator[str]:
-        for stage in op.blocked_by:
-            if not isinstance(stage, scope.stages):
-                known = ", ".join(member.name for member in scope.stages)
-                yield f"names {stage.name}, which is no stage; the stages are {known}"
-        if scope.legal and scope.legal <= set(op.blocked_by):
+    def contradictions(self, scope: Scope) -> Iterator[str]:
+        yield from scope.not_stages(self.value)
+        if scope.legal and scope.legal <= set(self.value):
             yield "can never be legal: every stage it acts in also blocks it"
 
-    def verdict(self, op: Op, place: Place) -> str | None:
+    def verdict(self, place: Place) -> str | None:
         for slot, (row, enabled) in enumerate(zip(place.slots, place.enabled)):
-            for stage in op.blocked_by:
+            for stage in self.value:
                 if enabled and row[0] == stage:
                     where = slot if place.slot_ids is None else place.slot_ids[slot]
                     return f"slot {where} is {stage.name}, which blocks it everywhere"
         return None
 
-    def sentences(self, op: Op) -> Iterator[str]:
-        if op.blocked_by:
-            yield f"no enabled slot in {', '.join(stage.name for stage in op.blocked_by)}"
+    def sentences(self) -> Iterator[str]:
+        yield f"no enabled slot in {', '.join(stage.name for stage in self.value)}"
 
-    def closes(self, op: Op) -> Iterator[InRow]:
-        if op.blocked_by:
-            yield InRow(STAGE, _blocked, frozenset(op.blocked_by))
+    def closes(self) -> Iterator[InRow]:
+        yield InRow(STAGE, self.blocked, frozenset(self.value))
 
-
-def _blocked(row: Row, bit: int) -> Any:
-    return (row.union & bit) != 0
+    @staticmethod
+    def blocked(row: Row, bit: int) -> Any:
+        return (row.union & bit) != 0
 
 
 class DisabledBy(Gate):
@@ -282,44 +264,40 @@ class DisabledBy(Gate):
 
     fields = ("disabled_by",)
 
-    def contradictions(self, op: Op, scope: Scope) -> Iterator[str]:
-        yield from _no_switch(op.disabled_by, scope)
+    def contradictions(self, scope: Scope) -> Iterator[str]:
+        yield from scope.not_a_switch(self.value)
 
-    def resolve(self, op: Op, setting: Mapping[str, object]) -> dict[str, Any]:
-        disabled = op.disabled_by is not None and setting[op.disabled_by]
-        return {"disabled_by": None} | ({"disabled": True} if disabled else {})
+    def resolve(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+        return {"disabled_by": None, "disabled": self.op.disabled or setting[self.value]}
 
-    def sentences(self, op: Op) -> Iterator[str]:
-        if op.disabled_by:
-            yield f"never with {op.disabled_by}"
+    def sentences(self) -> Iterator[str]:
+        yield f"never with {self.value}"
 
 
-GATES: tuple[Gate, ...] = (Disabled(), MinAge(), MaxAge(), Requires(), SeedLimit(), BlockedBy(), DisabledBy())
+GATES: tuple[type[Gate], ...] = (MinAge, MaxAge, Requires, SeedLimit, BlockedBy, DisabledBy)
 """All gates, in the order in which a reason is looked for, and in which people read them."""
-
-
-def _no_switch(name: str | None, scope: Scope) -> Iterator[str]:
-    """Why a name is no switch of False and True."""
-    if name is not None and name not in scope.switches:
-        yield f"names the switch {name!r}; the switches are: {', '.join(scope.switches) or 'none'}"
-    elif name is not None and sorted(map(repr, scope.switches[name])) != ["False", "True"]:
-        yield f"needs {name!r} to be a switch of False and True, not {scope.switches[name]}"
 
 
 # -- of all gates -----------------------------------------------------------------------------------------------------
 
 
+def gates_of(*ops: Op) -> Iterator[Gate]:
+    """The gates that ops have: gate by gate, each in the order of the ops."""
+    for gate, op in product(GATES, ops):
+        if any(getattr(op, field) != getattr(Op, field) for field in gate.fields):
+            yield gate(op)
+
+
 def sentences(op: Op) -> Iterator[str]:
     """What an op needs besides a stage, in words."""
-    for gate in GATES:
-        yield from gate.sentences(op)
+    for gate in gates_of(op):
+        yield from gate.sentences()
 
 
 def lift(op: Op, known: Collection[str]) -> Op:
     """The op without its gates that read anything but what is known."""
-    blank = Op(op.id)
-    lifted = (gate for gate in GATES if any(part.reads not in known for part in gate.closes(op)))
-    return replace(op, **{field: getattr(blank, field) for gate in lifted for field in gate.fields})
+    lifted = (gate for gate in gates_of(op) if any(part.reads not in known for part in gate.closes()))
+    return replace(op, **{field: getattr(Op, field) for gate in lifted for field in gate.fields})
 
 
 class SlotStep(NamedTuple):
@@ -348,36 +326,25 @@ class Program(NamedTuple):
 
 
 def build_program(ops: Sequence[Op], feature_names: Sequence[str]) -> Program:
-    """The gates of all ops in index order, equal ones merged."""
-    merged: dict[InSlot | InRow, int] = {}
-    for gate, op in product(GATES, ops):
-        for part in gate.closes(op):
-            merged[part] = merged.get(part, 0) | 1 << op.id
+    """The gates of all ops, equal ones merged."""
+    slot: dict[InSlot, int] = {}
+    row: dict[InRow, int] = {}
+    for gate in gates_of(*ops):
+        for part in gate.closes():
+            same: dict[Any, int] = slot if isinstance(part, InSlot) else row
+            same[part] = same.get(part, 0) | 1 << gate.op.id
     bits = watched_bits(ops)
     return Program(
         slot=tuple(
-            SlotStep(feature_names.index(part.reads), part.compare, part.value, word)
-            for part, word in merged.items()
-            if isinstance(part, InSlot)
+            SlotStep(feature_names.index(part.reads), part.compare, part.value, word) for part, word in slot.items()
         ),
-        row=tuple(
-            RowStep(part.closed, bits.get(part.watches, 0), word)
-            for part, word in merged.items()
-            if isinstance(part, InRow)
-        ),
-        limited=any(isinstance(part, InRow) and part.reads == SEED_LIMIT for part in merged),
+        row=tuple(RowStep(part.closed, bits.get(part.watches, 0), word) for part, word in row.items()),
+        limited=any(part.reads == SEED_LIMIT for part in row),
     )
 
 
 def watched_bits(ops: Sequence[Op]) -> dict[frozenset[IntEnum], int]:
     """Bits of a word above those of the ops: one for each distinct set of stages that gates watch, in op order."""
-    parts = (part for gate, op in product(GATES, ops) for part in gate.closes(op))
+    parts = (part for gate in gates_of(*ops) for part in gate.closes())
     watched = dict.fromkeys(part.watches for part in parts if isinstance(part, InRow) and part.watches)
     return {stages: 1 << bit for bit, stages in enumerate(watched, start=len(ops))}
-
-
-def width_contradictions(ops: Sequence[Op]) -> Iterator[str]:
-    """Why one word cannot hold the ops and what their gates watch."""
-    watched = len(watched_bits(ops))
-    if (bits := len(ops) + watched) > WORD_BITS:
-        yield f"{len(ops)} ops and {watched} sets of blocking stages need {bits} bits; a word has {WORD_BITS}"

@@ -15,7 +15,7 @@ from esper_masks.errors import RulesError
 from esper_masks.rules import checks
 from esper_masks.rules.fields import FrozenMapping, Member, take_fields
 from esper_masks.rules.fingerprint import fingerprint_of
-from esper_masks.rules.gates import GATES, Scope
+from esper_masks.rules.gates import Gate, Scope, gates_of
 from esper_masks.rules.names import AGE, OP, STAGE
 from esper_masks.rules.parts import Head, Op
 
@@ -107,6 +107,14 @@ class MaskRules:
         """Stages in which an op is legal before any gate, derived from the transitions."""
         return self._legal_stages[op]
 
+    def gates(self, op: IntEnum) -> tuple[Gate, ...]:
+        """What an op needs besides a stage, in the order in which a reason is looked for."""
+        return self._gates[op]
+
+    @cached_property
+    def _gates(self) -> tuple[tuple[Gate, ...], ...]:
+        return tuple(tuple(gates_of(op)) for op in self.op_rules)
+
     @cached_property
     def _legal_stages(self) -> tuple[frozenset[IntEnum], ...]:
         return tuple(self._derive_stages(op) for op in self.op_rules)
@@ -141,6 +149,9 @@ class MaskRules:
             switches=FrozenMapping(),
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # less what is derived
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the rules, names included: 64 hexadecimal digits. See ``rules.fingerprint``."""
@@ -148,7 +159,7 @@ class MaskRules:
 
 
 def _resolve_op(op: Op, setting: Mapping[str, object]) -> Op:
-    changes = [gate.resolve(op, setting) for gate in GATES]
+    changes = (gate.resolve(setting) for gate in gates_of(op))
     return dataclasses.replace(op, **{field: value for change in changes for field, value in change.items()})
 
 

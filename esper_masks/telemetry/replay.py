@@ -7,7 +7,6 @@ Ops are collected with a snapshot of their environment and judged in batches by 
 from collections.abc import Set
 from dataclasses import replace
 from functools import cache
-from itertools import product
 from typing import BinaryIO
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from esper_masks import reference
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rules import MaskRules, Op
-from esper_masks.rules.gates import GATES, lift
+from esper_masks.rules.gates import gates_of, lift
 from esper_masks.rules.names import AGE, INT32, STAGE
 from esper_masks.telemetry.events import Germinated, Malformed, Outcome, SeedEvent, StageChanged, clean, read_events
 from esper_masks.telemetry.report import Finding, Report
@@ -259,5 +258,5 @@ def _lift(rules: MaskRules, known: Set[str]) -> MaskRules:
 
 def _not_judged(rules: MaskRules) -> tuple[str, ...]:
     """The gates that logs tell nothing of."""
-    parts = ((part, op) for gate, op in product(GATES, rules.op_rules) for part in gate.closes(op))
-    return tuple(f"{part.reads} of {op.name}" for part, op in parts if part.reads not in (STAGE, AGE))
+    read = ((part.reads, gate.op) for gate in gates_of(*rules.op_rules) for part in gate.closes())
+    return tuple(f"{what} of {op.name}" for what, op in read if what not in (STAGE, AGE))

@@ -14,7 +14,7 @@ import esper_masks as em
 from esper_masks import reference
 from esper_masks.compat.environment import OneEnvironment
 from esper_masks.inspection.verify import slot_space, verify
-from esper_masks.rules.gates import GATES, build_program, lift, sentences, watched_bits
+from esper_masks.rules.gates import GATES, build_program, gates_of, lift, sentences, watched_bits
 from tests.held.charging import RULES
 from tests.helpers import assert_same_masks, random_states
 
@@ -111,10 +111,12 @@ def test_the_truth_of_each_gate(gates: dict[str, Any], state: dict[str, Any], re
 def test_every_field_of_an_op_is_a_gate_s_or_says_where_it_acts() -> None:
     """A gate whose ``fields`` lack one of its own could not be lifted."""
     names = [field for gate in GATES for field in gate.fields]
-    others = ["id", "always", "enters", "moves", "acts_in", "uses"]
+    others = ["id", "always", "enters", "moves", "acts_in", "disabled", "uses"]
     assert sorted(names + others) == sorted(field.name for field in dataclasses.fields(em.Op))
     bare = em.Op(Do.FIRE, acts_in=[Kiln.COLD])
-    assert not any([*sentences(bare), *(part for gate in GATES for part in gate.closes(bare))])
+    assert not any([*gates_of(bare), *sentences(bare)])
+    [_, fire] = kilns(**EVERY, waived_by="strike", disabled_by="strike").op_rules
+    assert [type(gate) for gate in gates_of(fire)] == list(GATES)
 
 
 EVERY = {"min_age": 3, "max_age": 8, "requires": {"lid": Lid.OPEN}, "seed_limit": True, "blocked_by": [Kiln.CRACKED]}
@@ -181,7 +183,7 @@ def broken(*arguments: Any) -> NoReturn:
 
 def of_every_gate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for gate in GATES:
-        monkeypatch.setattr(type(gate), name, broken)
+        monkeypatch.setattr(gate, name, broken)
 
 
 @pytest.mark.parametrize("name", em.rulesets())
