@@ -7,7 +7,7 @@ from typing import Any
 from esper_masks.actions.layout import build_layout
 from esper_masks.actions.tables import actions_per_op
 from esper_masks.rules import Head, MaskRules, Op
-from esper_masks.rules.gates import sentences
+from esper_masks.rules.gates import gates_of
 
 ALWAYS, GATED, PLAIN, NEVER = "always", "gated", "yes", "."
 # ink and ground of a cell, colours of Okabe and Ito; the words say the same
@@ -65,7 +65,8 @@ def gates(op: Op) -> Iterator[str]:
         yield "always legal"
     if op.disabled:
         yield "never legal"
-    yield from sentences(op)
+    for gate in gates_of(op):
+        yield from gate.sentences()
 
 
 def verdict(rules: MaskRules, op: Op, stage: IntEnum) -> str:

@@ -5,7 +5,7 @@ the other slots only through "some enabled slot is in a blocking stage": one oth
 number of others can. The op mask is an OR over slots, and OR does not care how many or in which order.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
@@ -17,21 +17,15 @@ from esper_masks import reference
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.reference.explain import explain
-from esper_masks.rules import MaskRules
+from esper_masks.rules import MaskRules, Op
 from esper_masks.rules.gates import gates_of
 from esper_masks.rules.names import AGE, INT32, OP, STAGE
 
 SLOTS = ("a", "b")
-SEEDS = (
-    (1, 2),
-    (2, 2),
-    (3, 2),
-    (3, 0),
-)  # so far, and their limit: on all sides of where a seed limit changes a verdict
+SEEDS = ((1, 2), (2, 2), (3, 2), (3, 0))  # so far, and their limit, on all sides of where it changes a verdict
 FAR_SLOTS = tuple(f"far{i}" for i in range(5))
 FAR = (INT32[0], -7, 77, INT32[-1])  # what no rule speaks of
 FAR_ENVIRONMENTS = 300
-CHUNK = 1 << 18  # environments at a time
 
 Progress = Callable[[float, int], None]  # settings of the switches done, and in all
 
@@ -71,11 +65,9 @@ class Verification:
 def lint(rules: MaskRules) -> list[str]:
     """What the author of rules may not have meant. Rules that contradict themselves are refused when they are made."""
     notes = []
-    reached, frontier = {rules.empty}, [rules.empty]
-    while frontier:
-        following = [stage for stage in rules.transitions[frontier.pop()] if stage not in reached]
-        reached.update(following)
-        frontier += following
+    reached = [rules.empty]
+    for stage in reached:  # which grows on the way
+        reached += [to for to in rules.transitions[stage] if to not in reached]
     for stage in rules.stages:
         if stage not in reached:
             notes.append(f"stage {stage.name} is never reached from {rules.empty.name}")
@@ -84,7 +76,7 @@ def lint(rules: MaskRules) -> list[str]:
             after = f"it moves on by itself to {onward}" if onward else "it never ends"
             notes.append(f"stage {stage.name}: no op acts in it; {after}")
     for op in rules.op_rules:
-        if op.disabled or (not op.always and not rules.legal_stages(op.id) & reached):
+        if rules.legal_stages(op.id).isdisjoint(reached):
             notes.append(f"op {op.name} never becomes legal")
     used = {name for op in rules.op_rules for name in op.uses}
     notes += [f"head {head.name} is used by no op" for head in rules.heads if head.name not in used | {OP}]
@@ -101,14 +93,18 @@ def slot_space(rules: MaskRules) -> Tensor:
     for gate in gates_of(*rules.op_rules):
         for feature, value in gate.edges():
             values[feature].add(value)
-    return torch.tensor(list(product(*(_neighbours(tried) or [0] for tried in values.values()))), dtype=torch.int32)
+    tried = [{int(value) + step for value in known for step in (-1, 0, 1)} for known in values.values()]
+    rows = product(*(sorted(near for near in column if near in INT32) or [0] for column in tried))
+    return torch.tensor(list(rows), dtype=torch.int32)
 
 
-def _neighbours(values: Iterable[int]) -> list[int]:
-    return sorted({near for value in map(int, values) for near in (value - 1, value, value + 1) if near in INT32})
-
-
-def verify(rules: MaskRules, progress: Progress = lambda done, of: None) -> Verification:
+def verify(
+    rules: MaskRules,
+    progress: Progress = lambda done, of: None,
+    *,
+    engine: Callable[..., MaskEngine] = MaskEngine,
+    chunk: int = 1 << 18,
+) -> Verification:
     """Lint a rule set, and compare engine, whole actions, explanations and oracle.
 
     Over all that two slots can be the oracle judges every state of a slot beside every stage of the other (it looks at
@@ -118,24 +114,26 @@ def verify(rules: MaskRules, progress: Progress = lambda done, of: None) -> Veri
     Args:
         rules: a rule set, switches and all.
         progress: called as the work goes on.
+        engine: what makes the engine that is compared.
+        chunk: environments at a time.
     """
     result = Verification(rules.name, lint(rules))
     settings = list(product(*rules.switches.values()))
-    judged: dict[str, Tensor] = {}  # settings that only change heads share the oracle's verdicts
+    judged: dict[Sequence[Op], Tensor] = {}  # settings that only change heads share the oracle's verdicts
     try:
         for values in settings:
             switches: dict[str, Any] = dict(zip(rules.switches, values))
             where = ", ".join(f"{name}={value!r}" for name, value in switches.items())
-            comparison = _Comparison(MaskEngine(rules, SLOTS, **switches), result, where)
+            comparison = _Comparison(engine(rules, SLOTS, **switches), result, where)
 
             def advance(part: float) -> None:
                 progress(result.settings + part, len(settings))
 
-            key = repr(comparison.rules.op_rules)
-            if key not in judged:
-                judged[key] = comparison.judge(lambda part: advance(part / 2))
-            comparison.every_pair(judged[key], lambda part: advance(0.5 + part / 2))
-            comparison.far_beyond(MaskEngine(rules, FAR_SLOTS, **switches))
+            ops = comparison.rules.op_rules
+            if ops not in judged:
+                judged[ops] = comparison.judge(lambda part: advance(part / 2))
+            comparison.every_pair(judged[ops], chunk, lambda part: advance(0.5 + part / 2))
+            comparison.far_beyond(engine(rules, FAR_SLOTS, **switches))
             result.settings += 1
             advance(0)
     except KeyboardInterrupt:
@@ -157,7 +155,7 @@ class _Comparison:
             self.result.disagreements.append(f"{self.where}{kind}: disagreement at {place}")
 
     def judge(self, progress: Callable[[float], None]) -> Tensor:
-        """The oracle's verdicts, bool ``[seeds, rows, others, enabled, other enabled, ops]``; explanations must agree.
+        """The oracle's verdicts, bool ``[seeds, rows, others, enabled, other enabled, ops]``, as it explains them.
 
         The other slot holds each stage in turn, with age and features 0.
         """
@@ -165,25 +163,21 @@ class _Comparison:
         others = [[stage, *[0] * (len(rows[0]) - 1)] for stage in sorted({row[0] for row in rows})]
         for at, ((total, limit), row) in enumerate(product(self.seeds, rows)):
             for other, enabled in product(others, product((False, True), repeat=2)):
-                slots = [row, other]
-                settings: dict[str, Any] = {"enabled": enabled, "total_seeds": total, "max_seeds": limit}
-                by_op = reference.slot_by_op(rules, slots, **settings)
+                told = explain(rules, [row, other], SLOTS, enabled=enabled, total_seeds=total, max_seeds=limit)
+                by_op = [[reason is None for reason in reasons] for reasons in told.reasons]
                 verdicts.append([own for own, _ in by_op])
-                told = explain(rules, slots, SLOTS, **settings)
-                legal = reference.head_masks(rules, by_op, enabled)[OP]
-                same = [[reason is None for reason in reasons] for reasons in told.reasons] == by_op
-                if not same or [told.legal(op) for op in told.ops] != legal:
-                    self.found("explain", f"{slots}, enabled {enabled}, {total} seeds of {limit}")
+                if [told.legal(op) for op in told.ops] != reference.head_masks(rules, by_op, enabled)[OP]:
+                    self.found("explain", f"{[row, other]}, enabled {enabled}, {total} seeds of {limit}")
             progress(at / (len(self.seeds) * len(rows)))
         self.result.verdicts += 2 * len(verdicts) * len(rules.op_rules)
         return torch.tensor(verdicts).view(len(self.seeds), len(rows), len(others), 2, 2, len(rules.op_rules))
 
-    def every_pair(self, verdicts: Tensor, progress: Callable[[float], None]) -> None:
+    def every_pair(self, verdicts: Tensor, chunk: int, progress: Callable[[float], None]) -> None:
         """Words of every pair of slots; heads, whole actions and explanations follow from them, once for each word."""
         rows, both = self.rows, torch.arange(2)
         stage_at = torch.unique(rows[:, 0], return_inverse=True)[1]  # place of a row's stage among the others
         heads: dict[tuple[int, ...], dict[str, list[Any]]] = {}
-        for first_rows in torch.split(torch.arange(len(rows)), max(1, CHUNK // (4 * len(rows)))):
+        for first_rows in torch.split(torch.arange(len(rows)), max(1, chunk // (4 * len(rows)))):
             pairs = torch.cartesian_prod(first_rows, torch.arange(len(rows)), both, both)
             first, second, on_first, on_second = pairs.unbind(-1)
             states, enabled = rows[pairs[:, :2]], pairs[:, 2:].bool()
@@ -211,15 +205,13 @@ class _Comparison:
 
     def _heads(self, masks: ActionMasks, distinct: ActionMasks, expected: list[dict[str, Any]], place: Tensor) -> None:
         """Heads of all environments, whole actions of those with distinct words."""
-        for name in self.rules.head_names:
-            wanted = torch.tensor([one[name] for one in expected])
-            if not torch.equal(masks[name], wanted[place]):
-                self.found(f"head {name}", "the states of two slots")
-        joint = torch.tensor([one["joint"] for one in expected])
-        if not torch.equal(distinct.joint(), joint):
-            self.found("whole actions", "the states of two slots")
-        if not torch.equal(distinct.count().long(), joint.sum(-1)):
-            self.found("number of whole actions", "the states of two slots")
+        wanted = {name: torch.tensor([one[name] for one in expected]) for name in expected[0]}
+        pairs = {f"head {name}": (masks[name], wanted[name][place]) for name in self.rules.head_names}
+        pairs["whole actions"] = (distinct.joint(), wanted["joint"])
+        pairs["number of whole actions"] = (distinct.count().long(), wanted["joint"].sum(-1))
+        for kind, (ours, theirs) in pairs.items():
+            if not torch.equal(ours, theirs):
+                self.found(kind, "the states of two slots")
 
     def far_beyond(self, engine: MaskEngine) -> None:
         """More slots, a limit and enabled slots of each environment, and values far from those of the rules."""
@@ -232,10 +224,9 @@ class _Comparison:
 
         columns = [[*column.unique().tolist(), *FAR] for column in self.rows.T]
         states = torch.stack([drawn(column) for column in columns], -1)
-        limited = len(self.seeds) > 1
         totals, limits = (drawn(values, shape[:1]) for values in ((0, 1, 2, 5, FAR[-1]), (-1, 0, 1, 3, 70_000)))
         enabled = drawn((0, 1, 1)).bool()
-        limit = limits if limited else 0
+        limit = limits if engine.program.limited else 0
         for on in (None, enabled):
             masks = engine(states, totals, max_seeds=limit, enabled=on)
             expected = reference.masks(self.rules, states, totals, max_seeds=limit, enabled=on)

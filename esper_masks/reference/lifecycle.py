@@ -55,7 +55,7 @@ def forbids(
         return f"stage {stage_name(rules, stage)}, needs {needed}"
     features = dict(zip(rules.feature_names, slots[slot]))
     place = Place(features, slots, enabled, slot_ids, total_seeds, max_seeds)
-    return next((reason for gate in rules.gates(op.id) if (reason := gate.verdict(place))), None)
+    return next((reason for gate in rules.gates[op.id] if (reason := gate.verdict(place))), None)
 
 
 def slot_by_op(

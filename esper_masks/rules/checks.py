@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 from esper_masks.rules.fields import show
-from esper_masks.rules.gates import Scope, gates_of, sentences, watched_bits
+from esper_masks.rules.gates import Scope, gates_of, watched_bits
 from esper_masks.rules.names import AGE, ENGINE_ARGUMENTS, INT32, MASK_NAMES, MAX_STAGE, OP, SLOT, STAGE, WORD_BITS
 from esper_masks.rules.parts import Head, Op
 
@@ -87,7 +87,7 @@ def in_op(op: Op, scope: Scope, transitions: Transitions, head_names: Sequence[s
     """Reasons to be read behind the name of the op."""
     moving = any((op.enters is not None, op.moves, op.acts_in))
     if op.always:
-        if any((moving, op.disabled, *sentences(op))):
+        if any((moving, op.disabled, *gates_of(op))):
             yield "is always legal, so it can have neither stages nor gates"
     elif op.enters is not None and op.moves:
         yield "has both enters and moves; write the edge of enters into moves"
@@ -165,10 +165,9 @@ def in_head(head: Head, ops: Sequence[Op], switches: Switches) -> Iterator[str]:
 
 
 def _aliases(enum: type[IntEnum], what: str) -> Iterator[str]:
-    by_value: dict[int, str] = {}
     for name, member in enum.__members__.items():
-        if by_value.setdefault(int(member), name) != name:
-            yield f"{what}: {by_value[int(member)]} and {name} share the index {int(member)}"
+        if name != member.name:
+            yield f"{what}: {member.name} and {name} share the index {int(member)}"
 
 
 def _names(members: Iterable[IntEnum]) -> str:

@@ -288,12 +288,6 @@ def gates_of(*ops: Op) -> Iterator[Gate]:
             yield gate(op)
 
 
-def sentences(op: Op) -> Iterator[str]:
-    """What an op needs besides a stage, in words."""
-    for gate in gates_of(op):
-        yield from gate.sentences()
-
-
 def lift(op: Op, known: Collection[str]) -> Op:
     """The op without its gates that read anything but what is known."""
     lifted = (gate for gate in gates_of(op) if any(part.reads not in known for part in gate.closes()))

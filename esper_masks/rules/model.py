@@ -107,12 +107,9 @@ class MaskRules:
         """Stages in which an op is legal before any gate, derived from the transitions."""
         return self._legal_stages[op]
 
-    def gates(self, op: IntEnum) -> tuple[Gate, ...]:
-        """What an op needs besides a stage, in the order in which a reason is looked for."""
-        return self._gates[op]
-
     @cached_property
-    def _gates(self) -> tuple[tuple[Gate, ...], ...]:
+    def gates(self) -> tuple[tuple[Gate, ...], ...]:
+        """What each op needs besides a stage, in the order in which a reason is looked for; by the number of the op."""
         return tuple(tuple(gates_of(op)) for op in self.op_rules)
 
     @cached_property

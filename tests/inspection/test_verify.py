@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 
 import esper_masks as em
-from esper_masks.inspection import verify as module
 from esper_masks.inspection.verify import lint, slot_space, verify
 from tests.strategies import random_rules
 
@@ -79,9 +78,8 @@ def test_rules_of_any_make(rules: em.MaskRules) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 100])
-def test_chunks_of_any_size(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    result = verify(ODD)
+def test_chunks_of_any_size(chunk: int) -> None:
+    result = verify(ODD, chunk=chunk)
     assert result.agrees
     assert result.environments == 4 * len(slot_space(ODD)) ** 2 + 2 * 300
 
@@ -106,9 +104,8 @@ class WrongHeads(em.MaskEngine):
         return em.ActionMasks(self.layout, masks.slot_words, masks.op_words & ~2)
 
 
-def found(monkeypatch: pytest.MonkeyPatch, engine: type[em.MaskEngine] = em.MaskEngine) -> str:
-    monkeypatch.setattr(module, "MaskEngine", engine)
-    result = verify(em.ruleset("esper-2025-12"))
+def found(engine: type[em.MaskEngine] = em.MaskEngine) -> str:
+    result = verify(em.ruleset("esper-2025-12"), engine=engine)
     assert not result.agrees
     return "\n".join(result.disagreements)
 
@@ -116,19 +113,19 @@ def found(monkeypatch: pytest.MonkeyPatch, engine: type[em.MaskEngine] = em.Mask
 @pytest.mark.parametrize("slot", [0, 1])
 def test_a_wrong_word_is_noticed(slot: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WrongEngine, "slot", slot)
-    assert f"CULL in slot {'ab'[slot]}: disagreement at " in found(monkeypatch, WrongEngine)
+    assert f"CULL in slot {'ab'[slot]}: disagreement at " in found(WrongEngine)
 
 
-def test_a_wrong_head_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "head op: disagreement at" in found(monkeypatch, WrongHeads)
+def test_a_wrong_head_is_noticed() -> None:
+    assert "head op: disagreement at" in found(WrongHeads)
 
 
 def test_wrong_whole_actions_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(em.ActionMasks, "joint", lambda self: torch.ones(*self.shape, 29, dtype=torch.bool))
-    assert "whole actions: disagreement at" in found(monkeypatch)
+    assert "whole actions: disagreement at" in found()
     monkeypatch.undo()
     monkeypatch.setattr(em.ActionMasks, "count", lambda self: torch.ones(self.shape, dtype=torch.int64))
-    assert "number of whole actions: disagreement at" in found(monkeypatch)
+    assert "number of whole actions: disagreement at" in found()
 
 
 class TwoSlotsOnly(em.MaskEngine):
@@ -150,38 +147,35 @@ class Near(em.MaskEngine):
 
 
 @pytest.mark.parametrize("engine", [TwoSlotsOnly, Near])
-def test_what_is_wrong_beyond_two_slots_and_near_values_is_noticed(
-    engine: type[em.MaskEngine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "of 5 slots: disagreement at" in found(monkeypatch, engine)
+def test_what_is_wrong_beyond_two_slots_and_near_values_is_noticed(engine: type[em.MaskEngine]) -> None:
+    assert "of 5 slots: disagreement at" in found(engine)
 
 
 @pytest.mark.parametrize("name", ["explain", "engine.explain"])
 def test_wrong_explanations_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esper_masks.reference.explain.Explanation.legal", lambda self, op: True)
-    assert f"{name}: disagreement at" in found(monkeypatch)
+    assert f"{name}: disagreement at" in found()
 
 
 def test_masks_that_are_wrong_in_batches_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = em.ActionMasks.__getitem__
     wrong = lambda self, name: whole(self, name) | (len(self.shape) > 0)  # noqa: E731
     monkeypatch.setattr(em.ActionMasks, "__getitem__", wrong)
-    assert "head blueprint: disagreement" in found(monkeypatch)
+    assert "head blueprint: disagreement" in found()
 
 
-def test_a_disagreement_survives_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disagreement_survives_an_interrupt() -> None:
     def stop(done: float, of: int) -> None:
         if done > 0.5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "MaskEngine", WrongEngine)
-    result = verify(em.ruleset("esper-2025-12"), stop)
+    result = verify(em.ruleset("esper-2025-12"), stop, engine=WrongEngine)
     assert result.interrupted
     assert result.disagreements
 
 
 @pytest.mark.slow
-def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_keeps_what_is_done() -> None:
     def stop(done: float, of: int) -> None:
         if done > 1:
             raise KeyboardInterrupt

@@ -13,8 +13,9 @@ import torch
 import esper_masks as em
 from esper_masks import reference
 from esper_masks.compat.environment import OneEnvironment
+from esper_masks.inspection.describe import gates as sentences
 from esper_masks.inspection.verify import slot_space, verify
-from esper_masks.rules.gates import GATES, build_program, gates_of, lift, sentences, watched_bits
+from esper_masks.rules.gates import GATES, build_program, gates_of, lift, watched_bits
 from tests.held.charging import RULES
 from tests.helpers import assert_same_masks, random_states
 
