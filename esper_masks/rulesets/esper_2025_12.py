@@ -54,10 +54,7 @@ def lifecycle_rules(name: str, stages: type[IntEnum], transitions: Mapping[Any, 
         op_rules=(
             Op(LifecycleOp.WAIT, always=True),
             Op(
-                LifecycleOp.GERMINATE,
-                enters=stages["GERMINATED"],
-                seed_limit=True,
-                uses=("slot", "blueprint", "blend"),
+                LifecycleOp.GERMINATE, enters=stages["GERMINATED"], seed_limit=True, uses=("slot", "blueprint", "blend")
             ),
             Op(LifecycleOp.CULL, enters=stages["CULLED"], min_age=MIN_CULL_AGE, uses=("slot",)),
             Op(LifecycleOp.FOSSILIZE, enters=stages["FOSSILIZED"], uses=("slot",)),

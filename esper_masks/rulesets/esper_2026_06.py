@@ -49,6 +49,11 @@ VALID_TRANSITIONS = {
     SeedStage.RESETTING: (SeedStage.DORMANT,),
 }
 
+CNN = ("CONV_LIGHT", "ATTENTION", "NORM", "DEPTHWISE", "BOTTLENECK", "CONV_SMALL", "CONV_HEAVY")
+TRANSFORMER_ONLY = ("LORA", "LORA_LARGE", "MLP_SMALL", "MLP", "FLEX_ATTENTION")
+
+SCHEDULING = (LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA_TARGET)  # the ops that say how a seed is blended in
+
 RULES = MaskRules(
     name="esper-2026-06",
     stages=SeedStage,
@@ -106,49 +111,22 @@ RULES = MaskRules(
         Head("slot"),
         Head(
             "blueprint",
-            (
-                "NOOP",
-                "CONV_LIGHT",
-                "ATTENTION",
-                "NORM",
-                "DEPTHWISE",
-                "BOTTLENECK",
-                "CONV_SMALL",
-                "CONV_HEAVY",
-                "LORA",
-                "LORA_LARGE",
-                "MLP_SMALL",
-                "MLP",
-                "FLEX_ATTENTION",
-            ),
+            ("NOOP", *CNN, *TRANSFORMER_ONLY),
             switch="topology",
-            legal={
-                "cnn": ("CONV_LIGHT", "ATTENTION", "NORM", "DEPTHWISE", "BOTTLENECK", "CONV_SMALL", "CONV_HEAVY"),
-                "transformer": ("ATTENTION", "NORM", "LORA", "LORA_LARGE", "MLP_SMALL", "MLP", "FLEX_ATTENTION"),
-            },
+            legal={"cnn": CNN, "transformer": ("ATTENTION", "NORM", *TRANSFORMER_ONLY)},
             canonical="NOOP",
         ),
         Head(
             "style",
             ("LINEAR_ADD", "LINEAR_MULTIPLY", "SIGMOID_ADD", "GATED_GATE"),
             closed=("SIGMOID_ADD",),
-            opened_by=(LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA_TARGET),
+            opened_by=SCHEDULING,
             canonical="SIGMOID_ADD",
         ),
         Head("tempo", ("FAST", "STANDARD", "SLOW"), canonical="STANDARD"),
-        Head(
-            "alpha_target",
-            ("HALF", "SEVENTY", "FULL"),
-            closed=("FULL",),
-            opened_by=(LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA_TARGET),
-            canonical="FULL",
-        ),
+        Head("alpha_target", ("HALF", "SEVENTY", "FULL"), closed=("FULL",), opened_by=SCHEDULING, canonical="FULL"),
         Head("alpha_speed", ("INSTANT", "FAST", "MEDIUM", "SLOW"), canonical="INSTANT"),
-        Head(
-            "alpha_curve",
-            ("LINEAR", "COSINE", "SIGMOID_GENTLE", "SIGMOID", "SIGMOID_SHARP"),
-            canonical="LINEAR",
-        ),
+        Head("alpha_curve", ("LINEAR", "COSINE", "SIGMOID_GENTLE", "SIGMOID", "SIGMOID_SHARP"), canonical="LINEAR"),
         Head("op"),
     ),
     slot_ids=("r0c0", "r0c1", "r0c2"),
