@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from esper_masks.reference.lifecycle import Action, canonical_choice, joint_actions
+from esper_masks.reference.lifecycle import Action, canonical_value, joint_actions, permitted
 from esper_masks.reference.policy import (
     Floats,
     Mask,
@@ -90,8 +90,7 @@ class Joint:
             logits = logits[op.id]
         if head.name == SLOT:
             return logits, self.masks["slot_by_op"][op.id]
-        permitted = head.by_op[op.id] if head.by_op else head.open_choices
-        return logits, [on and choice in permitted for choice, on in zip(head.choices, plain)]
+        return logits, [on and choice in permitted(head, op) for choice, on in zip(head.choices, plain)]
 
     def _given(self, name: str) -> list[Row]:
         """The rows of a head, one for each legal op that uses it."""
@@ -198,7 +197,7 @@ class Joint:
     def _choose(self, pick: Callable[[str, Floats], int]) -> list[int]:
         first, *_ = self.conditionals.values()  # the op's own row is the same under every op
         chosen = {name: pick(name, p) for name, p in self.conditionals[pick(OP, first[OP])].items()}
-        return [chosen[head.name] if head.name in chosen else _canonical_value(head) for head in self.rules.heads]
+        return [chosen[head.name] if head.name in chosen else canonical_value(head) for head in self.rules.heads]
 
 
 def joint_kl(p: Joint, q: Joint) -> float:
@@ -217,7 +216,3 @@ def joint_kl(p: Joint, q: Joint) -> float:
         for action, share in p.actions().items()
         if share > 0
     )
-
-
-def _canonical_value(head: Head) -> int:
-    return 0 if head.name == SLOT else head.choices.index(canonical_choice(head))

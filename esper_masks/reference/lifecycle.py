@@ -107,6 +107,16 @@ def canonical_choice(head: Head) -> str:
     return head.choices[0] if head.canonical is None else head.canonical
 
 
+def canonical_value(head: Head) -> int:
+    """What a head holds that the op ignores; 0 for the slot."""
+    return head.choices.index(canonical_choice(head)) if head.choices else 0
+
+
+def permitted(head: Head, op: Op) -> Sequence[str]:
+    """The choices that the rules leave to an op that uses the head."""
+    return head.by_op[op.id] if head.by_op else head.open_choices
+
+
 def joint_actions(rules: MaskRules, slots: int) -> Iterator[Action]:
     """Every whole action that some state allows, in index order: op by op, then the heads in order.
 
@@ -119,13 +129,12 @@ def joint_actions(rules: MaskRules, slots: int) -> Iterator[Action]:
         for head in rules.heads:
             if head.name == OP:
                 values.append([int(op.id)])
+            elif head.name not in op.uses:
+                values.append([canonical_value(head)])
             elif head.name == SLOT:
-                values.append(range(slots) if SLOT in op.uses else [0])
-            elif head.name in op.uses:
-                allowed = head.by_op[op.id] if head.by_op else head.open_choices
-                values.append([i for i, choice in enumerate(head.choices) if choice in allowed])
+                values.append(range(slots))
             else:
-                values.append([head.choices.index(canonical_choice(head))])
+                values.append([i for i, choice in enumerate(head.choices) if choice in permitted(head, op)])
         yield from product(*values)
 
 
