@@ -37,9 +37,7 @@ def check_bool(
         raise ValueError(f"{name} is on {mask.device}, not on {device}; move one of them")
     have, wanted = tuple(mask.shape), tuple(shape)
     if broadcast:
-        padded = (1,) * (len(wanted) - len(have)) + have
-        fits = len(padded) == len(wanted) and (not fixed or have[-fixed:] == wanted[-fixed:])
-        fits = fits and all(size == 1 or size == want for size, want in zip(padded, wanted))
+        fits = (not fixed or have[-fixed:] == wanted[-fixed:]) and _expands(have, wanted)
     else:
         fits = have == wanted
     if not fits:
@@ -82,9 +80,13 @@ def broadcast_batch(name: str, shape: Sequence[int], batch: torch.Size) -> torch
 
 def check_expands(shape: Sequence[int], wanted: Sequence[int]) -> None:
     """Raise ``ValueError`` unless a batch shape broadcasts to the wanted one."""
-    padded = (*[1] * (len(wanted) - len(shape)), *shape)
-    if len(padded) != len(wanted) or not all(have == 1 or have == want for have, want in zip(padded, wanted)):
+    if not _expands(tuple(shape), tuple(wanted)):
         raise ValueError(f"batch {tuple(shape)} does not expand to {tuple(wanted)}")
+
+
+def _expands(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    padded = (1,) * (len(wanted) - len(shape)) + shape
+    return len(padded) == len(wanted) and all(have == 1 or have == want for have, want in zip(padded, wanted))
 
 
 def check_integer(name: str, values: Tensor) -> None:
