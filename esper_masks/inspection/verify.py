@@ -17,7 +17,7 @@ from esper_masks import reference
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.reference.explain import explain
-from esper_masks.rules import MaskRules, Op
+from esper_masks.rules import MaskRules
 from esper_masks.rules.gates import gates_of
 from esper_masks.rules.names import AGE, INT32, OP, STAGE
 
@@ -119,7 +119,7 @@ def verify(
     """
     result = Verification(rules.name, lint(rules))
     settings = list(product(*rules.switches.values()))
-    judged: dict[Sequence[Op], Tensor] = {}  # settings that only change heads share the oracle's verdicts
+    judged: dict[str, Tensor] = {}  # settings that only change heads share the oracle's verdicts
     try:
         for values in settings:
             switches: dict[str, Any] = dict(zip(rules.switches, values))
@@ -129,10 +129,10 @@ def verify(
             def advance(part: float) -> None:
                 progress(result.settings + part, len(settings))
 
-            ops = comparison.rules.op_rules
-            if ops not in judged:
-                judged[ops] = comparison.judge(lambda part: advance(part / 2))
-            comparison.every_pair(judged[ops], chunk, lambda part: advance(0.5 + part / 2))
+            key = repr(comparison.rules.op_rules)
+            if key not in judged:
+                judged[key] = comparison.judge(lambda part: advance(part / 2))
+            comparison.every_pair(judged[key], chunk, lambda part: advance(0.5 + part / 2))
             comparison.far_beyond(engine(rules, FAR_SLOTS, **switches))
             result.settings += 1
             advance(0)
