@@ -18,7 +18,7 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.reference.explain import explain
 from esper_masks.rules import MaskRules
-from esper_masks.rules.gates import gates_of
+from esper_masks.rules.gates import InSlot, gates_of
 from esper_masks.rules.names import AGE, INT32, OP, STAGE
 
 SLOTS = ("a", "b")
@@ -86,13 +86,16 @@ def lint(rules: MaskRules) -> list[str]:
 def slot_space(rules: MaskRules) -> Tensor:
     """Everything that one slot can be: int32 ``[rows, features]``.
 
-    Every stage, every value of a feature and every value at which a gate opens or closes, each with its neighbours.
+    Every stage, every value of a feature and every value that the engine compares one with, each with its neighbours.
+    An engine that compares with a wrong value differs from the oracle there, and one that leaves a comparison out
+    differs far beyond: the oracle need not say where its verdicts change.
     """
     values: dict[str, set[int]] = {STAGE: {*rules.stages}, AGE: set()}
     values |= {name: {*members} for name, members in rules.features.items()}
     for gate in gates_of(*rules.op_rules):
-        for feature, value in gate.edges():
-            values[feature].add(value)
+        for part in gate.closes():
+            if isinstance(part, InSlot):
+                values[part.reads].add(part.value)
     tried = [{int(value) + step for value in known for step in (-1, 0, 1)} for known in values.values()]
     rows = product(*(sorted(near for near in column if near in INT32) or [0] for column in tried))
     return torch.tensor(list(rows), dtype=torch.int32)

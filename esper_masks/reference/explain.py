@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esper_masks.reference.lifecycle import SlotRow, forbids, stage_name, value_name
+from esper_masks.reference.lifecycle import SlotRow, forbids, stage_name
 from esper_masks.rules import MaskRules
+from esper_masks.rules.fields import name_of
 from esper_masks.rules.names import SLOT
 
 LEGAL = "legal"
@@ -94,5 +95,5 @@ def _describe(rules: MaskRules, row: SlotRow) -> str:
     if row[0] == rules.empty:
         return f"{stage_name(rules, row[0])} (empty)"
     names = [stage_name(rules, row[0]), f"age {row[1]}"]
-    names += [f"{feature} {value_name(rules, feature, value)}" for feature, value in zip(rules.features, row[2:])]
+    names += [f"{feature} {name_of(rules.features[feature], value)}" for feature, value in zip(rules.features, row[2:])]
     return ", ".join(names)

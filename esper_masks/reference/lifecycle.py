@@ -195,13 +195,5 @@ def stage_name(rules: MaskRules, stage: int) -> str:
         return f"{stage} (no stage of {rules.name})"
 
 
-def value_name(rules: MaskRules, feature: str, value: int) -> str:
-    """The name of a feature's value, or the integer if it is none."""
-    try:
-        return rules.features[feature](value).name
-    except ValueError:
-        return str(value)
-
-
 def _lists(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value

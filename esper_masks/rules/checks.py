@@ -4,11 +4,11 @@ Each function yields the reasons to refuse a part, and has what it reads as argu
 later one may take for granted what an earlier one denies.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from esper_masks.rules.fields import show
+from esper_masks.rules.fields import listed, show
 from esper_masks.rules.gates import Scope, gates_of, watched_bits
 from esper_masks.rules.names import AGE, ENGINE_ARGUMENTS, INT32, MASK_NAMES, MAX_STAGE, OP, SLOT, STAGE, WORD_BITS
 from esper_masks.rules.parts import Head, Op
@@ -29,7 +29,7 @@ def in_stages(stages: type[IntEnum], transitions: Transitions, empty: IntEnum) -
             if not isinstance(member, stages):
                 yield f"transition {stage.name} -> {member.name}: {member.name} is no stage"
     if not isinstance(empty, stages):
-        yield f"empty={empty.name} is no stage; the stages are {_names(stages)}"
+        yield f"empty={empty.name} is no stage; the stages are {listed(stages)}"
 
 
 def in_features(features: Mapping[str, type[IntEnum]]) -> Iterator[str]:
@@ -105,15 +105,15 @@ def in_op(op: Op, scope: Scope, transitions: Transitions, head_names: Sequence[s
             yield f"uses {name!r}; it may use {', '.join(n for n in head_names if n != OP)}"
 
 
-def in_heads(names: Sequence[str]) -> Iterator[str]:
-    for name in names:
+def in_heads(head_names: Sequence[str]) -> Iterator[str]:
+    for name in head_names:
         if name in MASK_NAMES:
             yield f"no head can be called {name!r}; masks use the name"
     for name in (SLOT, OP):
-        if names.count(name) != 1:
-            yield f"there must be one head {name!r}, found {names.count(name)}"
-    if len(set(names)) != len(names):
-        yield f"head names repeat: {', '.join(names)}"
+        if head_names.count(name) != 1:
+            yield f"there must be one head {name!r}, found {head_names.count(name)}"
+    if len(set(head_names)) != len(head_names):
+        yield f"head names repeat: {', '.join(head_names)}"
 
 
 def in_head(head: Head, ops: Sequence[Op], switches: Switches) -> Iterator[str]:
@@ -138,15 +138,15 @@ def in_head(head: Head, ops: Sequence[Op], switches: Switches) -> Iterator[str]:
     enum = type(ops[0].id)
     for op in (*head.opened_by, *head.by_op):
         if not isinstance(op, enum):
-            yield f"{where} names the op {op.name}; the ops are {_names(enum)}"
+            yield f"{where} names the op {op.name}; the ops are {listed(enum)}"
     if head.by_op and (head.opened_by or head.legal is not None):
         yield f"{where}: by_op says all; it goes with neither legal nor opened_by"
     if head.by_op and set(head.by_op) != users:
-        yield f"{where}: by_op must name exactly the ops that use the head: {_names(sorted(users)) or 'none'}"
+        yield f"{where}: by_op must name exactly the ops that use the head: {listed(sorted(users)) or 'none'}"
     if head.closed is None and head.opened_by:
         yield f"{where}: opened_by needs closed, the choices while none of those ops is legal"
     if head.closed is not None and head.opened_by and not users <= set(head.opened_by):
-        missing = _names(sorted(users - set(head.opened_by)))
+        missing = listed(sorted(users - set(head.opened_by)))
         yield f"{where}: {missing} uses the head and does not open it; add it to opened_by or use by_op"
     if head.closed is not None and not (users or head.opened_by):
         yield f"{where}: nothing opens it; no op uses it"
@@ -168,7 +168,3 @@ def _aliases(enum: type[IntEnum], what: str) -> Iterator[str]:
     for name, member in enum.__members__.items():
         if name != member.name:
             yield f"{what}: {member.name} and {name} share the index {int(member)}"
-
-
-def _names(members: Iterable[IntEnum]) -> str:
-    return ", ".join(member.name for member in members)

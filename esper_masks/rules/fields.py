@@ -99,6 +99,19 @@ def show(value: object) -> str:
     return value.name if isinstance(value, IntEnum) else repr(value)
 
 
+def listed(members: Iterable[IntEnum]) -> str:
+    """Members by their names, as a list in a sentence."""
+    return ", ".join(member.name for member in members)
+
+
+def name_of(values: type[IntEnum], value: int) -> str:
+    """The name of a value, or the integer where it is none of the values."""
+    try:
+        return values(value).name
+    except ValueError:
+        return str(value)
+
+
 WORDS: dict[Any, str] = {
     bool: "True or False",  # a string would be true whatever it says
     int: "a 32-bit integer",  # what a slot state can hold

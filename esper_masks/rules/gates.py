@@ -19,6 +19,7 @@ from itertools import product
 from operator import gt, lt, ne
 from typing import Any, NamedTuple
 
+from esper_masks.rules.fields import listed, name_of
 from esper_masks.rules.names import AGE, STAGE
 from esper_masks.rules.parts import Op
 
@@ -37,8 +38,7 @@ class Scope(NamedTuple):
         """Why members that should be stages are none."""
         for member in members:
             if not isinstance(member, self.stages):
-                known = ", ".join(stage.name for stage in self.stages)
-                yield f"names {member.name}, which is no stage; the stages are {known}"
+                yield f"names {member.name}, which is no stage; the stages are {listed(self.stages)}"
 
     def not_a_switch(self, name: str) -> Iterator[str]:
         """Why a name is no switch of False and True."""
@@ -88,7 +88,12 @@ class InRow(NamedTuple):
 
 
 class Gate:
-    """What one op needs besides a stage. The base of all gates."""
+    """What one op needs besides a stage. The base of all gates.
+
+    Attributes:
+        op: the op.
+        value: what the first of the fields says.
+    """
 
     fields: tuple[str, ...] = ()  # of ``Op``; there is no gate while they are at their defaults
 
@@ -112,10 +117,6 @@ class Gate:
         """What the op needs, in words."""
         yield from ()
 
-    def edges(self) -> Iterator[tuple[str, int]]:
-        """Each feature and value at which the verdict may change."""
-        yield from ()
-
     def closes(self) -> Iterator[InSlot | InRow]:
         """The arithmetic of the engine."""
         yield from ()
@@ -132,9 +133,6 @@ class MinAge(Gate):
 
     def sentences(self) -> Iterator[str]:
         yield f"age >= {self.value}"
-
-    def edges(self) -> Iterator[tuple[str, int]]:
-        yield AGE, self.value
 
     def closes(self) -> Iterator[InSlot]:
         yield InSlot(AGE, lt, self.value)
@@ -157,9 +155,6 @@ class MaxAge(Gate):
     def sentences(self) -> Iterator[str]:
         yield f"age <= {self.value}"
 
-    def edges(self) -> Iterator[tuple[str, int]]:
-        yield AGE, self.value
-
     def closes(self) -> Iterator[InSlot]:
         yield InSlot(AGE, gt, self.value)
 
@@ -177,8 +172,7 @@ class Requires(Gate):
             if feature not in scope.features:
                 yield f"requires feature {feature!r}; the features are: {', '.join(scope.features) or 'none'}"
             elif not isinstance(needed, scope.features[feature]):
-                allowed = ", ".join(member.name for member in scope.features[feature])
-                yield f"can never be legal: {feature} is never {needed.name}, only {allowed}"
+                yield f"can never be legal: {feature} is never {needed.name}, only {listed(scope.features[feature])}"
         if waived_by is not None:
             yield from scope.not_a_switch(waived_by)
 
@@ -189,16 +183,12 @@ class Requires(Gate):
     def verdict(self, place: Place) -> str | None:
         for feature, needed in self.value.items():
             if (value := place.slot[feature]) != needed:
-                held = next((member.name for member in type(needed) if member == value), value)
-                return f"{feature} {held}, needs {needed.name}"
+                return f"{feature} {name_of(type(needed), value)}, needs {needed.name}"
         return None
 
     def sentences(self) -> Iterator[str]:
         waived = f", unless {self.op.waived_by}" if self.op.waived_by else ""
         yield from (f"{feature} {needed.name}{waived}" for feature, needed in self.value.items())
-
-    def edges(self) -> Iterator[tuple[str, int]]:
-        yield from self.value.items()
 
     def closes(self) -> Iterator[InSlot]:
         yield from (InSlot(feature, ne, int(needed)) for feature, needed in self.value.items())
@@ -249,7 +239,7 @@ class BlockedBy(Gate):
         return None
 
     def sentences(self) -> Iterator[str]:
-        yield f"no enabled slot in {', '.join(stage.name for stage in self.value)}"
+        yield f"no enabled slot in {listed(self.value)}"
 
     def closes(self) -> Iterator[InRow]:
         yield InRow(STAGE, self.blocked, frozenset(self.value))

@@ -169,6 +169,19 @@ def test_verify_tries_both_ages_and_their_neighbours() -> None:
     assert verify(rules).agrees
 
 
+@pytest.mark.parametrize("gates", [{"min_age": 3}, {"max_age": 8}, {"requires": {"lid": Lid.OPEN}}])
+@pytest.mark.parametrize("off", [None, -40, -1, 1, 40])
+def test_verify_finds_arithmetic_that_is_off_or_left_out(
+    gates: dict[str, Any], off: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tries the values that the arithmetic has, which need not be those of the verdict."""
+    rules = kilns(**gates)
+    [gate] = gates_of(rules.op_rules[Do.FIRE])
+    parts = [] if off is None else [part._replace(value=part.value + off) for part in gate.closes()]
+    monkeypatch.setattr(type(gate), "closes", lambda self: iter(parts))
+    assert verify(rules).disagreements
+
+
 def test_rules_that_were_pickled_before_a_field_have_its_default() -> None:
     held = pickle.loads((Path(__file__).parents[1] / "held" / "own-rules.pickle").read_bytes())
     for op in held.op_rules:
