@@ -91,8 +91,8 @@ def in_op(op: Op, scope: Scope, transitions: Transitions, head_names: Sequence[s
             yield "is always legal, so it can have neither stages nor gates"
     elif op.enters is not None and op.moves:
         yield "has both enters and moves; write the edge of enters into moves"
-    entered = () if op.enters is None else (op.enters,)
-    yield from scope.not_stages((*entered, *op.moves, *op.moves.values(), *op.acts_in))
+    named = (op.enters, *op.moves, *op.moves.values(), *op.acts_in)
+    yield from scope.not_stages(stage for stage in named if stage is not None)
     for source, target in op.moves.items():
         if target not in transitions[source]:
             yield f"moves {source.name} -> {target.name}, which transitions do not permit"
@@ -128,12 +128,10 @@ def in_head(head: Head, ops: Sequence[Op], switches: Switches) -> Iterator[str]:
         yield f"{where}: a switch and a mapping of its values to choices go together"
     if head.switch is not None and head.switch not in switches:
         yield f"{where} names the switch {head.switch!r}; the switches are: {', '.join(switches) or 'none'}"
-    if isinstance(head.legal, Mapping):
-        if head.switch is not None and set(head.legal) != set(switches[head.switch]):
-            yield f"{where}: legal needs one entry for each value of {head.switch!r}"
-        options = tuple(head.legal.values())
-    else:
-        options = (head.open_choices,)
+    by_switch = head.legal if isinstance(head.legal, Mapping) else {}
+    if head.switch is not None and set(by_switch) != set(switches[head.switch]):
+        yield f"{where}: legal needs one entry for each value of {head.switch!r}"
+    options = tuple(by_switch.values()) or (head.open_choices,)
     users = {op.id for op in ops if head.name in op.uses}
     enum = type(ops[0].id)
     for op in (*head.opened_by, *head.by_op):
