@@ -140,14 +140,6 @@ def check_noise(noise: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
     return noise.to(like.dtype).clamp_min(0)
 
 
-def no_gradient(how: str) -> NotImplementedError:
-    """The error of ``rsample``, which says what has a gradient instead: among other things a sum, ``how``."""
-    return NotImplementedError(
-        "actions are discrete and have no gradient: weight log_prob(sample()) by what the action was worth, or sum "
-        f"{how} (docs/policies.md, expectations)"
-    )
-
-
 def check_generator(generator: object, shape: Sequence[int]) -> None:
     """Raise ``TypeError`` unless a generator is None; the message says how to give its draws as noise."""
     if generator is not None:

@@ -33,9 +33,10 @@ open needs a word of its own: no bits of word 0 say "none of these ops".
 The sign bit is STATIC because an int32 has no other bit that no op can have.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import accumulate
 from operator import or_
 
 from esper_masks.actions.layout import ActionLayout, HeadLayout
@@ -85,8 +86,9 @@ def build_draws(layout: ActionLayout, by_op: Heads = (), restricted: Heads = ())
             columns of bools: its whole mask, then the constraint.
     """
     names, ops = layout.head_names, range(len(layout.ops))
-    first = _running(head.size * (len(ops) if at in by_op else 1) for at, head in enumerate(layout.heads))
-    constraints = dict(zip(restricted, _running(2 * layout.heads[head].size for head in restricted)))
+    widths = [head.size * (len(ops) if at in by_op else 1) for at, head in enumerate(layout.heads)]
+    first = list(accumulate(widths, initial=0))
+    constraints = dict(zip(restricted, accumulate((2 * layout.heads[head].size for head in restricted), initial=0)))
     op_at = names.index(OP)
     columns = tuple(range(first[op_at], first[op_at] + len(ops)))
     op_bits = tuple(1 << op for op in ops)
@@ -160,11 +162,3 @@ def _is_shared(head: HeadLayout, users: list[int]) -> bool:
         and set(head.by_op[op]) == set(head.opened[op] if head.openers else head.closed)
         for op in users
     )
-
-
-def _running(sizes: Iterable[int]) -> list[int]:
-    first, total = [], 0
-    for size in sizes:
-        first.append(total)
-        total += size
-    return first

@@ -4,13 +4,18 @@ Everything here is static. The state of the slots decides only which ops are leg
 every head but the slot has a fixed mask. That is why words are enough to derive all masks, whole actions included.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
 
 from esper_masks.rules import Head, MaskRules
 from esper_masks.rules.names import OP, SLOT
+
+Tables = TypeVar("Tables", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class ActionLayout:
     always: int
     unconditional: int
     possible: int
-    _tables: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # see layout_tables
+    _tables: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -83,6 +88,28 @@ class ActionLayout:
             if head.name == name:
                 return head
         raise KeyError(f"no head {name!r}; the heads are {', '.join(self.head_names)}")
+
+    def kept(self, key: str, use: str, make: Callable[[], Tables]) -> Tables:
+        """Tables that this layout keeps, so that masks never copy to the device; made where they are missing.
+
+        Args:
+            key: their name.
+            use: what makes them in eager code, as an error says it.
+            make: makes them.
+
+        Raises:
+            RuntimeError: they are missing inside ``torch.compile``, where they cannot be made.
+        """
+        if key in self._tables:
+            kept: Tables = self._tables[key]
+            return kept
+        if torch.compiler.is_compiling():
+            raise RuntimeError(f"lookup tables cannot be made inside torch.compile: {use} once before, in eager code")
+        with torch.inference_mode(False):  # tables made in a rollout may serve an update
+            made = make()
+        if all(type(buffer) is Tensor for buffer in made.buffers()):  # fake ones must not outlive their mode
+            self._tables[key] = made
+        return made
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_tables": {}}

@@ -5,7 +5,7 @@ identity, and so never serves the tables of one layout to the masks of another.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -240,9 +240,7 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
     Raises:
         RuntimeError: first asked for inside ``torch.compile``, where they cannot be made.
     """
-    made = _kept(layout, str(device), f"use these masks on {device}", lambda: LayoutTables(layout, device))
-    assert isinstance(made, LayoutTables)
-    return made
+    return layout.kept(str(device), f"use these masks on {device}", lambda: LayoutTables(layout, device))
 
 
 def draw_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), restricted: Heads = ()) -> DrawTables:
@@ -256,22 +254,7 @@ def draw_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), r
     kinds = (("logits for each op", by_op), ("restricted choices", restricted))
     heads = " and ".join(f"{kind} for {', '.join(layout.head_names[h] for h in of)}" for kind, of in kinds if of)
     use = f"make a FactoredCategorical with {heads} on {device}"
-    made = _kept(layout, f"{device} {by_op} {restricted}", use, lambda: DrawTables(layout, by_op, restricted, device))
-    assert isinstance(made, DrawTables)
-    return made
-
-
-def _kept(layout: ActionLayout, key: str, use: str, make: Callable[[], nn.Module]) -> nn.Module:
-    if key in layout._tables:
-        kept: nn.Module = layout._tables[key]
-        return kept
-    if torch.compiler.is_compiling():
-        raise RuntimeError(f"lookup tables cannot be made inside torch.compile: {use} once before, in eager code")
-    with torch.inference_mode(False):  # tables made in a rollout may serve an update
-        made = make()
-    if all(type(buffer) is Tensor for buffer in made.buffers()):  # fake ones must not outlive their mode
-        layout._tables[key] = made
-    return made
+    return layout.kept(f"{device} {by_op} {restricted}", use, lambda: DrawTables(layout, by_op, restricted, device))
 
 
 def _numbering(layout: ActionLayout, width: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Logits and masks in, actions out.
 
+base          what both distributions are
 categorical   ``MaskedCategorical``: one head
 factored      ``FactoredCategorical``: whole actions, op-conditioned
 softmax       where logits meet a mask: weights, scores, draws of one row, in each form

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from esper_masks.checks import (
@@ -14,13 +14,12 @@ from esper_masks.checks import (
     broadcast_batch,
     check_bool,
     check_expands,
-    check_generator,
     check_integer,
     check_logits,
     check_min_prob,
     check_noise,
-    no_gradient,
 )
+from esper_masks.distributions.base import MaskedDistribution
 from esper_masks.distributions.faults import Validate, check_mode, raise_faults
 from esper_masks.distributions.forms import of_row
 from esper_masks.distributions.softmax import (
@@ -33,7 +32,7 @@ from esper_masks.distributions.softmax import (
 )
 
 
-class MaskedCategorical(Distribution):
+class MaskedCategorical(MaskedDistribution):
     """Categorical distributions over the legal actions of rows.
 
         for row in rows:
@@ -69,11 +68,12 @@ class MaskedCategorical(Distribution):
         InvalidStateMachineError: faulty rows under ``validate="raise"``; names them.
     """
 
-    arg_constraints = {}  # noqa: RUF012  # an attribute of torch's base class; arguments are checked above torch
-    has_enumerate_support = True
     fault_names: Sequence[str] = ()  # one head needs no name
+    _expectation = "over all actions by probs"
 
     faults: Tensor  # bool [...]: active rows that are faulty
+    _form: MaskedSoftmax
+    _ignored: Tensor
 
     def __init__(
         self,
@@ -92,33 +92,33 @@ class MaskedCategorical(Distribution):
         if active is not None:
             active = check_bool("active", active, batch, logits.device, fixed=0, own=True).expand(batch)
         self.min_prob, self._validate = check_min_prob("min_prob", min_prob), validate
-        self._set(batch, logits.expand(*batch, width), mask.expand(*batch, width), active)
+        self._set(logits.expand(*batch, width), mask.expand(*batch, width), active)
         if validate == "raise":
             raise_faults(self.faults, lambda: self.faults, self.fault_names)
 
-    def _set(self, batch: torch.Size, logits: Tensor, mask: Tensor, active: Tensor | None) -> None:
-        super().__init__(batch, validate_args=False)  # torch's validation fails under compile; ours is in faults
-        self._logits, self.mask, self.active = logits, mask, active
+    def _set(self, logits: Tensor, masks: Tensor, active: Tensor | None) -> None:
+        super().__init__(masks.shape[:-1], validate_args=False)  # torch's fails under compile; ours is in faults
+        self._logits, self.mask, self.active = logits, masks, active
         width = logits.shape[-1]
         softmax: type[MaskedSoftmax] = UnrolledSoftmax if of_row(width) == "unrolled" else StackedSoftmax
-        values, illegal = arithmetic(logits).movedim(-1, 0), ~mask.movedim(-1, 0)  # [n, ...]
+        values, illegal = arithmetic(logits).movedim(-1, 0), ~masks.movedim(-1, 0)  # [n, ...]
         slabs, capped = (softmax.split(values), softmax.split(illegal)), exceeds(self.min_prob, width)
-        self._rows = softmax(*slabs, min_prob=self.min_prob, capped=capped)
-        self.faults = self._rows.invalid if active is None else self._rows.invalid & active
-        self._ignored = self._rows.invalid if active is None else self._rows.invalid | ~active
+        self._form = softmax(*slabs, min_prob=self.min_prob, capped=capped)
+        self.faults = self._form.invalid if active is None else self._form.invalid & active
+        self._ignored = self._form.invalid if active is None else self._form.invalid | ~active
 
     # -- probabilities ------------------------------------------------------------------------------------------------
 
     @property
     def probs(self) -> Tensor:
         """Probabilities ``[..., n]``: exactly 0 where illegal, and in all of a faulty or inactive row."""
-        return self._rows.join([self._zero_ignored(p) for p in self._rows.probs()])
+        return self._form.join([self._zero_ignored(p) for p in self._form.probs()])
 
     @property
     def log_probs(self) -> Tensor:
         """Log-probabilities ``[..., n]``: -inf where illegal; 0 in all of a faulty or inactive row."""
-        without = [x.masked_fill(x == -math.inf, -math.inf) for x in self._rows.log_probs()]  # nor a gradient
-        return self._rows.join([self._zero_ignored(x) for x in without])
+        without = [x.masked_fill(x == -math.inf, -math.inf) for x in self._form.log_probs()]  # nor a gradient
+        return self._form.join([self._zero_ignored(x) for x in without])
 
     @property
     def logits(self) -> Tensor:
@@ -135,7 +135,7 @@ class MaskedCategorical(Distribution):
         Raises:
             ValueError: not integers, or a shape whose last axes are not those of the batch.
         """
-        return self._zero_ignored(self._rows.score(self._check_value("value", value)))
+        return self._zero_ignored(self._form.score(self._check_value("value", value)))
 
     def action_faults(self, action: Tensor) -> Tensor:
         """Active rows that are faulty, or whose action is illegal or does not exist: bool ``[*sample, ...]``.
@@ -146,7 +146,7 @@ class MaskedCategorical(Distribution):
         Raises:
             ValueError: see ``log_prob``.
         """
-        return self.faults | (self._rows.forbids(self._check_value("action", action)) & ~self._ignored)
+        return self.faults | (self._form.forbids(self._check_value("action", action)) & ~self._ignored)
 
     def _check_value(self, name: str, value: Tensor) -> Tensor:
         """Actions as int64 ``[*sample, ...]``; those of ``enumerate_support(expand=False)`` for each row."""
@@ -158,61 +158,24 @@ class MaskedCategorical(Distribution):
             return value.long().expand(-1, *batch)
         raise ValueError(f"{name} has shape {tuple(value.shape)}; wanted [*sample, {', '.join(map(str, batch))}]")
 
-    def raw_entropy(self) -> Tensor:
-        """Entropy in nats, ``[...]``, of the distribution that is sampled."""
-        return self._zero_ignored(self._rows.entropy())
-
     def entropy(self) -> Tensor:
         """Normalized entropy ``[...]``, ``raw_entropy() / log(number of legal actions)``; 0 where one is legal."""
-        return normalized(self.raw_entropy(), self._rows.legal_actions())
-
-    def perplexity(self) -> Tensor:
-        """``exp(raw_entropy())``, the effective number of actions, ``[...]``."""
-        return self.raw_entropy().exp()
+        return normalized(self.raw_entropy(), self._form.legal_actions())
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
-    # torch's own signature; the default cannot be changed in place
-    def sample(
-        self,
-        sample_shape: Any = torch.Size(),  # noqa: B008
-        *,
-        noise: Tensor | None = None,
-        generator: None = None,
-    ) -> Tensor:
-        """Legal actions, by inverse CDF from one uniform each.
-
-        Args:
-            sample_shape: leading shape.
-            noise: uniform in [0, 1], ``[*sample_shape, ...]``, of any float dtype; by default from torch's generator.
-            generator: none is taken; draw ``noise`` from it.
-
-        Returns: int64 ``[*sample_shape, ...]``; -1 for faulty and inactive rows.
-        Raises:
-            ValueError: noise that does not fit.
-            TypeError: a generator.
-        """
-        shape, like = self._extended_shape(torch.Size(sample_shape)), self._rows.total
-        check_generator(generator, shape)
+    def _draw(self, shape: torch.Size, noise: Tensor | None) -> Tensor:
+        like = self._form.total
         if noise is None:
             noise = torch.rand(shape, dtype=like.dtype, device=like.device)
         else:
             noise = check_noise(noise, shape, like)
-        with torch.no_grad():
-            return self._rows.draw(noise).long().masked_fill(self._ignored, -1)
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Actions have no gradient.
-
-        Raises:
-            NotImplementedError: always; says what has one.
-        """
-        raise no_gradient("over all actions by probs")
+        return self._form.draw(noise).long().masked_fill(self._ignored, -1)
 
     @property
     def mode(self) -> Tensor:
         """The most probable action, the first of equals: int64 ``[...]``; -1 for faulty and inactive rows."""
-        return self._rows.mode().long().masked_fill(self._ignored, -1)
+        return self._form.mode().long().masked_fill(self._ignored, -1)
 
     # -- as a torch distribution --------------------------------------------------------------------------------------
 
@@ -236,7 +199,7 @@ class MaskedCategorical(Distribution):
         batch = torch.Size(batch_shape)
         check_expands(self.batch_shape, batch)
         active = None if self.active is None else self.active.expand(batch)
-        return self._derive(batch, self._logits.expand(*batch, -1), self.mask.expand(*batch, -1), active)
+        return self._derive(self._logits.expand(*batch, -1), self.mask.expand(*batch, -1), active)
 
     def __getitem__(self, index: Any) -> Self:
         """Some of the rows: any index of the batch axes.
@@ -244,23 +207,13 @@ class MaskedCategorical(Distribution):
         Raises:
             IndexError: more axes than the batch has, or out of range.
         """
-        batch, wide = self.faults[index].shape, before_last(index)
-        active = None if self.active is None else self.active[index]
-        return self._derive(batch, self._logits[wide], self.mask[wide], active)
-
-    def _derive(self, *rows: Any) -> Self:
-        """The same settings for other rows, which need no second validation."""
-        new = type(self).__new__(type(self))
-        new.min_prob, new._validate = self.min_prob, self._validate
-        new._set(*rows)
-        return new
+        self.faults[index]  # refuses what is no index of the batch axes
+        active, wide = None if self.active is None else self.active[index], before_last(index)
+        return self._derive(self._logits[wide], self.mask[wide], active)
 
     def __repr__(self) -> str:
         floor = f", min_prob={self.min_prob}" if self.min_prob else ""
         return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, actions={self.mask.shape[-1]}{floor})"
-
-    def _zero_ignored(self, values: Tensor) -> Tensor:
-        return values.masked_fill(self._ignored, 0)
 
 
 def _kl(p: MaskedCategorical, q: MaskedCategorical) -> Tensor:
@@ -269,7 +222,7 @@ def _kl(p: MaskedCategorical, q: MaskedCategorical) -> Tensor:
         raise ValueError(f"p has {p.mask.shape[-1]} actions, q has {q.mask.shape[-1]}")
     batch = broadcast_batch("q", q.batch_shape, p.batch_shape)
     p, q = p.expand(batch), q.expand(batch)  # in one form, whichever each was made in
-    return p._rows.divergence(q._rows).masked_fill(p._ignored | q._ignored, 0)
+    return p._form.divergence(q._form).masked_fill(p._ignored | q._ignored, 0)
 
 
 register_kl(MaskedCategorical, MaskedCategorical)(_kl)  # type: ignore[no-untyped-call]  # torch has no types here

@@ -5,19 +5,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from esper_masks.actions.tables import draw_tables, layout_tables
-from esper_masks.checks import (
-    before_last,
-    check_actions,
-    check_bool,
-    check_expands,
-    check_generator,
-    check_noise,
-    no_gradient,
-)
+from esper_masks.checks import before_last, check_actions, check_bool, check_generator, check_noise
+from esper_masks.distributions.base import ONCE, MaskedDistribution
 from esper_masks.distributions.faults import Validate, check_mode, raise_faults
 from esper_masks.distributions.forms import AnyHeads, of_decision
 from esper_masks.distributions.logits import HeadLogits, check_floors
@@ -28,7 +21,7 @@ from esper_masks.distributions.unrolled import UnrolledHeads
 from esper_masks.masks.masks import ActionMasks
 
 
-class FactoredCategorical(Distribution):
+class FactoredCategorical(MaskedDistribution):
     """Distributions of whole actions, exact under the masks: nothing illegal has a probability.
 
         prob(action)  ==  P(op) * prod(P(action[head] | op) for head in the heads that op uses)
@@ -68,9 +61,9 @@ class FactoredCategorical(Distribution):
         InvalidStateMachineError: faulty rows under ``validate="raise"``; names rows and heads.
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's own form; arguments are checked here, in every mode
-    has_enumerate_support = True
+    _expectation = "over enumerate_support() by log_prob(...).exp()"
     _transposes = True  # of ``UnrolledHeads``
+    _form: AnyHeads
 
     def __init__(
         self,
@@ -91,24 +84,26 @@ class FactoredCategorical(Distribution):
         self.min_prob, self._validate = check_floors(min_prob, masks.layout), validate
         self._set(HeadLogits.check(logits, masks), masks, active)
         if validate == "raise":
-            raise_faults(self._faulty, self._form.faults, self.fault_names)
+            raise_faults(self._faulty, lambda: self.faults, self.fault_names)
 
     def _set(self, logits: HeadLogits, masks: ActionMasks, active: Tensor | None) -> None:
         heads = torch.Size([len(masks.layout.heads)])
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
-        draws = draw_tables(masks.layout, masks.device, logits.by_op, masks.restricted).draws
-        given = logits.arithmetic(), masks, active, self.min_prob, logits.by_op, self._transposes
-        self._form: AnyHeads = UnrolledHeads(*given) if of_decision(draws) == "unrolled" else StackedHeads(*given)
+        tables = draw_tables(masks.layout, masks.device, logits.by_op, masks.restricted)
+        form = UnrolledHeads if of_decision(tables.draws) == "unrolled" else StackedHeads
+        self._form = form(tables, logits.arithmetic(), masks, self.min_prob, self._transposes)
         self._ignored = None if active is None else ~active
         if self._validate != "off":
-            self._faulty = self._form.faulty()
-            self._ignored = self._faulty if active is None else self._faulty | ~active
+            faulty = self._form.faulty()
+            self._faulty = faulty if active is None else faulty & active
+            self._ignored = faulty if active is None else faulty | ~active
 
     @property
     def faults(self) -> Tensor:
         """Heads at fault, bit h for head h, in active rows: int64 ``[...]``."""
-        return self._form.faults()
+        faults = self._form.faults()
+        return faults if self.active is None else faults * self.active
 
     @property
     def fault_names(self) -> Sequence[str]:
@@ -116,33 +111,9 @@ class FactoredCategorical(Distribution):
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
-    # torch's own signature; the default cannot be changed in place
-    def sample(
-        self,
-        sample_shape: Any = torch.Size(),  # noqa: B008
-        *,
-        noise: Tensor | None = None,
-        generator: None = None,
-    ) -> Tensor:
-        """Legal whole actions, by inverse CDF from one uniform per head.
-
-        Args:
-            sample_shape: leading shape.
-            noise: uniform in [0, 1], ``[*sample_shape, ..., heads]``, of any float dtype; by default from torch's
-                generator.
-            generator: none is taken; draw ``noise`` from it.
-
-        Returns: int64 ``[*sample_shape, ..., heads]``; -1 in faulty and inactive rows.
-        Raises:
-            ValueError: noise that does not fit.
-            TypeError: a generator.
-        """
-        with torch.no_grad():
-            return self._form.draw(self._uniforms(sample_shape, noise, generator), self._ignored)
-
     def sample_and_log_prob(
         self,
-        sample_shape: Any = torch.Size(),  # noqa: B008  # torch's own signature; it cannot be changed in place
+        sample_shape: Any = ONCE,
         *,
         noise: Noise | None = None,
         dtype: torch.dtype = torch.int64,
@@ -160,24 +131,19 @@ class FactoredCategorical(Distribution):
         Raises:
             ValueError, TypeError: see ``sample``.
         """
-        noise = self._uniforms(sample_shape, noise, generator)
-        action, log_prob = self._form.draw_and_score(noise, self._ignored, dtype)
+        shape = self._extended_shape(torch.Size(sample_shape))
+        check_generator(generator, shape)
+        action, log_prob = self._form.draw_and_score(self._uniforms(shape, noise), self._ignored, dtype)
         return action, self._zero_ignored(log_prob)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Actions have no gradient.
-
-        Raises:
-            NotImplementedError: always; says what has one.
-        """
-        raise no_gradient("over enumerate_support() by log_prob(...).exp()")
-
-    def _uniforms(self, sample_shape: Any, noise: Noise | None, generator: object) -> Any:
-        shape, like = self._extended_shape(torch.Size(sample_shape)), self._form.like
-        check_generator(generator, shape)
+    def _uniforms(self, shape: torch.Size, noise: Noise | None) -> Any:
+        like = self._form.like
         if isinstance(noise, NoiseKey):
             return keyed_uniforms(noise, shape, like.dtype)
         return uniforms(shape, like.dtype, like.device) if noise is None else check_noise(noise, shape, like)
+
+    def _draw(self, shape: torch.Size, noise: Tensor | None) -> Tensor:
+        return self._form.draw(self._uniforms(shape, noise), self._ignored)
 
     @property
     def mode(self) -> Tensor:
@@ -239,17 +205,9 @@ class FactoredCategorical(Distribution):
 
     # -- entropy ------------------------------------------------------------------------------------------------------
 
-    def raw_entropy(self) -> Tensor:
-        """Entropy of whole actions in nats, ``[...]``, exact: ``H(op) + sum(P(op) * H(head | op))``."""
-        return self._zero_ignored(self._form.raw_entropy())
-
     def entropy(self) -> Tensor:
         """``raw_entropy() / log(number of legal whole actions)``, ``[...]``; 0 where one action is legal."""
         return normalized(self.raw_entropy(), self.masks.count())
-
-    def perplexity(self) -> Tensor:
-        """``exp(raw_entropy())``, the effective number of whole actions, ``[...]``."""
-        return self.raw_entropy().exp()
 
     def head_entropies(self) -> Tensor:
         """Normalized entropy of each head under its own mask, ``[..., heads]``: for regularizers.
@@ -289,9 +247,8 @@ class FactoredCategorical(Distribution):
             ValueError: a shape to which it does not.
         """
         batch = torch.Size(batch_shape)
-        check_expands(self.batch_shape, batch)
-        active = None if self.active is None else self.active.expand(batch)
-        return self._derive(self._logits.map(lambda t: t.expand(*batch, -1)), self.masks.expand(batch), active)
+        masks, active = self.masks.expand(batch), None if self.active is None else self.active.expand(batch)
+        return self._derive(self._logits.map(lambda t: t.expand(*batch, -1)), masks, active)
 
     def __getitem__(self, index: Any) -> Self:
         """Some of the rows: any index of the batch axes.
@@ -301,16 +258,6 @@ class FactoredCategorical(Distribution):
         """
         masks, active = self.masks.at(index), None if self.active is None else self.active[index]
         return self._derive(self._logits.map(lambda t: t[before_last(index)]), masks, active)
-
-    def _derive(self, logits: HeadLogits, masks: ActionMasks, active: Tensor | None) -> Self:
-        """The same settings for other rows, which need no second validation."""
-        new = type(self).__new__(type(self))
-        new.min_prob, new._validate = self.min_prob, self._validate
-        new._set(logits, masks, active)
-        return new
-
-    def _zero_ignored(self, values: Tensor) -> Tensor:
-        return values if self._ignored is None else values.masked_fill(self._ignored, 0)
 
     def _zero_ignored_heads(self, values: Tensor) -> Tensor:
         return values if self._ignored is None else values.masked_fill(self._ignored.unsqueeze(-1), 0)

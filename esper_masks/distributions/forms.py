@@ -74,18 +74,17 @@ class AnyHeads(Protocol):
 
     Both are made of
 
+        tables: constants of the draws.
         parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
         masks: which actions are legal.
-        active: bool ``[...]``; None for all.
-        floors: least probability of a legal choice, one per head, see ``MaskedSoftmax``; None for none.
-        by_op: heads whose logits are given for each op.
+        floors: see ``MaskedSoftmax``.
         transposes: whether row-major logits are transposed first, see ``UnrolledHeads``.
     """
 
     like: Tensor  # of the dtype and on the device of the arithmetic
 
     def faulty(self) -> Tensor:
-        """Rows without an action, bool ``[...]``."""
+        """Rows without an action, active or not, bool ``[...]``."""
 
     def faults(self) -> Tensor:
         """The same with a bit for each head, int64 ``[...]``."""

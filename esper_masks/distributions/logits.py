@@ -13,6 +13,8 @@ from esper_masks.distributions.softmax import arithmetic
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rules.names import OP
 
+Floors = tuple[float, ...] | None  # least probability of a legal choice, one per head; None for none at all
+
 
 @dataclass(frozen=True)
 class HeadLogits:
@@ -83,8 +85,8 @@ class HeadLogits:
 
 def check_floors(
     min_prob: float | Sequence[float | None] | Mapping[str, float | None] | None, layout: ActionLayout
-) -> tuple[float, ...] | None:
-    """Floors, one per head; None if there is none.
+) -> Floors:
+    """Floors that fit a layout.
 
     Raises:
         ValueError: a floor that is not a number in [0, 1), an unknown head, another number of floors.

@@ -166,13 +166,13 @@ class MaskedSoftmax(ABC):
             return logs
         return [torch.where(self._unmixed, x - self.log_total, log) for x, log in zip(self.shifted, logs)]
 
-    def entropy(self) -> Tensor:
+    def raw_entropy(self) -> Tensor:
         """Entropy in nats, ``[...]``: exactly 0 with exactly zero gradient where one action is legal."""
         if self.mixed is None:
-            return self.entropy_without_floor()
+            return self.raw_entropy_without_floor()
         return -self._sum([p * log for p, log in zip(self.mixed, self._logs(self.mixed))])
 
-    def entropy_without_floor(self) -> Tensor:
+    def raw_entropy_without_floor(self) -> Tensor:
         """The same, of the weights."""
 
         def make() -> Tensor:

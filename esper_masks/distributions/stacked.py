@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from esper_masks.actions.draws import STATIC, Heads
-from esper_masks.actions.tables import draw_tables
+from esper_masks.actions.draws import STATIC
+from esper_masks.actions.tables import DrawTables
+from esper_masks.distributions.logits import Floors
 from esper_masks.distributions.softmax import Slabs, StackedSoftmax, divergence, exceeds, normalized
 from esper_masks.masks.masks import ActionMasks
 
@@ -21,19 +22,8 @@ class StackedHeads:
     eager code pays for. See ``DrawTables`` for how choices lie, and ``AnyHeads`` for arguments and methods.
     """
 
-    def __init__(
-        self,
-        parts: list[Tensor],
-        masks: ActionMasks,
-        active: Tensor | None,
-        floors: tuple[float, ...] | None,
-        by_op: Heads,
-        transposes: bool = True,
-    ):
-        self.shape = masks.shape
-        self.tables = tables = draw_tables(masks.layout, masks.device, by_op, masks.restricted)
-        self.active = None if active is None else active.reshape(-1)
-        ops = masks.op_words
+    def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
+        self.tables, self.shape, ops = tables, masks.shape, masks.op_words
         words = [ops | STATIC, *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.closing)]
         words = [words[0].unsqueeze(-1), masks.slot_words, *(word.unsqueeze(-1) for word in words[1:])]
         self.words = self._rows(torch.cat(words, -1))  # [words, rows]
@@ -53,8 +43,7 @@ class StackedHeads:
 
     def draw_faults(self) -> Tensor:
         """Draws that leave their row without an action, bool ``[draws, rows]``."""
-        faults = self.softmax.invalid & ((self.words[0] & self.tables.needed_by) != 0)
-        return faults if self.active is None else faults & self.active
+        return self.softmax.invalid & ((self.words[0] & self.tables.needed_by) != 0)
 
     def faulty(self) -> Tensor:
         return self._leading(self.draw_faults().any(0))
@@ -126,12 +115,12 @@ class StackedHeads:
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 
     def raw_entropy(self) -> Tensor:
-        entropy = self.softmax.entropy()  # [draws, rows]
+        entropy = self.softmax.raw_entropy()  # [draws, rows]
         return self._leading(entropy[0] + (self._usage() * entropy).sum(0))
 
     def head_entropies(self) -> Tensor:
         tables = self.tables
-        entropy = normalized(self.softmax.entropy_without_floor(), self.softmax.legal_actions())  # [draws, rows]
+        entropy = normalized(self.softmax.raw_entropy_without_floor(), self.softmax.legal_actions())  # [draws, rows]
         if not tables.by_op:
             return self._by_head(entropy.index_select(0, tables.plain))
         own = tables.plain_members  # [heads, draws, 1]

@@ -7,9 +7,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from esper_masks.actions.draws import STATIC, Draw, Heads
-from esper_masks.actions.tables import draw_tables
+from esper_masks.actions.draws import STATIC, Draw
+from esper_masks.actions.tables import DrawTables
 from esper_masks.distributions.forms import is_long
+from esper_masks.distributions.logits import Floors
 from esper_masks.distributions.softmax import (
     LongSoftmax,
     MaskedSoftmax,
@@ -37,18 +38,9 @@ class UnrolledHeads:
     out.
     """
 
-    def __init__(
-        self,
-        parts: list[Tensor],
-        masks: ActionMasks,
-        active: Tensor | None,
-        floors: tuple[float, ...] | None,
-        by_op: Heads,
-        transposes: bool = True,
-    ):
+    def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
         # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
-        self.tables = tables = draw_tables(masks.layout, masks.device, by_op, masks.restricted)
-        self.draws, self.active, ops = tables.draws, active, masks.op_words
+        self.tables, self.draws, ops = tables, tables.draws, masks.op_words
         self.words = [
             ops | STATIC,
             *masks.slot_words.unbind(-1),
@@ -130,8 +122,7 @@ class UnrolledHeads:
     def draw_faults(self) -> Slabs:
         """Draws that leave their row without an action, bool ``[...]`` each."""
         needed = [(self.words[0] & draw.needed_by) != 0 for draw in self.draws]
-        faults = [softmax.invalid & present for softmax, present in zip(self.softmaxes, needed)]
-        return faults if self.active is None else [fault & self.active for fault in faults]
+        return [softmax.invalid & present for softmax, present in zip(self.softmaxes, needed)]
 
     def faulty(self) -> Tensor:
         return _any(self.draw_faults())
@@ -217,13 +208,13 @@ class UnrolledHeads:
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 
     def raw_entropy(self) -> Tensor:
-        return self._chain([softmax.entropy() for softmax in self.softmaxes])
+        return self._chain([softmax.raw_entropy() for softmax in self.softmaxes])
 
     def head_entropies(self) -> Tensor:
         entropies = []
         for head in range(len(self.tables.sizes)):
             own = [s for s, draw in zip(self.softmaxes, self.draws) if draw.head == head and draw.plain]
-            each = [normalized(softmax.entropy_without_floor(), softmax.legal_actions()) for softmax in own]
+            each = [normalized(softmax.raw_entropy_without_floor(), softmax.legal_actions()) for softmax in own]
             if len(each) > 1:
                 count = _total([softmax.legal_actions().clamp_max(1) for softmax in own]).clamp_min(1)
                 each = [_total(each) / count]

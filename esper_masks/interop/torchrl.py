@@ -4,15 +4,14 @@ Importing TorchRL switches off torch's validation of distributions for the whole
 what it checked before.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from esper_masks import distributions
 from esper_masks.actions.layout import ActionLayout
+from esper_masks.distributions.base import MaskedDistribution
 from esper_masks.extras import needs
 from esper_masks.interop.action_forms import ActionForm, Form
 from esper_masks.interop.arrays import make_env
@@ -147,10 +146,8 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         return self
 
 
-class _InNats(Distribution):
+class _InNats(MaskedDistribution):
     """What TorchRL asks of a distribution. Among the bases it stands before a distribution of the package."""
-
-    raw_entropy: Callable[[], Tensor]
 
     def entropy(self) -> Tensor:
         """``raw_entropy()``, in nats, ``[...]``."""
