@@ -21,15 +21,7 @@ from esper_masks.checks import (
 )
 from esper_masks.distributions.base import MaskedDistribution
 from esper_masks.distributions.faults import Validate, check_mode, raise_faults
-from esper_masks.distributions.forms import of_row
-from esper_masks.distributions.softmax import (
-    MaskedSoftmax,
-    StackedSoftmax,
-    UnrolledSoftmax,
-    arithmetic,
-    exceeds,
-    normalized,
-)
+from esper_masks.distributions.softmax import MaskedSoftmax, normalized, softmax_of
 
 
 class MaskedCategorical(MaskedDistribution):
@@ -99,13 +91,9 @@ class MaskedCategorical(MaskedDistribution):
     def _set(self, logits: Tensor, masks: Tensor, active: Tensor | None) -> None:
         super().__init__(masks.shape[:-1], validate_args=False)  # torch's fails under compile; ours is in faults
         self._logits, self.mask, self.active = logits, masks, active
-        width = logits.shape[-1]
-        softmax: type[MaskedSoftmax] = UnrolledSoftmax if of_row(width) == "unrolled" else StackedSoftmax
-        values, illegal = arithmetic(logits).movedim(-1, 0), ~masks.movedim(-1, 0)  # [n, ...]
-        slabs, capped = (softmax.split(values), softmax.split(illegal)), exceeds(self.min_prob, width)
-        self._form = softmax(*slabs, min_prob=self.min_prob, capped=capped)
-        self.faults = self._form.invalid if active is None else self._form.invalid & active
-        self._ignored = self._form.invalid if active is None else self._form.invalid | ~active
+        self._form = softmax_of(logits, masks, self.min_prob)
+        invalid = self._form.invalid
+        self.faults, self._ignored = (invalid, invalid) if active is None else (invalid & active, invalid | ~active)
 
     # -- probabilities ------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from esper_masks.distributions.forms import of_row
 from esper_masks.distributions.sampling import draw_in_blocks, draw_in_row, walk
 
 Slabs = Sequence[Tensor]
@@ -103,11 +104,6 @@ class MaskedSoftmax(ABC):
         ]
 
     # -- what the forms do differently --------------------------------------------------------------------------------
-
-    @staticmethod
-    @abstractmethod
-    def split(values: Tensor) -> Slabs:
-        """``[n, ...]`` as slabs."""
 
     @staticmethod
     @abstractmethod
@@ -222,10 +218,6 @@ class StackedSoftmax(MaskedSoftmax):
     _running: Tensor | None = None  # running sum of the weights, where the total was taken from it
 
     @staticmethod
-    def split(values: Tensor) -> Slabs:
-        return [values]
-
-    @staticmethod
     def join(slabs: Slabs) -> Tensor:
         # contiguous, because samplers of other libraries fill their noise in the order of memory
         return slabs[0].movedim(0, -1).contiguous()
@@ -320,10 +312,6 @@ class UnrolledSoftmax(MaskedSoftmax):
     """n slabs ``[...]``: every op on a vector over rows, so that a compiler fuses all of them into one loop."""
 
     @staticmethod
-    def split(values: Tensor) -> Slabs:
-        return values.unbind()
-
-    @staticmethod
     def join(slabs: Slabs) -> Tensor:
         return torch.stack(tuple(slabs), -1)
 
@@ -368,6 +356,15 @@ class UnrolledSoftmax(MaskedSoftmax):
         masks = [forbidden for forbidden in self.illegal if forbidden is not None]
         always = torch.full_like(self.total, len(self.illegal) - len(masks))
         return reduce(torch.add, [(~forbidden).to(always.dtype) for forbidden in masks], always)
+
+
+def softmax_of(logits: Tensor, mask: Tensor, min_prob: float) -> MaskedSoftmax:
+    """The softmax of one head, logits and mask ``[..., n]``, in the form for its number of actions."""
+    values, illegal = arithmetic(logits).movedim(-1, 0), ~mask.movedim(-1, 0)  # [n, ...]
+    capped = exceeds(min_prob, logits.shape[-1])
+    if of_row(logits.shape[-1]) == "unrolled":
+        return UnrolledSoftmax(values.unbind(), illegal.unbind(), min_prob=min_prob, capped=capped)
+    return StackedSoftmax([values], [illegal], min_prob=min_prob, capped=capped)
 
 
 def spread(slab: Tensor, axes: int) -> Tensor:
