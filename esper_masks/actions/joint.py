@@ -6,7 +6,6 @@ from torch import Tensor
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.actions.tables import actions_per_op, layout_tables
 from esper_masks.checks import check_actions, check_integer
-from esper_masks.rules.names import OP
 
 
 class JointActions:
@@ -32,10 +31,8 @@ class JointActions:
         Raises:
             ValueError: not integers, or another number of heads.
         """
-        heads = self.layout.head_names
-        check_actions("actions", actions, torch.Size(), heads)
-        actions = actions.long()
-        return layout_tables(self.layout, actions.device).encode(actions, actions[..., heads.index(OP)])
+        check_actions("actions", actions, torch.Size(), self.layout.head_names)
+        return layout_tables(self.layout, actions.device).encode(actions.long())
 
     def decode(self, index: Tensor) -> Tensor:
         """Whole actions of indices.

@@ -6,7 +6,7 @@ identity, and so never serves the tables of one layout to the masks of another.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,19 @@ from esper_masks.rules.names import OP, SLOT
 KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made when it is asked for
 
 
-class HeadTables(nn.Module):
+class Tables(nn.Module):
+    """Constants on a device."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device = device
+
+    def table(self, values: object, dtype: torch.dtype = torch.int64) -> nn.Buffer:
+        """A tensor that the module has once it is an attribute."""
+        return nn.Buffer(torch.tensor(values, dtype=dtype, device=self.device))
+
+
+class HeadTables(Tables):
     """Constants of one head.
 
         for op, choice in product(ops, choices):
@@ -30,21 +42,20 @@ class HeadTables(nn.Module):
         device: where the tables live.
     """
 
-    opening_ops: Tensor  # int32 [n]: the ops of which one must be legal for the choice to be open
-    closed: Tensor  # bool [n]: the mask while no such op is legal; the whole mask of a static head
-    by_op: Tensor  # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
-
     def __init__(self, head: HeadLayout, device: torch.device):
-        super().__init__()
+        super().__init__(device)
         choices = range(head.size)
         words = [sum(1 << op for op, row in enumerate(head.opened) if v in row) for v in choices]
         self.size, self.canonical, self.users, self.openers = head.size, head.canonical, head.users, head.openers
-        self.register_buffer("opening_ops", torch.tensor(words, dtype=torch.int32, device=device))
-        self.register_buffer("closed", torch.tensor([v in head.closed for v in choices], device=device))
-        self.register_buffer("by_op", torch.tensor([[v in row for v in choices] for row in head.by_op], device=device))
+        # int32 [n]: the ops of which one must be legal for the choice to be open
+        self.opening_ops = self.table(words, torch.int32)
+        # bool [n]: the mask while no such op is legal; the whole mask of a static head
+        self.closed = self.table([v in head.closed for v in choices], torch.bool)
+        # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
+        self.by_op = self.table([[v in row for v in choices] for row in head.by_op], torch.bool)
 
 
-class DrawTables(nn.Module):
+class DrawTables(Tables):
     """Constants of the draws that make a whole action.
 
     Eager code computes all draws at once, so that tables over choices have a place for every choice of every draw,
@@ -70,23 +81,8 @@ class DrawTables(nn.Module):
         device: where the tables live.
     """
 
-    columns: Tensor  # int64 [width * draws]: column of the logits; 0 where padded
-    words: Tensor  # int64 [width * draws]: which word decides; 0 where padded
-    bits: Tensor  # int32 [width * draws, 1]: the bits it must share; 0 where padded, so that nothing is legal there
-    drawn_bits: Tensor  # int32 [drawn, width]: the bits of all draws of a head as one
-    constraints: Tensor | None  # int64 [width * draws]: column of the constraints; one past the last for none
-    needed_by: Tensor  # int32 [draws, 1]
-    users: Tensor  # bool [ops, draws, 1]: the op takes a head other than op from this draw
-    heads: Tensor  # int64 [draws]
-    places: Tensor  # int64 [1 + ops + 1, heads]: the draw of the head under the op; draws + head if it is ignored
-    canonical: Tensor  # int64 [heads, 1]
-    members: Tensor  # bool [heads, draws, 1]: the draw is one of the head's
-    plain_members: Tensor  # bool [heads, draws, 1]: and the head's own entropy is taken in it
-    plain: Tensor  # int64 [heads]: the first such draw
-    powers: Tensor  # int64 [heads, 1]: bit of the head in a fault word
-
     def __init__(self, layout: ActionLayout, by_op: Heads, restricted: Heads, device: torch.device):
-        super().__init__()
+        super().__init__(device)
         self.draws = draws = build_draws(layout, by_op, restricted)
         self.by_op = by_op
         self.width, self.count = max(draw.size for draw in draws), len(draws)
@@ -107,32 +103,35 @@ class DrawTables(nn.Module):
                 row[draw.head] = i
         users = [[[i > 0 and draw.users >> op & 1 != 0] for i, draw in enumerate(draws)] for op in ops]
 
-        def table(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+        def padded(rows: Sequence[Sequence[int]], dtype: torch.dtype = torch.int64) -> nn.Buffer:
+            return self.table([row[k] if k < len(row) else 0 for k in range(self.width) for row in rows], dtype)
 
-        def padded(rows: Sequence[Sequence[int]], dtype: torch.dtype = torch.int64) -> Tensor:
-            return table([row[k] if k < len(row) else 0 for k in range(self.width) for row in rows], dtype)
-
-        self.register_buffer("columns", padded([d.columns for d in draws]))
-        self.register_buffer("words", padded([d.words for d in draws]))
-        self.register_buffer("bits", padded([d.bits for d in draws], torch.int32).unsqueeze(-1))
+        self.columns = padded([d.columns for d in draws])  # int64 [width * draws]: column of the logits
+        self.words = padded([d.words for d in draws])  # int64 [width * draws]: which word decides
+        # int32 [width * draws, 1]: the bits it must share; 0 where padded, so that nothing is legal there
+        self.bits = nn.Buffer(padded([d.bits for d in draws], torch.int32).unsqueeze(-1))
+        # int32 [drawn, width]: the bits of all draws of a head as one
         rows = [[*one.bits, *[0] * (self.width - one.size)] for _, _, one in self.drawn]
-        self.register_buffer("drawn_bits", table(rows, torch.int32))
-        self.register_buffer("constraints", padded(constraints) if restricted else None)
-        self.register_buffer("needed_by", table([[d.needed_by] for d in draws], torch.int32))
-        self.register_buffer("users", table(users, torch.bool))
-        self.register_buffer("heads", table([d.head for d in draws]))
-        self.register_buffer("places", table(places))
-        members = [[[draw.head == head] for draw in draws] for head in heads]
-        plain = [[[draw.head == head and draw.plain] for draw in draws] for head in heads]
-        self.register_buffer("members", table(members, torch.bool))
-        self.register_buffer("plain_members", table(plain, torch.bool))
-        self.register_buffer("plain", table([row.index([True]) if [True] in row else 0 for row in plain]))
-        self.register_buffer("powers", table([[1 << head] for head in heads]))
-        self.register_buffer("canonical", table([[head.canonical] for head in layout.heads]))
+        self.drawn_bits = self.table(rows, torch.int32)
+        # int64 [width * draws]: column of the constraints; one past the last for none
+        self.constraints = padded(constraints) if restricted else None
+        self.needed_by = self.table([[d.needed_by] for d in draws], torch.int32)  # int32 [draws, 1]
+        # bool [ops, draws, 1]: the op takes a head other than op from this draw
+        self.users = self.table(users, torch.bool)
+        self.heads = self.table([d.head for d in draws])  # int64 [draws]
+        # int64 [1 + ops + 1, heads]: the draw of the head under the op; draws + head if it is ignored
+        self.places = self.table(places)
+        self.canonical = self.table([[head.canonical] for head in layout.heads])  # int64 [heads, 1]
+        # bool [heads, draws, 1]: the draw is one of the head's; and the head's own entropy is taken in it
+        self.members = self.table([[[draw.head == head] for draw in draws] for head in heads], torch.bool)
+        self.plain_members = self.table([[[d.head == head and d.plain] for d in draws] for head in heads], torch.bool)
+        # int64 [heads]: the first such draw
+        plain = [[i for i, d in enumerate(draws) if d.head == head and d.plain] for head in heads]
+        self.plain = self.table([own[0] if own else 0 for own in plain])
+        self.powers = self.table([[1 << head] for head in heads])  # int64 [heads, 1]: bit of the head in a fault word
 
 
-class LayoutTables(nn.Module):
+class LayoutTables(Tables):
     """Constants of a layout: those of its heads, and the mixed-radix numbering of whole actions, op by op.
 
     An op's whole actions follow each other, the last head fastest; a digit is the rank of a value among those that the
@@ -153,36 +152,48 @@ class LayoutTables(nn.Module):
         device: where the tables live.
     """
 
-    combinations: Tensor  # int64 [ops]: choices that an op leaves to its heads other than the slot; see numbered
-    slot_users: Tensor  # bool [ops]: the op uses a slot
-    starts: Tensor  # int64 [ops]: index of the op's first whole action
-    strides: Tensor  # int64 [ops, heads]
-    counts: Tensor  # int64 [ops, heads]: choices of the head under the op; 1 where the op ignores it
-    choices: Tensor  # int64 [ops, heads, width]: value of the k-th choice
-    terms: Tensor  # int64 [1 + ops + 1, heads, 1 + width + 1]: what a value adds to the index, -1 if not permitted
-    users: Tensor  # int64 [heads]: word of the ops that use the head
-    sizes: Tensor  # int64 [heads]
-    whole: Tensor | None  # int64 [1 + heads, size]: see whole_actions; None if it would be large
-
     def __init__(self, layout: ActionLayout, device: torch.device):
-        super().__init__()
+        super().__init__(device)
         self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
         self.draws = DrawTables(layout, (), (), device)
         self.width = max(head.size for head in layout.heads)
         self.size = sum(actions_per_op(layout))
         self.numbered = self.size < 2**62  # if not, what counts whole actions is float64
-        others = [head for head in layout.heads if head.name != SLOT]
-        combinations = [math.prod(len(head.by_op[op]) for head in others) for op in range(len(layout.ops))]
-        slot_users = [layout.head(SLOT).users >> op & 1 != 0 for op in range(len(layout.ops))]
-        self.register_buffer("slot_users", torch.tensor(slot_users, device=device))
-        dtype = torch.int64 if self.numbered else torch.float64
-        self.register_buffer("combinations", torch.tensor(combinations, dtype=dtype, device=device))
         self.slots, self.op_at, self.slot_at = len(layout.slot_ids), *map(layout.head_names.index, (OP, SLOT))
-        self.register_buffer("users", torch.tensor([head.users for head in layout.heads], device=device))
-        self.register_buffer("sizes", torch.tensor([head.size for head in layout.heads], device=device))
-        for name, table in _numbering(layout, self.width).items() if self.numbered else ():
-            self.register_buffer(name, torch.tensor(table, dtype=torch.int64, device=device))
-        self.register_buffer("whole", self._whole_actions() if self.size <= KEPT_ACTIONS else None)
+        ops, slot = range(len(layout.ops)), layout.heads[self.slot_at]
+        others = [head for head in layout.heads if head is not slot]
+        combinations = [math.prod(len(head.by_op[op]) for head in others) for op in ops]
+        # [ops]: choices that an op leaves to its heads other than the slot
+        self.combinations = self.table(combinations, torch.int64 if self.numbered else torch.float64)
+        self.slot_users = self.table([slot.users >> op & 1 for op in ops], torch.bool)  # bool [ops]: the op uses a slot
+        self.users = self.table([head.users for head in layout.heads])  # int64 [heads]: the ops that use the head
+        self.sizes = self.table([head.size for head in layout.heads])  # int64 [heads]
+        if self.numbered:
+            self._number(layout)
+        # int64 [1 + heads, size]: see whole_actions; None if it would be large
+        self.whole = nn.Buffer(self._whole_actions()) if self.size <= KEPT_ACTIONS else None
+
+    def _number(self, layout: ActionLayout) -> None:
+        sizes = actions_per_op(layout)
+        starts = list(accumulate(sizes, initial=0))
+        permitted = [[head.by_op[op] for head in layout.heads] for op in range(len(sizes))]
+        counts = [[len(choices) for choices in row] for row in permitted]
+        strides = [[math.prod(row[head + 1 :]) for head in range(len(row))] for row in counts]
+        padded = [[[*choices, *[0] * (self.width - len(choices))] for choices in row] for row in permitted]
+        terms = [[[-1] * (self.width + 2)] * len(layout.heads) for _ in range(len(sizes) + 2)]
+        for op, size in enumerate(sizes):
+            if size:
+                terms[1 + op] = [
+                    _terms(head, op, strides[op][h], starts[op] if head.name == OP else 0, self.width)
+                    for h, head in enumerate(layout.heads)
+                ]
+        self.starts = self.table(starts[:-1])  # int64 [ops]: index of the op's first whole action
+        self.strides = self.table(strides)  # int64 [ops, heads]
+        # int64 [ops, heads]: choices of the head under the op; 1 where the op ignores it
+        self.counts = self.table(counts)
+        self.choices = self.table(padded)  # int64 [ops, heads, width]: value of the k-th choice
+        # int64 [1 + ops + 1, heads, 1 + width + 1]: what a value adds to the index, -1 if not permitted
+        self.terms = self.table(terms)
 
     def check_numbered(self) -> None:
         """Raise ``ValueError`` if there are more whole actions than an int64 can number."""
@@ -217,12 +228,12 @@ class LayoutTables(nn.Module):
         head = torch.arange(len(self.heads), device=index.device)
         return torch.where(valid, self.choices[op.unsqueeze(-1), head, rank], -1)
 
-    def encode(self, actions: Tensor, op: Tensor) -> Tensor:
-        """Indices ``[...]`` of int64 actions ``[..., heads]`` whose op is ``[...]``; -1 where there is none."""
+    def encode(self, actions: Tensor) -> Tensor:
+        """Indices ``[...]`` of int64 actions ``[..., heads]``; -1 where there is none."""
         self.check_numbered()
         rows = actions.clamp(-1, self.width) + 1  # row 0 and the last are for values that no head has
-        ops = op.clamp(-1, len(self.starts)) + 1
-        terms = self.terms[ops.unsqueeze(-1), torch.arange(len(self.heads), device=op.device), rows]  # [..., heads]
+        ops = actions[..., self.op_at].clamp(-1, len(self.starts)) + 1
+        terms = self.terms[ops.unsqueeze(-1), torch.arange(len(self.heads), device=ops.device), rows]  # [..., heads]
         return torch.where((terms < 0).any(-1), -1, terms.sum(-1))
 
 
@@ -255,26 +266,6 @@ def draw_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), r
     heads = " and ".join(f"{kind} for {', '.join(layout.head_names[h] for h in of)}" for kind, of in kinds if of)
     use = f"make a FactoredCategorical with {heads} on {device}"
     return layout.kept(f"{device} {by_op} {restricted}", use, lambda: DrawTables(layout, by_op, restricted, device))
-
-
-def _numbering(layout: ActionLayout, width: int) -> dict[str, Any]:
-    ops, heads = len(layout.ops), len(layout.heads)
-    sizes = actions_per_op(layout)
-    starts = [sum(sizes[:op]) for op in range(ops)]
-    counts = [[len(head.by_op[op]) for head in layout.heads] for op in range(ops)]
-    strides = [[math.prod(counts[op][h + 1 :]) for h in range(heads)] for op in range(ops)]
-    choices = [
-        [[*head.by_op[op], *[0] * (width - counts[op][h])] for h, head in enumerate(layout.heads)] for op in range(ops)
-    ]
-    nothing = [-1] * (width + 2)
-    terms = [[nothing] * heads for _ in range(ops + 2)]
-    for op in range(ops):
-        if sizes[op]:
-            terms[1 + op] = [
-                _terms(head, op, strides[op][h], starts[op] if head.name == OP else 0, width)
-                for h, head in enumerate(layout.heads)
-            ]
-    return {"starts": starts, "strides": strides, "counts": counts, "choices": choices, "terms": terms}
 
 
 def _terms(head: HeadLayout, op: int, stride: int, start: int, width: int) -> list[int]:

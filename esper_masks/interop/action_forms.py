@@ -18,12 +18,13 @@ def check_form(action: str) -> None:
         raise ValueError(f"action={action!r} is not one of {', '.join(map(repr, get_args(Form)))}")
 
 
-def rows_of(masks: ActionMasks, observation: Any) -> Tensor:
-    """Observations as a new tensor on the CPU.
+def rows_of(masks: ActionMasks, observation: Any, action: str) -> Tensor:
+    """Observations as a new tensor on the CPU, once all arguments are checked.
 
     Raises:
-        ValueError: anything but masks ``[batch]`` and numbers ``[batch, ...]``, as a tensor or an array.
+        ValueError: anything but masks ``[batch]`` and numbers ``[batch, ...]``, as a tensor or an array; no such form.
     """
+    check_form(action)
     if not isinstance(masks, ActionMasks):
         raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}; ActionMasks.from_bools makes them")
     try:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from esper_masks.extras import needs
-from esper_masks.interop.action_forms import Form, check_form, rows_of
+from esper_masks.interop.action_forms import Form, rows_of
 from esper_masks.masks.masks import ActionMasks
 
 with needs("interop.pettingzoo"):
@@ -39,8 +39,7 @@ def observations(
         ValueError: another number of rows than agents, names that repeat, arguments of another kind, or no such form.
         ImportError: numpy is not installed.
     """
-    check_form(action)
-    seen = rows_of(masks, observation).numpy()
+    seen = rows_of(masks, observation, action).numpy()
     if len(agents) != len(seen) or len(set(agents)) != len(agents):
         raise ValueError(f"{len(set(agents))} agents, and masks of {len(seen)} rows; wanted a row for each agent")
     heads = [masks.joint()] if action == "joint" else list(masks.values())

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from esper_masks.extras import needs
-from esper_masks.interop.action_forms import Form, check_form, rows_of
+from esper_masks.interop.action_forms import Form, rows_of
 from esper_masks.masks.masks import ActionMasks
 
 with needs("interop.rllib"):
@@ -33,8 +33,7 @@ def observations(masks: ActionMasks, observation: Tensor | Any, *, action: Form 
         ValueError: another number of rows in the two, arguments of another kind, or no such form.
         ImportError: numpy is not installed.
     """
-    check_form(action)
-    seen = rows_of(masks, observation).numpy()
+    seen = rows_of(masks, observation, action).numpy()
     flat = masks.joint() if action == "joint" else masks.flat()
     return {
         "observations": seen.astype(np.float32),

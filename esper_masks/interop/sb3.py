@@ -1,7 +1,6 @@
 """``LifecycleEnv`` for stable-baselines3, and for sb3-contrib's ``MaskablePPO``: https://sb3-contrib.readthedocs.io."""
 
 import secrets
-from functools import partial
 from typing import Any
 
 from esper_masks.extras import needs
@@ -119,11 +118,8 @@ class LifecycleVecEnv(OverArrays, VecEnv):
         if attr_name == "illegal_actions":
             return [value[at] for at in chosen]
         if attr_name == MASKS:
-            return [partial(self._mask, at) for at in chosen]
+            return [lambda at=at: self.action_masks()[at] for at in chosen]
         return [value for _ in chosen]
-
-    def _mask(self, at: int) -> Any:
-        return self.action_masks()[at]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Raises: AttributeError: the environments are one object, without attributes of their own."""
