@@ -177,9 +177,16 @@ class MaskedSoftmax(ABC):
 
         return self._once("entropy", make)
 
+    def normalized_entropy(self) -> Tensor:
+        """Entropy of the weights over its maximum, ``[...]``: for regularizers, before any floor."""
+        return normalized(self.raw_entropy_without_floor(), self.legal_actions())
+
     def divergence(self, other: Self) -> Tensor:
         """KL(self || other) in nats, ``[...]``: +inf where ``other`` lacks an action, with finite gradients."""
-        return self._sum(divergence(self.log_probs(), other.log_probs()))
+        ours, theirs = (dict(zip(row.actions, row.log_probs())) for row in (self, other))
+        # where masks differ, one may leave out what the other has
+        q = [theirs[k] if k in theirs else torch.full_like(self.total, -math.inf) for k in ours]
+        return self._sum(divergence(list(ours.values()), q))
 
     def legal_actions(self) -> Tensor:
         """Number of legal actions, ``[...]``, in the dtype of the arithmetic."""
@@ -340,11 +347,6 @@ class UnrolledSoftmax(MaskedSoftmax):
         for k, forbidden in zip(self.actions, self.illegal):
             illegal = illegal & (value != k if forbidden is None else (value != k) | forbidden)
         return illegal
-
-    def divergence(self, other: Self) -> Tensor:
-        theirs = dict(zip(other.actions, other.log_probs()))  # where masks differ, one may leave out what the other has
-        q = [theirs[k] if k in theirs else torch.full_like(self.total, -math.inf) for k in self.actions]
-        return self._sum(divergence(self.log_probs(), q))
 
     def _largest(self, slabs: Slabs) -> Tensor:
         return reduce(torch.maximum, slabs)

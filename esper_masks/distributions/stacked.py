@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from esper_masks.actions.draws import STATIC
 from esper_masks.actions.tables import DrawTables
 from esper_masks.distributions.logits import Floors
-from esper_masks.distributions.softmax import Slabs, StackedSoftmax, divergence, exceeds, normalized
+from esper_masks.distributions.softmax import Slabs, StackedSoftmax, divergence, exceeds
 from esper_masks.masks.masks import ActionMasks
 
 
@@ -120,7 +120,7 @@ class StackedHeads:
 
     def head_entropies(self) -> Tensor:
         tables = self.tables
-        entropy = normalized(self.softmax.raw_entropy_without_floor(), self.softmax.legal_actions())  # [draws, rows]
+        entropy = self.softmax.normalized_entropy()  # [draws, rows]
         if not tables.by_op:
             return self._by_head(entropy.index_select(0, tables.plain))
         own = tables.plain_members  # [heads, draws, 1]

@@ -11,15 +11,7 @@ from esper_masks.actions.draws import STATIC, Draw
 from esper_masks.actions.tables import DrawTables
 from esper_masks.distributions.forms import is_long
 from esper_masks.distributions.logits import Floors
-from esper_masks.distributions.softmax import (
-    LongSoftmax,
-    MaskedSoftmax,
-    Slabs,
-    UnrolledSoftmax,
-    exceeds,
-    normalized,
-    spread,
-)
+from esper_masks.distributions.softmax import LongSoftmax, MaskedSoftmax, Slabs, UnrolledSoftmax, exceeds, spread
 from esper_masks.masks.masks import ActionMasks
 
 Given = tuple[int, MaskedSoftmax, Tensor]  # head, its probabilities given the op, whether the op uses it
@@ -214,7 +206,7 @@ class UnrolledHeads:
         entropies = []
         for head in range(len(self.tables.sizes)):
             own = [s for s, draw in zip(self.softmaxes, self.draws) if draw.head == head and draw.plain]
-            each = [normalized(softmax.raw_entropy_without_floor(), softmax.legal_actions()) for softmax in own]
+            each = [softmax.normalized_entropy() for softmax in own]
             if len(each) > 1:
                 count = _total([softmax.legal_actions().clamp_max(1) for softmax in own]).clamp_min(1)
                 each = [_total(each) / count]
