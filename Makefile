@@ -19,7 +19,6 @@ LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
 SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin training learning)
-PLOTS  = scaling learning
 GPU_OUT = runs/gpu
 LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 
@@ -47,7 +46,7 @@ lint: $(READY)
 
 docs: $(READY)
 	@$(BIN)/python docs/make_rules.py
-	@$(BIN)/python docs/make_bench.py
+	@$(BIN)/python -m docs.make_bench
 
 # --quiet would keep warnings from --strict, too
 site: $(READY)
@@ -69,17 +68,22 @@ dist:
 bench: $(READY)
 	@set -e; folder=benchmarks/results/$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); \
 	  if [ -n "$(BENCH_ARGS)" ]; then folder=runs/bench; \
-	  elif [ -n "$$(git status --porcelain esper_masks 2>/dev/null)" ]; then \
-	    echo "esper_masks/ has changes that are in no commit: commit them first, or add BENCH_ARGS=--quick for a look"; \
+	  elif [ -n "$$(git status --porcelain esper_masks benchmarks/learning.py 2>/dev/null)" ]; then \
+	    echo "what is measured has changes that are in no commit: commit them first, or add BENCH_ARGS=--quick for a look"; \
 	    exit 2; \
 	  fi; mkdir -p $$folder; \
-	  for suite in $(SUITES); do \
+	  for suite in $(filter-out learning,$(SUITES)); do \
 	    $(BIN)/python -m esper_masks bench $$suite --device $(DEVICE) $(BENCH_ARGS) -o $$folder/$$suite-$(DEVICE).json; \
 	  done; \
+	  if [ -n "$(filter learning,$(SUITES))" ]; then \
+	    $(BIN)/python -m benchmarks.learning -o $$folder/learning-$(DEVICE).json \
+	      $(if $(BENCH_ARGS),--steps 100000,--plot docs/learning-$(DEVICE).png); \
+	  fi; \
 	  if [ -n "$(BENCH_ARGS)" ]; then exit 0; fi; \
-	  for suite in $(filter $(PLOTS),$(SUITES)); do \
-	    $(BIN)/python -m esper_masks bench --from $$folder/$$suite-$(DEVICE).json --plot docs/$$suite-$(DEVICE).png; \
-	  done; $(BIN)/python docs/make_bench.py
+	  if [ -n "$(filter scaling,$(SUITES))" ]; then \
+	    $(BIN)/python -m esper_masks bench --from $$folder/scaling-$(DEVICE).json --plot docs/scaling-$(DEVICE).png; \
+	  fi; \
+	  $(BIN)/python -m docs.make_bench
 
 # with the environment if it is there, and else with the Python of a machine on which nothing can be installed
 gpu: DEVICE = cuda

@@ -7,7 +7,6 @@ checking        what each has to give, checked before it is timed
 dropin          the drop-in functions, and the loops that they replace
 training        training, ours and MaskablePPO's
 maskable_ppo    sb3-contrib's MaskablePPO in our environment
-learning        what is learned with masks and without, which is not timed
 inputs          states and logits of a case
 measure         timing: warm-up, medians, spreads
 memory          bytes, and the bandwidth that limits

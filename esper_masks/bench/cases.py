@@ -22,8 +22,6 @@ VECTORIZED = "ours compiled, vectorized"  # by an option of the compiler, see ``
 ANY_BATCH = "ours compiled, any batch"  # one graph for batches of any size, where the others are compiled for theirs
 DROPINS = ("drop-in, one by one", "drop-in, batch")
 MASKABLE_PPO = ("sb3 heads", "sb3 joint")  # one choice a head, or the index of a whole action
-ARMS = ("masked", "unmasked", "penalized")
-BASELINES = ("heuristic", "random", "wait")
 LIBRARY_WAYS = (*DISTRIBUTIONS, VECTORIZED, ANY_BATCH)
 WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *LIBRARY_WAYS, *DROPINS, *MASKABLE_PPO)
 USUAL = (LOOPS[0], "torch eager", "sb3 joint")  # the first that did the same work is what a row is compared with
@@ -31,7 +29,7 @@ SAME_WORK = ("work", "rules", "slots", "step")  # the fields in which rows that 
 STEPS = ("forward", "forward+backward")
 TRAININGS = ("rollout", "training")  # a rollout, or a rollout and its update
 ROLLOUT, MINIBATCHES = 25, 4  # steps of an environment in a rollout, and parts that the update takes of it
-SCALING, LEARNING = "scaling", "learning"  # the group that is measured where none is named; the one without times
+SCALING = "scaling"  # the group that is measured where none is named
 HEAD = "head of "
 AXES = ("batch", "work", "slots", "rules", "memory", "threads", "layout", "step", "way")  # the order of a table
 
@@ -43,15 +41,13 @@ class Settings:
     Args:
         device: "cpu" or "cuda".
         seconds: that a row is timed for.
-        steps: of all environments, in a training of ``learning``.
     """
 
     device: str = "cpu"
     seconds: float = 1.0
-    steps: int = 2_000_000
 
 
-QUICK = Settings(seconds=0.05, steps=100_000)  # to see that all rows run
+QUICK = Settings(seconds=0.05)  # to see that all rows run
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,11 @@ class Case:
     Args:
         work: "decision": from slot states and logits to actions, log-probabilities and entropies; "words": the masks;
             "head of N": the distribution of one head; "dropin": the masks from the objects that callers hold;
-            "rollout", "training": see ``TRAININGS``; "learning": a training to its end, which is not timed.
+            "rollout", "training": see ``TRAININGS``.
         rules: a rule set.
         slots: how many.
         batch: environments, or rows of a distribution.
-        way: ours in one of its modes, a loop over environments, or another library: one of ``WAYS``; of "learning" one
-            of ``ARMS`` and ``BASELINES``.
+        way: ours in one of its modes, a loop over environments, or another library: one of ``WAYS``.
         step: "forward", or "forward+backward": log-probability and entropy of given actions and their gradient.
         layout: of the logits, "row-major" as a linear layer gives them or "batch-last"; states are batch-last.
         threads: of a CPU.
@@ -108,11 +103,6 @@ class Case:
     def is_built(self) -> bool:
         """Whether its code is compiled before the first call ends."""
         return "compiled" in self.way or self.way in ("cuda-graph", *MASKABLE_PPO)
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether the row is a time."""
-        return self.work != LEARNING
 
     @property
     def is_update(self) -> bool:
@@ -251,17 +241,11 @@ def trainings() -> list[Case]:
     ]
 
 
-def learnings() -> list[Case]:
-    """The same training with masks and without, and policies that nobody trained."""
-    return grid(work=[LEARNING], slots=(3, 16), batch=[1024], way=(*ARMS, *BASELINES))
-
-
 GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
     "masks": masks,
     "distributions": distributions,
     "dropin": dropins,
     "training": trainings,
-    LEARNING: learnings,
 }
 
 

@@ -17,7 +17,6 @@ import torch
 from torch.utils.benchmark import Timer, timer
 
 from esper_masks.bench.cases import Case, Run, Settings
-from esper_masks.bench.learning import learn
 from esper_masks.bench.memory import end_of_peak, out_of_memory, start_of_peak
 from esper_masks.bench.ways import prepare
 
@@ -101,7 +100,7 @@ def main(argument: str) -> int:
     case, settings = Case(**fields), Settings(**how)
     torch.set_num_threads(case.threads)
     try:
-        made = measure(case, settings) if case.is_timed else learn(case, settings.steps)
+        made = measure(case, settings)
     except AssertionError as error:
         made = {"wrong": f"{' '.join(str(error).split())} ({_place(error)})".strip()}
     except Exception as error:

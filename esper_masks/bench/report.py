@@ -1,6 +1,5 @@
 """A result as a table of 80 columns."""
 
-from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -8,8 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from esper_masks.bench.cases import ARMS, AXES
-from esper_masks.bench.learning import summary
+from esper_masks.bench.cases import AXES
 from esper_masks.bench.suite import Row, case_of
 from esper_masks.progress import duration
 
@@ -20,11 +18,6 @@ x usual times faster than the loop of small tensors with Categorical (for masks:
         * where that was measured at another batch
 limit   time to copy the fewest bytes, in the same process, over the time taken
 peak    memory of a call beyond its inputs; built: time to compile"""
-LEARNED = """\
-return  of an episode at the end, accuracy points: mean and range of the seeds
-90 %    environment steps in millions until a training's return was that part of
-        the heuristic's, for the slowest seed
-illegal share of actions in the first iteration, and in the last"""
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:
@@ -34,46 +27,24 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     console.print(machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores")
     console.print(others)
     console.print(f"esper_masks {versions['esper_masks']}{_at(commit)}")
-    trained = [row for row in result["rows"] if not case_of(row).is_timed]
-    for legend, table in (*_timed([row for row in result["rows"] if case_of(row).is_timed]), *_learned(trained)):
-        console.print(f"\n{legend}")
-        console.print(table)
+    if result["rows"]:
+        console.print(f"\n{LEGEND}")
+        console.print(_table(result["rows"]))
     if "seconds" in result:
         console.print(f"{len(result['rows'])} rows in {duration(result['seconds'])}")
     if result.get("interrupted"):
         console.print("Interrupted: these are the rows up to that point.")
 
 
-def _timed(rows: list[Row]) -> Iterator[tuple[str, Table]]:
-    if rows:
-        table = new_table("ns/env", "±", "x usual", "limit", "peak", "built")
-        names = list(dict.fromkeys(case_of(row).name for row in rows))
-        in_order = sorted(rows, key=lambda row: (_axis(row), names.index(case_of(row).name), row["batch"]))
-        for _, part in groupby(in_order, key=_axis):
-            for row in part:
-                table.add_row(case_of(row).name, count(row["batch"]), *_figures(row))
-            table.add_section()
-        yield LEGEND, table
-
-
-def _learned(rows: list[Row]) -> Iterator[tuple[str, Table]]:
-    if rows:
-        table = new_table("return", "range", "90 %", "illegal", "last")
-        for row in rows:
-            table.add_row(f"{row['way']}, {row['slots']} slots", count(row["batch"]), *_outcome(row, rows))
-        yield LEARNED, table
-
-
-def _outcome(row: Row, rows: list[Row]) -> list[str]:
-    if "error" in row:
-        return [row["error"], "", "", "", ""]
-    if row["way"] not in ARMS:
-        return [f"{row['return_mean']:.2f}", f"± {row['standard_error']:.2f}", "", "", ""]
-    found = [one for one in rows if (one["way"], one["slots"]) == ("heuristic", row["slots"])]
-    made = summary(row, found[0]["return_mean"] if found else float("inf"))
-    reached = "" if made["reached"] is None else f"{made['reached'] / 1e6:.2f}"
-    shares = [f"{made[name]:.1%}" for name in ("first", "last")]
-    return [f"{made['mean']:.2f}", f"{made['least']:.2f} to {made['most']:.2f}", reached, *shares]
+def _table(rows: list[Row]) -> Table:
+    table = new_table("ns/env", "±", "x usual", "limit", "peak", "built")
+    names = list(dict.fromkeys(case_of(row).name for row in rows))
+    in_order = sorted(rows, key=lambda row: (_axis(row), names.index(case_of(row).name), row["batch"]))
+    for _, part in groupby(in_order, key=_axis):
+        for row in part:
+            table.add_row(case_of(row).name, count(row["batch"]), *_figures(row))
+        table.add_section()
+    return table
 
 
 def new_table(*titles: str) -> Table:
@@ -87,8 +58,8 @@ def new_table(*titles: str) -> Table:
 
 def line(row: Row) -> str:
     """A row while the suite runs."""
-    made = f"{_short(row['ns_per_env'])} ns/env" if "ns_per_env" in row else "done"
-    return f"{case_of(row).title}: {row.get('error', made)}"
+    made = row["error"] if "error" in row else f"{_short(row['ns_per_env'])} ns/env"
+    return f"{case_of(row).title}: {made}"
 
 
 def _at(commit: dict[str, Any] | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from esper_masks.bench import plot, report, suite
-from esper_masks.bench.cases import FROM_OBJECTS, GROUPS, LEARNING, QUICK, SCALING, Case, Settings, group
+from esper_masks.bench.cases import FROM_OBJECTS, GROUPS, QUICK, SCALING, Case, Settings, group
 from esper_masks.bench.compare import compare, differences, print_comparison
 from esper_masks.bench.memory import free_memory
 from esper_masks.bench.suite import BenchError
@@ -32,7 +32,7 @@ LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each envir
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, training or learning"
+    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin or training"
     groups += " (default: %(default)s)"
     parser.add_argument("group", nargs="?", default=SCALING, metavar="GROUP", help=groups)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
@@ -41,17 +41,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     threads = "threads of the CPU for these rows (default: 1, and all cores in a row of its own)"
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
     times = parser.add_mutually_exclusive_group()
-    seconds = f"time for each row (default: {Settings.seconds:g}); trainings of learning end after their steps instead"
+    seconds = f"time for each row (default: {Settings.seconds:g})"
     times.add_argument("--seconds", type=float, metavar="S", help=seconds)
-    quick = f"{QUICK.seconds:g} s for each row, {QUICK.steps:,} steps for each training: to see that all rows run"
+    quick = f"{QUICK.seconds:g} s for each row: to see that all rows run"
     times.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--list", action="store_true", help="print the rows instead of measuring them")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     where = "write the result to a file; - is standard output, and then the table goes to standard error"
     parser.add_argument("-o", "--output", type=output, metavar="FILE", help=where)
-    parser.add_argument(
-        "--plot", type=output, metavar="FILE", help="draw scaling or learning: .png, .svg or .pdf (extra `viz`)"
-    )
+    parser.add_argument("--plot", type=output, metavar="FILE", help="draw scaling: .png, .svg or .pdf (extra `viz`)")
     parser.add_argument("--from", dest="source", metavar="FILE", help="print or draw a result instead of measuring")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="how many times as fast result B is as A")
     parser.set_defaults(parser=parser)
@@ -103,8 +101,6 @@ def choose_settings(options: argparse.Namespace) -> Settings:
         return settings
     if not 0 < options.seconds < inf:
         raise BenchError(f"--seconds {options.seconds}: wanted more than 0")
-    if options.group == LEARNING:
-        raise BenchError("--seconds: trainings of learning end after their steps; --quick takes fewer of them")
     return replace(settings, seconds=options.seconds)
 
 

@@ -183,6 +183,11 @@ def compile_error() -> Any:
     return () if lacks("_dynamo.exc.TorchDynamoException") else torch._dynamo.exc.TorchDynamoException
 
 
+def mark_dynamic(tensor: Tensor, axis: int) -> None:
+    """Tell torch's compiler that an axis has any size."""
+    torch._dynamo.mark_dynamic(tensor, axis)
+
+
 # -- transforms and modes ---------------------------------------------------------------------------------------------
 
 

@@ -9,19 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from esper_masks.reference import policy
 from esper_masks.reference.lifecycle import Action, canonical_value, joint_actions, permitted
-from esper_masks.reference.policy import (
-    Floats,
-    Mask,
-    check_row,
-    edge_distance,
-    entropy,
-    log_probability,
-    mode,
-    probabilities,
-    raw_entropy,
-    sample,
-)
+from esper_masks.reference.policy import Floats, Mask
 from esper_masks.rules import Head, MaskRules, Op
 from esper_masks.rules.names import OP, SLOT
 
@@ -73,13 +63,15 @@ class Joint:
             )
         for name in names:
             for row in logits[name] if name in self.per_op else [logits[name]]:
-                check_row(row, masks[name], self.min_prob[name])
+                policy.check_row(row, masks[name], self.min_prob[name])
         self.contexts = {
             int(op.id): {head.name: self._row(head, op) for head in rules.heads if head.name in (OP, *op.uses)}
             for op in rules.op_rules
             if masks[OP][op.id]
         }
-        self.faults = {name for name in names if any(probabilities(*row) is None for row in self._evaluated(name))}
+        self.faults = {
+            name for name in names if any(policy.probabilities(*row) is None for row in self._evaluated(name))
+        }
 
     def _row(self, head: Head, op: Op) -> Row:
         """Logits and mask of a head once the op is drawn."""
@@ -111,7 +103,7 @@ class Joint:
         """Legal op -> head that it uses, ``op`` among them -> its probabilities once that op is drawn."""
         self._check_faults()
         return {
-            op: {name: probabilities(*row, min_prob=self.min_prob[name]) or [] for name, row in context.items()}
+            op: {name: policy.probabilities(*row, min_prob=self.min_prob[name]) or [] for name, row in context.items()}
             for op, context in self.contexts.items()
         }
 
@@ -141,7 +133,7 @@ class Joint:
         values = dict(zip(self.rules.head_names, action, strict=True))
         context = self.contexts.get(values[OP], {OP: (self.logits[OP], self.masks[OP])})
         shares = {
-            name: log_probability(logits, mask, values[name], min_prob=self.min_prob[name])
+            name: policy.log_probability(logits, mask, values[name], min_prob=self.min_prob[name])
             for name, (logits, mask) in context.items()
         }
         return [shares.get(name, 0.0) for name in values]
@@ -152,12 +144,12 @@ class Joint:
 
     def raw_entropy(self) -> float:
         """Entropy in nats of the distribution of whole actions."""
-        return raw_entropy(list(self.actions().values()))
+        return policy.raw_entropy(list(self.actions().values()))
 
     def entropy(self) -> float:
         """The same over the logarithm of the number of legal whole actions."""
         p = list(self.actions().values())
-        return entropy(p, len(p))
+        return policy.entropy(p, len(p))
 
     def head_entropies(self) -> list[float]:
         """Normalized entropy of each head on its own, before the floor, in head order.
@@ -175,24 +167,24 @@ class Joint:
                 rows = [(self.logits[SLOT], [any(column) for column in zip(*masks)])] if masks else []
             else:
                 rows = [(self.logits[name], self.masks[name])]
-            values = [entropy(probabilities(logits, mask) or [], sum(mask)) for logits, mask in rows]
+            values = [policy.entropy(policy.probabilities(logits, mask) or [], sum(mask)) for logits, mask in rows]
             result.append(sum(values) / len(values) if values else 0.0)
         return result
 
     def sample(self, noise: Sequence[float]) -> list[int]:
         """An action from one uniform in [0, 1] a head, in head order: the op's decides first."""
         uniform = dict(zip(self.rules.head_names, noise, strict=True))
-        return self._choose(lambda name, p: sample(p, uniform[name]))
+        return self._choose(lambda name, p: policy.sample(p, uniform[name]))
 
     def edge_distances(self, noise: Sequence[float]) -> list[float]:
         """How far each head's noise is from where ``sample`` changes its value; +inf for a head that the op ignores."""
         names = self.rules.head_names
         given = self.conditionals[self.sample(noise)[names.index(OP)]]
-        return [edge_distance(given[name], u) if name in given else math.inf for name, u in zip(names, noise)]
+        return [policy.edge_distance(given[name], u) if name in given else math.inf for name, u in zip(names, noise)]
 
     def mode(self) -> list[int]:
         """The op's most likely value, then that of each head it uses: not always the most likely whole action."""
-        return self._choose(lambda name, p: mode(p))
+        return self._choose(lambda name, p: policy.mode(p))
 
     def _choose(self, pick: Callable[[str, Floats], int]) -> list[int]:
         first, *_ = self.conditionals.values()  # the op's own row is the same under every op

@@ -16,11 +16,9 @@ import pytest
 import torch
 
 import esper_masks as em
-from esper_masks.bench import checking, learning, loops_2025_12, measure, memory, plot, report, suite
+from esper_masks.bench import checking, loops_2025_12, measure, memory, plot, report, suite
 from esper_masks.bench.cases import (
     ANY_BATCH,
-    ARMS,
-    BASELINES,
     CENTRE,
     DROPINS,
     GROUPS,
@@ -82,9 +80,8 @@ def test_the_rows_are_a_star(device: str) -> None:
 def test_rows_of_a_group_have_names_of_their_own(name: str) -> None:
     rows = GROUPS[name]()
     assert len({(case.name, case.batch) for case in rows}) == len(rows)
-    assert {case.way for case in rows} <= set(WAYS if name != "learning" else (*ARMS, *BASELINES))
-    usual = [case for case in rows if case.way in ("loop, small tensors", "torch eager", "sb3 joint")]
-    assert usual or name == "learning"
+    assert {case.way for case in rows} <= set(WAYS)
+    assert any(case.way in ("loop, small tensors", "torch eager", "sb3 joint") for case in rows)
 
 
 @pytest.mark.parametrize("name", [SCALING, *GROUPS])
@@ -117,7 +114,7 @@ def test_how_long_a_row_takes_is_asked_for(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit):
             main(["bench", "--quick", "--seconds", "3"])
     assert list(dict.fromkeys(asked)) == [Settings(), Settings(seconds=3.0), QUICK]
-    assert QUICK.steps < Settings().steps
+    assert QUICK.seconds < Settings().seconds
     assert " rows in 0:00" in capsys.readouterr().out
 
 
@@ -412,7 +409,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, training, learning"),
+        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, training"),
         (["masks", "--from", "a"], "--from measures nothing, so masks would be ignored"),
         (["--device", "tpu"], "--device tpu: the devices are cpu and cuda"),
         (["--device", "cuda"], "--device cuda: torch finds no GPU here"),
@@ -422,7 +419,6 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: py
         (["--batch", str(1 << 50)], "would fit"),
         (["--seconds", "nan"], "--seconds nan: wanted more than 0"),
         (["--seconds", "0"], "--seconds 0.0: wanted more than 0"),
-        (["learning", "--seconds", "9"], "--seconds: trainings of learning end after their steps; --quick takes fewer"),
         (["--from", "a", "--quick"], "--from measures nothing, so --quick"),
         (["-o", "/no/such/folder/a.json"], "/no/such/folder/a.json: its folder is not there; make it"),
         (["-o", "/"], "/: is a folder; name a file in it"),
@@ -604,43 +600,3 @@ def test_a_plot_without_matplotlib_is_one_line(
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
     assert main(["bench", "--plot", "a.png"]) == 2
     assert capsys.readouterr().err == "esper-masks bench: --plot needs matplotlib: pip install 'esper-masks[viz]'\n"
-
-
-def test_trainings_that_are_not_timed_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One of them is run, as short as can be; the table and the picture are those of a whole group."""
-    made = learning.learn(Case("learning", batch=8, way="unmasked"), steps=200)
-    assert made["steps"] == 200
-    assert len(made["runs"]) == learning.SEEDS
-    assert made["ratio_off"] < learning.NEAR
-    assert all(any(run["curve"]["illegal_share"]) for run in made["runs"])
-    baseline = {"return_mean": 1.0, "standard_error": 0.1}
-    path = tmp_path / "learning.json"
-    with suite.measured_by(lambda case, *_: {**asdict(case), **(made if case.way in ARMS else baseline)}):
-        assert main(["bench", "learning", "-o", str(path)]) == 0
-    out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80
-    assert "penalized, 16 slots" in out
-    assert suite.load(path)["group"] == "learning"
-    assert [suite.case_of(one) for one in suite.load(path)["rows"]] == group("learning", "cpu", 1)
-    pytest.importorskip("matplotlib", reason="the extra `viz` is not installed")
-    assert main(["bench", "--from", str(path), "--plot", str(tmp_path / "a.png")]) == 0
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert plot.learning(suite.load(path)).get_suptitle() == "esper-2025-12, seeds: 5 (line: mean, band: least to most)"
-
-
-@pytest.mark.parametrize("arm", ["masked", "penalized"])
-def test_the_check_of_a_training_can_fail(arm: str) -> None:
-    """What the masks of one arm permit is not what those of the other do."""
-    ppo = learning.build(Case("learning", batch=8, way=arm), 0, 1000)
-    with pytest.raises(AssertionError):
-        learning.check(ppo, masked=arm != "masked")
-
-
-def test_an_arm_in_a_line() -> None:
-    def run(*returns: float) -> dict[str, Any]:
-        curve = {"env_steps": [10, 20], "return_mean": list(returns), "illegal_share": [0.5, 0.25]}
-        return {"return_mean": returns[-1], "curve": curve}
-
-    line = learning.summary({"runs": [run(9.0, 10.0), run(8.0, 12.0)]}, heuristic=10.0)
-    assert line == {"mean": 11, "least": 10, "most": 12, "reached": 20, "first": 0.5, "last": 0.25}
-    assert learning.summary({"runs": [run(9.0, 10.0), run(8.0, 8.5)]}, heuristic=10.0)["reached"] is None

@@ -105,7 +105,7 @@ def test_the_truth_of_each_gate(gates: dict[str, Any], state: dict[str, Any], re
     names = ["stage", "seed_age_epochs", "lid"]
     seeds = {slot: SimpleNamespace(**dict(zip(names, row))) for slot, row in zip(engine.slot_ids, slots)}
     on = [slot for slot, counted in zip(engine.slot_ids, enabled) if counted]
-    one = OneEnvironment(engine).masks(seeds, on, at.total, at.limit, pairs=True)
+    one = OneEnvironment(engine, pairs=True).masks(seeds, on, at.total, at.limit, device=None)
     assert one["slot_by_op"][:, 0].tolist() == [True, reason is None]
 
 

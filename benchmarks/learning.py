@@ -8,25 +8,61 @@
 
 Every arm is checked before it is trained: what is stored is what was drawn from, the ratio of probabilities before the
 first optimizer step is 1, and the environment counts exactly the actions that its masks do not permit.
+
+``python -m benchmarks.learning -o FILE --plot PICTURE``, twelve minutes on one core; ``--steps 100000`` for a look.
 """
 
-from collections.abc import Mapping
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.bench.cases import Case
+from esper_masks.bench.suite import machine
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
 from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import learned, returns_of
+from esper_masks.viz.style import save
 
+ARMS = ("masked", "unmasked", "penalized")
+STEPS = 2_000_000  # of all environments, in a training
 SEEDS = 5  # trainings of an arm
 EVALUATED = 8192  # episodes behind the return of a policy at the end, and of a baseline
 NEAR = 1e-4  # most that a ratio in a minibatch may be off by rounding, since its layers run over other rows at once
 PENALTY = 0.1  # points
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row: an arm, or a policy that nobody trained.
+
+    Args:
+        way: one of ``ARMS`` or of ``BASELINES``.
+        slots: how many.
+        rules: a rule set.
+        batch: environments of a training.
+    """
+
+    way: str
+    slots: int = 3
+    rules: str = "esper-2025-12"
+    batch: int = 1024
+
+    @property
+    def slot_ids(self) -> tuple[str, ...]:
+        """Names of the slots."""
+        return tuple(f"slot{i}" for i in range(self.slots))
+
+
+CASES = [Case(way, slots) for slots in (3, 16) for way in (*ARMS, *BASELINES)]
 
 
 class AllLegal(em.MaskEngine):
@@ -159,3 +195,48 @@ def summary(row: Mapping[str, Any], heuristic: float) -> dict[str, float | None]
     slowest = None if None in reached else max(filter(None, reached))
     ends_at = {"mean": sum(ends) / len(ends), "least": min(ends), "most": max(ends)}
     return {**ends_at, "reached": slowest, "first": first, "last": last}
+
+
+def picture(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """The curves of all seeds beside the heuristic's return, a column for each number of slots: a ``Figure``."""
+    trained = [row for row in rows if "runs" in row]
+    curves: dict[str, dict[str, Any]] = {}
+    for row in trained:
+        curves.setdefault(f"{row['slots']} slots", {})[row["way"]] = [run["curve"] for run in row["runs"]]
+    heuristics = {f"{row['slots']} slots": row["return_mean"] for row in rows if row["way"] == "heuristic"}
+    figure = em.viz.compare_trainings(curves, heuristics)
+    rules, seeds = trained[0]["rules"], len(trained[0]["runs"])
+    figure.suptitle(f"{rules}, seeds: {seeds} (line: mean, band: least to most)", fontsize=10)
+    return figure
+
+
+def run(cases: Sequence[Case], steps: int, live: Callable[[str], None] = print) -> dict[str, Any]:
+    """All rows, one after another; a line of each is told when it is there."""
+    result = {"group": "learning", "device": "cpu", **machine("cpu")}  # before the run: files may change under it
+    began, rows = time.perf_counter(), []
+    for case in cases:
+        rows.append({**asdict(case), **learn(case, steps)})
+        ends = [run["return_mean"] for run in rows[-1].get("runs", rows[-1:])]
+        live(f"{case.way}, {case.slots} slots: return {min(ends):.2f} to {max(ends):.2f}")
+    return {**result, "interrupted": False, "seconds": round(time.perf_counter() - began, 1), "rows": rows}
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.partition("\n")[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw what was learned: .png, .svg or .pdf")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="of a training (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    for folder in {path.parent for path in (options.output, options.plot) if path}:
+        if not folder.is_dir():
+            parser.error(f"{folder}: is no folder; make it")
+    torch.set_num_threads(1)
+    result = run(CASES, options.steps)
+    options.output.write_text(f"{json.dumps(result, indent=1)}\n", encoding="utf-8")
+    if options.plot:
+        save(picture(result["rows"]), options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
