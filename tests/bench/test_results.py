@@ -120,7 +120,7 @@ def test_results_are_complete_and_anonymous(path: Path, capsys: pytest.CaptureFi
     assert re.fullmatch("[0-9a-f]{40}", made["commit"]["id"])
     assert not made["commit"]["dirty"], "of changes that are in no commit"
     assert not made["interrupted"]
-    if made["group"] == "learning":  # see below
+    if path.stem.startswith("learning"):  # see below
         return
     cases = [suite.case_of(row) for row in made["rows"]]
     assert len(set(cases)) == len(cases)
