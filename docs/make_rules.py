@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import esper_masks as em
-from esper_masks.inspection.describe import gates
+from esper_masks.inspection.describe import sentences
 
 PAGE = Path(__file__).resolve().with_name("rules.md")
 PART = re.compile(r"(<!-- rules: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -56,7 +56,7 @@ def cell(rules: em.MaskRules, op: em.Op, stage: int) -> str:
 
 
 def op_table(rules: em.MaskRules) -> Iterator[str]:
-    rows = [[op.name, "; ".join(gates(op)) or "nothing", ", ".join(op.uses) or "none"] for op in rules.op_rules]
+    rows = [[op.name, "; ".join(sentences(op)) or "nothing", ", ".join(op.uses) or "none"] for op in rules.op_rules]
     return table(["op", "needs, beside its stage", "heads that it uses"], *rows)
 
 

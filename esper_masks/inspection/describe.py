@@ -40,7 +40,7 @@ def _op(rules: MaskRules, op: Op) -> dict[str, Any]:
         "enters": None if op.enters is None else op.enters.name,
         "moves": {source.name: to.name for source, to in op.moves.items()},
         "acts_in": [stage.name for stage in op.acts_in],
-        "gates": list(gates(op)),
+        "gates": list(sentences(op)),
         "uses": list(op.uses),
     }
 
@@ -59,7 +59,7 @@ def _head(head: Head) -> dict[str, Any]:
     }
 
 
-def gates(op: Op) -> Iterator[str]:
+def sentences(op: Op) -> Iterator[str]:
     """What an op needs beside a stage, a sentence each."""
     if op.always:
         yield "always legal"
@@ -74,7 +74,7 @@ def verdict(rules: MaskRules, op: Op, stage: IntEnum) -> str:
     legal = stage in rules.legal_stages(op.id)
     if op.always or not legal:
         return ALWAYS if op.always else NEVER
-    return GATED if any(gates(op)) else PLAIN
+    return GATED if any(sentences(op)) else PLAIN
 
 
 def takers(rules: MaskRules, stage: IntEnum, to: IntEnum) -> list[str]:

@@ -87,8 +87,8 @@ def slot_space(rules: MaskRules) -> Tensor:
     """Everything that one slot can be: int32 ``[rows, features]``.
 
     Every stage, every value of a feature and every value that the engine compares one with, each with its neighbours.
-    An engine that compares with a wrong value differs from the oracle there, and one that leaves a comparison out
-    differs far beyond: the oracle need not say where its verdicts change.
+    An engine that compares with a wrong value differs from the oracle there, and one that leaves a comparison out is
+    likely to differ far beyond, where ``verify`` draws at random: the oracle need not say where its verdicts change.
     """
     values: dict[str, set[int]] = {STAGE: {*rules.stages}, AGE: set()}
     values |= {name: {*members} for name, members in rules.features.items()}
@@ -150,7 +150,9 @@ class _Comparison:
     def __init__(self, engine: MaskEngine, result: Verification, where: str):
         self.engine, self.rules, self.result = engine, engine.rules, result
         self.where, self.kinds = f"{where}: " if where else "", set[str]()
-        self.rows, self.seeds = slot_space(engine.rules), SEEDS if engine.program.limited else ((0, 0),)
+        self.rows = slot_space(self.rules)
+        # the rules say whether there is a limit: an engine that has lost it would say that there is none
+        self.seeds = SEEDS if any(op.seed_limit for op in self.rules.op_rules) else ((0, 0),)
 
     def found(self, kind: str, place: str) -> None:
         if kind not in self.kinds:
@@ -229,7 +231,7 @@ class _Comparison:
         states = torch.stack([drawn(column) for column in columns], -1)
         totals, limits = (drawn(values, shape[:1]) for values in ((0, 1, 2, 5, FAR[-1]), (-1, 0, 1, 3, 70_000)))
         enabled = drawn((0, 1, 1)).bool()
-        limit = limits if engine.program.limited else 0
+        limit = limits if self.seeds is SEEDS else 0
         for on in (None, enabled):
             masks = engine(states, totals, max_seeds=limit, enabled=on)
             expected = reference.masks(self.rules, states, totals, max_seeds=limit, enabled=on)

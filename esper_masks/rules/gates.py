@@ -323,7 +323,7 @@ def build_program(ops: Sequence[Op], feature_names: Sequence[str]) -> Program:
             SlotStep(feature_names.index(part.reads), part.compare, part.value, word) for part, word in slot.items()
         ),
         row=tuple(RowStep(part.closed, bits.get(part.watches, 0), word) for part, word in row.items()),
-        limited=any(part.reads == SEED_LIMIT for part in row),
+        limited=any(op.seed_limit for op in ops),
     )
 
 

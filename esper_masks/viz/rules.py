@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from esper_masks.inspection.describe import COLOURS, gates, stayers, takers, verdict
+from esper_masks.inspection.describe import COLOURS, sentences, stayers, takers, verdict
 from esper_masks.rules import MaskRules
 from esper_masks.viz.routes import Box, Route, Size, around, bounds, place, point_at, routes
 from esper_masks.viz.style import BLACK, GRID, MUTED, Look, look, new_figure
@@ -47,7 +47,7 @@ def validity_table(rules: MaskRules) -> "Figure":
     _check(rules)
     ops, stages = rules.op_rules, tuple(rules.stages)
     width = 1.7 + max(0.95, 0.085 * max(len(part) for op in ops for part in op.name.split("_"))) * len(ops)
-    notes = [f"{op.name}, gated: {'; '.join(found)}" for op in ops if not op.always and (found := list(gates(op)))]
+    notes = [f"{op.name}, gated: {'; '.join(sentences(op))}" for op in ops if not op.always and any(sentences(op))]
     lines = [line for note in notes for line in textwrap.wrap(note, int(NOTE_WIDTH * (width - 0.2)))]
     figure = new_figure(width, 1 + 0.3 * len(stages) + 0.15 * len(lines))
     from matplotlib.patches import Rectangle

@@ -104,6 +104,20 @@ class WrongHeads(em.MaskEngine):
         return em.ActionMasks(self.layout, masks.slot_words, masks.op_words & ~2)
 
 
+class Unlimited(em.MaskEngine):
+    """It knows of no seed limit, and says so."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.program = self.program._replace(limited=False)
+
+    def forward(self, states: Any, *args: Any, **settings: Any) -> em.ActionMasks:
+        return super().forward(states, enabled=settings["enabled"])
+
+    def explain(self, states: Any, env: Any = 0, *args: Any, **settings: Any) -> Any:
+        return super().explain(states, env, enabled=settings["enabled"])
+
+
 def found(engine: type[em.MaskEngine] = em.MaskEngine) -> str:
     result = verify(em.ruleset("esper-2025-12"), engine=engine)
     assert not result.agrees
@@ -118,6 +132,10 @@ def test_a_wrong_word_is_noticed(slot: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_wrong_head_is_noticed() -> None:
     assert "head op: disagreement at" in found(WrongHeads)
+
+
+def test_a_lost_seed_limit_is_noticed() -> None:
+    assert "GERMINATE in slot " in found(Unlimited)
 
 
 def test_wrong_whole_actions_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
