@@ -291,6 +291,12 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert "../index.html#install" in html["docs/quickstart.html"]  # the README, outside of docs/
     assert 'id="esper_masks.ActionMasks.restrict"' in html["docs/api/masks.html"]
     assert "&gt;&gt;&gt;" in html["docs/api/masks.html"]  # an example is code
+    for page, kind, shown, hidden in (
+        ("rules", "MaskRules", "resolve", "gates"),
+        ("masks", "ActionLayout", "logit_size", "tables"),
+    ):
+        assert f'id="esper_masks.{kind}.{shown}"' in html[f"docs/api/{page}.html"]
+        assert f'id="esper_masks.{kind}.{hidden}"' not in html[f"docs/api/{page}.html"]
 
 
 def test_tables_of_rule_sets_are_up_to_date() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from esper_masks.rules import Head, MaskRules
 from esper_masks.rules.names import OP, SLOT
 
-Tables = TypeVar("Tables", bound=nn.Module)
+Kept = TypeVar("Kept", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ActionLayout:
     always: int
     unconditional: int
     possible: int
-    _tables: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tables: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # see ``tables``
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -84,12 +84,20 @@ class ActionLayout:
         return (1 << len(self.ops)) - 1
 
     def head(self, name: str) -> HeadLayout:
-        for head in self.heads:
+        return self.heads[self.position(name)]
+
+    def position(self, name: str) -> int:
+        """Where a head stands in the action vector.
+
+        Raises:
+            KeyError: no head of that name; names those there are.
+        """
+        for at, head in enumerate(self.heads):
             if head.name == name:
-                return head
+                return at
         raise KeyError(f"no head {name!r}; the heads are {', '.join(self.head_names)}")
 
-    def kept(self, key: str, use: str, make: Callable[[], Tables]) -> Tables:
+    def tables(self, key: str, use: str, make: Callable[[], Kept]) -> Kept:
         """Tables that this layout keeps, so that masks never copy to the device; made where they are missing.
 
         Args:
@@ -101,8 +109,8 @@ class ActionLayout:
             RuntimeError: they are missing inside ``torch.compile``, where they cannot be made.
         """
         if key in self._tables:
-            kept: Tables = self._tables[key]
-            return kept
+            found: Kept = self._tables[key]
+            return found
         if torch.compiler.is_compiling():
             raise RuntimeError(f"lookup tables cannot be made inside torch.compile: {use} once before, in eager code")
         with torch.inference_mode(False):  # tables made in a rollout may serve an update

@@ -19,7 +19,11 @@ KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made
 
 
 class Tables(nn.Module):
-    """Constants on a device."""
+    """Constants on a device.
+
+    Args:
+        device: where the tables live.
+    """
 
     def __init__(self, device: torch.device):
         super().__init__()
@@ -110,8 +114,8 @@ class DrawTables(Tables):
         self.words = padded([d.words for d in draws])  # int64 [width * draws]: which word decides
         # int32 [width * draws, 1]: the bits it must share; 0 where padded, so that nothing is legal there
         self.bits = nn.Buffer(padded([d.bits for d in draws], torch.int32).unsqueeze(-1))
-        # int32 [drawn, width]: the bits of all draws of a head as one
         rows = [[*one.bits, *[0] * (self.width - one.size)] for _, _, one in self.drawn]
+        # int32 [drawn, width]: the bits of all draws of a head as one
         self.drawn_bits = self.table(rows, torch.int32)
         # int64 [width * draws]: column of the constraints; one past the last for none
         self.constraints = padded(constraints) if restricted else None
@@ -122,11 +126,12 @@ class DrawTables(Tables):
         # int64 [1 + ops + 1, heads]: the draw of the head under the op; draws + head if it is ignored
         self.places = self.table(places)
         self.canonical = self.table([[head.canonical] for head in layout.heads])  # int64 [heads, 1]
-        # bool [heads, draws, 1]: the draw is one of the head's; and the head's own entropy is taken in it
+        # bool [heads, draws, 1]: the draw is one of the head's
         self.members = self.table([[[draw.head == head] for draw in draws] for head in heads], torch.bool)
+        # bool [heads, draws, 1]: the draw is one of the head's, and the head's own entropy is taken in it
         self.plain_members = self.table([[[d.head == head and d.plain] for d in draws] for head in heads], torch.bool)
-        # int64 [heads]: the first such draw
         plain = [[i for i, d in enumerate(draws) if d.head == head and d.plain] for head in heads]
+        # int64 [heads]: the first draw in which the head's own entropy is taken; 0 where there is none
         self.plain = self.table([own[0] if own else 0 for own in plain])
         self.powers = self.table([[1 << head] for head in heads])  # int64 [heads, 1]: bit of the head in a fault word
 
@@ -251,7 +256,7 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
     Raises:
         RuntimeError: first asked for inside ``torch.compile``, where they cannot be made.
     """
-    return layout.kept(str(device), f"use these masks on {device}", lambda: LayoutTables(layout, device))
+    return layout.tables(str(device), f"use these masks on {device}", lambda: LayoutTables(layout, device))
 
 
 def draw_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), restricted: Heads = ()) -> DrawTables:
@@ -265,7 +270,7 @@ def draw_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), r
     kinds = (("logits for each op", by_op), ("restricted choices", restricted))
     heads = " and ".join(f"{kind} for {', '.join(layout.head_names[h] for h in of)}" for kind, of in kinds if of)
     use = f"make a FactoredCategorical with {heads} on {device}"
-    return layout.kept(f"{device} {by_op} {restricted}", use, lambda: DrawTables(layout, by_op, restricted, device))
+    return layout.tables(f"{device} {by_op} {restricted}", use, lambda: DrawTables(layout, by_op, restricted, device))
 
 
 def _terms(head: HeadLayout, op: int, stride: int, start: int, width: int) -> list[int]:

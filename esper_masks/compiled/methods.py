@@ -15,7 +15,7 @@ Why graphs are chosen here, and not by ``torch.compile`` at each call:
 One entry, for ``step.masks(states)`` of an engine with three slots, int32 ``[64, 3, 2]``:
 
     key        modes: (False, 1, torch.float32, False, False, False, 0)
-               inputs: (tuple, ((64, 3, 2), (1, 64, 192), int32, cpu, False, Tensor), None, (int, 0), None)
+               inputs: (MaskInputs, ((64, 3, 2), (1, 64, 192), int32, cpu, False, Tensor), None, (int, 0), None)
                out: ()
     signature  the tree of inputs and out; (int32, cpu, not contiguous, no gradient, (2, 2, 2)); None; int; None; None
     entry      the graph of this signature for 64 rows; input 0 crosses as float32
@@ -81,7 +81,7 @@ class CompiledMethod:
     Args:
         method: of a module; what belongs to the module, but for the values of its tensors, is constant to the graphs.
             It takes one tuple or named tuple, of tensors, pytrees of tensors, numbers and None. If it also takes
-            memory to write to, that is its second argument.
+            memory to write to, that is its second argument: a call has at most one place in ``out``.
         cpu_options: of torch's compiler, beside ``CPU_OPTIONS``.
         constants: further arguments of the method, by name.
     """
@@ -223,7 +223,8 @@ def copy_into(places: Sequence[Tensor | None], values: Sequence[Tensor | None]) 
 class GraphedMethod:
     """A function as a CUDA graph for each shape of its inputs: a call copies them, and launches nothing but the graph.
 
-    What a call returns is overwritten by the next one of the same shape.
+    What a call returns is overwritten by the next one of the same shape. A call has at most one place in ``out``: what
+    was computed is copied there, and nothing is returned.
 
     Args:
         function: of one tuple, as a ``CompiledMethod`` is; it is captured.
@@ -235,7 +236,7 @@ class GraphedMethod:
 
     def __call__(self, inputs: Sequence[Any], *out: Any) -> Any:
         leaves, spec = tree_flatten(inputs)
-        key = spec, *[_exact(leaf) for leaf in leaves]
+        key = spec, *[(a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else _exact(a) for a in leaves]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if key not in self.graphs:
             self.graphs[key] = self._capture(tensors, leaves, spec)

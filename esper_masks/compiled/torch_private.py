@@ -15,7 +15,7 @@ says what is lost:
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -115,9 +115,10 @@ def compiles_ahead() -> bool:
     return has(COMPILING + WATCHING, SLOWER)
 
 
-def compile_lock() -> Any:
-    """A context: one thread at a time compiles."""
-    return torch._dynamo.convert_frame.compile_lock if compiles_ahead() else nullcontext()
+def compile_lock() -> AbstractContextManager[Any]:
+    """One thread at a time compiles."""
+    lock: AbstractContextManager[Any] = torch._dynamo.convert_frame.compile_lock if compiles_ahead() else nullcontext()
+    return lock
 
 
 def compile_function(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -171,21 +172,22 @@ def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those options of torch's compiler that it has; ``guard_filter_fn``, which is of another part of torch, too."""
     if lacks("_inductor.list_options"):
         return dict(options)
-    has = {"guard_filter_fn", *(name.replace("-", "_") for name in torch._inductor.list_options())}
-    missing = tuple(f"_inductor.config.{name}" for name in options if name not in has)
+    known = {"guard_filter_fn", *(name.replace("-", "_") for name in torch._inductor.list_options())}
+    missing = tuple(f"_inductor.config.{name}" for name in options if name not in known)
     if missing:
         warn_lost(missing, "compiled code may be slower, and differ from eager code in the last bits")
-    return {name: value for name, value in options.items() if name in has}
+    return {name: value for name, value in options.items() if name in known}
 
 
-def compile_error() -> Any:
+def compile_error() -> type[Exception] | tuple[()]:
     """The class of what goes wrong while torch traces; ``()``, no error, where it has no such class."""
     return () if lacks("_dynamo.exc.TorchDynamoException") else torch._dynamo.exc.TorchDynamoException
 
 
 def mark_dynamic(tensor: Tensor, axis: int) -> None:
-    """Tell torch's compiler that an axis has any size."""
-    torch._dynamo.mark_dynamic(tensor, axis)
+    """Tell torch's compiler that an axis has any size; without the name it learns that from the second size."""
+    if not lacks("_dynamo.mark_dynamic"):
+        torch._dynamo.mark_dynamic(tensor, axis)
 
 
 # -- transforms and modes ---------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def values_per_row(layout: ActionLayout, compiled: bool) -> int:
     return max([draw.size for draw in draws if is_long(draw, draws[0])], default=0)
 
 
-def chunks(number: int, batch: torch.Size, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The arguments of each chunk; none if the batch is to stay whole.
+def chunks(number: int, batch: torch.Size, arguments: Mapping[str, Any]) -> list[tuple[slice, dict[str, Any]]]:
+    """The rows of each chunk along the first axis, and its arguments; no chunk if the batch is to stay whole.
 
     Args:
         number: of chunks.
@@ -44,7 +44,7 @@ def chunks(number: int, batch: torch.Size, arguments: Mapping[str, Any]) -> list
         return []  # an error that names what came whole, or something that is broadcast
     rows = -(-batch[0] // number)
     slices = [slice(start, start + rows) for start in range(0, batch[0], rows)]
-    return [{**arguments, **tree_map_only(Tensor, itemgetter(part), of_rows)} for part in slices]
+    return [(part, {**arguments, **tree_map_only(Tensor, itemgetter(part), of_rows)}) for part in slices]
 
 
 def fresh_decision(layout: ActionLayout, batch: Sequence[int], logits: Any, device: torch.device) -> Decision:

@@ -5,7 +5,7 @@ The library compiles itself in two rooms: here, and in `rollout` its environment
 graph. All of it goes through `compiled.methods`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, Literal, NamedTuple
 
@@ -17,14 +17,7 @@ from esper_masks.checks import from_numpy
 from esper_masks.compiled.methods import CompiledMethod, GraphedMethod, copy_into
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.chunks import CHUNK_VALUES, chunks, fresh_decision, values_per_row
-from esper_masks.decision.rows import (
-    Decision,
-    Evaluation,
-    allocate_decision,
-    check_out,
-    compiled_dtype,
-    is_double,
-)
+from esper_masks.decision.rows import Decision, Evaluation, allocate_decision, check_out, compiled_dtype, is_double
 from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.distributions.faults import Validate, check_mode
 from esper_masks.distributions.logits import check_floors
@@ -36,10 +29,23 @@ from esper_masks.masks.masks import ActionMasks
 Mode = Literal["eager", "compiled", "cuda-graph"]
 MODES = ("eager", "compiled", "cuda-graph")
 Logits = Tensor | Mapping[str, Tensor]
+Scores = tuple[Tensor | None, ...]  # the fields of an ``Evaluation``
+
+
+# what the methods that are compiled take, one each: its parts are the arguments of a graph
+
+
+class MaskInputs(NamedTuple):
+    """What ``DecisionStep.masks`` computes from."""
+
+    states: Tensor
+    total_seeds: Tensor | None
+    max_seeds: int | Tensor
+    enabled: Tensor | None
 
 
 class DecisionInputs(NamedTuple):
-    """What ``DecisionStep.decide`` computes from: the arguments of a graph. A pytree."""
+    """What ``DecisionStep.decide`` computes from. A pytree."""
 
     states: Tensor
     logits: Logits
@@ -50,6 +56,18 @@ class DecisionInputs(NamedTuple):
     noise: Noise | None = None  # None: torch's generator draws
     dtype: torch.dtype = torch.int64  # of the actions
     entropy: bool = True  # whether it is wanted
+
+
+class EvaluationInputs(NamedTuple):
+    """What ``DecisionStep.evaluate`` computes from."""
+
+    logits: Logits
+    slot_words: Tensor
+    op_words: Tensor
+    constraints: dict[str, Tensor]  # of restricted masks
+    actions: Tensor
+    active: Tensor | None
+    head_entropies: bool
 
 
 class CompiledCategorical(FactoredCategorical):
@@ -167,12 +185,12 @@ class DecisionStep(nn.Module):
         limit = engine.max_seeds if max_seeds is None else max_seeds
         compiled, on_cpu = self._is_compiled(), device.type == "cpu"
         if on_cpu and (number := self._chunks(batch, compiled)) > 1:
-            whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
-            given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "out": whole}
-            given |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, "noise": noise}
+            given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "noise": noise}
+            given |= {"max_seeds": max_seeds, "enabled": enabled, "active": active}
             if parts := chunks(number, batch, given):
-                for part in parts:
-                    self(**part)
+                whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
+                for rows, part in parts:
+                    self(**part, out=Decision._make(place if place is None else place[rows] for place in whole))
                 return whole
         drawn = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
@@ -196,7 +214,7 @@ class DecisionStep(nn.Module):
         """The masks alone: ``engine(states, ...)`` in this step's mode."""
         limit = self.engine.max_seeds if max_seeds is None else max_seeds
         device = self.engine.device
-        inputs = states, total_seeds, limit, from_numpy(enabled, device)
+        inputs = MaskInputs(states, total_seeds, limit, from_numpy(enabled, device))
         with torch.no_grad():
             words = self._run(self._words, device, inputs)
         return ActionMasks(self.engine.layout, *words)
@@ -234,7 +252,7 @@ class DecisionStep(nn.Module):
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
         device, logits = self.engine.device, dict(logits) if isinstance(logits, Mapping) else logits
         words = masks.slot_words, masks.op_words, masks.constraints
-        inputs = logits, *words, actions, from_numpy(active, device), head_entropies
+        inputs = EvaluationInputs(logits, *words, actions, from_numpy(active, device), head_entropies)
         return Evaluation(*self._run(self._evaluate, device, inputs, categorical=CompiledCategorical))
 
     def allocate(self, *shape: int, entropy: bool = True, dtype: torch.dtype | None = None) -> Decision:
@@ -274,26 +292,23 @@ class DecisionStep(nn.Module):
         copy_into(out, made)
         return None
 
-    def _words(self, inputs: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        states, total_seeds, max_seeds, enabled = inputs
-        masks = self.engine(states, total_seeds, max_seeds=max_seeds, enabled=enabled)
+    def _words(self, inputs: MaskInputs) -> tuple[Tensor, Tensor]:
+        masks = self.engine(inputs.states, inputs.total_seeds, max_seeds=inputs.max_seeds, enabled=inputs.enabled)
         return masks.slot_words, masks.op_words
 
     def _evaluate(
-        self, inputs: Sequence[Any], *, categorical: type[FactoredCategorical] = FactoredCategorical
-    ) -> tuple[Tensor | None, ...]:
-        logits, slot_words, op_words, constraints, actions, active, head_entropies = inputs
-
-        def score(logits: Logits) -> tuple[Tensor | None, ...]:
-            masks = ActionMasks(self.engine.layout, slot_words, op_words, constraints)
-            joint = categorical(logits, masks, active=active, min_prob=self.min_prob, validate=self.validate)
-            each = joint.head_entropies() if head_entropies else None
-            log_prob, faults = joint.log_prob_and_faults(actions, "actions")
+        self, inputs: EvaluationInputs, *, categorical: type[FactoredCategorical] = FactoredCategorical
+    ) -> Scores:
+        def score(logits: Logits) -> Scores:
+            masks = ActionMasks(self.engine.layout, inputs.slot_words, inputs.op_words, inputs.constraints)
+            joint = categorical(logits, masks, active=inputs.active, min_prob=self.min_prob, validate=self.validate)
+            each = joint.head_entropies() if inputs.head_entropies else None
+            log_prob, faults = joint.log_prob_and_faults(inputs.actions, "actions")
             return log_prob, joint.raw_entropy(), each, faults
 
         if not torch.compiler.is_compiling():
-            return score(logits)
-        scored: tuple[Tensor | None, ...] = checkpoint(score, logits, use_reentrant=False, preserve_rng_state=False)
+            return score(inputs.logits)
+        scored: Scores = checkpoint(score, inputs.logits, use_reentrant=False, preserve_rng_state=False)
         return scored
 
     # -- how it is run ------------------------------------------------------------------------------------------------

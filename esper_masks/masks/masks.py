@@ -172,7 +172,7 @@ class ActionMasks(Mapping[str, Tensor]):
             if name != SLOT:  # the slot's constraint is in the words
                 # the last entry: the op ignores the head
                 padded = torch.nn.functional.pad(constraint, (0, 1), value=True)
-                legal = legal & padded.index_select(-1, whole[1 + self.layout.head_names.index(name)])
+                legal = legal & padded.index_select(-1, whole[1 + self.layout.position(name)])
         return legal
 
     def count(self) -> Tensor:
@@ -231,7 +231,7 @@ class ActionMasks(Mapping[str, Tensor]):
         Returns: bool ``[...]``; and bool ``[slots, ...]``, True in no slot where the action is illegal or uses none.
         """
         slot_users = self.layout.head(SLOT).users
-        op, slot = (values[self.layout.head_names.index(name)] for name in (OP, SLOT))
+        op, slot = (values[self.layout.position(name)] for name in (OP, SLOT))
         bit = torch.zeros_like(op, dtype=torch.int32)  # in the dtype of the actions it might not fit
         for number in range(len(self.layout.ops)):
             fits = op == number
@@ -418,8 +418,7 @@ class ActionMasks(Mapping[str, Tensor]):
         return cls(masks[0].layout, wide(*[m.slot_words for m in masks]), op_words, constraints)
 
     def _table(self, name: str) -> HeadTables:
-        head = self.layout.head(name)
-        table = layout_tables(self.layout, self.device).heads[self.layout.head_names.index(head.name)]
+        table = layout_tables(self.layout, self.device).heads[self.layout.position(name)]
         assert isinstance(table, HeadTables)
         return table
 

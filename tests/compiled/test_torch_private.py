@@ -172,6 +172,17 @@ def test_without_a_class_of_errors_torchs_own_error_is_raised(take: Taken) -> No
         run((torch.ones(2), torch.ones(3), False))
 
 
+def test_without_a_mark_an_axis_is_as_torch_finds_it(hide: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[Any] = []
+    monkeypatch.setattr(torch._dynamo, "mark_dynamic", lambda *arguments: marked.append(arguments))
+    one = torch.ones(2)
+    torch_private.mark_dynamic(one, 0)
+    assert marked == [(one, 0)]
+    hide("_dynamo.mark_dynamic")
+    torch_private.mark_dynamic(one, 0)
+    assert len(marked) == 1
+
+
 @pytest.mark.parametrize("name", torch_private.BATCHING)
 def test_without_a_name_vmap_is_not_seen(hide: Taken, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hide(name)

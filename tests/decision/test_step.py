@@ -609,6 +609,9 @@ def test_a_graph_is_replayed_on_copies(monkeypatch: pytest.MonkeyPatch) -> None:
         states, logits, noise = inputs(step.engine, batch, seed)
         given = DecisionInputs(states, logits, None, 0, noise=noise)
         assert_equal(graphed(given), composed(step.engine, states, logits, noise))
+    learning = given._replace(logits=logits.detach().requires_grad_())  # needs no graph of its own
+    with torch.no_grad():
+        assert_equal(graphed(learning), composed(step.engine, states, logits, noise))
     assert captured == [3, 3]
     limited = graphed(given._replace(total_seeds=torch.full((5,), 2), max_seeds=2))
     assert_same_words(
