@@ -31,8 +31,8 @@ class MaskedDistribution(Distribution):
 
         Args:
             sample_shape: leading shape.
-            noise: uniform in [0, 1], of the shape of the result and of any float dtype; by default from torch's
-                generator.
+            noise: uniform in [0, 1], one for each number of the result: ``[*sample_shape, ...]``, of whole actions
+                ``[*sample_shape, ..., heads]``. Of any float dtype; by default from torch's generator.
             generator: none is taken; draw ``noise`` from it.
 
         Returns: int64 ``[*sample_shape, ...]``, whole actions ``[*sample_shape, ..., heads]``; -1 in faulty and

@@ -77,7 +77,7 @@ class AnyHeads(Protocol):
         tables: constants of the draws.
         parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
         masks: which actions are legal.
-        floors: see ``MaskedSoftmax``.
+        floors: least probability of a legal choice, one per head; None for none.
         transposes: whether row-major logits are transposed first, see ``UnrolledHeads``.
     """
 

@@ -108,8 +108,8 @@ def canonical_choice(head: Head) -> str:
 
 
 def canonical_value(head: Head) -> int:
-    """What a head holds that the op ignores; 0 for the slot."""
-    return head.choices.index(canonical_choice(head)) if head.choices else 0
+    """The value of a head while the op ignores it; 0 for the slot."""
+    return 0 if head.name == SLOT else head.choices.index(canonical_choice(head))
 
 
 def permitted(head: Head, op: Op) -> Sequence[str]:

@@ -90,7 +90,7 @@ def frozen(at: str, value: Any, wanted: Any) -> Any:
         )
     if not _is_a(value, wanted):
         name = getattr(wanted, "__name__", "")
-        raise _wrong(at, value, WORDS.get(wanted) or f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}")
+        raise _wrong(at, value, WANTED.get(wanted) or f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}")
     return value
 
 
@@ -112,7 +112,7 @@ def name_of(values: type[IntEnum], value: int) -> str:
         return str(value)
 
 
-WORDS: dict[Any, str] = {
+WANTED: dict[Any, str] = {
     bool: "True or False",  # a string would be true whatever it says
     int: "a 32-bit integer",  # what a slot state can hold
     str: "a string",

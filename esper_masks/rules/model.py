@@ -147,7 +147,8 @@ class MaskRules:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # less what is derived
+        derived = [name for name, what in vars(MaskRules).items() if isinstance(what, cached_property)]
+        return {name: value for name, value in vars(self).items() if name not in derived}
 
     @property
     def fingerprint(self) -> str:

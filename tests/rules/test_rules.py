@@ -434,6 +434,21 @@ def test_rules_compare_by_value_and_do_not_change() -> None:
     assert len({em.ruleset(name).fingerprint for name in em.rulesets()}) == 3
 
 
+class TaggedRules(em.MaskRules):
+    """Rules with an attribute that is no field."""
+
+    tag: str
+
+
+def test_copies_have_what_a_user_adds_and_not_what_is_derived() -> None:
+    tagged = TaggedRules(**BASE)
+    object.__setattr__(tagged, "tag", "mine")  # the class is frozen
+    assert len(tagged.gates) == len(tagged.ops)
+    for other in (pickle.loads(pickle.dumps(tagged)), copy.deepcopy(tagged)):
+        assert vars(other).keys() == {"tag", *(field.name for field in dataclasses.fields(em.MaskRules))}
+        assert (other, other.tag) == (tagged, "mine")
+
+
 @pytest.mark.parametrize(
     "changed",
     [
