@@ -44,6 +44,7 @@ def with_gradient(values_of: Callable[[Tensor], tuple[Tensor, ...]], logits: Ten
     logits.grad = None
     values = values_of(logits)
     torch.stack([value.sum() for value in values]).sum().backward()
+    assert logits.grad is not None, "the values have no gradient"
     return Scored(action, values, logits.grad)
 
 
@@ -120,15 +121,15 @@ def check_masks(inputs: Decision, made: em.ActionMasks | Mapping[str, Any]) -> N
 
 
 def same_masks(made: em.ActionMasks | Mapping[str, Any], expected: em.ActionMasks) -> None:
-    """Words, or bool masks of heads and ``slot_by_op``, are those that are expected."""
+    """Words, or bool masks of all heads and of nothing else but ``slot_by_op``, are those that are expected."""
     if isinstance(made, em.ActionMasks):
         assert torch.equal(made.slot_words, expected.slot_words)
         assert torch.equal(made.op_words, expected.op_words)
         return
-    for head, mask in made.items():
-        if head in expected or head == "slot_by_op":
-            ours = expected.slot_by_op if head == "slot_by_op" else expected[head]
-            assert torch.equal(ours.cpu(), torch.as_tensor(mask).cpu()), head
+    ours = {**expected, "slot_by_op": expected.slot_by_op}
+    assert set(expected) <= set(made) <= set(ours), f"masks of {', '.join(made) or 'nothing'}"
+    for name, mask in made.items():
+        assert torch.equal(ours[name].cpu(), torch.as_tensor(mask).cpu()), name
 
 
 def check_engine(inputs: Decision) -> None:
@@ -145,8 +146,7 @@ def check_engine(inputs: Decision) -> None:
     same_masks(made, inputs.masks.select(rows))
 
 
-def near(value: Tensor | None, expected: Tensor | None) -> None:
+def near(value: Tensor, expected: Tensor | None) -> None:
     """Two results are no further apart than rounding takes them."""
-    assert value is not None
     assert expected is not None
     torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-4, atol=1e-5, check_stride=False)

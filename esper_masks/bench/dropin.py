@@ -29,7 +29,7 @@ def prepare(case: Case) -> tuple[Run, Verify]:
     engine = em.MaskEngine(em.ruleset(case.rules), other, max_seeds=LIMIT)
     inputs = Decision(engine, POOL if case.batch == 1 else case.batch)
     ids, dicts, counts = list(engine.slot_ids), inputs.dicts, inputs.totals.tolist()
-    infos = [{slot: v and dropin.MaskSeedInfo(*v) for slot, v in env.items()} for env in dicts]
+    infos = [{slot: None if v is None else dropin.MaskSeedInfo(*v) for slot, v in env.items()} for env in dicts]
     batches = [slice(at, at + case.batch) for at in range(0, len(dicts), case.batch)]
     turn = cycle(batches)
     one: dict[str, Callable[[int], Masks]] = {
@@ -54,10 +54,9 @@ def prepare(case: Case) -> tuple[Run, Verify]:
     def verify(first: Masks) -> None:
         for envs in batches:
             made = first if envs is batches[0] else run()
-            unstacked = case.batch == 1 and make is one_by_one
-            same_masks(
-                {head: mask[None] if unstacked else mask for head, mask in made.items()}, inputs.masks.select(envs)
-            )
+            if case.batch == 1 and make is one_by_one:
+                made = stacked([made])
+            same_masks(made, inputs.masks.select(envs))
         check_engine(inputs)
 
     return run, verify

@@ -62,9 +62,8 @@ class MaskableTraining:
 
     def rollout(self) -> None:
         """Fill the buffer, and make the advantages of it."""
-        buffer, steps = self.model.rollout_buffer, self.steps
         assert isinstance(self.callback, BaseCallback)
-        assert self.model.collect_rollouts(self.venv, self.callback, buffer, steps)
+        assert self.model.collect_rollouts(self.venv, self.callback, self.model.rollout_buffer, self.steps)
 
     def iterate(self) -> None:
         """One rollout and one update."""

@@ -28,10 +28,10 @@ def measure(case: Case, settings: Settings) -> dict[str, Any]:
 
     Returns: ``ns_per_env`` (fastest block; of a training for each step of an environment), ``_median``, ``_q1`` and
         ``_q3`` of it, ``blocks``; ``compile_s``, how much longer than later ones the first call took, None where
-        nothing is compiled; ``peak_bytes``, what a call takes at most beyond its inputs and what it left from calls
-        before, its outputs included, None where the system does not tell; ``copy_gb_per_s`` of copying as many bytes as
-        the limit has, ``limit_ns_per_env`` and ``share_of_limit``, None where ``Case.has_limit`` says so; and figures
-        that the check gives.
+        nothing is compiled; ``peak_bytes``, what was held at most over the timed calls (with a CUDA graph over the
+        first call), outputs included, beyond their inputs and what calls before had left, None where the system does
+        not tell; ``copy_gb_per_s`` of copying as many bytes as the limit has, ``limit_ns_per_env`` and
+        ``share_of_limit``, None where ``Case.has_limit`` is False; and figures that the check gives.
     Raises:
         AssertionError: outputs that are not what they should be.
     """

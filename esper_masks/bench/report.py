@@ -17,7 +17,7 @@ x usual times faster than the loop of small tensors with Categorical (for masks:
         than its masks), or else than torch's eager Categorical or sb3 joint;
         * where that was measured at another batch
 limit   time to copy the fewest bytes, in the same process, over the time taken
-peak    memory of a call beyond its inputs; built: time to compile"""
+peak    most memory over the timed calls, beyond inputs; built: time to compile"""
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from esper_masks.bench.libraries import LIBRARIES, Library
 from esper_masks.bench.memory import out_of_memory
 
 Row = dict[str, Any]  # the fields of a Case, and what measure() gives, or {"error": ...}
-Measure = Callable[[Case, Settings, Path], Row]  # as run_row, which is one
+Measure = Callable[[Case, Settings, Path], Row]  # how a row is measured; ``run_row`` is one way
 TIMES = ("ns_per_env", *(f"ns_per_env_{name}" for name in ("median", "q1", "q3")))
 LIMITS = ("limit_ns_per_env", "share_of_limit")
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -140,8 +140,14 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     return list(rows)
 
 
-def machine(device: str, cases: Sequence[Case] = ()) -> dict[str, Any]:
-    """What the figures belong to: no name and no path of a machine."""
+def machine(device: str, cases: Sequence[Case] = (), scripts: Sequence[str] = ()) -> dict[str, Any]:
+    """What the figures belong to: no name and no path of a machine.
+
+    Args:
+        device: "cpu" or "cuda".
+        cases: rows, whose libraries are named with their versions.
+        scripts: files of the checkout that measure too; a change in one of them counts as one of the package.
+    """
     return {
         "machine": {
             "cpu": _cpu(),
@@ -157,7 +163,7 @@ def machine(device: str, cases: Sequence[Case] = ()) -> dict[str, Any]:
             "python": platform.python_version(),
             **{library.package: version(library.package) for library in _needed(cases).values()},
         },
-        "commit": _commit(),
+        "commit": _commit(scripts),
     }
 
 
@@ -169,13 +175,14 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def _commit() -> dict[str, Any] | None:
-    """Of the checkout that the package is in, and whether the package differs from it; None where it is in none."""
+def _commit(scripts: Sequence[str]) -> dict[str, Any] | None:
+    """Of the package's checkout, and whether the package or a script differs from it; None where there is none."""
     package = Path(__file__).parents[1]
     if not (package.parent / "pyproject.toml").exists():
         return None
     try:
-        return {"id": _git(package, "rev-parse", "HEAD"), "dirty": bool(_git(package, "status", "--porcelain", "."))}
+        changes = _git(package, "status", "--porcelain", ".", *scripts)
+        return {"id": _git(package, "rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -207,18 +214,16 @@ def _is_result(result: Any) -> bool:
     """Whether all is there that a report reads; what is not may raise as well."""
     about = {"cpu", "cores", "gpu"} <= set(result["machine"]) and {"esper_masks", "torch"} <= set(result["versions"])
     commit = result.get("commit") or {"id": "", "dirty": False}
-    rows = [
-        case_of(row).limit_bytes * row["batch"] > 0
-        and (
-            "error" in row
-            or (
-                all(row[name] > 0 for name in (*TIMES, *(LIMITS if case_of(row).has_limit else ())))
-                and {"peak_bytes", "compile_s", *LIMITS} <= set(row)
-            )
-        )
-        for row in result["rows"]
-    ]
-    return about and all(rows) and isinstance(commit["id"], str) and "dirty" in commit
+    return about and all(map(_is_row, result["rows"])) and isinstance(commit["id"], str) and "dirty" in commit
+
+
+def _is_row(row: Row) -> bool:
+    case = case_of(row)
+    is_case = case.limit_bytes * case.batch > 0
+    if "error" in row:
+        return is_case
+    above_zero = (*TIMES, *(LIMITS if case.has_limit else ()))
+    return is_case and {"peak_bytes", "compile_s", *LIMITS} <= set(row) and all(row[name] > 0 for name in above_zero)
 
 
 def case_of(row: Row) -> Case:

@@ -103,10 +103,11 @@ def decision(case: Case, step: em.DecisionStep, inputs: Decision, alike: bool) -
     def verify(made: em.Decision) -> None:
         made = tree_map_only(Tensor, torch.clone, made)  # a CUDA graph writes the next call to the same place
         assert made.raw_entropy is not None
+        # all their bits: ``from_words`` ignores those of no op
+        assert torch.equal(made.slot_words.int(), inputs.masks.slot_words), "words are not those of the engine"
         checking.check_masks(inputs, em.ActionMasks.from_words(step.engine.layout, made.slot_words))
-        checking.check_scores(
-            ours_decision, logits, inputs.masks, Scored(made.actions, (made.log_prob, made.raw_entropy))
-        )
+        scored = Scored(made.actions, (made.log_prob, made.raw_entropy))
+        checking.check_scores(ours_decision, logits, inputs.masks, scored)
         if alike:
             checking.check_draws(step, inputs)
 
