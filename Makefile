@@ -66,7 +66,9 @@ dist:
 
 # with arguments a run is not what the docs show: its results go elsewhere, and no page is written
 bench: $(READY)
-	@set -e; folder=benchmarks/results/$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); \
+	@set -e; if [ "$(DEVICE)" != cpu ] && [ -n "$(filter learning,$(SUITES))" ]; then \
+	    echo "learning is measured on a CPU: leave out DEVICE=$(DEVICE), or learning"; exit 2; \
+	  fi; folder=benchmarks/results/$$($(BIN)/python -c 'import esper_masks; print(esper_masks.__version__)'); \
 	  if [ -n "$(BENCH_ARGS)" ]; then folder=runs/bench; \
 	  elif [ -n "$$(git status --porcelain esper_masks benchmarks/learning.py 2>/dev/null)" ]; then \
 	    echo "what is measured has changes that are in no commit: commit them first, or add BENCH_ARGS=--quick for a look"; \
@@ -76,8 +78,8 @@ bench: $(READY)
 	    $(BIN)/python -m esper_masks bench $$suite --device $(DEVICE) $(BENCH_ARGS) -o $$folder/$$suite-$(DEVICE).json; \
 	  done; \
 	  if [ -n "$(filter learning,$(SUITES))" ]; then \
-	    $(BIN)/python -m benchmarks.learning -o $$folder/learning-$(DEVICE).json \
-	      $(if $(BENCH_ARGS),--steps 100000,--plot docs/learning-$(DEVICE).png); \
+	    $(BIN)/python -m benchmarks.learning -o $$folder/learning-cpu.json \
+	      $(if $(BENCH_ARGS),--steps 100000,--plot docs/learning-cpu.png); \
 	  fi; \
 	  if [ -n "$(BENCH_ARGS)" ]; then exit 0; fi; \
 	  if [ -n "$(filter scaling,$(SUITES))" ]; then \

@@ -9,7 +9,8 @@
 Every arm is checked before it is trained: what is stored is what was drawn from, the ratio of probabilities before the
 first optimizer step is 1, and the environment counts exactly the actions that its masks do not permit.
 
-``python -m benchmarks.learning -o FILE --plot PICTURE``, twelve minutes on one core; ``--steps 100000`` for a look.
+``python -m benchmarks.learning -o FILE --plot PICTURE``, twelve minutes on one core; ``--steps 100000`` for a look, and
+``--from FILE --plot PICTURE`` to draw what is saved. Ctrl-C keeps the rows that are there.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,17 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.bench.suite import machine
+from esper_masks.bench.suite import BenchError, CheckError, machine
+from esper_masks.cli.bench import beside, check_files
+from esper_masks.cli.common import INTERRUPTED, output, positive, reason_of, tell
+from esper_masks.files import write_file
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
 from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import learned, returns_of
 from esper_masks.viz.style import save
 
+PROGRAM = "python -m benchmarks.learning"
 ARMS = ("masked", "unmasked", "penalized")
 STEPS = 2_000_000  # of all environments, in a training
 SEEDS = 5  # trainings of an arm
@@ -210,32 +216,98 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
+def picture_of(path: str) -> Any:
+    """The ``picture`` of a saved result.
+
+    Raises:
+        BenchError: a file that is none, or one without a training.
+        OSError: a file that cannot be read.
+    """
+    try:
+        return picture(json.loads(Path(path).read_text(encoding="utf-8"))["rows"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise BenchError(f"{path} is no result of {PROGRAM}, or has no training to draw") from None
+
+
 def run(cases: Sequence[Case], steps: int, live: Callable[[str], None] = print) -> dict[str, Any]:
-    """All rows, one after another; a line of each is told when it is there."""
-    result = {"group": "learning", "device": "cpu", **machine("cpu")}  # before the run: files may change under it
-    began, rows = time.perf_counter(), []
-    for case in cases:
-        rows.append({**asdict(case), **learn(case, steps)})
-        ends = [run["return_mean"] for run in rows[-1].get("runs", rows[-1:])]
-        live(f"{case.way}, {case.slots} slots: return {min(ends):.2f} to {max(ends):.2f}")
-    return {**result, "interrupted": False, "seconds": round(time.perf_counter() - began, 1), "rows": rows}
+    """All rows, one after another; a line of each is told when it is there.
+
+    Ctrl-C keeps the rows that are there, and ``"interrupted"`` in the result is True.
+
+    Raises:
+        CheckError: an arm that is not what it should be.
+    """
+    about = machine("cpu", scripts=[__file__])  # before the run: files may change under it
+    began, interrupted = time.perf_counter(), False
+    rows: list[dict[str, Any]] = []
+    try:
+        for case in cases:
+            name = f"{case.way}, {case.slots} slots"
+            try:
+                made = learn(case, steps)
+            except AssertionError as error:
+                raise CheckError(f"{name}: {' '.join(str(error).split())}") from error
+            rows.append({**asdict(case), **made})
+            ends = [run["return_mean"] for run in made.get("runs", [made])]
+            live(f"{name}: return {min(ends):.2f} to {max(ends):.2f}")
+    except KeyboardInterrupt:
+        interrupted = True
+    took = {"interrupted": interrupted, "seconds": round(time.perf_counter() - began, 1)}
+    return {"group": "learning", "device": "cpu", **about, **took, "rows": rows}
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.partition("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw what was learned: .png, .svg or .pdf")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="of a training (default: %(default)s)")
+def main(arguments: Sequence[str], cases: Sequence[Case] = CASES) -> int:
+    """Train, or draw what was learned before.
+
+    Args:
+        arguments: of the command line.
+        cases: the rows.
+
+    Returns: the exit code: 0 done, 1 an arm that is not what it should be, 2 arguments that cannot be used,
+        130 interrupted.
+    """
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n")[0])
+    where = "write the result as JSON; - is standard output"
+    parser.add_argument("-o", "--output", type=output, metavar="FILE", help=where)
+    parser.add_argument("--plot", type=output, metavar="FILE", help="draw what was learned: .png, .svg or .pdf")
+    parser.add_argument("--from", dest="source", metavar="FILE", help="draw a saved result instead of training")
+    parser.add_argument("--steps", type=positive, metavar="N", help=f"of a training (default: {STEPS})")
     options = parser.parse_args(arguments)
-    for folder in {path.parent for path in (options.output, options.plot) if path}:
-        if not folder.is_dir():
-            parser.error(f"{folder}: is no folder; make it")
-    torch.set_num_threads(1)
-    result = run(CASES, options.steps)
-    options.output.write_text(f"{json.dumps(result, indent=1)}\n", encoding="utf-8")
-    if options.plot:
-        save(picture(result["rows"]), options.plot)
+    if options.source is None and options.output is None:
+        parser.error("wanted -o FILE for the result of trainings, or --from FILE to draw one that is saved")
+    if options.source is not None and (options.plot is None or options.output or options.steps):
+        parser.error("--from draws and trains nothing: it needs --plot, and -o and --steps would be ignored")
+    try:
+        check_files(options)
+        if options.source is None:
+            return _train_and_keep(options, cases)
+        save(picture_of(options.source), options.plot)
+    except (OSError, BenchError) as error:
+        tell(PROGRAM, reason_of(error))
+        return 2
+    except CheckError as error:
+        tell(PROGRAM, str(error))
+        return 1
     return 0
+
+
+def _train_and_keep(options: argparse.Namespace, cases: Sequence[Case]) -> int:
+    """All rows, to the files of the options; those of an interrupted run go beside files that are there."""
+    if not __debug__:
+        raise BenchError("Python runs without assertions, which the checks are; run it without -O and PYTHONOPTIMIZE")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = run(cases, options.steps or STEPS, live=partial(tell, PROGRAM))
+    finally:
+        torch.set_num_threads(threads)
+    rows, interrupted = result["rows"], result["interrupted"]
+    if rows:
+        path = beside(options.output, PROGRAM) if interrupted else options.output
+        write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
+    if options.plot and any("runs" in row for row in rows):
+        save(picture(rows), beside(options.plot, PROGRAM) if interrupted else options.plot)
+    return INTERRUPTED if interrupted else 0
 
 
 if __name__ == "__main__":

@@ -62,12 +62,7 @@ def run(options: argparse.Namespace) -> int:
     _check_heeded(options.parser, options)  # what is wrong with options is told before anything runs
     if options.compare is not None:
         return _compare(options)
-    if options.plot:
-        plot.check_plot(options.plot)
-    for path in filter(None, (options.output, options.plot)):
-        check_output(path, filter(None, [options.source]))
-    if options.plot and options.output and os.path.realpath(options.output) == os.path.realpath(options.plot):
-        raise BenchError(f"--plot {options.plot}: the result itself goes there; name another file")
+    check_files(options)
     if options.source is not None:
         return _show(options, suite.load(options.source))
     settings, cases = choose_settings(options), choose(options)
@@ -84,6 +79,21 @@ def run(options: argparse.Namespace) -> int:
 
     result = suite.run(cases, settings, live)
     return _show(options, {"group": options.group, **result})
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Find out before the work whether its result (``output``) and picture (``plot``) can be written, None for neither.
+
+    Raises:
+        BenchError: see ``plot.check_plot``; or one file for both.
+        OSError: see ``check_output``; ``source`` is an input.
+    """
+    if options.plot:
+        plot.check_plot(options.plot)
+    for path in filter(None, (options.output, options.plot)):
+        check_output(path, filter(None, [options.source]))
+    if options.plot and options.output and os.path.realpath(options.output) == os.path.realpath(options.plot):
+        raise BenchError(f"--plot {options.plot}: the result itself goes there; name another file")
 
 
 def choose_settings(options: argparse.Namespace) -> Settings:
@@ -190,21 +200,21 @@ def _show(options: argparse.Namespace, result: dict[str, Any]) -> int:
 
 def _write(options: argparse.Namespace, result: dict[str, Any], interrupted: bool) -> None:
     if options.output:
-        path = _beside(options.output) if interrupted else options.output
+        path = beside(options.output) if interrupted else options.output
         write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
     drawn = any("error" not in row and plot.is_drawn(suite.case_of(row)) for row in result["rows"])
     if options.plot and (drawn or not interrupted):
-        plot.plot(result, _beside(options.plot) if interrupted else options.plot)
+        plot.plot(result, beside(options.plot) if interrupted else options.plot)
 
 
-def _beside(path: str) -> str:
-    """Where what an interrupted run has goes: not over a result that may be whole."""
+def beside(path: str, program: str = "esper-masks bench") -> str:
+    """Where what an interrupted run has goes: not over a result that may be whole, which a line says then."""
     if not os.path.isfile(path) or is_standard_output(path):
         return path
     name, ending = os.path.splitext(path)
-    beside = f"{name}-interrupted{ending}"
-    print(f"esper-masks bench: {path} is left as it was; what was measured is in {beside}", file=sys.stderr)
-    return beside
+    other = f"{name}-interrupted{ending}"
+    print(f"{program}: {path} is left as it was; what was measured is in {other}", file=sys.stderr)
+    return other
 
 
 def _compare(options: argparse.Namespace) -> int:

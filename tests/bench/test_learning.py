@@ -1,36 +1,124 @@
 """Training with masks and without: the arms are what they should be, and a row is what the page shows of it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import learning
-from benchmarks.learning import ARMS, CASES, Case
+from benchmarks.learning import ARMS, CASES, PROGRAM, Case
+from esper_masks.bench import plot
+from tests.helpers import ROOT
+
+FEW = [Case("unmasked", batch=8), Case("wait", batch=8)]
 
 
-def test_an_arm_is_trained_and_drawn() -> None:
-    """One of them is run, as short as can be."""
-    told: list[str] = []
-    result = learning.run([Case("unmasked", batch=8), Case("wait", batch=8)], steps=200, live=told.append)
+def test_an_arm_is_trained_kept_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them, as short as can be, and a baseline; the picture is made of the file."""
+    out, drawn = tmp_path / "a.json", tmp_path / "a.png"
+    assert learning.main(["-o", str(out), "--steps", "200"], FEW) == 0
+    told = [line.removeprefix(f"{PROGRAM}: ").partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["unmasked, 3 slots", "wait, 3 slots"]
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert (result["group"], result["device"], result["interrupted"]) == ("learning", "cpu", False)
     made, waited = result["rows"]
     assert made["steps"] == 200
     assert len(made["runs"]) == learning.SEEDS
     assert made["ratio_off"] < learning.NEAR
     assert all(any(run["curve"]["illegal_share"]) for run in made["runs"])
     assert waited["return_mean"] == waited["standard_error"] == 0
-    assert [line.partition(":")[0] for line in told] == ["unmasked, 3 slots", "wait, 3 slots"]
-    assert json.loads(json.dumps(result)) == result
     pytest.importorskip("matplotlib", reason="the extra `viz` is not installed")
+    assert learning.main(["--from", str(out), "--plot", str(drawn)]) == 0
+    assert drawn.read_bytes().startswith(b"\x89PNG")
     figure = learning.picture([made, {**waited, "way": "heuristic"}])
     assert figure.get_suptitle() == "esper-2025-12, seeds: 5 (line: mean, band: least to most)"
 
 
-def test_the_command_writes_what_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def learned(case: Case, steps: int) -> dict[str, Any]:
+    """What a baseline gives; WAIT is interrupted, and the arms are not what they should be."""
+    if case.way == "wait":
+        raise KeyboardInterrupt
+    if case.way in ARMS:
+        raise AssertionError("a ratio\nis off")
+    return {"return_mean": 1.0, "standard_error": 0.1}
+
+
+def test_ctrl_c_keeps_the_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(learning, "learn", learned)
+    out, beside = tmp_path / "a.json", tmp_path / "a-interrupted.json"
+    cases = [Case("random"), Case("wait"), Case("heuristic")]
+    assert learning.main(["-o", str(out)], cases[1:]) == 130
+    assert not out.exists()  # there was nothing to keep
+    assert learning.main(["-o", str(out)], cases) == 130
+    kept = json.loads(out.read_text(encoding="utf-8"))
+    assert kept["interrupted"] is True
+    assert [row["way"] for row in kept["rows"]] == ["random"]
+    before = out.read_bytes()
+    capsys.readouterr()
+    assert learning.main(["-o", str(out)], cases) == 130  # over a result that may be whole it does not write
+    assert out.read_bytes() == before
+    assert json.loads(beside.read_text(encoding="utf-8"))["rows"] == kept["rows"]
+    said = f"{PROGRAM}: {out} is left as it was; what was measured is in {beside}"
+    assert said in capsys.readouterr().err.splitlines()
+
+
+def test_a_check_that_fails_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(learning, "learn", learned)
+    assert learning.main(["-o", str(tmp_path / "a.json")], FEW) == 1
+    assert capsys.readouterr().err == f"{PROGRAM}: unmasked, 3 slots: a ratio is off\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-o", "none/a.json"], "none/a.json: its folder is not there"),
+        (["-o", "."], ".: is a folder"),
+        (["-o", "a.json", "--plot", "a.txt"], "--plot a.txt: wanted a name in .png, .svg, .pdf"),
+        (["-o", "a.png", "--plot", "a.png"], "--plot a.png: the result itself goes there"),
+        (["--from", "b.json", "--plot", "a.png"], "b.json: No such file or directory"),
+        (["--from", "empty.json", "--plot", "a.png"], "empty.json is no result of"),
+        (["--from", "empty.json", "--plot", "empty.json"], "--plot empty.json: wanted a name in"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_a_training(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plot, "find_spec", lambda name: name)
+    Path("empty.json").write_text('{"rows": []}', encoding="utf-8")
+    assert learning.main(arguments, [Case("wait")]) == 2
+    assert capsys.readouterr().err.startswith(f"{PROGRAM}: {says}")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "wanted -o FILE for the result of trainings, or --from FILE"),
+        (["--from", "a.json"], "it needs --plot"),
+        (["--from", "a.json", "--plot", "a.png", "--steps", "9"], "-o and --steps would be ignored"),
+        (["-o", "a.json", "--steps", "0"], "'0' is not above 0"),
+    ],
+)
+def test_options_that_do_not_fit(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        learning.main(["-o", str(tmp_path / "none" / "a.json")])
-    assert f"{tmp_path}/none: is no folder; make it" in capsys.readouterr().err
+        learning.main(arguments)
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_it_does_not_run_without_assertions(tmp_path: Path) -> None:
+    command = [sys.executable, "-O", "-m", "benchmarks.learning", "-o", str(tmp_path / "a.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Python runs without assertions" in done.stderr
 
 
 def test_rows_are_all_arms_and_all_baselines() -> None:
