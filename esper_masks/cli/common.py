@@ -26,7 +26,7 @@ RULES_HELP = f"{RULE_NAMES} (default: {DEFAULT_RULES})"
 
 
 class CommandError(ValueError):
-    """Input that a command cannot use. The command line prints the message and ends with exit code 2."""
+    """What ends a command with a line and exit code 2."""
 
 
 def find_rules(name: str) -> MaskRules:

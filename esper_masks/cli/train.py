@@ -143,13 +143,12 @@ def _train(processes: Processes, options: argparse.Namespace) -> int:
             lock.take()  # of a folder that is made for a training, not for flags that none can have
             if options.resume is None:
                 _check_new(folder)  # another may have begun there, and ended, since
-        steps, stopping, path = options.steps or ppo.config.horizon, Stopping(say=first), None
+        steps, stopping, path, code = options.steps or ppo.config.horizon, Stopping(say=first), None, 0
         log = TrainingLog(folder, ppo.env_steps) if first else None
         progress = _Progress(steps, log, quiet=options.json or not first)
         try:
             path = _run(ppo, settings, options, progress, stopping)
             illegal = int(processes.sum(ppo.env.illegal_actions.sum()))
-            code = 128 + stopping.number if stopping.number else 0
             if first and stopping.number:
                 stopped = f"stopped after {ppo.env_steps:,} of {steps:,} steps"
                 _tell(f"{stopped}; {resume_command(ppo, steps, settings, options)}")
@@ -161,13 +160,15 @@ def _train(processes: Processes, options: argparse.Namespace) -> int:
                 compared = f"not compared with baselines; all is saved: {path}"
                 _tell(compared if path is not None else f"quit without saving{_last(folder)}")
             return _leave(processes, INTERRUPTED)
-        except OSError as failure:  # the training is done, and saved
-            discard(sys.stdout)
+        except OSError as failure:
+            if path is None:
+                raise
+            discard(sys.stdout)  # all else is of the summary: the training is done, and saved
             if not isinstance(failure, BrokenPipeError):  # whose reader wants no more
                 _tell(f"the summary cannot be printed ({reason_of(failure)}); all is saved: {path}")
-                code = code or 2
+                code = 2
         processes.wait()
-        return code
+        return 128 + stopping.number if stopping.number else code
 
 
 def _run(

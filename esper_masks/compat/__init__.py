@@ -2,8 +2,8 @@
 
     from esper_masks.compat import esper_2025_12 as action_masks    # one import changes
 
-Each translates arguments, which ``Generation`` then makes masks of. A batch goes through ``MaskEngine``; one
-environment goes through ``OneEnvironment``, which reads the same rules with Python integers.
+Each only translates arguments; ``Generation`` makes the masks. A batch goes through ``MaskEngine``; one environment
+goes through ``OneEnvironment``, which reads the same rules with Python integers.
 
 esper_2025_12   the functions of December 2025
 esper_2026_06   those of June 2026, and its distribution

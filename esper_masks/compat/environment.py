@@ -39,6 +39,7 @@ class Seed(Protocol):
 
 
 Seeds = Mapping[str, Seed | None]  # slot id -> its seed, None for an empty slot
+Batch = Sequence[Seeds]  # those of each environment
 
 
 class OneEnvironment:
@@ -131,18 +132,9 @@ class Generation:
         self.one = lru_cache(KEPT_ENGINES)(self._make_one)
 
     def batch_masks(
-        self, setting: Setting, batch: Sequence[Seeds], enabled: Sequence[str], totals: Any, limit: int, device: Device
+        self, setting: Setting, batch: Batch, enabled: Sequence[str], totals: Sequence[int], limit: int, device: Device
     ) -> dict[str, Tensor]:
-        """Masks of many environments, ``[batch, ...]``, which are computed on the device; see ``OneEnvironment.masks``.
-
-        Raises:
-            ValueError: totals for another number of environments.
-        """
-        given = [0] * len(batch) if totals is None else totals.tolist() if hasattr(totals, "tolist") else totals
-        if len(given) != len(batch):
-            raise ValueError(
-                f"total_seeds_list has length {len(given)} for {len(batch)} environments; wanted one total for each"
-            )
+        """Masks of many environments, ``[batch, ...]``, computed on the device; see ``OneEnvironment.masks``."""
         engine = self._engine(setting, "cpu" if device is None else str(torch.device(device)))
         rules, slot_ids = engine.rules, engine.slot_ids
         stages = {int(stage) for stage in rules.stages if stage != rules.empty}
@@ -167,7 +159,7 @@ class Generation:
         ]  # by slot, so that the states are batch-last in memory
         states = torch.tensor(rows, dtype=torch.int32, device="cpu").view(len(slot_ids), len(batch), len(empty))
         on = torch.tensor(is_enabled, device=engine.device)
-        counts = torch.tensor([within_int32(total) for total in given], dtype=torch.int32, device=engine.device)
+        counts = torch.tensor([within_int32(total) for total in totals], dtype=torch.int32, device=engine.device)
         masks = engine(states.permute(1, 0, 2).to(engine.device), counts, max_seeds=within_int32(limit), enabled=on)
         every = {SLOT: masks[SLOT], PAIRS: masks.slot_by_op, **masks} if self.pairs else masks
         return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
@@ -184,6 +176,16 @@ class Generation:
 def within_int32(value: float) -> int:
     """The nearest 32-bit integer: ages, totals and limits are only compared."""
     return int(min(max(value, INT32[0]), INT32[-1]))
+
+
+def check_totals(totals: Any, batch: int) -> Sequence[int]:
+    """One total for each environment of a batch, 0 by default; ``ValueError`` for another number of them."""
+    given: Sequence[int] = [0] * batch if totals is None else totals.tolist() if hasattr(totals, "tolist") else totals
+    if len(given) != batch:
+        raise ValueError(
+            f"total_seeds_list has length {len(given)} for {batch} environments; wanted one total for each"
+        )
+    return given
 
 
 def enabled_ids(enabled: Iterable[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_masks.compat.environment import Generation, enabled_ids, from_reports
+from esper_masks.compat.environment import Generation, check_totals, enabled_ids, from_reports
 from esper_masks.compat.masked_logits import WithMaskedLogits
 from esper_masks.errors import InvalidStateMachineError
 from esper_masks.rulesets import ruleset
@@ -102,8 +102,8 @@ def compute_batch_masks(
     Raises:
         ValueError: totals for another number of environments.
     """
-    enabled = enabled_ids(enabled_slots)
-    return MASKS.batch_masks(SETTING, batch_slot_states, enabled, total_seeds_list, max_seeds, device)
+    totals = check_totals(total_seeds_list, len(batch_slot_states))
+    return MASKS.batch_masks(SETTING, batch_slot_states, enabled_ids(enabled_slots), totals, max_seeds, device)
 
 
 class MaskedCategorical(WithMaskedLogits):

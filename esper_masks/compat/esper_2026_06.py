@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from esper_masks.compat.environment import Generation, Setting, enabled_ids, from_reports
+from esper_masks.compat.environment import Generation, Setting, check_totals, enabled_ids, from_reports
 from esper_masks.compat.masked_logits import MASKED_LOGIT_VALUE, WithMaskedLogits
 from esper_masks.compiled.torch_private import under_vmap
 from esper_masks.distributions.faults import raise_faults
@@ -85,13 +85,12 @@ def build_slot_states(slot_reports: Mapping[str, Any], slots: Sequence[str]) -> 
 
     A slot without a report is empty: None. One whose report says DORMANT is occupied and inert.
     """
-    return from_reports(
-        slot_reports,
-        slots,
-        lambda report: MaskSeedInfo(
-            int(report.stage), report.metrics.epochs_total, int(getattr(report, "alpha_mode", None) or 0)
-        ),
-    )
+
+    def seed(report: Any) -> MaskSeedInfo:
+        alpha_mode = int(getattr(report, "alpha_mode", None) or 0)
+        return MaskSeedInfo(int(report.stage), report.metrics.epochs_total, alpha_mode)
+
+    return from_reports(slot_reports, slots, seed)
 
 
 def compute_action_masks(
@@ -158,11 +157,12 @@ def compute_batch_masks(
     """
     if not len(batch_slot_states):
         raise ValueError("batch_slot_states is empty; wanted at least one observation")
+    totals = check_totals(total_seeds_list, len(batch_slot_states))
     setting = _setting(slot_config, topology, allow_governor_override, disable_advance)
     enabled = _check_enabled(enabled_slots, setting[0])
     for slot_states in batch_slot_states:
         _check_states(slot_states, enabled)
-    return MASKS.batch_masks(setting, batch_slot_states, enabled, total_seeds_list, max_seeds, device)
+    return MASKS.batch_masks(setting, batch_slot_states, enabled, totals, max_seeds, device)
 
 
 class MaskedCategorical(WithMaskedLogits):

@@ -121,21 +121,19 @@ class Report:
 
     def _remarks(self) -> list[str]:
         """Sentences about what a reader should not miss."""
-        rules, illegal, unknown = self.rules.name, self.illegal_events, self.unknown_stages
+        illegal, unknown, astray = self.illegal_events, self.unknown_stages, self.outcomes_out_of_place
         names = ", ".join(f"{name} ({count:,})" for name, count in unknown.most_common(8))
         fitting = next((name for name in rulesets() if set(unknown) <= set(ruleset(name).stages.__members__)), None)
-        remarks = {
-            "No lifecycle event was found: is this an event log?": not self.ops and not self.transitions,
-            f"Stages that {rules} does not have: {names}.": unknown,
-            f"Another rule set has them: --rules {fitting}": unknown and fitting,
-            f"Age unknown for {self.age_unknown:,} ops; they were let through the age gate.": self.age_unknown,
-            f"Not judged, because logs do not tell them: {', '.join(self.not_judged)}.": self.not_judged,
-            f"{self.malformed:,} lines could not be read.": self.malformed,
-            f"{self.outcomes_out_of_place:,} outcomes came without the stage change they belong to.": (
-                self.outcomes_out_of_place
-            ),
-            f"The log disagrees with the tracked state on {self.disagreements:,} stage changes.": self.disagreements,
-            "Interrupted: these are the figures up to that point.": self.interrupted,
-            f"{illegal:,} illegal." if illegal else "Nothing illegal.": True,
-        }
-        return [remark for remark, applies in remarks.items() if applies]
+        remarks: list[tuple[object, str]] = [
+            (not self.ops and not self.transitions, "No lifecycle event was found: is this an event log?"),
+            (unknown, f"Stages that {self.rules.name} does not have: {names}."),
+            (unknown and fitting, f"Another rule set has them: --rules {fitting}"),
+            (self.age_unknown, f"Age unknown for {self.age_unknown:,} ops; they were let through the age gate."),
+            (self.not_judged, f"Not judged, because logs do not tell them: {', '.join(self.not_judged)}."),
+            (self.malformed, f"{self.malformed:,} lines could not be read."),
+            (astray, f"{astray:,} outcomes came without the stage change they belong to."),
+            (self.disagreements, f"The log disagrees with the tracked state on {self.disagreements:,} stage changes."),
+            (self.interrupted, "Interrupted: these are the figures up to that point."),
+            (True, f"{illegal:,} illegal." if illegal else "Nothing illegal."),
+        ]
+        return [remark for applies, remark in remarks if applies]

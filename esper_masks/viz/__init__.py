@@ -10,7 +10,7 @@ actions     ``ops_over_time``
 training    ``learning_curve``, ``entropy_curves``, ``compare_trainings``
 measuring   ``scaling``, ``speedups``
 
-rules       ops by stages, and stages and edges, drawn
+rules       the table of ops by stages, and the graph of stages
 routes      where the arrows go
 over_time   masks and ops of an episode
 training    curves

@@ -339,6 +339,21 @@ def test_a_full_disk_ends_it_by_a_line_that_says_what_is_left(
     assert err == f"esper-masks train: {names[0]}: {NO_SPACE}; {left}\n"
 
 
+def test_a_log_folder_that_is_gone_ends_it_by_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any) -> None:
+        raise OSError(5, "Input/output error", str(tmp_path))
+
+    def fail(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(checkpoint, "found", gone)
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("esper_masks.cli.train.train", fail)
+    code, _, err = run(capsys, "--steps", "500", "--logdir", str(tmp_path))
+    assert (code, err) == (2, f"esper-masks train: {tmp_path}: Input/output error\n")
+
+
 def command(folder: Path | bytes, *flags: str) -> list[Any]:
     return [sys.executable, "-m", "esper_masks", "train", "--envs", "20", "--steps", "500", "--logdir", folder, *flags]
 

@@ -149,8 +149,9 @@ def test_december_takes_missing_slots_and_unknown_ids() -> None:
     assert older.slot_id_to_index("late") == 2
     with pytest.raises(KeyError, match="nowhere"):
         older.slot_id_to_index("nowhere")
-    with pytest.raises(ValueError, match="total_seeds_list has length 1 for 2 environments"):
-        older.compute_batch_masks([{}, {}], OLDER, [1])
+    for enabled in (OLDER, "early"):  # totals are judged first
+        with pytest.raises(ValueError, match="total_seeds_list has length 1 for 2 environments"):
+            older.compute_batch_masks([{}, {}], enabled, [1])
 
 
 def test_june_refuses_what_the_original_refused() -> None:
@@ -173,6 +174,8 @@ def test_june_refuses_what_the_original_refused() -> None:
     for totals in ([1, 2, 3], []):
         with pytest.raises(ValueError, match=f"total_seeds_list has length {len(totals)} for 2 environments"):
             newer.compute_batch_masks([empty, empty], NEWER, totals)
+        with pytest.raises(ValueError, match=f"total_seeds_list has length {len(totals)} for 2 environments"):
+            newer.compute_batch_masks([empty, {}], ["r9c9"], totals, topology="CNN")  # totals are judged first
     with pytest.raises(ValueError, match="slot id 'r9c9' is unknown; the slots are r0c0"):
         newer.slot_id_to_index("r9c9")
     for old in OLDER:

@@ -455,3 +455,10 @@ def test_the_heuristic_by_hand() -> None:
     env.state.weight.fill_(1)
     env.state.evidence.copy_(torch.tensor([[9, 9, 9], [9, 0, 9], [9, -1, 9], [9, 9, 9.0]]).T)
     assert heuristic(env).tolist() == [[0, 3, 0, 1], [1, 0, 0, 3], [1, 0, 0, 2], [0, 0, 0, 0]]
+
+
+def test_without_a_stage_of_probation_the_heuristic_judges_nobody() -> None:
+    env = make(1, mechanics=replace(MECHANICS[RULES], full=("FOSSILIZED",)))
+    env.reset()
+    env.states[..., 0] = 6
+    assert heuristic(env).tolist() == [[0, 0, 0, 0]]

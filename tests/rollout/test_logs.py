@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def test_curves_are_shown_in_the_terminal_too() -> None:
     assert fall == "entropy op           0.94 █▇▆▅▄▃▂▁ 0.07"
     assert sparklines([{"env_steps": 0, "return_mean": 1.0}] * 3)[0].split()[3] == "▁▁▁"
     assert sparklines(lines[:1]) == []
+
+
+def test_a_lock_that_was_given_back_is_forgotten(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    lock.take()
+    lock.give_back()
+    lock.give_back()  # nothing, a second time
+    forgotten = weakref.ref(lock)
+    del lock
+    assert forgotten() is None
 
 
 def test_children_of_a_killed_training_hold_no_lock(tmp_path: Path) -> None:

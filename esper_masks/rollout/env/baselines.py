@@ -5,13 +5,13 @@ from torch import Tensor
 
 from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.errors import RulesError
+from esper_masks.rollout.env.dynamics import is_any
 from esper_masks.rollout.env.env import LifecycleEnv
 
 
 def random_legal(env: LifecycleEnv) -> Tensor:
     """Any legal action: each head uniformly over its legal choices given the op, from torch's own generator."""
-    columns = env.engine.layout.logit_size
-    logits = torch.zeros(env.num_envs, columns, dtype=torch.float32, device=env.device)
+    logits = torch.zeros(env.num_envs, env.engine.layout.logit_size, dtype=torch.float32, device=env.device)
     return FactoredCategorical(logits, env.masks(), validate="off").sample()
 
 
@@ -33,7 +33,7 @@ def heuristic(env: LifecycleEnv) -> Tensor:
     probation = [s for s in dynamics.full if s != dynamics.kept and s not in dict(dynamics.advances)]
     fill, keep, cull = (_op(env, targets) for targets in ("fill", "keep", "cull"))
     stage = env.states[..., 0]
-    waits = torch.isin(stage, torch.tensor(probation, dtype=stage.dtype, device=env.device))
+    waits = is_any(stage, probation)
     empty = (stage == dynamics.empty) & env.masks().slot_by_op[..., fill, :]
     judged, at = waits.any(-1), waits.int().argmax(-1)
     negative = env.improvement.gather(-1, at.unsqueeze(-1)).squeeze(-1) < 0

@@ -123,8 +123,8 @@ class Dynamics(nn.Module):
         self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
         self.blueprints = tuple(sorted(legal))
         measured = [known[name].improvement if name in known else Improvement(0, 0.0, 0.0) for name in choices]
-        self.mean = tuple(improvement.mean for improvement in measured)
-        self.spread = tuple(max(improvement.spread**2 - self.noise**2, 0.0) ** 0.5 for improvement in measured)
+        self.mean = tuple(part.mean for part in measured)
+        self.spread = tuple(max(part.spread**2 - self.noise**2, 0.0) ** 0.5 for part in measured)
         self.params = tuple(known[name].params if name in known else 0 for name in choices)
         waits = set(mechanics.advances) - set(mechanics.cleared)
         if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
@@ -169,7 +169,7 @@ class Dynamics(nn.Module):
         elapsed = torch.where(moved, 0, old.elapsed) + 1
         age = torch.where(born, 0, age) + 1
 
-        full, kept = _is_any(entered, self.full), entered == self.kept
+        full, kept = is_any(entered, self.full), entered == self.kept
         share = torch.where(entered == self.blending, (elapsed.float() / dwell.clamp_min(1)).clamp_max(1), full.float())
         ends = old.epoch + 1 >= self.episode_length
         gain, reward = self._reward(old, torch.where(kept | ~ends, share * quality, 0), entered, blueprint)
@@ -215,7 +215,7 @@ class Dynamics(nn.Module):
         Returns: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
         """
         stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
-        occupied = ~_is_any(stage, self.without_seed)
+        occupied = ~is_any(stage, self.without_seed)
         rows = [(stage == s).float() for s in self.stages]
         rows += [((state.blueprint == b) & occupied).float() for b in self.blueprints]
         rows += [age.float() / self.episode_length, state.elapsed.float() / self.episode_length]
@@ -239,7 +239,7 @@ class Dynamics(nn.Module):
             blueprint: blueprints after the op, ``[slots, batch]``.
         """
         gain = added.sum(0)
-        params = self._of(blueprint, self.params).masked_fill(_is_any(stage, self.without_seed), 0)
+        params = self._of(blueprint, self.params).masked_fill(is_any(stage, self.without_seed), 0)
         return gain, gain - old.gain - self.rent * params.sum(0)
 
     def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
@@ -273,8 +273,9 @@ def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int]
     return dwells[0], tuple((n / seeds.total(), after - epochs) for n, (epochs, after) in zip(below, pairwise(dwells)))
 
 
-def _is_any(values: Tensor, of: Sequence[int]) -> Tensor:
-    return reduce(torch.logical_or, [values == one for one in of])
+def is_any(values: Tensor, of: Sequence[int]) -> Tensor:
+    """Whether each value is one of some numbers, without a copy of the numbers to the device."""
+    return reduce(torch.logical_or, [values == one for one in of]) if of else torch.zeros_like(values, dtype=torch.bool)
 
 
 def normal_quantile(uniform: Tensor) -> Tensor:

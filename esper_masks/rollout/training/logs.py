@@ -32,8 +32,7 @@ class FolderLock(AbstractContextManager["FolderLock"]):
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._descriptor = folder, -1
-        os.register_at_fork(after_in_child=self.give_back)  # a child shares the lock, and may outlive its parent
+        self._folder = folder
 
     def take(self) -> None:
         """Hold the folder from here on; a second call changes nothing.
@@ -44,14 +43,14 @@ class FolderLock(AbstractContextManager["FolderLock"]):
             BlockingIOError: another process holds the folder.
             OSError: the folder cannot be made or written to.
         """
-        if self._descriptor >= 0:
+        if self in HELD:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited
+        descriptor = HELD[self] = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # no program inherits it
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(self._descriptor, 200).decode(errors="replace").strip() or "by which process is not known"
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "by which process is not known"
             self.give_back()
             reason = f"another training is at work there ({holder}); end it first, or name another folder (--logdir)"
             raise BlockingIOError(errno.EWOULDBLOCK, reason, str(self._folder)) from None
@@ -59,17 +58,27 @@ class FolderLock(AbstractContextManager["FolderLock"]):
             reason = f"cannot be locked ({error.strerror}), so nothing keeps a second training out of this folder"
             print(f"{self._folder}: {reason}", file=sys.stderr)
         with suppress(OSError):  # nobody misses it but a person who looks for the holder
-            os.truncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
 
     def give_back(self) -> None:
         """Let others have the folder; the file of the lock stays, since another process may have opened it already."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self in HELD:
+            os.close(HELD.pop(self))
 
     def __exit__(self, *error: object) -> None:
         self.give_back()
+
+
+HELD: dict[FolderLock, int] = {}  # the locks of this process, each with the descriptor of its file
+
+
+def _give_all_back() -> None:
+    for lock in tuple(HELD):
+        lock.give_back()
+
+
+os.register_at_fork(after_in_child=_give_all_back)  # a child shares the locks, and may outlive its parent
 
 
 class TrainingLog:
