@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import esper_masks.starting  # noqa: F401  # before torch is imported
 
 # isort: split
-from torch.serialization import add_safe_globals as _add_safe_globals
+from torch.serialization import add_safe_globals
 
 from esper_masks import compat, reference
 from esper_masks.actions.joint import JointActions
@@ -45,7 +45,7 @@ _moved: dict[str, tuple[str, list[type]]] = {
 }
 for _old, (_new, _loadable) in _moved.items():
     sys.modules.setdefault(f"esper_masks.{_old}", import_module(f"esper_masks.{_new}"))  # ``masks`` is a room today
-    _add_safe_globals([*_loadable, *[(made, f"esper_masks.{_old}.{made.__name__}") for made in _loadable]])
+    add_safe_globals([*_loadable, *[(made, f"esper_masks.{_old}.{made.__name__}") for made in _loadable]])
 
 __all__ = [
     "ActionLayout",
