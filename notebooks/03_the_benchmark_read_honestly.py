@@ -63,8 +63,13 @@ for name, result in zip(names, (scaling, masks, heads, dropin, training)):
     print(f"{name}: {told(result)}")
 
 # %% [markdown]
-# All files are of one commit and one machine. Figures of different files are minutes apart all the same, and the machine
-# may have been busier in one than in another: divide those of one file, whose compared rows are neighbours.
+# All files are of one commit and one machine. Figures of different files are minutes apart all the same, and the
+# machine may have been busier in one than in another: divide those of one file, whose compared rows are neighbours.
+#
+# ## A whole decision
+#
+# From slot states and logits to actions, log-probabilities and entropies. The dotted line is the time to copy the
+# fewest bytes that a decision needs: nothing could be faster.
 
 # %%
 em.viz.scaling(scaling)
@@ -144,9 +149,9 @@ em.viz.speedups(
 )
 
 # %% [markdown]
-# Forward passes win. Forward and backward together lose for 4 and 8 heads, where torch's compiled `Categorical` has less to
-# differentiate, since its heads are independent; and they lose at batch 4 nearly everywhere. `DecisionStep.evaluate`
-# computes the same for 4 heads by another way, in one loop over the batch:
+# Forward passes win. Forward and backward together lose for 4 and 8 heads, where torch's compiled `Categorical` has
+# less to differentiate, since its heads are independent; and they lose at batch 4 nearly everywhere.
+# `DecisionStep.evaluate` computes the same for 4 heads by another way, in one loop over the batch:
 
 # %%
 rows = [row for row in scaling["rows"] if row["step"] == "forward+backward"]
