@@ -16,7 +16,6 @@ first optimizer step is 1, and the environment counts exactly the actions that i
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.bench.suite import BenchError, CheckError, machine
+from esper_masks.bench.suite import BenchError, CheckError, machine, take
 from esper_masks.cli.bench import beside, check_files
 from esper_masks.cli.common import INTERRUPTED, output, positive, reason_of, tell
 from esper_masks.files import write_file
@@ -238,22 +237,22 @@ def run(cases: Sequence[Case], steps: int, live: Callable[[str], None] = print) 
         CheckError: an arm that is not what it should be.
     """
     about = machine("cpu", scripts=[__file__])  # before the run: files may change under it
-    began, interrupted = time.perf_counter(), False
-    rows: list[dict[str, Any]] = []
-    try:
-        for case in cases:
-            name = f"{case.way}, {case.slots} slots"
-            try:
-                made = learn(case, steps)
-            except AssertionError as error:
-                raise CheckError(f"{name}: {' '.join(str(error).split())}") from error
-            rows.append({**asdict(case), **made})
-            ends = [run["return_mean"] for run in made.get("runs", [made])]
-            live(f"{name}: return {min(ends):.2f} to {max(ends):.2f}")
-    except KeyboardInterrupt:
-        interrupted = True
-    took = {"interrupted": interrupted, "seconds": round(time.perf_counter() - began, 1)}
-    return {"group": "learning", "device": "cpu", **about, **took, "rows": rows}
+
+    def row_of(case: Case) -> dict[str, Any]:
+        try:
+            return {**asdict(case), **learn(case, steps)}
+        except AssertionError as error:
+            raise CheckError(f"{_name(asdict(case))}: {' '.join(str(error).split())}") from error
+
+    def line(row: Mapping[str, Any]) -> None:
+        ends = [run["return_mean"] for run in row.get("runs", [row])]
+        live(f"{_name(row)}: return {min(ends):.2f} to {max(ends):.2f}")
+
+    return {"group": "learning", "device": "cpu", **about, **take(map(row_of, cases), line)}
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['way']}, {row['slots']} slots"
 
 
 def main(arguments: Sequence[str], cases: Sequence[Case] = CASES) -> int:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib.metadata import version
@@ -100,19 +100,22 @@ def run(cases: Sequence[Case], settings: Settings, live: Callable[[Row], None] |
         CheckError: see ``run_row``.
     """
     about = machine(settings.device, cases)  # before the run: files may change under it
-    began = time.perf_counter()
-    rows: list[Row] = []
-    interrupted = False
     with tempfile.TemporaryDirectory() as warm:
-        try:
-            for case in cases:
-                rows.append(_measure(case, settings, Path(warm)))
-                if live:
-                    live(rows[-1])
-        except KeyboardInterrupt:
-            interrupted = True
-    took = {"interrupted": interrupted, "seconds": round(time.perf_counter() - began, 1)}
-    return {**about, "device": settings.device, **took, "rows": with_ratios(rows)}
+        taken = take((_measure(case, settings, Path(warm)) for case in cases), live)
+    return {**about, "device": settings.device, **taken, "rows": with_ratios(taken["rows"])}
+
+
+def take(rows: Iterable[Row], live: Callable[[Row], None] | None = None) -> dict[str, Any]:
+    """The result of taking rows as they are made. Ctrl-C keeps those that were made, and ``"interrupted"`` is True."""
+    began, taken, interrupted = time.perf_counter(), list[Row](), False
+    try:
+        for row in rows:
+            taken.append(row)
+            if live:
+                live(row)
+    except KeyboardInterrupt:
+        interrupted = True
+    return {"interrupted": interrupted, "seconds": round(time.perf_counter() - began, 1), "rows": taken}
 
 
 def missing(cases: Sequence[Case]) -> dict[str, str]:
