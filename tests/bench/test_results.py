@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,8 +130,6 @@ def test_results_are_complete_and_anonymous(path: Path, capsys: pytest.CaptureFi
         assert row.get("error") == "out of memory" or row["ns_per_env"] > 0
         if "illegal_share" in row:
             assert (row["illegal_share"] > 0) == (case.way == "sb3 heads")
-    if made.get("converted"):  # of a form without quartiles, whose next measurement replaces it
-        return
     assert suite.load(path)["rows"]
     if path.parent.name == em.__version__:
         assert set(cases) == set(group(path.stem.split("-")[0], made["device"], made["machine"]["cores"]))
@@ -144,6 +142,15 @@ def test_results_are_complete_and_anonymous(path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out  # no column is cut off
+
+
+def test_results_are_of_one_commit() -> None:
+    """Tables stand side by side: what they say is of one state of the package, with nothing that is in no commit."""
+    assert RESULTS
+    for version, paths in groupby(RESULTS, key=lambda path: path.parent.name):
+        commits = {path.stem: json.loads(path.read_text(encoding="utf-8"))["commit"] for path in paths}
+        assert len({commit["id"] for commit in commits.values()}) == 1, f"{version}: make bench, all groups: {commits}"
+        assert not any(commit["dirty"] for commit in commits.values())
 
 
 def test_what_was_learned() -> None:
