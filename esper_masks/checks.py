@@ -46,15 +46,17 @@ def check_bool(
     return mask.clone() if own and isinstance(given, Tensor) else mask
 
 
-def from_numpy(mask: Any, device: torch.device | None = None) -> Any:
-    """A numpy bool array as a tensor that owns its memory; anything else as it is.
+def from_numpy(mask: Any, device: torch.device | None = None, kinds: str = "b") -> Any:
+    """A numpy array of bools as a tensor that owns its memory; anything else as it is.
+
+    With other ``kinds`` arrays of these, in numpy's letters: ``"biu"`` for bools and integers.
 
     An environment writes its next mask over the last one, and a tensor that shares the array would change with it.
     """
     if mask is None or isinstance(mask, Tensor):  # which a compiler need not look beyond
         return mask
     numpy = sys.modules.get("numpy")  # who has no numpy loaded has no array
-    if numpy is None or not isinstance(mask, numpy.ndarray) or mask.dtype != numpy.bool_:
+    if numpy is None or not isinstance(mask, numpy.ndarray) or mask.dtype.kind not in kinds:
         return mask
     return torch.from_numpy(numpy.array(mask, order="C")).to(device)
 
@@ -163,7 +165,7 @@ def check_actions(name: str, actions: Tensor, batch: torch.Size, heads: Sequence
         )
 
 
-def before_last(index: Any) -> tuple[Any, ...]:
-    """An index of all axes but the last."""
+def before_last(index: Any, trailing: int = 1) -> tuple[Any, ...]:
+    """An index of all axes but the last, ``trailing`` of them."""
     parts = index if isinstance(index, tuple) else (index,)
-    return (*parts, slice(None)) if any(part is Ellipsis for part in parts) else (*parts, ...)
+    return (*parts, *[slice(None)] * trailing) if any(part is Ellipsis for part in parts) else (*parts, ...)

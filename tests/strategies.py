@@ -162,3 +162,184 @@ def random_cases(draw: st.DrawFn) -> Case:
     limit = draw(st.sampled_from([0, 1, 2, 70_000])) if limited else 0
     enabled = torch.tensor(draw(st.lists(st.booleans(), min_size=batch * slots, max_size=batch * slots)))
     return Case(engine, states, totals, limit, enabled.reshape(batch, slots), {})
+
+
+# -- rules with every guard and every kind of head, right by construction ---------------------------------------------
+
+Site = IntEnum("Site", {"EMPTY": 0, "BUILD": 1, "ACTIVE": 2, "READY": 4})
+Task = IntEnum("Task", {"UNSET": 0, "BUSY": 1, "VERIFY": 2})
+Light = IntEnum("Light", {"DAY": 1, "DUSK": 3})
+Work = IntEnum("Work", {"WAIT": 0, "ACT": 1, "SEND": 2, "CALL": 3, "REST": 4})
+SITES = ("a", "b", "c", "d")
+EDGES = {stage: tuple(other for other in Site if other != stage) for stage in Site}
+LEAST, MOST = -(2**31), 2**31 - 1
+
+
+@st.composite
+def bounds(draw: st.DrawFn, least: st.SearchStrategy[int], by_stage: bool) -> dict[str, object]:
+    """``at_least`` and ``at_most``, one or both, which some number meets; each a number or by stage."""
+
+    def pair() -> tuple[int, int]:
+        low = draw(least)
+        return low, min(low + draw(st.integers(0, 3)), MOST)
+
+    which = draw(st.sampled_from([("at_least",), ("at_most",), ("at_least", "at_most")]))
+    if by_stage and draw(st.booleans()):
+        stages = draw(st.lists(st.sampled_from(Site), unique=True, min_size=1, max_size=3))
+        pairs = {stage: pair() for stage in stages}
+        both: dict[str, object] = {
+            "at_least": {stage: low for stage, (low, _) in pairs.items()},
+            "at_most": {stage: high for stage, (_, high) in pairs.items()},
+        }
+    else:
+        low, high = pair()
+        both = {"at_least": low, "at_most": high}
+    return {name: both[name] for name in which}
+
+
+def among(name: str, make: type, known: tuple[object, ...]) -> st.SearchStrategy[object]:
+    """A guard of some values, never of none and never of all that there are not."""
+    chosen = st.lists(st.sampled_from(known), min_size=1, max_size=len(known) - 1, unique=True).map(tuple)
+    return st.one_of(
+        chosen.map(lambda values: make(name, in_=values)), chosen.map(lambda values: make(name, not_in=values))
+    )
+
+
+def row_guards() -> st.SearchStrategy[object]:
+    free = bounds(st.integers(-1, 5) | st.just(MOST), by_stage=False)
+    return st.one_of(
+        free.map(lambda given: em.Row("free", **given)),
+        among("mode", em.Row, tuple(Light)),
+        among("night", em.Row, (False, True)),
+    )
+
+
+def count_guards(in_slot: bool) -> st.SearchStrategy[object]:
+    stages = st.lists(st.sampled_from(Site), min_size=1, max_size=2, unique=True).map(tuple)
+    of = st.sampled_from(["all", "others"] if in_slot else ["all"])
+    of_all = st.builds(
+        lambda stages, of, given: em.Count(stages, of=of, **given),
+        stages,
+        of,
+        bounds(st.integers(1, 3), by_stage=in_slot),
+    )
+    of_kind = st.builds(  # which has two slots
+        lambda stages, of, given: em.Count(stages, of=of, kind="gpu", **given),
+        stages,
+        of,
+        bounds(st.integers(1, 2), by_stage=in_slot),
+    )
+    return of_all | of_kind
+
+
+def plain_guards(in_slot: bool = True) -> st.SearchStrategy[object]:
+    """Guards but ``Unless`` and ``Any``; without a slot those that read none."""
+    if not in_slot:
+        return st.one_of(row_guards(), count_guards(in_slot=False))
+    number = st.integers(-2, 4) | st.sampled_from([LEAST, MOST])
+    return st.one_of(
+        among("task", em.Feature, tuple(Task)),
+        among("stage", em.Feature, tuple(Site)),
+        among("locked", em.Feature, (False, True)),
+        among("restarts", em.Feature, (-1, 0, 1, 3, LEAST, MOST)),
+        bounds(number, by_stage=True).map(lambda given: em.Feature("restarts", **given)),
+        bounds(st.integers(0, 2), by_stage=False).map(lambda given: em.Feature("task", **given)),
+        bounds(number, by_stage=True).map(lambda given: em.Age(**given)),
+        st.sampled_from([em.Kind("gpu"), em.Kind("cpu", "gpu"), em.Kind("none")]),
+        row_guards(),
+        count_guards(in_slot=True),
+    )
+
+
+def guards(in_slot: bool = True) -> st.SearchStrategy[object]:
+    plain = plain_guards(in_slot)
+    return st.one_of(
+        plain,
+        st.builds(em.Unless, st.sampled_from(["night", "admin"]), plain),
+        st.lists(plain, min_size=2, max_size=3).map(lambda some: em.Any(*some)),
+    )
+
+
+def conditions(in_slot: bool = True, least: int = 0, most: int = 3) -> st.SearchStrategy[tuple[object, ...]]:
+    """Guards of which no two compare the same, so that they never contradict one another."""
+
+    def compared(guard: object) -> object:
+        guard = guard.guard if isinstance(guard, em.Unless) else guard
+        return getattr(guard, "compares", guard)
+
+    return st.lists(guards(in_slot), min_size=least, max_size=most, unique_by=compared).map(tuple)
+
+
+@st.composite
+def choice_heads(draw: st.DrawFn, name: str, users: tuple[Work, ...]) -> em.Head:
+    """A head that depends on ops, stages, features, several of them or nothing; its first choice is always reached."""
+    size = draw(st.sampled_from([2, 3, 3, 40]))
+    choices = [f"{name}{at}" for at in range(size)]
+    some = st.lists(st.sampled_from(choices), unique=True, max_size=3)
+    with_first = some.map(lambda names: list(dict.fromkeys([choices[0], *names])))
+    given: dict[str, object] = {"canonical": draw(st.sampled_from([None, choices[-1]]))}
+    if draw(st.booleans()):
+        given["by_stage"] = {stage: draw(with_first) for stage in Site} | {Site.EMPTY: draw(some)}
+    tables = [("task", {Task.BUSY: draw(some), Task.UNSET: choices}), ("restarts", {0: choices, 3: draw(some)})]
+    if which := draw(st.lists(st.integers(0, 1), unique=True)):
+        given["by_feature"] = tables[which[0]] if len(which) == 1 else [tables[at] for at in which]
+    if draw(st.booleans()):
+        given["by_op"] = {op: draw(with_first) for op in users}
+    if draw(st.booleans()):
+        given["legal"] = draw(with_first)
+    return em.Head(name, choices, **given)
+
+
+@st.composite
+def guarded_rules(draw: st.DrawFn) -> em.MaskRules:
+    """Rules with every guard and every kind of head: slots with choices of their own, second slots, ops without one."""
+    moves = draw(st.dictionaries(st.sampled_from(Site), st.just(None), max_size=2))
+    target = em.SlotHead(
+        "target",
+        when=draw(conditions(most=2)),
+        distinct=draw(st.booleans()),
+        moves={stage: EDGES[stage][0] for stage in moves},
+        sets=draw(st.sampled_from([{}, {"task": Task.BUSY}])),
+    )
+    partner = em.SlotHead("partner", when=draw(conditions(most=2)), distinct=draw(st.booleans()))
+    tool, plain = draw(choice_heads("tool", (Work.ACT, Work.SEND))), em.Head("plain", ("P", "Q"))
+    moving = draw(st.booleans()) and target.distinct
+    ops = [
+        em.Op(Work.WAIT, always=True),
+        em.Op(
+            Work.ACT,
+            acts_in=draw(st.lists(st.sampled_from(Site), min_size=2, unique=True)),
+            uses=("slot", "tool", *draw(st.sampled_from([(), ("target",), ("plain",)]))),
+            when=draw(conditions(most=3)),
+        ),
+        em.Op(
+            Work.SEND,
+            **({"enters": Site.READY} if moving else {"acts_in": tuple(Site)}),
+            uses=("slot", "target", "tool", "partner"),
+            when=draw(conditions(most=2)),
+        ),
+        em.Op(
+            Work.CALL,
+            when=draw(conditions(in_slot=False, least=1, most=2)),
+            uses=draw(st.sampled_from([(), ("plain",)])),
+        ),
+        em.Op(Work.REST, always=True, uses=draw(st.sampled_from([(), ("slot",), ("slot", "partner"), ("plain",)]))),
+    ]
+    try:
+        return em.MaskRules(
+            name="guarded",
+            stages=Site,
+            transitions=EDGES,
+            empty=Site.EMPTY,
+            op_rules=ops,
+            heads=draw(st.permutations([em.Head("slot"), em.Head("op"), tool, plain, target, partner])),
+            features={"task": Task, "restarts": int, "locked": bool},
+            row_features={"night": bool, "free": int, "mode": Light},
+            switches={"admin": [False, True]},
+            kinds={"gpu": ("a", "b"), "cpu": ("c",), "none": ()},
+            slot_ids=SITES,
+        )
+    except em.RulesError as error:
+        if any(words in str(error) for words in ("leave none of its stages", "leave no stage", "leaves it a choice")):
+            reject()  # guards of the stage, the stages of an op and those of a head have nothing in common
+        raise

@@ -1,16 +1,20 @@
-"""Every way in which the parts of a rule set can contradict one another. Those of gates are in ``gates``.
+"""Every way in which the parts of a rule set can contradict one another, but for heads: see ``head_checks``.
+
+What is wrong with one gate alone is in ``gates`` and ``guards``.
 
 Each function yields the reasons to refuse a part, and has what it reads as arguments. Only the first reason is told: a
 later one may take for granted what an earlier one denies.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from esper_masks.rules.fields import listed, show
-from esper_masks.rules.gates import Scope, gates_of, watched_bits
-from esper_masks.rules.names import AGE, ENGINE_ARGUMENTS, INT32, MASK_NAMES, MAX_STAGE, OP, SLOT, STAGE, WORD_BITS
+from esper_masks.rules.fields import listed, show, values_of
+from esper_masks.rules.gates import Gate, gates_of
+from esper_masks.rules.guards import Bounded, Count, never_together
+from esper_masks.rules.judged import Guard, Scope
+from esper_masks.rules.names import AGE, ENGINE_ARGUMENTS, INT32, MAX_OPS, MAX_STAGE, OP, SLOT, STAGE
 from esper_masks.rules.parts import Head, Op
 
 Transitions = Mapping[Any, Sequence[IntEnum]]
@@ -32,15 +36,37 @@ def in_stages(stages: type[IntEnum], transitions: Transitions, empty: IntEnum) -
         yield f"empty={empty.name} is no stage; the stages are {listed(stages)}"
 
 
-def in_features(features: Mapping[str, type[IntEnum]]) -> Iterator[str]:
+def in_features(features: Mapping[str, Any]) -> Iterator[str]:
     for feature, values in features.items():
         if feature in (STAGE, AGE):
             yield f"feature {feature!r} needs a name of its own"
-        yield from _aliases(values, f"feature {feature!r}")
-        if not all(int(value) in INT32 for value in values):
-            yield f"feature {feature!r} has a value that is no 32-bit integer"
-        if 0 not in set(values):
+        yield from _in_domain(values, f"feature {feature!r}")
+        if 0 not in (values_of(values) or (0,)):
             yield f"feature {feature!r} has no value 0, which an empty slot holds"
+
+
+def in_rows(rows: Mapping[str, Any], switches: Switches) -> Iterator[str]:
+    for row, values in rows.items():
+        yield from _in_domain(values, f"row {row!r}")
+        if row in switches:
+            yield f"{row!r} is both a switch and a row; a switch is set once, a row changes with the environment"
+
+
+def in_kinds(kinds: Mapping[str, Sequence[str]], slot_ids: Sequence[str]) -> Iterator[str]:
+    for kind, slots in kinds.items():
+        if len(set(slots)) != len(slots):
+            yield f"kind {kind!r} names a slot twice: {', '.join(slots)}"
+        for slot in slots:
+            if slot_ids and slot not in slot_ids:
+                yield f"kind {kind!r} names no slot: {slot!r}; the slots are {', '.join(slot_ids)}"
+
+
+def _in_domain(values: Any, what: str) -> Iterator[str]:
+    if values in (int, bool):
+        return
+    yield from _aliases(values, what)
+    if not all(int(value) in INT32 for value in values):
+        yield f"{what} has a value that is no 32-bit integer"
 
 
 def in_switches(switches: Switches) -> Iterator[str]:
@@ -52,7 +78,7 @@ def in_switches(switches: Switches) -> Iterator[str]:
 
 
 def in_op_numbers(ops: Sequence[Op]) -> Iterator[str]:
-    """Unless the ops are those of one enum, numbered from 0 without gaps, and fit a word."""
+    """Unless the ops are those of one enum, numbered from 0 without gaps."""
     if not ops:
         yield "there are no ops"
     enum = type(ops[0].id)
@@ -69,13 +95,15 @@ def in_op_numbers(ops: Sequence[Op]) -> Iterator[str]:
             yield f"op {member.name} has no rule"
     if sorted(seen) != list(range(len(seen))):
         yield f"op indices must be 0..{len(seen) - 1} without gaps, got {sorted(seen)}"
-    watched = len(watched_bits(ops))
-    if (bits := len(ops) + watched) > WORD_BITS:
-        yield f"{len(ops)} ops and {watched} sets of blocking stages need {bits} bits; a word has {WORD_BITS}"
 
 
 def in_ops(ops: Sequence[Op]) -> Iterator[str]:
-    """Unless every row has a legal action."""
+    """Unless every row has a legal action, and the ops fit a word."""
+    if len(ops) > MAX_OPS:
+        yield (
+            f"{len(ops)} ops; a word has bits for {MAX_OPS}. Make one op of those that are legal together, "
+            "with a head that says which of them it is"
+        )
     if not any(op.always and SLOT not in op.uses for op in ops):
         yield (
             "no op is always legal without a slot, so a row could be left without a legal action; "
@@ -83,83 +111,85 @@ def in_ops(ops: Sequence[Op]) -> Iterator[str]:
         )
 
 
-def in_op(op: Op, scope: Scope, transitions: Transitions, head_names: Sequence[str]) -> Iterator[str]:
+def in_op(op: Op, scope: Scope, transitions: Transitions, heads: Mapping[str, Head]) -> Iterator[str]:
     """Reasons to be read behind the name of the op."""
-    moving = any((op.enters is not None, op.moves, op.acts_in))
+    moving = op.names_stages
     if op.always:
-        if any((moving, op.disabled, *gates_of(op))):
+        if any((moving, op.disabled, op.when, *gates_of(op))):
             yield "is always legal, so it can have neither stages nor gates"
     elif op.enters is not None and op.moves:
         yield "has both enters and moves; write the edge of enters into moves"
     named = (op.enters, *op.moves, *op.moves.values(), *op.acts_in)
     yield from scope.not_stages(stage for stage in named if stage is not None)
-    for source, target in op.moves.items():
+    yield from in_moves(op.moves, transitions)
+    yield from in_guards((*gates_of(op), *op.when), scope)
+    if not op.disabled and not scope.legal:
+        if not moving:
+            yield "can never be legal: it names no stage"
+        elif not (op.moves or op.acts_in or any(op.enters in targets for targets in transitions.values())):
+            yield f"can never be legal: no stage moves to {show(op.enters)}"
+        yield "can never be legal: its guards of the stage leave none of its stages"
+    if not (op.always or op.disabled or op.in_slot or op.uses or any(gates_of(op))):
+        yield "names no stage, no head and no guard; what is always legal says always=True"
+    yield from _in_uses(op, heads)
+
+
+def _in_uses(op: Op, heads: Mapping[str, Head]) -> Iterator[str]:
+    for name in op.uses:
+        if name == OP or name not in heads:
+            yield f"uses {name!r}; it may use {', '.join(n for n in heads if n != OP)}"
+        if heads[name].dynamic and SLOT not in op.uses:
+            yield f"uses {name!r}, whose choices depend on the slots, so it must use 'slot' as well"
+
+
+def in_moves(moves: Mapping[Any, IntEnum], transitions: Transitions) -> Iterator[str]:
+    """Edges that the transitions do not have."""
+    for source, target in moves.items():
         if target not in transitions[source]:
             yield f"moves {source.name} -> {target.name}, which transitions do not permit"
-    for gate in gates_of(op):
-        yield from gate.contradictions(scope)
-    if not op.disabled and not scope.legal:
-        yield f"can never be legal: {f'no stage moves to {show(op.enters)}' if moving else 'it names no stage'}"
-    for name in op.uses:
-        if name == OP or name not in head_names:
-            yield f"uses {name!r}; it may use {', '.join(n for n in head_names if n != OP)}"
 
 
-def in_heads(head_names: Sequence[str]) -> Iterator[str]:
-    for name in head_names:
-        if name in MASK_NAMES:
-            yield f"no head can be called {name!r}; masks use the name"
-    for name in (SLOT, OP):
-        if head_names.count(name) != 1:
-            yield f"there must be one head {name!r}, found {head_names.count(name)}"
-    if len(set(head_names)) != len(head_names):
-        yield f"head names repeat: {', '.join(head_names)}"
+def in_guards(guards: Sequence[Guard], scope: Scope) -> Iterator[str]:
+    """Guards that contradict the rules, or one another."""
+    for guard in dict.fromkeys(guards):
+        yield from guard.contradictions(scope)
+    yield from never_met(guards, scope)
 
 
-def in_head(head: Head, ops: Sequence[Op], switches: Switches) -> Iterator[str]:
-    where = f"head {head.name!r}"
-    if head.name in (SLOT, OP):
-        if any((head.choices, head.legal, head.closed, head.opened_by, head.by_op, head.canonical)):
-            yield f"{where} takes its choices and its mask from the slots and the ops; give only its name"
-        return
-    if not head.choices or len(set(head.choices)) != len(head.choices):
-        yield f"{where} needs choices with distinct names, got {head.choices}"
-    if isinstance(head.legal, Mapping) != (head.switch is not None):
-        yield f"{where}: a switch and a mapping of its values to choices go together"
-    if head.switch is not None and head.switch not in switches:
-        yield f"{where} names the switch {head.switch!r}; the switches are: {', '.join(switches) or 'none'}"
-    by_switch = head.legal if isinstance(head.legal, Mapping) else {}
-    if head.switch is not None and set(by_switch) != set(switches[head.switch]):
-        yield f"{where}: legal needs one entry for each value of {head.switch!r}"
-    options = tuple(by_switch.values()) or (head.open_choices,)
-    users = {op.id for op in ops if head.name in op.uses}
-    enum = type(ops[0].id)
-    for op in (*head.opened_by, *head.by_op):
-        if not isinstance(op, enum):
-            yield f"{where} names the op {op.name}; the ops are {listed(enum)}"
-    if head.by_op and (head.opened_by or head.legal is not None):
-        yield f"{where}: by_op says all; it goes with neither legal nor opened_by"
-    if head.by_op and set(head.by_op) != users:
-        yield f"{where}: by_op must name exactly the ops that use the head: {listed(sorted(users)) or 'none'}"
-    if head.closed is None and head.opened_by:
-        yield f"{where}: opened_by needs closed, the choices while none of those ops is legal"
-    if head.closed is not None and head.opened_by and not users <= set(head.opened_by):
-        missing = listed(sorted(users - set(head.opened_by)))
-        yield f"{where}: {missing} uses the head and does not open it; add it to opened_by or use by_op"
-    if head.closed is not None and not (users or head.opened_by):
-        yield f"{where}: nothing opens it; no op uses it"
-    for choices in (*options, *head.by_op.values(), *(() if head.closed is None else (head.closed,))):
-        if not choices:
-            yield f"{where} is left without a legal action"
-        for choice in choices:
-            if choice not in head.choices:
-                yield f"{where} has no choice {choice!r}; it has {', '.join(head.choices)}"
-    if head.closed is not None and not head.by_op:
-        for choices in options:
-            if not set(head.closed) <= set(choices):
-                yield f"{where}: closed {tuple(head.closed)} is not among the legal choices {tuple(choices)}"
-    if head.canonical is not None and head.canonical not in head.choices:
-        yield f"{where}: canonical {head.canonical!r} is no choice of it; it has {', '.join(head.choices)}"
+def never_met(guards: Sequence[Guard], scope: Scope) -> Iterator[str]:
+    """Guards that no number meets together."""
+    same: dict[object, list[Bounded]] = {}
+    for guard in dict.fromkeys(guards):
+        for bounded in guard.as_guards() if isinstance(guard, Gate) else (guard,):
+            if isinstance(bounded, Bounded):
+                same.setdefault(bounded.compares, []).append(bounded)
+    for together in same.values():
+        if len(together) > 1:
+            yield from never_together(together, scope)
+
+
+def too_few_slots(
+    judged: Iterable[tuple[str, Sequence[Guard], Scope]], slots: int, of_kind: Mapping[str, int]
+) -> Iterator[str]:
+    """Reasons why an engine of so many slots, and so many of each kind, could never permit something.
+
+    Of guards within ``Unless`` or ``Any`` nothing is said: what they guard may do without them.
+
+    Args:
+        judged: what could never be, with its guards and their scope.
+        slots: how many the engine has.
+        of_kind: kind -> how many of them are of it.
+    """
+    for what, guards, scope in judged:
+        for guard in guards:
+            if isinstance(guard, Count):
+                others = slots - (guard.of == "others")
+                most = others if guard.kind is None else min(others, of_kind.get(guard.kind, 0))
+                stages = scope.legal if guard.bounds.by_stage else {None}
+                wanted = min(guard.bounds.ends(stage)[0] or 0 for stage in stages)
+                if wanted > most:
+                    number = f"{guard.subject} is at most {most}, and {wanted} are needed"
+                    yield f"{what}: {number}"
 
 
 def _aliases(enum: type[IntEnum], what: str) -> Iterator[str]:

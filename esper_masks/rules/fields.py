@@ -2,14 +2,15 @@
 
 The annotation of a field says what it takes, and nothing else does. It is made of ``bool``, ``int`` of 32 bits,
 ``str``, ``IntEnum`` for a member, ``type[IntEnum]`` for an enum, ``Any`` for what can be hashed, parts of rules,
-sequences and mappings. With ``None`` goes one type or, where there may be more to say, a second, which is a mapping.
+sequences, tuples of a fixed length and mappings. With ``None`` goes one type or, where there may be more to say, a
+second, which is a mapping.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields
 from enum import IntEnum
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from esper_masks.errors import RulesError
 from esper_masks.rules.names import INT32
@@ -17,6 +18,8 @@ from esper_masks.rules.names import INT32
 K = TypeVar("K")
 V = TypeVar("V")
 Member = Annotated[Any, IntEnum]  # a key; to type checkers, a dict of the members of one enum has no IntEnum for keys
+DOMAIN = "domain"
+Domain = Annotated[Any, DOMAIN]  # what a feature or a row may hold: the values of an IntEnum, int or bool
 
 
 class FrozenMapping(Mapping[K, V]):
@@ -76,11 +79,19 @@ def frozen(at: str, value: Any, wanted: Any) -> Any:
         return None if value is None else frozen(at, value, types[-1] if isinstance(value, Mapping) else types[0])
     if kind is Annotated:
         return frozen(at, value, inner[1])
+    if kind is Literal:
+        if value not in inner:
+            raise _wrong(at, value, " or ".join(map(repr, inner)))
+        return value
     if kind is Sequence:
         # sets have no order: it differs from process to process
         if isinstance(value, (str, bytes, Set, Mapping)) or not isinstance(value, Iterable):
             raise _wrong(at, value, "a sequence such as a tuple")
         return tuple(frozen(f"{at}[{index}]", item, inner[0]) for index, item in enumerate(value))
+    if kind is tuple:
+        if not isinstance(value, (tuple, list)) or len(value) != len(inner):
+            raise _wrong(at, value, f"a tuple of {len(inner)}")
+        return tuple(frozen(f"{at}[{index}]", item, one) for index, (item, one) in enumerate(zip(value, inner)))
     if kind is Mapping:
         if not isinstance(value, Mapping):
             raise _wrong(at, value, "a mapping")
@@ -104,12 +115,24 @@ def listed(members: Iterable[IntEnum]) -> str:
     return ", ".join(member.name for member in members)
 
 
-def name_of(values: type[IntEnum], value: int) -> str:
-    """The name of a value, or the integer where it is none of the values."""
-    try:
-        return values(value).name
-    except ValueError:
+def either(words: Iterable[str]) -> str:
+    """Words as a choice in a sentence."""
+    *most, last = list(words) or ["none"]
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def values_of(domain: Any) -> tuple[int, ...] | None:
+    """The numbers that a feature or a row may hold; None for any."""
+    if domain is int:
+        return None
+    return (0, 1) if domain is bool else tuple(map(int, domain))
+
+
+def name_of(domain: Any, value: int) -> str:
+    """The name of a value, or the integer where it has none."""
+    if value not in (values_of(domain) or ()):
         return str(value)
+    return str(value == 1) if domain is bool else str(domain(value).name)
 
 
 WANTED: dict[Any, str] = {
@@ -118,6 +141,7 @@ WANTED: dict[Any, str] = {
     str: "a string",
     IntEnum: "a member of an IntEnum",
     type[IntEnum]: "an IntEnum class with members",
+    DOMAIN: "an IntEnum class with members, int or bool",
     Any: "hashable",  # a value that can be a key, and by which rules can be compared
 }
 
@@ -131,8 +155,9 @@ def _is_a(value: Any, wanted: Any) -> bool:
         return True
     if wanted is int:
         return type(value) is int and value in INT32
-    if wanted == type[IntEnum]:
-        return isinstance(value, type) and issubclass(value, IntEnum) and len(value) > 0
+    if wanted in (type[IntEnum], DOMAIN):
+        named = isinstance(value, type) and issubclass(value, IntEnum) and len(value) > 0
+        return named or (wanted == DOMAIN and value in (int, bool))
     return isinstance(value, wanted)
 
 

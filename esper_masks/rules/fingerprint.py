@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any
 
+from esper_masks.rules.judged import Guard, InCount, InKind, InRow, plain_parts
+from esper_masks.rules.parts import SlotHead
+
 # Fields that version 0.1.0 had. They are in every fingerprint, whatever their value, so that the files of that version
 # are known. A field that came later is left out at its default: rules that do not use it keep their fingerprint. Its
 # default must be a plain value, not a factory: parts that were pickled before the field read it from the class.
@@ -31,16 +34,41 @@ def _plain(value: object) -> object:
         return tuple(sorted(((_plain(k), _plain(v)) for k, v in value.items()), key=repr))
     if isinstance(value, tuple):
         return tuple(_plain(item) for item in value)
+    if isinstance(value, (Guard, SlotHead)):
+        return (type(value).__name__, *((name, _plain(getattr(value, name))) for name in _telling(value, type(value))))
     for part in type(value).__mro__:  # a part of rules, or of a class that a user derived from one
         if part.__module__.startswith("esper_masks.rules.") and part.__name__ in ALWAYS_IN:
-            return tuple((name, _plain(getattr(value, name))) for name in _telling(value, part))
+            return tuple((name, _plain(_read(value, name))) for name in _telling(value, part))
     return value
+
+
+def _read(value: Any, name: str) -> Any:
+    """A field of a part; of rows and kinds those that gates read: what is merely declared decides nothing."""
+    if name not in ("row_features", "kinds"):
+        return getattr(value, name)
+    used = _used(value, name)
+    return {one: what for one, what in getattr(value, name).items() if one in used}
+
+
+def _used(rules: Any, name: str) -> set[str | None]:
+    """The rows or the kinds that gates read."""
+    gates = [(gate, scope) for own, scope in zip(rules.gates, rules.scopes) for gate in own]
+    gates += [(guard, rules.target_scopes[head.name]) for head in rules.slot_heads for guard in head.judges]
+    found: set[str | None] = set()
+    for part in (one for gate, scope in gates for whole in gate.closes(scope) for one in plain_parts(whole)):
+        if name == "row_features":
+            found |= {part.unless, *([part.reads] if isinstance(part, InRow) else [])}
+        elif isinstance(part, InKind):
+            found |= set(part.kinds)
+        elif isinstance(part, InCount):
+            found |= {part.kind}
+    return found
 
 
 def _telling(value: Any, part: type[Any]) -> Iterator[str]:
     """The fields of a part that count: not those of ours that came later and are at their defaults."""
     ours = {field.name: field.default for field in dataclasses.fields(part)}
     for field in dataclasses.fields(value):
-        later = field.name in ours and field.name not in ALWAYS_IN[part.__name__].split()
-        if not later or getattr(value, field.name) != ours[field.name]:
+        later = field.name in ours and field.name not in ALWAYS_IN.get(part.__name__, "").split()
+        if not later or _read(value, field.name) != ours[field.name]:
             yield field.name

@@ -1,65 +1,26 @@
 """Gates: what an op needs besides a stage. One class a gate, with all that anyone knows of it.
 
-An op has a gate where one of the gate's fields is not at its default; ``gates_of`` makes the gates of ops. What a gate
-says in plain Python, ``verdict`` to the oracle and ``sentences`` to people, shares the fields of ``Op`` with what it
-gives to the engine in ``closes``, and nothing else. So the oracle can catch the engine.
-
-``closes`` gives operators and numbers. They serve the tensors of a batch and the plain numbers of one environment, and
-nothing here imports torch. Ops with an equal ``InSlot`` or ``InRow`` share one operation of the engine. PRUNE (bit 3)
-of ``esper-2026-06`` needs age >= 5 and alpha_mode HOLD, SET_ALPHA_TARGET (bit 2) alpha_mode HOLD; the program is
-
-    column 1 (age)         <   5   clears 0b001000
-    column 2 (alpha_mode)  !=  0   clears 0b001100
+An op has a gate where one of the gate's fields is not at its default, and each guard of ``when`` is one: ``gates_of``
+makes them. The fields are short forms of what guards say, see ``guards``, and of what none says. A verdict in plain
+Python, for the oracle, and ``closes``, for the engine, share fields and nothing else. So the oracle can catch the
+engine.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
-from itertools import product
-from operator import gt, lt, ne
 from typing import Any, NamedTuple
 
 from esper_masks.rules.fields import listed, name_of
+from esper_masks.rules.guards import Age, Feature
+from esper_masks.rules.judged import Guard, InSlot, Place, Scope, reads
 from esper_masks.rules.names import AGE, STAGE
 from esper_masks.rules.parts import Op
 
-SEED_LIMIT = "seed limit"  # what a gate reads that is not a feature of a slot
+SEED_LIMIT = "seed limit"  # what a gate reads that is neither a feature of a slot nor a row
 
 
-class Scope(NamedTuple):
-    """What the rules around an op have."""
-
-    stages: type[IntEnum]
-    legal: frozenset[IntEnum]  # the stages in which the op may act
-    features: Mapping[str, type[IntEnum]]
-    switches: Mapping[str, Sequence[object]]
-
-    def not_stages(self, members: Iterable[IntEnum]) -> Iterator[str]:
-        """Why members that should be stages are none."""
-        for member in members:
-            if not isinstance(member, self.stages):
-                yield f"names {member.name}, which is no stage; the stages are {listed(self.stages)}"
-
-    def not_a_switch(self, name: str) -> Iterator[str]:
-        """Why a name is no switch of False and True."""
-        if name not in self.switches:
-            yield f"names the switch {name!r}; the switches are: {', '.join(self.switches) or 'none'}"
-        elif sorted(map(repr, self.switches[name])) != ["False", "True"]:
-            yield f"needs {name!r} to be a switch of False and True, not {self.switches[name]}"
-
-
-class Place(NamedTuple):
-    """A slot of one environment, in Python integers."""
-
-    slot: Mapping[str, int]  # feature -> value, stage and age among them
-    slots: Sequence[Sequence[int]]  # the same of every slot, the stage first
-    enabled: Sequence[bool]
-    slot_ids: Sequence[str] | None
-    total_seeds: int | None
-    max_seeds: int  # 0 or less for none
-
-
-class Row(NamedTuple):
+class Env(NamedTuple):
     """One environment in numbers, or a batch of them in tensors ``[...]``."""
 
     union: Any  # the words of all enabled slots, ORed
@@ -68,27 +29,20 @@ class Row(NamedTuple):
     each: bool = False  # whether ``max_seeds`` is a tensor, a limit of each environment
 
 
-class InSlot(NamedTuple):
-    """A gate of each slot by itself, closed where ``compare(feature, value)``."""
+class InEnv(NamedTuple):
+    """A gate of a whole environment, closed where ``closed(env, bit)``; None where that takes no operation.
 
-    reads: str  # the feature
-    compare: Callable[[Any, int], Any]
-    value: int
-
-
-class InRow(NamedTuple):
-    """A gate of a whole environment, closed where ``closed(row, bit)``; None where that takes no operation.
-
-    The bit is set in ``row.union`` while an enabled slot is in one of the stages ``watches``.
+    The bit is set in ``env.union`` while an enabled slot is in one of the stages ``watches``.
     """
 
     reads: str
-    closed: Callable[[Row, int], Any]
+    closed: Callable[[Env, int], Any]
     watches: frozenset[IntEnum] = frozenset()
+    unless: None = None
 
 
-class Gate:
-    """What one op needs besides a stage. The base of all gates.
+class Gate(Guard):
+    """A gate that an op has by a field of its own. The base of these gates.
 
     Attributes:
         op: the op.
@@ -101,24 +55,12 @@ class Gate:
         self.op: Op = op
         self.value: Any = getattr(op, self.fields[0])
 
-    def contradictions(self, scope: Scope) -> Iterator[str]:
-        """Reasons to refuse the rules, to be read behind the name of the op."""
-        yield from ()
-
     def resolve(self, setting: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of the op that change once switches are set."""
         return {}
 
-    def verdict(self, place: Place) -> str | None:
-        """Why the op is illegal in a slot whose stage permits it."""
-        return None
-
-    def sentences(self) -> Iterator[str]:
-        """What the op needs, in words."""
-        yield from ()
-
-    def closes(self) -> Iterator[InSlot | InRow]:
-        """The arithmetic of the engine."""
+    def as_guards(self) -> Iterator[Guard]:
+        """The guards of which it is the short form, if it is one that nothing waives."""
         yield from ()
 
 
@@ -127,15 +69,21 @@ class MinAge(Gate):
 
     fields = ("min_age",)
 
-    def verdict(self, place: Place) -> str | None:
+    def contradictions(self, scope: Scope) -> Iterator[str]:
+        yield from _needs_slot(scope, "min_age")
+
+    def verdict(self, place: Place, scope: Scope) -> str | None:
         age = place.slot[AGE]
         return f"age {age} < {self.value}" if age < self.value else None
+
+    def as_guards(self) -> Iterator[Guard]:
+        yield Age(at_least=self.value)
 
     def sentences(self) -> Iterator[str]:
         yield f"age >= {self.value}"
 
-    def closes(self) -> Iterator[InSlot]:
-        yield InSlot(AGE, lt, self.value)
+    def closes(self, scope: Scope) -> Iterator[InSlot]:
+        yield InSlot(AGE, ((self.value, None),))
 
 
 class MaxAge(Gate):
@@ -144,19 +92,20 @@ class MaxAge(Gate):
     fields = ("max_age",)
 
     def contradictions(self, scope: Scope) -> Iterator[str]:
-        least = self.op.min_age
-        if least is not None and self.value < least:
-            yield f"can never be legal: max_age={self.value} is below min_age={least}; raise max_age"
+        yield from _needs_slot(scope, "max_age")
 
-    def verdict(self, place: Place) -> str | None:
+    def verdict(self, place: Place, scope: Scope) -> str | None:
         age = place.slot[AGE]
         return f"age {age} > {self.value}" if age > self.value else None
+
+    def as_guards(self) -> Iterator[Guard]:
+        yield Age(at_most=self.value)
 
     def sentences(self) -> Iterator[str]:
         yield f"age <= {self.value}"
 
-    def closes(self) -> Iterator[InSlot]:
-        yield InSlot(AGE, gt, self.value)
+    def closes(self, scope: Scope) -> Iterator[InSlot]:
+        yield InSlot(AGE, ((None, self.value),))
 
 
 class Requires(Gate):
@@ -165,12 +114,15 @@ class Requires(Gate):
     fields = ("requires", "waived_by")
 
     def contradictions(self, scope: Scope) -> Iterator[str]:
+        yield from _needs_slot(scope, "requires")
         waived_by = self.op.waived_by
         if not self.value:
             yield f"has waived_by={waived_by!r} and requires nothing that it could waive"
         for feature, needed in self.value.items():
             if feature not in scope.features:
                 yield f"requires feature {feature!r}; the features are: {', '.join(scope.features) or 'none'}"
+            elif scope.features[feature] in (int, bool):
+                yield f"requires feature {feature!r}, which has no members; guard it by Feature({feature!r}, ...)"
             elif not isinstance(needed, scope.features[feature]):
                 yield f"can never be legal: {feature} is never {needed.name}, only {listed(scope.features[feature])}"
         if waived_by is not None:
@@ -180,7 +132,11 @@ class Requires(Gate):
         waived = self.op.waived_by is not None and setting[self.op.waived_by]
         return {"waived_by": None, "requires": {} if waived else self.value}
 
-    def verdict(self, place: Place) -> str | None:
+    def as_guards(self) -> Iterator[Guard]:
+        if self.op.waived_by is None:
+            yield from (Feature(feature, in_=(needed,)) for feature, needed in self.value.items())
+
+    def verdict(self, place: Place, scope: Scope) -> str | None:
         for feature, needed in self.value.items():
             if (value := place.slot[feature]) != needed:
                 return f"{feature} {name_of(type(needed), value)}, needs {needed.name}"
@@ -190,8 +146,8 @@ class Requires(Gate):
         waived = f", unless {self.op.waived_by}" if self.op.waived_by else ""
         yield from (f"{feature} {needed.name}{waived}" for feature, needed in self.value.items())
 
-    def closes(self) -> Iterator[InSlot]:
-        yield from (InSlot(feature, ne, int(needed)) for feature, needed in self.value.items())
+    def closes(self, scope: Scope) -> Iterator[InSlot]:
+        yield from (InSlot(feature, ((int(needed), int(needed)),)) for feature, needed in self.value.items())
 
 
 class SeedLimit(Gate):
@@ -199,7 +155,7 @@ class SeedLimit(Gate):
 
     fields = ("seed_limit",)
 
-    def verdict(self, place: Place) -> str | None:
+    def verdict(self, place: Place, scope: Scope) -> str | None:
         if place.max_seeds <= 0:
             return None
         if place.total_seeds is None:
@@ -210,14 +166,14 @@ class SeedLimit(Gate):
     def sentences(self) -> Iterator[str]:
         yield "below the seed limit"
 
-    def closes(self) -> Iterator[InRow]:
-        yield InRow(SEED_LIMIT, self.full)
+    def closes(self, scope: Scope) -> Iterator[InEnv]:
+        yield InEnv(SEED_LIMIT, self.full)
 
     @staticmethod
-    def full(row: Row, bit: int) -> Any:
-        if row.each:
-            return (row.total_seeds >= row.max_seeds) & (row.max_seeds > 0)
-        return row.total_seeds >= row.max_seeds if row.max_seeds > 0 else None
+    def full(env: Env, bit: int) -> Any:
+        if env.each:
+            return (env.total_seeds >= env.max_seeds) & (env.max_seeds > 0)
+        return env.total_seeds >= env.max_seeds if env.max_seeds > 0 else None
 
 
 class BlockedBy(Gate):
@@ -230,7 +186,7 @@ class BlockedBy(Gate):
         if scope.legal and scope.legal <= set(self.value):
             yield "can never be legal: every stage it acts in also blocks it"
 
-    def verdict(self, place: Place) -> str | None:
+    def verdict(self, place: Place, scope: Scope) -> str | None:
         for slot, (row, enabled) in enumerate(zip(place.slots, place.enabled)):
             for stage in self.value:
                 if enabled and row[0] == stage:
@@ -241,12 +197,12 @@ class BlockedBy(Gate):
     def sentences(self) -> Iterator[str]:
         yield f"no enabled slot in {listed(self.value)}"
 
-    def closes(self) -> Iterator[InRow]:
-        yield InRow(STAGE, self.blocked, frozenset(self.value))
+    def closes(self, scope: Scope) -> Iterator[InEnv]:
+        yield InEnv(STAGE, self.blocked, frozenset(self.value))
 
     @staticmethod
-    def blocked(row: Row, bit: int) -> Any:
-        return (row.union & bit) != 0
+    def blocked(env: Env, bit: int) -> Any:
+        return (env.union & bit) != 0
 
 
 class DisabledBy(Gate):
@@ -264,6 +220,11 @@ class DisabledBy(Gate):
         yield f"never with {self.value}"
 
 
+def _needs_slot(scope: Scope, field: str) -> Iterator[str]:
+    if not scope.in_slot:
+        yield f"acts in no slot, so it can have no {field}"
+
+
 GATES: tuple[type[Gate], ...] = (MinAge, MaxAge, Requires, SeedLimit, BlockedBy, DisabledBy)
 """All gates, in the order in which a reason is looked for, and in which people read them."""
 
@@ -271,64 +232,31 @@ GATES: tuple[type[Gate], ...] = (MinAge, MaxAge, Requires, SeedLimit, BlockedBy,
 # -- of all gates -----------------------------------------------------------------------------------------------------
 
 
-def gates_of(*ops: Op) -> Iterator[Gate]:
-    """The gates that ops have: gate by gate, each in the order of the ops."""
-    for gate, op in product(GATES, ops):
+def gates_of(op: Op) -> Iterator[Guard]:
+    """The gates that an op has besides its stages: those of its fields, then its guards, in the order of ``when``."""
+    for gate in GATES:
         if any(getattr(op, field) != getattr(Op, field) for field in gate.fields):
             yield gate(op)
+    yield from op.judges
 
 
-def lift(op: Op, known: Collection[str]) -> Op:
+def lift(op: Op, scope: Scope, known: Collection[str]) -> Op:
     """The op without its gates that read anything but what is known."""
-    lifted = (gate for gate in gates_of(op) if any(part.reads not in known for part in gate.closes()))
-    return replace(op, **{field: getattr(Op, field) for gate in lifted for field in gate.fields})
+    lifted = [gate for gate in gates_of(op) if not is_known(gate, scope, known)]
+    blank = {field: getattr(Op, field) for gate in lifted if isinstance(gate, Gate) for field in gate.fields}
+    return replace(op, **blank, when=tuple(guard for guard in op.when if guard not in lifted))
 
 
-class SlotStep(NamedTuple):
-    """Clear the ops in each slot where ``compare(column, value)``."""
-
-    column: int
-    compare: Callable[[Any, int], Any]
-    value: int
-    ops: int
+def is_known(gate: Guard, scope: Scope, known: Collection[str]) -> bool:
+    """Whether a gate reads nothing but what is known."""
+    return all(reads(part) <= set(known) for part in gate.closes(scope))
 
 
-class RowStep(NamedTuple):
-    """Clear the ops in all slots of each environment where ``closed(row, bit)``; see ``InRow``."""
-
-    closed: Callable[[Row, int], Any]
-    bit: int
-    ops: int
-
-
-class Program(NamedTuple):
-    """The gates of resolved rules as tuples of numbers and functions, so that a compiler sees constants."""
-
-    slot: tuple[SlotStep, ...]
-    row: tuple[RowStep, ...]
-    limited: bool  # some op is under the seed limit
-
-
-def build_program(ops: Sequence[Op], feature_names: Sequence[str]) -> Program:
-    """The gates of all ops, equal ones merged."""
-    slot: dict[InSlot, int] = {}
-    row: dict[InRow, int] = {}
-    for gate in gates_of(*ops):
-        for part in gate.closes():
-            same: dict[Any, int] = slot if isinstance(part, InSlot) else row
-            same[part] = same.get(part, 0) | 1 << gate.op.id
-    bits = watched_bits(ops)
-    return Program(
-        slot=tuple(
-            SlotStep(feature_names.index(part.reads), part.compare, part.value, word) for part, word in slot.items()
-        ),
-        row=tuple(RowStep(part.closed, bits.get(part.watches, 0), word) for part, word in row.items()),
-        limited=any(op.seed_limit for op in ops),
-    )
-
-
-def watched_bits(ops: Sequence[Op]) -> dict[frozenset[IntEnum], int]:
-    """Bits of a word above those of the ops: one for each distinct set of stages that gates watch, in op order."""
-    parts = (part for gate in gates_of(*ops) for part in gate.closes())
-    watched = dict.fromkeys(part.watches for part in parts if isinstance(part, InRow) and part.watches)
-    return {stages: 1 << bit for bit, stages in enumerate(watched, start=len(ops))}
+def parts_of(ops: Sequence[Op], scopes: Sequence[Scope]) -> Iterator[tuple[Op, Any]]:
+    """Each op with each part of its gates: short forms gate by gate, each in the order of the ops; then guards."""
+    gates = [(op, gate, scope) for op, scope in zip(ops, scopes) for gate in gates_of(op)]
+    order: list[type[Any]] = [*GATES]
+    gates.sort(key=lambda one: order.index(type(one[1])) if type(one[1]) in order else len(order))
+    for op, gate, scope in gates:
+        for part in gate.closes(scope):
+            yield op, part

@@ -14,8 +14,10 @@ import esper_masks as em
 from esper_masks import reference
 from esper_masks.compat.environment import OneEnvironment
 from esper_masks.inspection.describe import sentences
-from esper_masks.inspection.verify import slot_space, verify
-from esper_masks.rules.gates import GATES, build_program, gates_of, lift, watched_bits
+from esper_masks.inspection.subjects import tried_values
+from esper_masks.inspection.verify import verify
+from esper_masks.rules.bounds import Runs
+from esper_masks.rules.gates import GATES, gates_of, lift
 from tests.held.charging import RULES
 from tests.helpers import assert_same_masks, random_states
 
@@ -112,7 +114,7 @@ def test_the_truth_of_each_gate(gates: dict[str, Any], state: dict[str, Any], re
 def test_every_field_of_an_op_is_a_gate_s_or_says_where_it_acts() -> None:
     """A gate whose ``fields`` lack one of its own could not be lifted."""
     names = [field for gate in GATES for field in gate.fields]
-    others = ["id", "always", "enters", "moves", "acts_in", "disabled", "uses"]
+    others = ["id", "always", "enters", "moves", "acts_in", "disabled", "uses", "when"]
     assert sorted(names + others) == sorted(field.name for field in dataclasses.fields(em.Op))
     bare = em.Op(Do.FIRE, acts_in=[Kiln.COLD])
     assert not any([*gates_of(bare), *sentences(bare)])
@@ -136,37 +138,22 @@ def test_sentences_come_in_the_order_of_reasons() -> None:
 
 
 def test_a_gate_is_lifted_when_it_reads_what_is_not_known() -> None:
-    [_, fire] = kilns(**EVERY).op_rules
+    rules = kilns(**EVERY)
+    [_, fire] = rules.op_rules
     known = {"stage": ["blocked_by"], "age": ["min_age", "max_age"], "lid": ["requires"], "seed limit": ["seed_limit"]}
     for kept in ({"stage", "age"}, {"stage"}, {"lid", "seed limit"}, set()):
         fields = {field: EVERY[field] for fact in kept for field in known[fact]}
-        assert lift(fire, kept) == kilns(**fields).op_rules[1]
-
-
-def test_equal_gates_of_several_ops_are_one_operation() -> None:
-    ops = em.ruleset("esper-2026-06").resolve().op_rules
-    program = build_program(ops, ["stage", "age", "alpha_mode"])
-    assert [(step.column, step.value, step.ops) for step in program.slot] == [(1, 5, 0b1000), (2, 0, 0b1100)]
-    assert [(step.bit, step.ops) for step in program.row] == [(0, 0b10), (1 << 6, 0b10)]
-    assert program.limited
-    orders = [], [Kiln.HOT, Kiln.CRACKED], [Kiln.CRACKED, Kiln.HOT], [Kiln.HOT]
-    blocked = [dataclasses.replace(op, seed_limit=False, blocked_by=order) for op, order in zip(ops, orders)]
-    assert list(watched_bits(blocked).values()) == [1 << 4, 1 << 5]  # above the four ops
-    assert [(step.bit, step.ops) for step in build_program(blocked, ["stage", "age", "alpha_mode"]).row] == [
-        (1 << 4, 0b0110),
-        (1 << 5, 0b1000),
-    ]
-
-
-def test_min_and_max_of_one_age_are_two_operations() -> None:
-    program = build_program(kilns(min_age=3, max_age=3).op_rules, ["stage", "age", "lid"])
-    assert [(step.column, step.value, step.ops) for step in program.slot] == [(1, 3, 0b10), (1, 3, 0b10)]
+        assert lift(fire, rules.scopes[1], kept) == kilns(**fields).op_rules[1]
 
 
 def test_verify_tries_both_ages_and_their_neighbours() -> None:
     rules = kilns(min_age=3, max_age=8)
-    assert slot_space(rules)[:, 1].unique().tolist() == [2, 3, 4, 7, 8, 9]
+    assert tried_values(rules)["age"] == [-(2**31), -1, 0, 1, 2, 3, 4, 7, 8, 9, 2**31 - 1]
     assert verify(rules).agrees
+
+
+def shifted(runs: Runs, off: int) -> Runs:
+    return tuple((None if a is None else a + off, None if b is None else b + off) for a, b in runs)
 
 
 @pytest.mark.parametrize("field", ["min_age", "max_age", "requires"])
@@ -175,8 +162,8 @@ def test_verify_finds_arithmetic_that_is_off(field: str, off: int, monkeypatch: 
     """It tries the values that the arithmetic has, which need not be those of the verdict."""
     rules = kilns(**{field: EVERY[field]})
     [gate] = gates_of(rules.op_rules[Do.FIRE])
-    parts = [part._replace(value=part.value + off) for part in gate.closes()]
-    monkeypatch.setattr(type(gate), "closes", lambda self: iter(parts))
+    parts = [part._replace(runs=shifted(part.runs, off)) for part in gate.closes(rules.scopes[Do.FIRE])]
+    monkeypatch.setattr(type(gate), "closes", lambda self, scope: iter(parts))
     assert verify(rules).disagreements
 
 
@@ -184,7 +171,7 @@ def test_verify_finds_arithmetic_that_is_off(field: str, off: int, monkeypatch: 
 def test_verify_finds_arithmetic_that_is_left_out(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = kilns(**{field: EVERY[field]})
     [gate] = gates_of(rules.op_rules[Do.FIRE])
-    monkeypatch.setattr(type(gate), "closes", lambda self: iter(()))
+    monkeypatch.setattr(type(gate), "closes", lambda self, scope: iter(()))
     assert verify(rules).disagreements
 
 

@@ -151,8 +151,9 @@ def many(count: int) -> em.MaskRules:
             lambda: rules(op_rules=[*BASE["op_rules"][:2], em.Op(Gap.WAIT, always=True)]),
             "op WAIT is of Gap, the others of Act",
         ),
-        (lambda: many(32), "32 ops and 0 sets of blocking stages need 32 bits; a word has 31"),
-        (lambda: with_op(0, always=False), "op WAIT can never be legal: it names no stage"),
+        (lambda: many(63), "63 ops; a word has bits for 62"),
+        (lambda: with_op(0, always=False), "op WAIT names no stage, no head and no guard; what is always legal says"),
+        (lambda: with_op(1, enters=None), "op SHUT can never be legal: it names no stage"),
         (
             lambda: with_op(0, always=False, acts_in=[Door.OPEN]),
             "no op is always legal without a slot, so a row could be left",
@@ -179,7 +180,7 @@ def many(count: int) -> em.MaskRules:
         (lambda: with_op(0, disabled_by="master_key"), "op WAIT is always legal"),
         (
             lambda: with_op(1, min_age=3, max_age=2),
-            "op SHUT can never be legal: max_age=2 is below min_age=3; raise max_age",
+            "op SHUT can never be legal: age would have to be at least 3 and at most 2",
         ),
         (lambda: with_op(1, moves={Door.OPEN: Door.SHUT}), "op SHUT has both enters and moves"),
         (lambda: with_op(1, acts_in=[Act.WAIT]), "op SHUT names WAIT, which is no stage"),
@@ -224,7 +225,11 @@ def many(count: int) -> em.MaskRules:
             lambda: with_force(by_op={Act.TURN_KEY: ("HARD",)}),
             "by_op must name exactly the ops that use the head: SHUT",
         ),
-        (lambda: with_force(by_op={Act.SHUT: ("HARD",)}, legal=("HARD",)), "by_op says all"),
+        (
+            lambda: with_force(by_op={Act.SHUT: ("HARD",)}, opened_by=(Act.SHUT,), closed=("GENTLE",)),
+            "by_op says under which ops it is open",
+        ),
+        (lambda: with_force(by_op={Act.SHUT: ("HARD",)}, legal=("GENTLE",)), "left without a legal action under SHUT"),
         (lambda: with_force(opened_by=(Act.SHUT,)), "opened_by needs closed"),
         (
             lambda: with_force(closed=("GENTLE",), opened_by=(Act.TURN_KEY,)),
@@ -302,6 +307,7 @@ TAKES: dict[type, dict[str, set[str]]] = {  # which of those each field takes
         "seed_limit": FLAG,
         "blocked_by": MEMBERS,
         "uses": NAMES,
+        "when": EMPTY,
     },
     em.Head: {
         "name": NAME,
@@ -312,6 +318,8 @@ TAKES: dict[type, dict[str, set[str]]] = {  # which of those each field takes
         "opened_by": MEMBERS,
         "by_op": {"names of a member", "no keys"},
         "canonical": NAME | {"nothing"},
+        "by_stage": {"names of a member", "no keys"},
+        "by_feature": EMPTY,
     },
     em.MaskRules: {
         "name": NAME,
@@ -323,6 +331,8 @@ TAKES: dict[type, dict[str, set[str]]] = {  # which of those each field takes
         "features": {"enum of a name", "no keys"},
         "switches": {"flags of a name", "enum of a name", "no keys"},
         "slot_ids": NAMES,
+        "row_features": {"enum of a name", "no keys"},
+        "kinds": {"no keys"},
     },
 }
 PARTS: dict[type, tuple[str, dict[str, Any]]] = {
