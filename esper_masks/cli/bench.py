@@ -32,7 +32,7 @@ LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each envir
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin or training"
+    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, guards or training"
     groups += " (default: %(default)s)"
     parser.add_argument("group", nargs="?", default=SCALING, metavar="GROUP", help=groups)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")

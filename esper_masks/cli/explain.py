@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from esper_masks.cli.common import DEFAULT_RULES, RULES_HELP, count, find_rules, print_wrapped
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.engine import MaskEngine
-from esper_masks.masks.slots import SlotState
+from esper_masks.masks.slots import SlotState, domain_of
 from esper_masks.rules import MaskRules
+from esper_masks.rules.fields import name_of, values_of
 from esper_masks.rules.names import INT32
 
 
@@ -29,6 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--total-seeds", type=int, default=0, metavar="N", help="seeds germinated so far (default: %(default)s)")
     add("--max-seeds", type=count, default=0, metavar="N", help="seed limit; 0 is none (default: %(default)s)")
     add("--switch", action="append", default=[], metavar="NAME=VALUE", help="set a rule switch")
+    add("--row", action="append", default=[], metavar="NAME=VALUE", help="a value of the environment that guards read")
+    add(
+        "--kind",
+        action="append",
+        default=[],
+        metavar="NAME=A,B,...",
+        help="slots of a kind (default, for each kind: those of the rules)",
+    )
     states = 'a JSON list of environments, each {slot: null | {"stage": ..., "age": ...}}'
     add("--states", metavar="FILE", help=states)
     add("--env", type=int, default=0, metavar="I", help="which of them (default: %(default)s)")
@@ -41,7 +50,14 @@ def run(options: argparse.Namespace) -> int:
     """
     rules = find_rules(options.rules)
     switches = _switches(rules, options.switch)
-    engine = MaskEngine(rules, options.slot_ids, enabled=options.enabled, max_seeds=options.max_seeds, **switches)
+    engine = MaskEngine(
+        rules,
+        options.slot_ids,
+        enabled=options.enabled,
+        max_seeds=options.max_seeds,
+        kinds=_kinds(rules, options.slot_ids, options.kind),
+        **switches,
+    )
     if options.states is not None and options.slots:
         raise RulesError("give the slots either as arguments or in a file of states")
     batch = [_without_repeats(_slot(rules, text) for text in options.slots)]
@@ -50,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     if options.total_seeds not in INT32:
         raise SlotStateError(f"total seeds {options.total_seeds} is no 32-bit integer")
     totals = torch.full((len(batch),), options.total_seeds, dtype=torch.int32)
-    explanation = engine.explain(engine.pack_slots(batch), options.env, totals)
+    rows = {name: torch.full((len(batch),), value) for name, value in _rows(rules, options.row).items()}
+    explanation = engine.explain(engine.pack_slots(batch), options.env, totals, row=rows)
     if options.json:
         print(json.dumps(explanation.to_json(), indent=2))
         return 0
@@ -70,6 +87,23 @@ def _switches(rules: MaskRules, settings: list[str]) -> dict[str, Any]:
     switches = {name: known.get(name, {}).get(value, value) for name, value in given.items()}
     rules.resolve(**switches)  # refuses others, an engine's own arguments among them
     return switches
+
+
+def _rows(rules: MaskRules, settings: list[str]) -> dict[str, int]:
+    """Values of the environment from ``name=value``, by names or integers."""
+    given = _without_repeats((setting.partition("=")[0], setting.partition("=")[2]) for setting in settings)
+    for name in given:
+        if name not in rules.row_features:
+            raise SlotStateError(f"no row {name!r}; {rules.name} has {', '.join(rules.row_features) or 'none'}")
+    return {name: _number(rules.row_features[name], name, value) for name, value in given.items()}
+
+
+def _kinds(rules: MaskRules, slot_ids: list[str] | None, settings: list[str]) -> dict[str, Sequence[str]] | None:
+    """Kinds from ``name=slot,slot``, with those of the rules whose slots there are; None where none is given."""
+    given = _without_repeats((setting.partition("=")[0], setting.partition("=")[2]) for setting in settings)
+    own = {name: slots for name, slots in rules.kinds.items() if set(slots) <= set(slot_ids or rules.slot_ids)}
+    named = {name: [slot for slot in slots.split(",") if slot] for name, slots in given.items()}
+    return {**own, **named} if named else None
 
 
 def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -95,20 +129,23 @@ def _state(rules: MaskRules, values: Mapping[str, Any]) -> SlotState | None:
     """A slot from names or integers by feature."""
     if "stage" not in values:
         raise SlotStateError(f"a slot has no stage: {dict(values)}")
-    enums: dict[str, Any] = {"stage": rules.stages, **rules.features}
     numbers = {}
     for name, value in values.items():
         if name not in rules.feature_names:
             raise SlotStateError(f"no feature {name!r}; {rules.name} has {', '.join(rules.feature_names)}")
-        members = enums[name].__members__ if name in enums else {}
-        if isinstance(value, str) and value in members:
-            numbers[name] = int(members[value])
-        elif re.fullmatch("-?[0-9]{1,12}", str(value)):
-            numbers[name] = int(value)
-        else:
-            known = f" and none of {', '.join(members)}" if members else ""
-            raise SlotStateError(f"{name} {value!r} is no integer{known}")
+        numbers[name] = _number(domain_of(rules, name), name, value)
     return None if numbers["stage"] == rules.empty else SlotState(**numbers)
+
+
+def _number(domain: Any, name: str, value: Any) -> int:
+    """A value by its name, or an integer."""
+    members = {name_of(domain, number): number for number in values_of(domain) or ()}
+    if isinstance(value, str) and value in members:
+        return int(members[value])
+    if re.fullmatch("-?[0-9]{1,12}", str(value)):
+        return int(value)
+    known = f" and none of {', '.join(members)}" if members else ""
+    raise SlotStateError(f"{name} {value!r} is no integer{known}")
 
 
 def _read_states(rules: MaskRules, path: str) -> list[dict[str, SlotState | None]]:

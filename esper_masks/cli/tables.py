@@ -1,6 +1,6 @@
 """What is printed about rules, masks and policies, with rich."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE, SIMPLE_HEAD
@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from esper_masks.inspection.describe import ALWAYS, COLOURS, describe, difference, verdict
+from esper_masks.inspection.describe import ALWAYS, COLOURS, choice_limits, describe, difference, verdict
 from esper_masks.rollout.training.trained import Returns
-from esper_masks.rules import MaskRules
+from esper_masks.rules import Head, MaskRules, SlotHead
+from esper_masks.rules.fields import name_of, values_of
 
 WHITE, BLUE = (255, 255, 255), (0, 114, 178)  # of cells: never legal, always
 DARK = 0.55  # share from which a number is white
@@ -35,6 +36,11 @@ def show(rules: MaskRules, console: Console) -> None:
             console.print(f"{name}: {'; '.join(op['gates'])}", soft_wrap=False)
     console.print("\nHeads, in order, and the ops that use them")
     console.print(_head_table(rules, facts))
+    for name, domain in rules.row_features.items():
+        known = values_of(domain)
+        console.print(f"row {name}: {'a number' if known is None else ', '.join(name_of(domain, v) for v in known)}")
+    for name, slots in rules.kinds.items():
+        console.print(f"kind {name}: {', '.join(slots) or 'no slot'}")
     for name, values in rules.switches.items():
         console.print(f"switch {name}: {', '.join(map(str, values))} (default {values[0]})")
 
@@ -57,20 +63,32 @@ def _head_table(rules: MaskRules, facts: Mapping[str, Any]) -> Table:
     choices_of, used_by = Column("choices", overflow="fold", ratio=3), Column("used by", overflow="fold", ratio=2)
     table = _table(Column("head", no_wrap=True), choices_of, used_by)
     sizes = {"slot": facts["slots"], "op": rules.op_names}
-    for name, head in facts["heads"].items():
-        choices = sizes.get(name, head["choices"])
-        notes = [", ".join(choices)]
-        if isinstance(head["legal"], dict):
-            switch = rules.head(name).switch
-            notes += [f"{switch} {value}: {', '.join(legal)}" for value, legal in head["legal"].items()]
-        elif head["legal"] is not None:
-            notes.append(f"legal: {', '.join(head['legal'])}")
-        if head["while_closed"] is not None:
-            notes.append(f"while closed: {', '.join(head['while_closed'])}")
-        notes += [f"under {op}: {', '.join(legal)}" for op, legal in head["by_op"].items()]
-        users = ["all"] if name == "op" else [op.name for op in rules.op_rules if name in op.uses]
-        table.add_row(f"{name} ({len(choices)})", "\n".join(notes), ", ".join(users) or "none")
+    for head in rules.heads:
+        users = ["all"] if head.name == "op" else [op.name for op in rules.op_rules if head.name in op.uses]
+        choices = facts["slots"] if isinstance(head, SlotHead) else sizes.get(head.name, head.choices)
+        notes = list(_target_notes(facts["heads"][head.name]) if isinstance(head, SlotHead) else _notes(head))
+        notes = [", ".join(choices), *notes]
+        table.add_row(f"{head.name} ({len(choices)})", "\n".join(notes), ", ".join(users) or "none")
     return table
+
+
+def _notes(head: Head) -> Iterator[str]:
+    if isinstance(head.legal, Mapping):
+        yield from (f"{head.switch} {value}: {', '.join(legal)}" for value, legal in head.legal.items())
+    elif head.legal is not None:
+        yield f"legal: {', '.join(head.legal)}"
+    if head.closed is not None:
+        yield f"while closed: {', '.join(head.closed)}"
+    yield from choice_limits(head)
+
+
+def _target_notes(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{'another slot' if facts['distinct'] else 'a slot'} in {', '.join(facts['stages'])}"
+    yield from facts["gates"]
+    if facts["moves"]:
+        yield f"moves: {', '.join(f'{source} to {to}' for source, to in facts['moves'].items())}"
+    if facts["sets"]:
+        yield f"sets: {', '.join(f'{feature} {value}' for feature, value in facts['sets'].items())}"
 
 
 def show_difference(first: MaskRules, second: MaskRules, console: Console) -> None:

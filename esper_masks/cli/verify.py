@@ -20,8 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Lint a rule set, and compare engine, whole actions, explanations and the loop oracle over everything that two
-    slots can be. Exit code 1 where something disagrees.
+    """Lint a rule set, and compare engine, whole actions, explanations and the loop oracle at every bound of every op
+    and head, and at random. Exit code 1 where something disagrees.
     """
     found = [find_rules(name) for name in options.names or rulesets()]  # a wrong name must not cost the work before it
     results: list[Verification] = []

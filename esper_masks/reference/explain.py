@@ -1,13 +1,13 @@
 """Why an action is masked: the first rule that forbids each op in each slot of one environment."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from esper_masks.reference.lifecycle import SlotRow, forbids, stage_name
-from esper_masks.rules import MaskRules
+from esper_masks.reference.situation import Situation, SlotRow, stage_name
+from esper_masks.rules import MaskRules, Op, SlotHead
 from esper_masks.rules.fields import name_of
-from esper_masks.rules.names import SLOT
+from esper_masks.rules.names import OP, SLOT
 
 LEGAL = "legal"
 
@@ -23,6 +23,7 @@ class Explanation:
         holds: what each slot holds, in words.
         reasons: one row an op, one entry a slot; None where the op is legal.
         without_slot: ops that are legal whatever the slots hold.
+        situation: the environment itself, which knows of single choices.
     """
 
     rules: str
@@ -31,17 +32,36 @@ class Explanation:
     holds: tuple[str, ...]
     reasons: tuple[tuple[str | None, ...], ...]
     without_slot: tuple[str, ...]
+    situation: Situation | None = field(default=None, repr=False, compare=False)
 
-    def reason(self, op: str, slot: str) -> str | None:
+    def reason(self, op: str, slot: str, **choices: str) -> str | None:
         """The first rule that forbids an op in a slot; None if it is legal there.
 
+            told.reason("BIND", "pod0")                 # why not at all
+            told.reason("BIND", "pod0", node="n14")     # that, or why not with this choice
+
+        Args:
+            op: its name.
+            slot: its name.
+            choices: head -> the name of a choice, or of a slot, for heads that the op uses.
+
         Raises:
-            KeyError: an unknown op or slot.
+            KeyError: an unknown op, slot or choice, or a head that the op does not use.
         """
-        for name, known in ((op, self.ops), (slot, self.slot_ids)):
-            if name not in known:
-                raise KeyError(f"{name!r} is none of {', '.join(known)}")
-        return self.reasons[self.ops.index(op)][self.slot_ids.index(slot)]
+        at, place = _index(op, self.ops), _index(slot, self.slot_ids)
+        if (reason := self.reasons[at][place]) is not None or not choices:
+            return reason
+        if self.situation is None:
+            raise ValueError("this explanation is of a version that knew of no choices; explain the state again")
+        rules = self.situation.rules
+        names = [name for name in rules.op_rules[at].uses if name not in (SLOT, OP)]
+        asked = {_index(name, names): (rules.head(name), choice) for name, choice in choices.items()}
+        for head, choice in (asked[order] for order in sorted(asked)):
+            number = _index(choice, self.slot_ids if isinstance(head, SlotHead) else tuple(head.choices))
+            reason = self.situation.choice_reason(rules.op_rules[at], place, head, number)
+            if reason is not None:
+                return f"{head.name} {choice}: {reason}"
+        return None
 
     def legal(self, op: str) -> bool:
         """Whether an op is legal somewhere."""
@@ -71,24 +91,25 @@ class Explanation:
         return "\n".join(self.lines())
 
 
-def explain(
-    rules: MaskRules,
-    slots: Sequence[SlotRow],
-    slot_ids: Sequence[str],
-    *,
-    enabled: Sequence[bool] | None = None,
-    total_seeds: int | None = None,
-    max_seeds: int = 0,
-) -> Explanation:
-    """Explain one environment by the rules themselves; see ``reference.forbids`` for the arguments."""
-    settings: dict[str, Any] = {"enabled": enabled, "total_seeds": total_seeds, "max_seeds": max_seeds}
-    reasons = tuple(
-        tuple(forbids(rules, op, slots, slot, slot_ids=slot_ids, **settings) for slot in range(len(slots)))
-        for op in rules.op_rules
-    )
-    always = tuple(op.name for op in rules.op_rules if op.always and SLOT not in op.uses)
+def explain(rules: MaskRules, slots: Sequence[SlotRow], slot_ids: Sequence[str], **given: Any) -> Explanation:
+    """Explain one environment by the rules themselves; see ``reference.Situation`` for the arguments."""
+    one = Situation(rules, slots, slot_ids=slot_ids, **given)
+
+    def of(op: Op) -> tuple[str | None, ...]:
+        if not op.in_slot and (reason := one.reason_everywhere(op)):
+            return (reason,) * len(slots)
+        return tuple(one.reason(op, slot) for slot in range(len(slots)))
+
+    reasons = tuple(of(op) for op in rules.op_rules)
+    alone = tuple(op.name for op in rules.op_rules if one.alone(op))
     holds = tuple(_describe(rules, row) for row in slots)
-    return Explanation(rules.name, rules.op_names, tuple(slot_ids), holds, reasons, always)
+    return Explanation(rules.name, rules.op_names, tuple(slot_ids), holds, reasons, alone, one)
+
+
+def _index(name: str, known: Sequence[str]) -> int:
+    if name not in known:
+        raise KeyError(f"{name!r} is none of {', '.join(known) or 'none'}")
+    return tuple(known).index(name)
 
 
 def _describe(rules: MaskRules, row: SlotRow) -> str:

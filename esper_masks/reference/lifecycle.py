@@ -9,26 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from esper_masks.rules import Head, MaskRules, Op
-from esper_masks.rules.gates import Place
-from esper_masks.rules.names import OP, SLOT
+from esper_masks.reference.situation import (
+    SLOT_BY_OP,
+    Situation,
+    SlotRow,
+    canonical_value,
+    head_choices,
+    permitted,
+)
+from esper_masks.rules import MaskRules, Op, SlotHead
+from esper_masks.rules.names import BY_SLOT, OP, SLOT
 
-SlotRow = Sequence[int]  # stage, age, *features
 Action = tuple[int, ...]  # one value per head
 Result = dict[str, list[Any]]
 
 
-def forbids(
-    rules: MaskRules,
-    op: Op,
-    slots: Sequence[SlotRow],
-    slot: int,
-    *,
-    enabled: Sequence[bool] | None = None,
-    total_seeds: int | None = None,
-    max_seeds: int = 0,
-    slot_ids: Sequence[str] | None = None,
-) -> str | None:
+def forbids(rules: MaskRules, op: Op, slots: Sequence[SlotRow], slot: int, **given: Any) -> str | None:
     """Why an op is illegal in a slot of one environment: the first rule that forbids it, or None if it is legal.
 
     Args:
@@ -36,50 +32,35 @@ def forbids(
         op: one of ``rules.op_rules``.
         slots: stage, age and further features of every slot.
         slot: index of the slot in question.
-        enabled: one bool a slot; None for all.
-        total_seeds: seeds germinated so far; needed only under a limit.
-        max_seeds: the limit; 0 or less for none.
-        slot_ids: names of the slots, for the reason; None for their numbers.
+        given: the other fields of ``reference.Situation``.
     """
-    enabled = [True] * len(slots) if enabled is None else enabled
-    if not enabled[slot]:
-        return "the slot is not enabled"
-    if op.always:
-        return None
-    if op.disabled:
-        return "a rule switch disables it"
-    stage, stages = slots[slot][0], rules.legal_stages(op.id)
-    if stage not in stages:
-        *most, last = [s.name for s in sorted(stages)] or ["none"]
-        needed = f"{', '.join(most)} or {last}" if most else last
-        return f"stage {stage_name(rules, stage)}, needs {needed}"
-    features = dict(zip(rules.feature_names, slots[slot]))
-    place = Place(features, slots, enabled, slot_ids, total_seeds, max_seeds)
-    return next((reason for gate in rules.gates[op.id] if (reason := gate.verdict(place))), None)
+    return Situation(rules, slots, **given).reason(op, slot)
 
 
-def slot_by_op(
-    rules: MaskRules,
-    slots: Sequence[SlotRow],
-    *,
-    enabled: Sequence[bool] | None = None,
-    total_seeds: int | None = None,
-    max_seeds: int = 0,
-) -> list[list[bool]]:
-    """Which op is legal in which slot of one environment: ops × slots bools."""
-    return [
-        [
-            forbids(rules, op, slots, i, enabled=enabled, total_seeds=total_seeds, max_seeds=max_seeds) is None
-            for i in range(len(slots))
-        ]
-        for op in rules.op_rules
-    ]
+def slot_by_op(rules: MaskRules, slots: Sequence[SlotRow], **given: Any) -> list[list[bool]]:
+    """Which op is legal in which slot of one environment: ops × slots bools. See ``forbids`` for the arguments."""
+    one = Situation(rules, slots, **given)
+    return [[one.reason(op, slot) is None for slot in range(len(slots))] for op in rules.op_rules]
 
 
 def head_masks(rules: MaskRules, by_op: Sequence[Sequence[bool]], enabled: Sequence[bool]) -> Result:
-    """One list of bools per head, and ``slot_by_op``, of one environment whose ``slot_by_op`` is known."""
-    legal_ops = [op for op in rules.op_rules if (op.always and SLOT not in op.uses) or any(by_op[op.id])]
-    masks: Result = {"slot_by_op": list(by_op)}
+    """One list of bools per head, and ``slot_by_op``, of one environment whose ``slot_by_op`` is known.
+
+    It is all there is to the masks of rules whose heads do not depend on slots, and whose ops act in slots unless they
+    are always legal.
+
+    Args:
+        rules: resolved rules.
+        by_op: see ``slot_by_op``.
+        enabled: one bool a slot.
+
+    Raises:
+        ValueError: other rules, whose masks ``masks`` gives.
+    """
+    if any(head.dynamic for head in rules.heads) or not all(op.in_slot or op.always for op in rules.op_rules):
+        raise ValueError(f"the masks of {rules.name} do not follow from slot_by_op; reference.masks gives them")
+    legal_ops = [op for op in rules.op_rules if (op.always and not op.in_slot) or any(by_op[op.id])]
+    masks: Result = {SLOT_BY_OP: list(by_op)}
     for head in rules.heads:
         if head.name == SLOT:
             masks[SLOT] = list(enabled)
@@ -91,36 +72,11 @@ def head_masks(rules: MaskRules, by_op: Sequence[Sequence[bool]], enabled: Seque
     return masks
 
 
-def head_choices(head: Head, rules: MaskRules, legal_ops: Sequence[Op]) -> set[str]:
-    """The legal choices of a head, given the ops that are legal in the environment."""
-    if head.by_op:
-        legal = {choice for op in legal_ops if op.id in head.by_op for choice in head.by_op[op.id]}
-        return legal or set(head.closed or (canonical_choice(head),))
-    if head.closed is not None:
-        openers = head.opened_by or tuple(op.id for op in rules.op_rules if head.name in op.uses)
-        if not any(op.id in openers for op in legal_ops):
-            return set(head.closed)
-    return set(head.open_choices)
-
-
-def canonical_choice(head: Head) -> str:
-    return head.choices[0] if head.canonical is None else head.canonical
-
-
-def canonical_value(head: Head) -> int:
-    """The value of a head while the op ignores it; 0 for the slot."""
-    return 0 if head.name == SLOT else head.choices.index(canonical_choice(head))
-
-
-def permitted(head: Head, op: Op) -> Sequence[str]:
-    """The choices that the rules leave to an op that uses the head."""
-    return head.by_op[op.id] if head.by_op else head.open_choices
-
-
 def joint_actions(rules: MaskRules, slots: int) -> Iterator[Action]:
     """Every whole action that some state allows, in index order: op by op, then the heads in order.
 
-    Heads that the op ignores hold their canonical value. Rules must be resolved.
+    Heads that the op ignores hold their canonical value. What kinds, distinctness, masks and states forbid has its
+    number all the same: numbers are static. Rules must be resolved.
     """
     for op in rules.op_rules:
         if op.disabled:
@@ -131,20 +87,31 @@ def joint_actions(rules: MaskRules, slots: int) -> Iterator[Action]:
                 values.append([int(op.id)])
             elif head.name not in op.uses:
                 values.append([canonical_value(head)])
-            elif head.name == SLOT:
+            elif head.name == SLOT or isinstance(head, SlotHead):
                 values.append(range(slots))
             else:
-                values.append([i for i, choice in enumerate(head.choices) if choice in permitted(head, op)])
+                values.append(permitted(head, op, len(head.choices)))
         yield from product(*values)
 
 
 def joint_mask(rules: MaskRules, masks: Mapping[str, Any], slots: int) -> list[bool]:
-    """Legality of every whole action of ``joint_actions``, from the ``head_masks`` of one environment."""
-    op_at, slot_at = rules.head_names.index(OP), rules.head_names.index(SLOT)
-    return [
-        masks["slot_by_op"][a[op_at]][a[slot_at]] if SLOT in rules.op_rules[a[op_at]].uses else masks[OP][a[op_at]]
-        for a in joint_actions(rules, slots)
-    ]
+    """Legality of every whole action of ``joint_actions``, from the ``masks`` of one environment."""
+    return [is_legal(rules, masks, action) for action in joint_actions(rules, slots)]
+
+
+def is_legal(rules: MaskRules, masks: Mapping[str, Any], action: Action) -> bool:
+    """Whether one environment permits a whole action of ``joint_actions``, by its ``masks``."""
+    values = dict(zip(rules.head_names, action))
+    op = rules.op_rules[values[OP]]
+    if not (masks[SLOT_BY_OP][op.id][values[SLOT]] if SLOT in op.uses else masks[OP][op.id]):
+        return False
+    for name in op.uses:
+        if name == SLOT:
+            continue
+        by_slot = masks.get(f"{name}{BY_SLOT}")
+        if not (masks[name] if by_slot is None else by_slot[values[SLOT]])[values[name]]:
+            return False
+    return True
 
 
 def masks(
@@ -154,6 +121,10 @@ def masks(
     *,
     max_seeds: Any = 0,
     enabled: Any = None,
+    row: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, Sequence[int]] | None = None,
+    head_masks: Mapping[str, Any] | None = None,
+    restrict: Mapping[str, Any] | None = None,
     joint: bool = False,
     **switches: object,
 ) -> Result:
@@ -165,34 +136,72 @@ def masks(
         total_seeds: ``[batch]`` ints; needed only under a limit.
         max_seeds: an int, or ``[batch]`` ints.
         enabled: ``[slots]`` or ``[batch][slots]`` bools.
+        row: name -> ``[batch]`` ints or bools; all of ``rules.row_features`` that guards read.
+        kinds: name -> the slots of that kind, by number; None for those of the rules.
+        head_masks: head -> bools, ``[batch][n]`` or ``[batch][slots][n]``.
+        restrict: head -> bools that broadcast to ``[batch][n]``, ``slot_by_op`` to ``[batch][ops][slots]``, a head with
+            ``_by_slot`` behind its name to ``[batch][slots][n]``.
         joint: also give ``"joint"``, ``[batch][whole actions]``.
         switches: rule switches.
 
-    Returns: head name -> ``[batch][n]`` bools; ``"slot_by_op"`` -> ``[batch][ops][slots]``.
+    Returns: head name -> ``[batch][n]`` bools; ``"slot_by_op"`` -> ``[batch][ops][slots]``; of a head with choices of
+        its own in each slot, with ``_by_slot`` behind its name, ``[batch][slots][n]``.
     """
     rules = rules.resolve(**switches)
     states, totals, limits, enables = (_lists(value) for value in (states, total_seeds, max_seeds, enabled))
-    result: Result = {name: [] for name in (*rules.head_names, "slot_by_op", *(["joint"] if joint else []))}
-    for env, slots in enumerate(states):
-        on = enables[env] if enables and isinstance(enables[0], list) else enables
-        on = [True] * len(slots) if on is None else on
-        total = None if totals is None else totals[env]
-        limit = limits[env] if isinstance(limits, list) else limits
-        by_op = slot_by_op(rules, slots, enabled=on, total_seeds=total, max_seeds=limit)
-        one = head_masks(rules, by_op, on)
+    rows = {name: _lists(values) for name, values in (row or {}).items()}
+    own = {name: _lists(values) for name, values in (head_masks or {}).items()}
+    slots = len(states[0]) if states else 0
+    limited = {
+        name: _spread(_lists(mask), (len(states), *_axes(rules, name, slots)))
+        for name, mask in (restrict or {}).items()
+    }
+    result: Result = {}
+    for env, held in enumerate(states):
+        one = Situation(
+            rules,
+            held,
+            enabled=enables[env] if enables and isinstance(enables[0], list) else enables,
+            total_seeds=None if totals is None else totals[env],
+            max_seeds=limits[env] if isinstance(limits, list) else limits,
+            row={name: int(values[env]) for name, values in rows.items()},
+            kinds=kinds,
+            head_masks={name: values[env] for name, values in own.items()},
+            restrict={name: values[env] for name, values in limited.items()},
+        ).masks()
         if joint:
-            one["joint"] = joint_mask(rules, one, len(slots))
+            one["joint"] = joint_mask(rules, one, slots)
         for name, value in one.items():
-            result[name].append(value)
-    return result
+            result.setdefault(name, []).append(value)
+    return result or {name: [] for name in (*rules.head_names, SLOT_BY_OP, *(["joint"] if joint else []))}
 
 
-def stage_name(rules: MaskRules, stage: int) -> str:
-    """The name of a stage, or the integer with a note that it is none."""
-    try:
-        return rules.stages(stage).name
-    except ValueError:
-        return f"{stage} (no stage of {rules.name})"
+def _axes(rules: MaskRules, name: str, slots: int) -> tuple[int, ...]:
+    """The axes of a constraint behind the batch."""
+    ops = len(rules.op_rules)
+    if name == SLOT_BY_OP:
+        return ops, slots
+    wide = name not in rules.head_names
+    head = rules.head(name.removesuffix(BY_SLOT) if wide else name)
+    size = {SLOT: slots, OP: ops}.get(head.name, slots if isinstance(head, SlotHead) else len(head.choices))
+    return (slots, size) if wide else (size,)
+
+
+def _spread(value: Any, shape: Sequence[int]) -> Any:
+    """Nested lists broadcast to a shape."""
+    depth, inner = 0, value
+    while isinstance(inner, list):
+        depth, inner = depth + 1, inner[0]
+    for _ in range(len(shape) - depth):
+        value = [value]
+    return _repeated(value, shape)
+
+
+def _repeated(value: Any, shape: Sequence[int]) -> Any:
+    if not shape:
+        return value
+    items = list(value) * shape[0] if len(value) == 1 else value
+    return [_repeated(item, shape[1:]) for item in items]
 
 
 def _lists(value: Any) -> Any:

@@ -42,6 +42,46 @@ def test_explain_slots_features_and_switches(capsys: pytest.CaptureFixture[str])
     assert result["reasons"]["PRUNE"]["a"] is None
 
 
+CREWS = """
+from enum import IntEnum
+import esper_masks as em
+Site = IntEnum("Site", "IDLE BUSY", start=0)
+Do = IntEnum("Do", "WAIT BUILD LIGHT CALL", start=0)
+CREWS = em.MaskRules(
+    name="crews", stages=Site, transitions={Site.IDLE: [Site.BUSY], Site.BUSY: [Site.IDLE]}, empty=Site.IDLE,
+    row_features={"night": bool, "cranes": int}, kinds={"paved": ["a"], "lit": ["b"]}, slot_ids=["a", "b"],
+    op_rules=[em.Op(Do.WAIT, always=True),
+              em.Op(Do.BUILD, enters=Site.BUSY, uses=["slot"], when=[em.Kind("paved"), em.Row("night", in_=[False])]),
+              em.Op(Do.LIGHT, acts_in=[Site.IDLE], uses=["slot"], when=[em.Kind("lit")]),
+              em.Op(Do.CALL, when=[em.Row("cranes", at_least=1)])],
+    heads=[em.Head("slot"), em.Head("op")],
+)
+"""
+
+
+def test_explain_rows_and_kinds(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("crews.py").write_text(CREWS)
+    crews = ("explain", "--rules", "crews:CREWS", "--row")
+    result = json.loads(run(capsys, *crews, "night=False", "--row", "cranes=2", "--json"))
+    assert result["legal"] == {"WAIT": True, "BUILD": True, "LIGHT": True, "CALL": True}
+    assert result["reasons"]["BUILD"] == {"a": None, "b": "b is not of kind paved"}
+    result = json.loads(run(capsys, *crews, "night=True", "--row", "cranes=0", "--kind", "paved=b,a", "--json"))
+    assert result["reasons"]["BUILD"] == dict.fromkeys("ab", "night True, needs False")
+    assert result["reasons"]["CALL"] == dict.fromkeys("ab", "cranes 0, needs at least 1")
+    assert result["reasons"]["LIGHT"] == {"a": "a is not of kind lit", "b": None}  # a kind that is not given stays
+    others = ("--slot-ids", "x,y", "--kind", "paved=x", "--kind", "lit=y")
+    result = json.loads(run(capsys, *crews, "night=False", "--row", "cranes=0", *others, "--json"))
+    assert result["reasons"]["LIGHT"] == {"x": "x is not of kind lit", "y": None}
+    for row, says in (
+        (("night=1",), "row 'cranes' is missing, which guards read"),
+        (("day=1",), "no row 'day'; crews has night, cranes"),
+        (("cranes=few",), "cranes 'few' is no integer"),
+        (("night=1", "--row", "night=0"), "'night' is given twice"),
+        (("night=1", "--row", "cranes=1", "--kind", "paved=z"), "names no slot of the engine: ['z']"),
+    ):
+        assert says in run(capsys, *crews, *row, code=2)
+
+
 def test_explain_an_environment_of_a_file(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("states.json").write_text(json.dumps([{}, {"mid": {"stage": "BLENDING", "age": 0}, "late": None}]))
     result = json.loads(run(capsys, "explain", "--states", "states.json", "--env", "1", "--json"))

@@ -21,7 +21,7 @@ from tests.logs import event, germinate, move
 
 KEYS = {
     *("files", "lines", "malformed", "seeds", "episodes", "transitions", "ops", "illegal", "illegal_transitions"),
-    *("unknown_stages", "age_unknown", "findings"),
+    *("unknown_stages", "age_unknown", "row_unknown", "findings"),
 }
 
 
