@@ -22,7 +22,7 @@ from esper_masks.errors import InvalidStateMachineError, RulesError, SlotStateEr
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.slots import SlotState
-from esper_masks.rules import Head, MaskRules, Op
+from esper_masks.rules import Age, Any, Count, Feature, Head, Kind, MaskRules, Op, Row, SlotHead, Unless
 from esper_masks.rulesets import ruleset, rulesets
 
 if TYPE_CHECKING:
@@ -50,23 +50,31 @@ for _old, (_new, _loadable) in _moved.items():
 __all__ = [
     "ActionLayout",
     "ActionMasks",
+    "Age",
+    "Any",
+    "Count",
     "Decision",
     "DecisionStep",
     "Evaluation",
     "FactoredCategorical",
+    "Feature",
     "Head",
     "HeadLayout",
     "InvalidStateMachineError",
     "JointActions",
+    "Kind",
     "MaskEngine",
     "MaskRules",
     "MaskedCategorical",
     "Minibatch",
     "Op",
     "RolloutBuffer",
+    "Row",
     "RulesError",
+    "SlotHead",
     "SlotState",
     "SlotStateError",
+    "Unless",
     "compat",
     "raise_on_fault",
     "reference",

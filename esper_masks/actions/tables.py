@@ -5,14 +5,17 @@ identity, and so never serves the tables of one layout to the masks of another.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import reduce
 from itertools import accumulate
+from operator import mul, or_
 
 import torch
 from torch import Tensor, nn
 
-from esper_masks.actions.draws import Heads, build_draws, closing_heads, given_op
-from esper_masks.actions.layout import ActionLayout, HeadLayout
+from esper_masks.actions.draws import Dynamic, Heads, build_draws, closing_heads, dynamic_heads, merge_draws
+from esper_masks.actions.layout import CHOICE_BITS, ActionLayout, HeadLayout, choice_bit, choice_words
+from esper_masks.actions.packing import build_packings
 from esper_masks.rules.names import OP, SLOT
 
 KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made when it is asked for
@@ -43,20 +46,37 @@ class HeadTables(Tables):
 
     Args:
         head: the head.
+        word_dtype: of the layout.
         device: where the tables live.
     """
 
-    def __init__(self, head: HeadLayout, device: torch.device):
+    def __init__(self, head: HeadLayout, word_dtype: torch.dtype, device: torch.device):
         super().__init__(device)
         choices = range(head.size)
         words = [sum(1 << op for op, row in enumerate(head.opened) if v in row) for v in choices]
         self.size, self.canonical, self.users, self.openers = head.size, head.canonical, head.users, head.openers
-        # int32 [n]: the ops of which one must be legal for the choice to be open
-        self.opening_ops = self.table(words, torch.int32)
+        # int32 or int64 [n]: the ops of which one must be legal for the choice to be open
+        self.opening_ops = self.table(words, word_dtype)
         # bool [n]: the mask while no such op is legal; the whole mask of a static head
         self.closed = self.table([v in head.closed for v in choices], torch.bool)
         # bool [ops, n]: the mask given the op; the canonical choice alone where the op ignores the head
         self.by_op = self.table([[v in row for v in choices] for row in head.by_op], torch.bool)
+        users = [op for op in range(len(head.by_op)) if head.users >> op & 1]
+        permits = list(dict.fromkeys(head.by_op[op] for op in users))
+        # the ops that use the head, by what they permit: word of these ops, choice words of what they permit
+        self.groups = tuple(
+            (sum(1 << op for op in users if head.by_op[op] == row), as_choice_words(row, head.size)) for row in permits
+        )
+        self.group_of = self.table([permits.index(row) if row in permits else 0 for row in head.by_op])  # int64 [ops]
+        # bool [groups, n]: what each of them permits
+        self.permits = self.table([[v in row for v in choices] for row in permits], torch.bool)
+        # int32 [groups, k]: the same as choice words
+        self.permitted = self.table([words for _, words in self.groups], torch.int32)
+        self.all_choices = self.table(as_choice_words(choices, head.size), torch.int32)  # int32 [k]: of all choices
+        # bool [n]: what some op permits
+        self.anywhere = self.table([any(v in row for row in permits) for v in choices], torch.bool)
+        # int32 [k]: the canonical choice alone
+        self.canonical_words = self.table(as_choice_words([head.canonical], head.size), torch.int32)
 
 
 class DrawTables(Tables):
@@ -76,64 +96,110 @@ class DrawTables(Tables):
 
     so that choice 3 of draw 5 is entry ``3 * 7 + 5``. From a whole action back to its draws leads ``places``, a row an
     op between two for ops that do not exist: CULL has ``[3, 7 + 1, 7 + 2, 0]``, the slot in draw 3, the op in draw 0,
-    and behind the 7 draws the canonical values of blueprint and blend.
+    and behind the 7 draws the canonical values of blueprint and blend. Where some draws are of one slot, they stand
+    behind all others, and ``places_in_slots`` leads to them from op and slot.
 
     Args:
         layout: heads and ops.
         by_op: see ``build_draws``.
-        restricted: see ``build_draws``.
+        by_slot: see ``build_draws``.
+        dynamic: see ``build_draws``.
         device: where the tables live.
     """
 
-    def __init__(self, layout: ActionLayout, by_op: Heads, restricted: Heads, device: torch.device):
+    def __init__(self, layout: ActionLayout, by_op: Heads, by_slot: Heads, dynamic: Dynamic, device: torch.device):
         super().__init__(device)
-        self.draws = draws = build_draws(layout, by_op, restricted)
-        self.by_op = by_op
+        self.draws = draws = build_draws(layout, by_op, by_slot, dynamic)
+        self.by_op, self.static, self.word_dtype = by_op, layout.static, layout.word_dtype
         self.width, self.count = max(draw.size for draw in draws), len(draws)
-        self.op_at = draws[0].head
+        self.whole_rows = sum(draw.slot is None for draw in draws)  # the draws that are of no slot come first
+        self.slots, self.ops = len(layout.slot_ids), len(layout.ops)
+        self.op_at, self.slot_at = (
+            layout.head_names.index(name) if name in layout.head_names else None for name in (OP, SLOT)
+        )
         self.sizes = [head.size for head in layout.heads]
         self.canonical_choices = [head.canonical for head in layout.heads]
-        taken = [i for i, draw in enumerate(draws) if i and draw.users]
-        parts = {draws[i].head: tuple(j for j in taken if draws[j].head == draws[i].head) for i in taken}
-        # every head but op that some op uses: the head, its draws, all of them as one
-        self.drawn = tuple((head, at, given_op([draws[i] for i in at])) for head, at in parts.items())
+        taken = {draw.head for draw in draws if draw.users and not draw.of_op}
+        # every head but op that some op uses, the slot first, because other heads may depend on it
+        self.drawn = tuple(merge_draws(draws, at) for at in sorted(taken, key=lambda at: (at != self.slot_at, at)))
         self.closing = tuple(layout.heads[head].openers for head in closing_heads(layout))
-        heads, ops = range(len(layout.heads)), range(len(layout.ops))
-        none = 2 * sum(layout.heads[head].size for head in restricted)
-        constraints = [[none if d.constraint is None else d.constraint + k for k in range(d.size)] for d in draws]
-        places = [[self.count + head for head in heads] for _ in range(len(ops) + 2)]
-        for i, draw in enumerate(draws):
-            for row in places if i == 0 else (places[1 + op] for op in ops if draw.users >> op & 1):
-                row[draw.head] = i
-        users = [[[i > 0 and draw.users >> op & 1 != 0] for i, draw in enumerate(draws)] for op in ops]
+        heads = range(len(layout.heads))
 
         def padded(rows: Sequence[Sequence[int]], dtype: torch.dtype = torch.int64) -> nn.Buffer:
             return self.table([row[k] if k < len(row) else 0 for k in range(self.width) for row in rows], dtype)
 
         self.columns = padded([d.columns for d in draws])  # int64 [width * draws]: column of the logits
         self.words = padded([d.words for d in draws])  # int64 [width * draws]: which word decides
-        # int32 [width * draws, 1]: the bits it must share; 0 where padded, so that nothing is legal there
-        self.bits = nn.Buffer(padded([d.bits for d in draws], torch.int32).unsqueeze(-1))
-        rows = [[*one.bits, *[0] * (self.width - one.size)] for _, _, one in self.drawn]
-        # int32 [drawn, width]: the bits of all draws of a head as one
-        self.drawn_bits = self.table(rows, torch.int32)
-        # int64 [width * draws]: column of the constraints; one past the last for none
-        self.constraints = padded(constraints) if restricted else None
-        self.needed_by = self.table([[d.needed_by] for d in draws], torch.int32)  # int32 [draws, 1]
-        # bool [ops, draws, 1]: the op takes a head other than op from this draw
+        # words [width * draws, 1]: the bits it must share; 0 where padded, so that nothing is legal there
+        self.bits = nn.Buffer(padded([d.bits for d in draws], self.word_dtype).unsqueeze(-1))
+        rows = [[*head.whole.bits, *[0] * (self.width - head.whole.size)] for head in self.drawn]
+        # words [drawn, width]: the bits of all draws of a head as one
+        self.drawn_bits = self.table(rows, self.word_dtype)
+        if dynamic:
+            none = sum(choice_words(self.sizes[at]) * (self.slots if slot_wise else 2) for at, slot_wise in dynamic)
+            # int64 [width * draws]: the choice word that decides, too; one past the last, with all bits, for none
+            self.choice_words = padded([[none] * d.size if d.choice_words is None else d.choice_words for d in draws])
+            bits = padded([[1] * d.size if d.choice_words is None else d.choice_bits for d in draws], torch.int32)
+            self.choice_bits = nn.Buffer(bits.unsqueeze(-1))  # int32 [width * draws, 1]: the bit it must have
+            self.bits_of_word = nn.Buffer(choice_bits(device))
+        self.dynamic = dynamic
+        self.needed_by = self.table([[d.needed_by] for d in draws], self.word_dtype)  # words [draws, 1]
+        self.needed_words = self.table([d.needed_word for d in draws])  # int64 [draws]
+        users = [[[not d.of_op and d.users >> op & 1] for d in draws[: self.whole_rows]] for op in range(self.ops)]
+        # bool [ops, draws of whole rows, 1]: the op takes a head other than op from this draw
         self.users = self.table(users, torch.bool)
         self.heads = self.table([d.head for d in draws])  # int64 [draws]
         # int64 [1 + ops + 1, heads]: the draw of the head under the op; draws + head if it is ignored
-        self.places = self.table(places)
+        self.places = self.table(self._places(None))
         self.canonical = self.table([[head.canonical] for head in layout.heads])  # int64 [heads, 1]
         # bool [heads, draws, 1]: the draw is one of the head's
         self.members = self.table([[[draw.head == head] for draw in draws] for head in heads], torch.bool)
         # bool [heads, draws, 1]: the draw is one of the head's, and the head's own entropy is taken in it
         self.plain_members = self.table([[[d.head == head and d.plain] for d in draws] for head in heads], torch.bool)
         plain = [[i for i, d in enumerate(draws) if d.head == head and d.plain] for head in heads]
-        # int64 [heads]: the first draw in which the head's own entropy is taken; 0 where there is none
-        self.plain = self.table([own[0] if own else 0 for own in plain])
+        # int64 [heads]: the draw in which the head's own entropy is taken; None where a head has none, or several
+        self.plain = self.table([own[0] for own in plain]) if all(len(own) == 1 for own in plain) else None
         self.powers = self.table([[1 << head] for head in heads])  # int64 [heads, 1]: bit of the head in a fault word
+        of_slots = reduce(or_, (draw.users for draw in draws[self.whole_rows :]), 0)
+        # of each op that uses draws of one slot: the draw of its slot
+        self.slot_draws = {op: self._slot_draw(op) for op in range(self.ops) if of_slots >> op & 1}
+        if of_slots:
+            self._add_slots()
+
+    def _add_slots(self) -> None:
+        """What only layouts with draws of one slot need."""
+        in_slots = [self._places(slot) for slot in (None, *range(self.slots), None)]
+        # int64 [1 + ops + 1, 1 + slots + 1, heads]: ``places`` once the slot is known
+        self.places_in_slots = self.table([list(by_slot) for by_slot in zip(*in_slots)])
+        of_slots = self.draws[self.whole_rows :]
+        users = [[op for op in range(self.ops) if draw.users >> op & 1] for draw in of_slots]
+        most = range(max(map(len, users)))
+        pairs = [[(ops[k], draw) if k < len(ops) else None for draw, ops in zip(of_slots, users)] for k in most]
+        # of the k-th op that uses each draw of one slot, [k * draws of one slot]: the op; the place of the slot in its
+        # draw under this op; and [k, draws of one slot, 1]: the bit of the op, 0 where padded
+        self.pair_ops = self.table([pair[0] if pair else 0 for row in pairs for pair in row])
+        self.pair_slots = self.table(
+            [
+                self.slot_draws[pair[0]] + self.count * (pair[1].slot or 0) if pair else 0
+                for row in pairs
+                for pair in row
+            ]
+        )
+        bits = [[[1 << pair[0] if pair else 0] for pair in row] for row in pairs]
+        self.pair_bits = self.table(bits, self.word_dtype)
+
+    def _slot_draw(self, op: int) -> int:
+        """The draw of the slot under an op that uses it."""
+        return next(i for i, d in enumerate(self.draws) if d.head == self.slot_at and d.users >> op & 1)
+
+    def _places(self, slot: int | None) -> list[list[int]]:
+        """The draw of each head under each op, in a slot, with a row for ops that do not exist on either side."""
+        places = [[self.count + head for head in range(len(self.sizes))] for _ in range(self.ops + 2)]
+        for i, draw in enumerate(self.draws):
+            if draw.slot is None or draw.slot == slot:
+                for row in places if draw.of_op else (places[1 + op] for op in range(self.ops) if draw.users >> op & 1):
+                    row[draw.head] = i
+        return places
 
 
 class LayoutTables(Tables):
@@ -159,18 +225,29 @@ class LayoutTables(Tables):
 
     def __init__(self, layout: ActionLayout, device: torch.device):
         super().__init__(device)
-        self.heads = nn.ModuleList(HeadTables(head, device) for head in layout.heads)
-        self.draws = DrawTables(layout, (), (), device)
+        self.heads = nn.ModuleList(HeadTables(head, layout.word_dtype, device) for head in layout.heads)
+        # what a compiler has to see as constants: words of all ops, of those that use a slot, and of the others
+        self.all_ops, self.with_slot = layout.all_ops, layout.slot_users
+        self.without_slot = self.all_ops & ~self.with_slot
+        ops_of = [head.users & self.without_slot for head in layout.heads]
+        # for each head the ops that use it without a slot
+        self.alone = tuple(tuple(op for at, op in enumerate(layout.ops) if word >> at & 1) for word in ops_of)
+        self.op_bits = self.table([1 << op for op in range(len(layout.ops))], layout.word_dtype)  # [ops]: bit of each
+        self.choice_bits = nn.Buffer(choice_bits(device))
+        self.packings = build_packings(layout)
+        self.draws = DrawTables(layout, (), (), dynamic_heads(layout), device)
         self.width = max(head.size for head in layout.heads)
         self.size = sum(actions_per_op(layout))
         self.numbered = self.size < 2**62  # if not, what counts whole actions is float64
-        self.slots, self.op_at, self.slot_at = len(layout.slot_ids), *map(layout.head_names.index, (OP, SLOT))
-        ops, slot = range(len(layout.ops)), layout.heads[self.slot_at]
-        others = [head for head in layout.heads if head is not slot]
-        combinations = [math.prod(len(head.by_op[op]) for head in others) for op in ops]
-        # [ops]: choices that an op leaves to its heads other than the slot
-        self.combinations = self.table(combinations, torch.int64 if self.numbered else torch.float64)
-        self.slot_users = self.table([slot.users >> op & 1 for op in ops], torch.bool)  # bool [ops]: the op uses a slot
+        names, self.slots = layout.head_names, len(layout.slot_ids)
+        # where the heads of ops and slots stand; None in a layout without them, which has one op
+        self.op_at, self.slot_at = (names.index(name) if name in names else None for name in (OP, SLOT))
+        ops, slot_users = range(len(layout.ops)), layout.slot_users
+        numbers = [[len(head.by_op[op]) if head.name != SLOT else 1 for op in ops] for head in layout.heads]
+        # [heads, ops]: choices that an op leaves to each head, other than the slot
+        self.numbers = self.table(numbers, torch.int64 if self.numbered else torch.float64)
+        self.combinations = nn.Buffer(self.numbers.prod(0))  # [ops]: to all of them
+        self.slot_users = self.table([slot_users >> op & 1 for op in ops], torch.bool)  # bool [ops]: the op uses a slot
         self.users = self.table([head.users for head in layout.heads])  # int64 [heads]: the ops that use the head
         self.sizes = self.table([head.size for head in layout.heads])  # int64 [heads]
         if self.numbered:
@@ -200,6 +277,19 @@ class LayoutTables(Tables):
         # int64 [1 + ops + 1, heads, 1 + width + 1]: what a value adds to the index, -1 if not permitted
         self.terms = self.table(terms)
 
+    def head(self, at: int) -> HeadTables:
+        """Those of the head at a position."""
+        table = self.heads[at]
+        assert isinstance(table, HeadTables)
+        return table
+
+    def combinations_without(self, heads: Collection[int]) -> Tensor:
+        """Choices that an op leaves to all heads but the slot and those at some positions: ``[ops]``."""
+        if not heads:
+            return self.combinations
+        others = [numbers for at, numbers in enumerate(self.numbers.unbind()) if at not in heads]
+        return reduce(mul, others, torch.ones_like(self.combinations))
+
     def check_numbered(self) -> None:
         """Raise ``ValueError`` if there are more whole actions than an int64 can number."""
         if not self.numbered:
@@ -216,9 +306,11 @@ class LayoutTables(Tables):
 
     def _whole_actions(self) -> Tensor:
         actions = self.decode(torch.arange(self.size, device=self.starts.device))  # [size, heads]
-        op, slot = actions[:, self.op_at], actions[:, self.slot_at]
+        op = torch.zeros_like(actions[:, 0]) if self.op_at is None else actions[:, self.op_at]
         uses = (self.users >> op.unsqueeze(-1) & 1) != 0  # [size, heads]
-        pairs = torch.where(uses[:, self.slot_at], op * self.slots + slot, len(self.starts) * self.slots + op)
+        pairs = len(self.starts) * self.slots + op
+        if self.slot_at is not None:
+            pairs = torch.where(uses[:, self.slot_at], op * self.slots + actions[:, self.slot_at], pairs)
         sizes = self.sizes.expand_as(actions)
         return torch.cat([pairs.unsqueeze(0), torch.where(uses, actions, sizes).T])
 
@@ -237,9 +329,23 @@ class LayoutTables(Tables):
         """Indices ``[...]`` of int64 actions ``[..., heads]``; -1 where there is none."""
         self.check_numbered()
         rows = actions.clamp(-1, self.width) + 1  # row 0 and the last are for values that no head has
-        ops = actions[..., self.op_at].clamp(-1, len(self.starts)) + 1
+        ops = torch.zeros_like(actions[..., 0]) if self.op_at is None else actions[..., self.op_at]
+        ops = ops.clamp(-1, len(self.starts)) + 1
         terms = self.terms[ops.unsqueeze(-1), torch.arange(len(self.heads), device=ops.device), rows]  # [..., heads]
         return torch.where((terms < 0).any(-1), -1, terms.sum(-1))
+
+
+def as_choice_words(choices: Iterable[int], size: int) -> tuple[int, ...]:
+    """Choices of a head of some size as choice words, int32 in plain Python."""
+    words = [0] * choice_words(size)
+    for choice in set(choices):
+        words[choice // CHOICE_BITS] += choice_bit(choice)
+    return tuple(words)
+
+
+def choice_bits(device: torch.device) -> Tensor:
+    """Bit of each choice in its choice word: int32 ``[32]``."""
+    return torch.tensor([choice_bit(choice) for choice in range(CHOICE_BITS)], dtype=torch.int32, device=device)
 
 
 def actions_per_op(layout: ActionLayout) -> list[int]:
@@ -259,18 +365,29 @@ def layout_tables(layout: ActionLayout, device: torch.device) -> LayoutTables:
     return layout.tables(str(device), f"use these masks on {device}", lambda: LayoutTables(layout, device))
 
 
-def draw_tables(layout: ActionLayout, device: torch.device, by_op: Heads = (), restricted: Heads = ()) -> DrawTables:
+def draw_tables(
+    layout: ActionLayout,
+    device: torch.device,
+    by_op: Heads = (),
+    by_slot: Heads = (),
+    dynamic: Dynamic | None = None,
+) -> DrawTables:
     """The tables of a layout's draws, kept in the same way; see ``build_draws``.
 
     Raises:
-        RuntimeError: first asked for inside ``torch.compile``, unless no head is ``by_op`` or ``restricted``.
+        RuntimeError: first asked for inside ``torch.compile``, unless no head is ``by_op`` or ``by_slot`` and
+            ``dynamic`` has the heads that have choice words by the layout.
     """
-    if not by_op and not restricted:
-        return layout_tables(layout, device).draws
-    kinds = (("logits for each op", by_op), ("restricted choices", restricted))
+    always = layout_tables(layout, device).draws
+    if not by_op and not by_slot and (dynamic is None or dynamic == always.dynamic):
+        return always
+    wanted = always.dynamic if dynamic is None else dynamic
+    limited = tuple(at for at, slot_wise in wanted if (at, slot_wise) not in always.dynamic)
+    kinds = (("logits for each op", by_op), ("logits for each slot", by_slot), ("restricted choices", limited))
     heads = " and ".join(f"{kind} for {', '.join(layout.head_names[h] for h in of)}" for kind, of in kinds if of)
     use = f"make a FactoredCategorical with {heads} on {device}"
-    return layout.tables(f"{device} {by_op} {restricted}", use, lambda: DrawTables(layout, by_op, restricted, device))
+    key = f"{device} {by_op} {by_slot} {wanted}"
+    return layout.tables(key, use, lambda: DrawTables(layout, by_op, by_slot, wanted, device))
 
 
 def _terms(head: HeadLayout, op: int, stride: int, start: int, width: int) -> list[int]:

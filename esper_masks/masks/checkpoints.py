@@ -16,6 +16,11 @@ class UnderRules:
     rules: MaskRules
     fingerprint: str
 
+    @property
+    def made_under(self) -> str:
+        """Name of the rules, as errors say it."""
+        return self.rules.name
+
     def get_extra_state(self) -> Tensor:
         """The rules' fingerprint, uint8 ``[32]``, which a ``state_dict`` holds beside the persistent buffers."""
         return torch.tensor(list(bytes.fromhex(self.fingerprint)), dtype=torch.uint8, device="cpu")
@@ -30,7 +35,7 @@ class UnderRules:
         if found != self.fingerprint:
             raise RulesError(
                 f"this checkpoint was made under other rules or rule switches (fingerprint {found[:12]}); this "
-                f"{type(self).__name__} has {self.rules.name} ({self.fingerprint[:12]})"
+                f"{type(self).__name__} has {self.made_under} ({self.fingerprint[:12]})"
             )
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:

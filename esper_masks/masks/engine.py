@@ -1,6 +1,7 @@
 """The engine: slot states in, masks out, one gather and a few word operations for the whole batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -8,24 +9,34 @@ from torch import Tensor, nn
 
 from esper_masks.actions.joint import JointActions
 from esper_masks.actions.layout import build_layout
-from esper_masks.actions.tables import layout_tables
+from esper_masks.actions.tables import choice_bits, layout_tables
 from esper_masks.checks import from_numpy
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks import slots as slot_states
 from esper_masks.masks.checkpoints import UnderRules
 from esper_masks.masks.checks import (
+    check_constraint,
     check_counts,
     check_enabled,
     check_enabled_ids,
+    check_head_masks,
+    check_kinds,
     check_limit,
+    check_restrict,
+    check_rows,
     check_slot_ids,
+    check_slots_suffice,
     check_states,
+    constraint_axes,
 )
+from esper_masks.masks.choices import build_lookups, look_up_choices, pack_choices
+from esper_masks.masks.closing import Closing
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.masks.stage_words import build_stage_rows, build_stage_words, or_over_slots, words_of_stages
+from esper_masks.masks.program import build_program
+from esper_masks.masks.stage_words import build_rows, build_table, look_up
 from esper_masks.reference.explain import Explanation, explain
 from esper_masks.rules import MaskRules
-from esper_masks.rules.gates import Row, build_program
+from esper_masks.rules.names import BY_SLOT
 
 
 class MaskEngine(UnderRules, nn.Module):
@@ -45,16 +56,21 @@ class MaskEngine(UnderRules, nn.Module):
         slot_ids: names of the slots, in the order of the slot head; by default those of the rules.
         enabled: ids of the slots that count; by default all.
         max_seeds: seed limit for every environment; 0 or less for none.
+        kinds: name -> ids of the slots of that kind; by default those of the rules.
         device: where the tables live; by default on torch's default device.
         switches: the rule set's switches, by name.
 
     Raises:
-        RulesError: a switch that the rules do not have, or a seed limit for rules without a limited op.
-        SlotStateError: no slot ids, or repeated ones; ``enabled`` is empty, or names an unknown slot.
+        RulesError: a switch that the rules do not have, a seed limit for rules without a limited op, or too few slots
+            for what a guard wants to count.
+        SlotStateError: no slot ids, or repeated ones; ``enabled`` is empty, or names an unknown slot; a kind that rules
+            need and that is missing, or that names an unknown slot.
     """
 
-    stage_words: Tensor  # int32 [1 + stages + 1]
+    stage_words: Tensor  # int32 or int64 [1 + stages + 1]
     default_enabled: Tensor  # bool [slots]
+    of_kind: Tensor  # bool [kinds, slots], the kinds that the program reads
+    others: Tensor  # int32 [slots, k], each slot's choice words of all others
 
     def __init__(
         self,
@@ -63,6 +79,7 @@ class MaskEngine(UnderRules, nn.Module):
         *,
         enabled: Iterable[str] | None = None,
         max_seeds: int = 0,
+        kinds: Mapping[str, Sequence[str]] | None = None,
         device: torch.device | str | None = None,
         **switches: object,
     ):
@@ -75,22 +92,44 @@ class MaskEngine(UnderRules, nn.Module):
         self.feature_names = self.rules.feature_names  # torch 2.11 cannot trace the property
         self.layout = build_layout(self.rules, ids)
         self.joint_actions = JointActions(self.layout)
-        self.program = build_program(self.rules.op_rules, self.feature_names)
-        self.stage_rows = build_stage_rows(self.rules)
+        self.program = build_program(self.rules)
+        self.kinds = check_kinds(self.rules, self.program, ids, kinds)
+        check_slots_suffice(self.rules, ids, self.kinds)
+        self.stage_rows = [build_rows(words) for words in zip(*self.program.stages)]
+        self.lookups = {head.name: build_lookups(self.rules, head) for head in self.rules.heads if head.slot_tables}
         if isinstance(max_seeds, Tensor):
             raise SlotStateError("max_seeds must be an int here; one limit for each environment goes to the call")
         check_limit(self.rules, self.program.limited, max_seeds)
         self.max_seeds = max_seeds
         self.enabled_ids = ids if enabled is None else check_enabled_ids(enabled, ids)
         place = torch.get_default_device() if device is None else torch.device(device)
-        stage_words, default_enabled = self._build_tables()
-        self.register_buffer("stage_words", stage_words.to(place), persistent=False)
-        self.register_buffer("default_enabled", default_enabled.to(place), persistent=False)
+        for name, table in self._build_tables().items():
+            self.register_buffer(name, table.to(place), persistent=False)
         layout_tables(self.layout, self.device)  # before any trace or capture
 
-    def _build_tables(self) -> tuple[Tensor, Tensor]:
+    def _build_tables(self) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.device("cpu"):  # an engine made for a rollout may serve an update
-            return build_stage_words(self.rules), torch.tensor([s in self.enabled_ids for s in self.slot_ids])
+            of_kind = [
+                [any(slot in self.kinds[kind] for kind in kinds) for slot in self.slot_ids]
+                for kinds in self.program.kinds
+            ]
+            stages = [build_table(words, self.layout.word_dtype) for words in zip(*self.program.stages)]
+            tables = {
+                "stage_words": stages[0],
+                "default_enabled": torch.tensor([slot in self.enabled_ids for slot in self.slot_ids]),
+                "of_kind": torch.tensor(of_kind, dtype=torch.bool).view(len(of_kind), len(self.slot_ids)),
+            }
+            for at, table in enumerate(stages[1:], 1):
+                tables[f"stage_words_{at}"] = table
+            for head, lookups in self.lookups.items():
+                for at, lookup in enumerate(lookups):
+                    if lookup.words is not None:
+                        words = [build_table(row, torch.int32) for row in lookup.words]
+                        tables[self._choice_table(head, at)] = torch.stack(words)
+            if any(target.distinct for target in self.program.targets):
+                others = ~torch.eye(len(self.slot_ids), dtype=torch.bool)
+                tables["others"] = pack_choices(others, choice_bits(others.device))
+            return tables
 
     def forward(
         self,
@@ -99,6 +138,9 @@ class MaskEngine(UnderRules, nn.Module):
         *,
         max_seeds: int | Tensor | None = None,
         enabled: Tensor | None = None,
+        row: Mapping[str, Tensor] | None = None,
+        head_masks: Mapping[str, Tensor] | None = None,
+        restrict: Mapping[str, Tensor] | None = None,
     ) -> ActionMasks:
         """Masks of a batch. A value that is not a stage counts as an occupied slot in which only WAIT is legal.
 
@@ -108,39 +150,87 @@ class MaskEngine(UnderRules, nn.Module):
             total_seeds: integer ``[...]``, seeds germinated so far; needed under a limit.
             max_seeds: limit, an int or integer ``[...]``; 0 or less for none; by default the engine's.
             enabled: bool ``[slots]`` or ``[..., slots]``, a tensor or a numpy array; by default the engine's.
+            row: name -> bool or integer ``[...]``, the values of each environment that guards read.
+            head_masks: name of a head other than op and slot -> bool ``[..., n]`` or ``[..., slots, n]``, the choices
+                that the caller leaves, with exactly the leading axes of ``states``.
+            restrict: what ``masks.restrict`` takes, by name; applied last.
 
         Returns: masks with the leading shape of ``states``.
         Raises:
             SlotStateError: shape, dtype or device that does not fit, or a limit without totals; before any work.
+            ValueError, KeyError: see ``ActionMasks.restrict``.
         """
         enabled = from_numpy(enabled, self.device)
         limit = self.max_seeds if max_seeds is None else max_seeds
         limited = self._check_inputs(states, total_seeds, limit, enabled)
+        rows = check_rows(row, self.rules.row_features, self.program.rows, states.shape[:-2], self.device)
+        given = check_head_masks(head_masks, self.layout, states.shape[:-2], self.device)
+        constraints = check_restrict(restrict)
         if states.dtype == torch.int16:
             states = states.int()  # a threshold of the rules may be beyond int16
-        words = words_of_stages(states[..., 0], self.stage_words, self.stage_rows)  # [..., slots]
-        for column, compare, value, ops in self.program.slot:
-            words = torch.where(compare(states[..., column], value), words & ~ops, words)
-        if enabled is not None:
-            words = words * enabled
-        elif len(self.enabled_ids) < len(self.slot_ids):
-            words = words * self.default_enabled
-        union = or_over_slots(words)  # [...]
         if limited and total_seeds is not None and total_seeds.dtype == torch.int16:
             total_seeds = total_seeds.int()
-        row = Row(union, total_seeds, limit, each=isinstance(limit, Tensor))
-        vetoes = []
-        for closed, bit, ops in self.program.row:
-            if (veto := closed(row, bit)) is not None:
-                vetoes.append(veto.int() * ops)
-        if vetoes:
-            vetoed = vetoes[0]
-            for veto in vetoes[1:]:
-                vetoed = vetoed | veto
-            kept = vetoed ^ self.layout.all_ops
-            words = words & kept.unsqueeze(-1)
-            union = union & kept
-        return ActionMasks(self.layout, words, union | self.layout.unconditional)
+        closing = Closing(states, rows, self.of_kind, total_seeds, limit)
+        words, op_words = self._words(closing, enabled)
+        choices = self._choices(states, words)
+        slot_words, all_ops = words[0], self.layout.all_ops
+        if self.program.strips:
+            slot_words, op_words = slot_words & all_ops, op_words & all_ops
+        masks = ActionMasks.of_state(self.layout, slot_words, op_words | self.layout.unconditional, choices)
+        if given:
+            masks = masks.restrict(**given)
+        return masks.restrict(**constraints) if constraints else masks
+
+    def _words(self, closing: Closing, enabled: Tensor | None) -> tuple[list[Tensor], Tensor]:
+        """What gates leave: words of slots, ``[..., slots]`` each, and that of the ops, ``[...]``; helper bits stay."""
+        words = look_up(closing.states[..., 0], self._stage_tables, self.stage_rows)
+        for test, clears in self.program.slots:
+            words = _less(words, closing.in_slots(test), clears)
+        if enabled is not None:
+            words = [word * enabled for word in words]
+        elif len(self.enabled_ids) < len(self.slot_ids):
+            words = [word * self.default_enabled for word in words]
+        closing.words = words
+        for test, clears in self.program.counts:
+            words = _less(words, closing.in_slots(test), clears)
+        closing.words = words
+        op_words = closing.union(0)
+        if self.layout.free:
+            op_words = op_words | self.layout.free
+        vetoes = [(closing.in_envs(test), clears) for test, clears in self.program.envs]
+        for at, subjects in enumerate(self.program.subjects):
+            closed = [no.to(words[at].dtype) * clears[at] for no, clears in vetoes if no is not None and clears[at]]
+            if closed:
+                kept = reduce(torch.bitwise_or, closed) ^ subjects
+                words = [word & kept.unsqueeze(-1) if at == i else word for i, word in enumerate(words)]
+                op_words = op_words & kept if at == 0 else op_words
+        return words, op_words
+
+    def _choices(self, states: Tensor, words: Sequence[Tensor]) -> list[tuple[str, bool, Tensor]]:
+        """Each head whose choices depend on the state, whether they are of each slot, and its choice words."""
+        made = []
+        for head, lookups in self.lookups.items():
+            tables = [getattr(self, self._choice_table(head, at), None) for at in range(len(lookups))]
+            left = [look_up_choices(states, lookup, table) for lookup, table in zip(lookups, tables)]
+            made.append((head, True, reduce(torch.bitwise_and, left)))
+        for head, (at, bit), distinct in self.program.targets:
+            slots = pack_choices((words[at] & bit) != 0, layout_tables(self.layout, self.device).choice_bits)
+            made.append((head, distinct, self._others_of(slots) if distinct else slots))
+        return made
+
+    def _others_of(self, choices: Tensor) -> Tensor:
+        """Slots as choice words, ``[..., k]``, less the own slot in each: ``[..., slots, k]``, batch-last in memory."""
+        words = choices.movedim(-1, 0)  # [k, ...]
+        others = self.others.view(*self.others.shape, *[1] * (words.ndim - 1))
+        return (words & others).movedim((0, 1), (-2, -1))
+
+    @property
+    def _stage_tables(self) -> list[Tensor]:
+        return [self.stage_words, *(getattr(self, f"stage_words_{at}") for at in range(1, len(self.stage_rows)))]
+
+    def _choice_table(self, head: str, at: int) -> str:
+        """What the table of a lookup is called among the buffers."""
+        return f"choices_{self.layout.position(head)}_{at}"
 
     # -- states -------------------------------------------------------------------------------------------------------
 
@@ -192,6 +282,9 @@ class MaskEngine(UnderRules, nn.Module):
         *,
         max_seeds: int | Tensor | None = None,
         enabled: Tensor | None = None,
+        row: Mapping[str, Tensor] | None = None,
+        head_masks: Mapping[str, Tensor] | None = None,
+        restrict: Mapping[str, Tensor] | None = None,
     ) -> Explanation:
         """Why each op is legal or not in each slot of one environment, by the rules themselves. Reads the device.
 
@@ -212,13 +305,20 @@ class MaskEngine(UnderRules, nn.Module):
             total_seeds: see ``forward``.
             max_seeds: see ``forward``.
             enabled: see ``forward``.
+            row: see ``forward``.
+            head_masks: see ``forward``.
+            restrict: see ``forward``.
 
         Raises:
             SlotStateError: what ``forward`` raises for, or no such environment.
+            ValueError, KeyError: see ``ActionMasks.restrict``.
         """
         enabled = from_numpy(enabled, self.device)
         limit = self.max_seeds if max_seeds is None else max_seeds
         self._check_inputs(states, total_seeds, limit, enabled)
+        rows = check_rows(row, self.rules.row_features, self.program.rows, states.shape[:-2], self.device)
+        given = check_head_masks(head_masks, self.layout, states.shape[:-2], self.device)
+        constraints = check_restrict(restrict)
         index, batch = env if isinstance(env, tuple) else (env,), states.shape[:-2]
         fits = len(index) == len(batch) and all(type(i) is int and 0 <= i < size for i, size in zip(index, batch))
         if not fits:
@@ -233,13 +333,21 @@ class MaskEngine(UnderRules, nn.Module):
             enabled=(on if on.ndim == 1 else on[index]).tolist(),
             total_seeds=None if total_seeds is None else int(total_seeds[index]),
             max_seeds=int(limit[index]) if isinstance(limit, Tensor) else limit,
+            row={name: int(values[index]) for name, values in rows.items()},
+            kinds={kind: [self.slot_ids.index(slot) for slot in slots] for kind, slots in self.kinds.items()},
+            head_masks={name.removesuffix(BY_SLOT): mask[index].tolist() for name, mask in given.items()},
+            restrict={
+                name: check_constraint(self.layout, name, mask, batch, self.device)
+                .expand(*batch, *constraint_axes(self.layout, name))[index]
+                .tolist()
+                for name, mask in constraints.items()
+            },
         )
 
     def _apply(self, fn: Any, recurse: bool = True) -> "MaskEngine":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types here
-        stage_words, default_enabled = self._build_tables()
-        self.stage_words.copy_(stage_words)  # `to_empty` leaves memory as it finds it
-        self.default_enabled.copy_(default_enabled)
+        for name, table in self._build_tables().items():
+            getattr(self, name).copy_(table)  # `to_empty` leaves memory as it finds it
         layout_tables(self.layout, self.device)
         return self
 
@@ -270,3 +378,8 @@ class MaskEngine(UnderRules, nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.rules.name}, slots=({', '.join(self.slot_ids)}), max_seeds={self.max_seeds}"
+
+
+def _less(words: list[Tensor], closed: Tensor, clears: Sequence[int]) -> list[Tensor]:
+    """Words without the bits that are cleared where a test is closed."""
+    return [torch.where(closed, word & ~bits, word) if bits else word for word, bits in zip(words, clears)]

@@ -1,143 +1,247 @@
 """The masks of a batch, held as words and unpacked where somebody asks for them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
 from functools import reduce
+from operator import or_
 from typing import Any, Self
 
 import torch
-import torch.utils._pytree as pytree
 from einops import rearrange
 from torch import Tensor
 
-from esper_masks.actions.layout import ActionLayout, HeadLayout
-from esper_masks.actions.tables import HeadTables, layout_tables
-from esper_masks.checks import before_last, check_actions, check_bool, check_expands, check_integer, check_range
+from esper_masks.actions.layout import CHOICE_BITS, ActionLayout
+from esper_masks.actions.packing import SLOT_BY_OP, form_of, form_of_width
+from esper_masks.actions.tables import HeadTables, LayoutTables, choice_bits, layout_tables
+from esper_masks.checks import before_last, check_actions, check_expands, check_range, kind_of
+from esper_masks.masks.checks import check_constraint, check_mask, check_masks, check_words
+from esper_masks.masks.choices import (
+    batch_last,
+    entry,
+    has_choice,
+    in_slot,
+    overlap,
+    pack_choices,
+    unpack_choices,
+)
+from esper_masks.masks.packed import Parts, join_parts, split_parts
 from esper_masks.masks.stage_words import or_over_slots
-from esper_masks.rules.names import OP, SLOT
+from esper_masks.rules.names import BY_SLOT, OP, SLOT
 
 
 class ActionMasks(Mapping[str, Tensor]):
     """Which actions are legal, for any leading shape (``[batch]``, ``[time, batch]``, none). True is legal.
 
-    A mapping from head name to a bool mask ``[..., n]``, in head order. What is held is one int32 word per slot and
-    one per row; ``masks["op"]`` unpacks on demand. Engines make these; ``from_words`` and ``from_bools`` make them
-    from masks that were stored or came from elsewhere.
+    A mapping from head name to a bool mask ``[..., n]``, in head order. What is held is one word per slot and one per
+    row, int32 or, for more than 31 ops, int64; ``masks["op"]`` unpacks on demand. A head whose choices depend on the
+    state, or were restricted, has choice words beside them. Engines make these; ``from_words`` and ``from_bools`` make
+    them from masks that were stored or came from elsewhere.
 
     Masks do not change. The constructor keeps the tensors that it is given, for those who have just made them; the
     others copy.
 
     Args:
         layout: heads and ops (``engine.layout``).
-        slot_words: int32 ``[..., slots]``; bit i: op i is legal in that slot. Ops that are always legal are so in
-            every enabled slot, which is how the words tell which slots are enabled.
-        op_words: int32 ``[...]``; bit i: op i is legal.
-        limits: head name -> bool ``[..., n]``, what ``restrict`` has added, kept as ``constraints``. For ``"slot"`` the
-            whole mask.
+        slot_words: ``[..., slots]`` of ``layout.word_dtype``; bit i: op i is legal in that slot. Ops that are always
+            legal are so in every enabled slot, which is how the words tell which slots are enabled.
+        op_words: ``[...]`` of the same dtype; bit i: op i is legal.
+        choices: head name -> int32 ``[..., k]``, or ``[..., slots, k]`` for a head with choices of its own in each
+            slot: what the state, or ``restrict``, leaves of its choices; see ``choices``. Every head that is
+            ``dynamic`` in the layout has them.
+        slot_mask: bool ``[..., slots]``, the mask of the slot head where words no longer tell which slots are enabled.
     """
 
     __eq__ = object.__eq__  # comparing by value would read the device; compare words or masks
     __hash__ = object.__hash__
 
     def __init__(
-        self, layout: ActionLayout, slot_words: Tensor, op_words: Tensor, limits: Mapping[str, Tensor] | None = None
+        self,
+        layout: ActionLayout,
+        slot_words: Tensor,
+        op_words: Tensor,
+        choices: Mapping[str, Tensor] | None = None,
+        slot_mask: Tensor | None = None,
     ):
         self.layout = layout
         self.slot_words = slot_words
         self.op_words = op_words
-        self.constraints = dict(limits or {})
+        self.choices = dict(choices or {})
+        self.slot_mask = slot_mask
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Files of 0.1.0 have another name for the constraints."""
-        self.__dict__.update({"constraints" if name == "_limits" else name: held for name, held in state.items()})
+        """Files of earlier versions hold bools for what was restricted, as ``_limits`` or as ``constraints``."""
+        held = {"choices": {}, "slot_mask": None, **state}
+        for name, mask in {**held.pop("_limits", {}), **held.pop("constraints", {})}.items():
+            if name == SLOT:
+                held["slot_mask"] = mask
+            else:
+                held["choices"][name] = pack_choices(mask, choice_bits(mask.device))
+        self.__dict__.update(held)
+
+    @classmethod
+    def of_state(
+        cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor, left: Sequence[tuple[str, bool, Tensor]]
+    ) -> "ActionMasks":
+        """What an engine has found in a state, as masks: less the ops that a head leaves without a choice.
+
+        Args:
+            layout: see the class.
+            slot_words: see the class.
+            op_words: see the class.
+            left: name of each head whose choices depend on the state, whether they are of each slot, and its choice
+                words.
+        """
+        made = cls(layout, slot_words, op_words)
+        for name, by_slot, words in left:
+            made = made._with_choices(name, words, by_slot)
+        return made._settled() if left else made
 
     @classmethod
     def from_words(cls, layout: ActionLayout, slot_words: Tensor, op_words: Tensor | None = None) -> "ActionMasks":
-        """Masks from stored words, which are copied once, as int32.
+        """Masks from stored words, which are copied once, in the dtype of the layout.
 
         An action is legal where the words permit its op and, if it uses a slot, the word of that slot permits it too.
-        Words hold all there is of an engine's masks. Of restricted masks they hold which op is legal where, not what
-        ``restrict`` has taken from the other heads: apply it again, or store the masks themselves.
+        Words hold all there is of an engine's masks, unless rules give a head choices that depend on the state, and of
+        restricted masks which op is legal where, not what was taken from the other heads: ``pack`` holds all.
 
         Args:
             layout: heads and ops (``engine.layout``).
-            slot_words: integers of any width, ``[..., slots]``; bits of no op that could be legal are ignored. A slot
-                is enabled where it has one of the bits that are set in every enabled slot (the ops always legal).
+            slot_words: integers of any dtype with a bit for each op, ``[..., slots]``; bits of no op that could be
+                legal are ignored. A slot is enabled where it has one of the bits that are set in every enabled slot
+                (the ops always legal).
             op_words: integers ``[...]``. By default an op is legal where some slot allows it, and the ops that are
-                always legal are.
+                always legal are; needed where an op is legal by its guards alone, whatever slots hold.
 
         Raises:
-            ValueError: shapes, dtypes or devices that do not fit.
+            ValueError: shapes, dtypes or devices that do not fit, words that are too narrow for the ops, or a head
+                whose choices words do not hold.
         """
         slots = len(layout.slot_ids)
-        check_integer("slot_words", slot_words)
+        if dynamic := [head.name for head in layout.heads if head.dynamic]:
+            heads = ", ".join(dynamic)
+            raise ValueError(f"words do not hold the choices of {heads}; store masks.pack(), which from_packed reads")
+        check_words("slot_words", slot_words, layout)
         if slot_words.ndim < 1 or slot_words.shape[-1] != slots:
             raise ValueError(f"slot_words have shape {tuple(slot_words.shape)}; wanted [..., {slots}], one word a slot")
-        slot_words = slot_words.to(torch.int32) & layout.possible
+        slot_words = slot_words.to(layout.word_dtype) & layout.possible
         if op_words is None:
+            if layout.free:
+                ops = ", ".join(op for at, op in enumerate(layout.ops) if layout.free >> at & 1)
+                raise ValueError(f"slot_words do not tell whether {ops} is legal, which needs no slot; give op_words")
             return cls(layout, slot_words, or_over_slots(slot_words) | layout.unconditional)
-        check_integer("op_words", op_words)
+        check_words("op_words", op_words, layout)
         if op_words.shape != slot_words.shape[:-1] or op_words.device != slot_words.device:
             raise ValueError(
                 f"op_words are {tuple(op_words.shape)} on {op_words.device}; slot_words {tuple(slot_words.shape)} "
                 f"need {tuple(slot_words.shape[:-1])} on {slot_words.device}"
             )
-        slot_users = layout.head(SLOT).users
-        op_words = op_words.to(torch.int32) & layout.possible & (or_over_slots(slot_words) | ~slot_users)
-        return cls(layout, slot_words & (op_words.unsqueeze(-1) | ~slot_users), op_words)
+        others = ~layout_tables(layout, op_words.device).with_slot
+        op_words = op_words.to(layout.word_dtype) & layout.possible & (or_over_slots(slot_words) | others)
+        made = cls(layout, slot_words & (op_words.unsqueeze(-1) | others), op_words)
+        return made._keeping_slots(made._tables.all_ops)  # any op may be closed
 
     @classmethod
     def from_bools(
-        cls, layout: ActionLayout, masks: Mapping[str, Tensor], slot_by_op: Tensor | None = None
+        cls, layout: ActionLayout, masks: Mapping[str, Any], slot_by_op: Tensor | None = None
     ) -> "ActionMasks":
-        """Masks from one bool mask per head, tensors or numpy arrays. Nothing of them is kept: all are copied.
+        """Masks from one mask per head, tensors or numpy arrays of bool or int8. All are copied.
 
         An action is legal if the layout and every given mask permit it.
 
         Args:
             layout: heads and ops (``engine.layout``).
-            masks: head name -> bool ``[..., n]``; ``"op"`` and ``"slot"`` are needed, a missing head keeps the mask of
-                the layout. All on one device, that of ``"op"``; numpy arrays go there.
-            slot_by_op: bool ``[..., ops, slots]``; by default every legal op in every legal slot.
+            masks: head name -> ``[..., n]`` or, for a head other than op and slot, ``[..., slots, n]``. The leading
+                axes are those of ``"op"`` or, in a layout without ops, of the first mask. ``"op"`` and ``"slot"`` are
+                needed where the layout has them; any other that is missing keeps the mask of the layout. All on one
+                device; numpy arrays go there.
+            slot_by_op: ``[..., ops, slots]``; by default every legal op in every legal slot.
 
         Raises:
-            ValueError: a missing or unknown head, a mask that is not bool, or shapes that do not fit.
+            ValueError: a missing or unknown head, a mask that is neither bool nor int8, or shapes that do not fit.
         """
-        for name in (OP, SLOT):
-            if name not in masks:
-                raise ValueError(f"from_bools needs a mask for {name!r}; it was given {', '.join(masks) or 'none'}")
+        shape, device, given = check_masks(layout, masks)
         slots, ops = len(layout.slot_ids), len(layout.ops)
-        op_shape = (*getattr(masks[OP], "shape", (0,))[:-1], ops)
-        op = check_bool(f"mask {OP!r}", masks[OP], op_shape, broadcast=False)
-        shape, device = op.shape[:-1], op.device
-        given = {
-            name: check_bool(f"mask {name!r}", mask, (*shape, layout.head(name).size), device, broadcast=False)
-            for name, mask in masks.items()
-        }
-        words = torch.full((*shape, slots), layout.possible, dtype=torch.int32, device=device)
-        whole = cls(layout, words, torch.full(shape, layout.possible, dtype=torch.int32, device=device))
+        words = torch.full((*shape, slots), layout.possible, dtype=layout.word_dtype, device=device)
+        tells = layout.always or not slots  # the bits of ops that are always legal tell which slots are enabled
+        slot_mask = None if tells else torch.ones((*shape, slots), dtype=torch.bool, device=device)
+        op_words = torch.full(shape, layout.possible, dtype=layout.word_dtype, device=device)
+        whole = cls(layout, words, op_words, slot_mask=slot_mask)
+        choices = {head.name: whole._all_choices(head.name, head.by_slot) for head in layout.heads if head.dynamic}
         if slot_by_op is not None:
-            pairs = check_bool("mask 'slot_by_op'", slot_by_op, (*shape, ops, slots), device, broadcast=False)
-            whole = cls(layout, words & (whole._words_of(pairs) | layout.unconditional), whole.op_words)
-        return whole.restrict(**given)
+            pairs = check_mask("mask 'slot_by_op'", slot_by_op, (*shape, ops, slots), device)
+            words = words & (whole._words_of(pairs) | layout.unconditional)
+        return cls(layout, words, op_words, choices, slot_mask).restrict(**given)
+
+    def pack(self, width: int | None = None) -> Tensor:
+        """These masks whole, heads by slot and constraints included, as one tensor that ``from_packed`` reads.
+
+        Its width depends on what the masks hold beside words, see ``actions.packing``: the narrowest form that has a
+        place for it. Of two forms the wider need not hold what the narrower does: each may have another head by slot.
+
+        Which actions are legal comes back as it was. Masks as rules make them, and those with one further head by slot,
+        come back with the same heads by slot. With two or more, all heads that can have choices by slot have them: of
+        one that had choices of whole rows, ``masks[head]`` and ``FactoredCategorical.head_entropies`` are then those
+        of a head by slot, over the slots in which a legal op uses it.
+
+        Args:
+            width: int32 words of a row, for masks that are stored beside others; at least what these need.
+
+        Returns: int32 ``[..., words]``, batch-last in memory.
+        Raises:
+            ValueError: a width of no form, or of one that does not hold these masks.
+        """
+        held = {name: self._is_by_slot(name) for name in self.choices}
+        form = form_of(self._tables.packings, held, self.slot_mask is not None, width)
+        choices = {name: self._all_choices(name, by_slot) for name, by_slot in form.choices.items()}
+        slot_mask = pack_choices(self._slots(), self._tables.choice_bits) if form.slot_mask else None
+        return join_parts(form, Parts(self.slot_words, self.op_words, slot_mask, choices))
+
+    @classmethod
+    def from_packed(cls, layout: ActionLayout, packed: Tensor) -> "ActionMasks":
+        """Masks from what ``pack`` gave, which is copied once; it says what is no longer told apart.
+
+        Args:
+            layout: heads and ops (``engine.layout``).
+            packed: int32 ``[..., words]``.
+
+        Raises:
+            ValueError: another dtype, or a width of no form of this layout.
+        """
+        if not isinstance(packed, Tensor) or packed.dtype != torch.int32 or not packed.ndim:
+            raise ValueError(f"packed masks must be int32 [..., words], got {kind_of(packed)}; masks.pack() gives them")
+        tables = layout_tables(layout, packed.device)
+        slot_words, op_words, held, choices = split_parts(
+            form_of_width(tables.packings, packed.shape[-1]), layout, packed
+        )
+        slot_words = slot_words & layout.possible
+        if op_words is None:
+            op_words = or_over_slots(slot_words) | layout.unconditional
+        slot_mask = None if held is None else unpack_choices(held, len(layout.slot_ids), tables.choice_bits)
+        choices = {name: words & tables.head(layout.position(name)).all_choices for name, words in choices.items()}
+        return cls(layout, slot_words, op_words & layout.possible, choices, slot_mask)
 
     # -- what is legal ------------------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> Tensor:
-        """Mask of one head: bool ``[..., n]``."""
+        """Mask of one head: bool ``[..., n]``.
+
+        Of a head with choices of its own in each slot: the choices that some legal whole action takes, the canonical
+        one alone where there is none.
+        """
         table = self._table(name)
         if name == SLOT:
-            return self._constraint(SLOT)
-        words = self.op_words.unsqueeze(-1)  # [..., 1]
+            return self._slots()
         if name == OP:
-            return (words & table.opening_ops) != 0
+            return self._legal_ops()
+        if self._is_by_slot(name):
+            return unpack_choices(self._taken(name), table.size, self._tables.choice_bits)
+        words = self.op_words.unsqueeze(-1)  # [..., 1]
         if not table.openers:
             mask = table.closed.expand(*self.shape, table.size)
         else:
             mask = torch.where((words & table.openers) != 0, (words & table.opening_ops) != 0, table.closed)
-        if name not in self.constraints:
+        if name not in self.choices:
             return mask
-        mask = mask & self.constraints[name]
+        mask = mask & unpack_choices(self.choices[name], table.size, self._tables.choice_bits)
         # left without a choice, no legal op uses the head (see restrict); it keeps its canonical value
         canonical = torch.arange(table.size, device=self.device) == table.canonical
         return torch.where(mask.any(-1, keepdim=True), mask, canonical)
@@ -148,10 +252,35 @@ class ActionMasks(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.layout.heads)
 
+    def by_slot(self, name: str) -> Tensor:
+        """What rules and callers leave of a head in each slot, whichever op is legal there: bool ``[..., slots, n]``.
+
+        Under one op it is less what the layout does not permit to that op.
+
+        Raises:
+            ValueError: the slot or the op head; KeyError: no head of that name.
+        """
+        table = self._table(name)
+        if name in (SLOT, OP) or not self.layout.slot_ids:
+            raise ValueError(f"the head {name!r} has no choices by slot")
+        held, slots = self.choices.get(name), len(self.layout.slot_ids)
+        if held is None:
+            return table.anywhere.expand(*self.shape, slots, table.size)
+        mask = unpack_choices(held, table.size, self._tables.choice_bits) & table.anywhere
+        return mask if self._is_by_slot(name) else mask.unsqueeze(-2).expand(*self.shape, slots, table.size)
+
+    def whole_choices(self, name: str) -> Tensor:
+        """The mask of a head as choice words: int32 ``[..., k]``; see ``choices``.
+
+        Raises:
+            KeyError: no head of that name.
+        """
+        return self._taken(name) if self._is_by_slot(name) else pack_choices(self[name], self._tables.choice_bits)
+
     @property
     def slot_by_op(self) -> Tensor:
         """Which op is legal in which slot: bool ``[..., ops, slots]``."""
-        return (self.slot_words.unsqueeze(-2) & self._table(OP).opening_ops.unsqueeze(-1)) != 0
+        return (self.slot_words.unsqueeze(-2) & self._tables.op_bits.unsqueeze(-1)) != 0
 
     def flat(self) -> Tensor:
         """The masks of all heads side by side: bool ``[..., sum of head sizes]``.
@@ -163,29 +292,41 @@ class ActionMasks(Mapping[str, Tensor]):
 
     def joint(self) -> Tensor:
         """Legality of every whole action: bool ``[..., engine.joint_actions.size]``."""
-        pairs = torch.cat(
-            [rearrange(self.slot_by_op, "... ops slots -> ... (ops slots)"), self[OP]], dim=-1
-        )  # [..., ops * slots + ops]
-        whole = layout_tables(self.layout, self.device).whole_actions()
-        legal = pairs.index_select(-1, whole[0])
-        for name, constraint in self.constraints.items():
-            if name != SLOT:  # the slot's constraint is in the words
-                # the last entry: the op ignores the head
-                padded = torch.nn.functional.pad(constraint, (0, 1), value=True)
-                legal = legal & padded.index_select(-1, whole[1 + self.layout.position(name)])
+        pairs = [rearrange(self.slot_by_op, "... ops slots -> ... (ops slots)"), self._legal_ops()]
+        whole = self._tables.whole_actions()
+        legal = torch.cat(pairs, -1).index_select(-1, whole[0])  # of [..., ops * slots + ops]
+        for at, by_slot in self.dynamic:
+            head, values = self.layout.heads[at], whole[1 + at]
+            mask = unpack_choices(self.choices[head.name], head.size, self._tables.choice_bits)
+            if by_slot:
+                slots = whole[1 + self.layout.position(SLOT)] * head.size
+                mask = mask.flatten(-2)
+                values = torch.where(values < head.size, slots + values, mask.shape[-1])
+            # the last entry: the op ignores the head
+            legal = legal & torch.nn.functional.pad(mask, (0, 1), value=True).index_select(-1, values)
         return legal
 
     def count(self) -> Tensor:
         """How many whole actions are legal: int64 ``[...]``; float64 where an int64 may not hold the number."""
-        tables, op_bits = layout_tables(self.layout, self.device), self._table(OP).opening_ops
-        count = torch.where(tables.slot_users, self.slot_by_op.sum(-1), self[OP]) * tables.combinations  # [..., ops]
-        for at in self.restricted:
-            name = self.layout.head_names[at]
-            table, constraint = self._table(name), self.constraints[name]
-            permitted = (constraint.unsqueeze(-2) & table.by_op).sum(-1)
-            whole = table.by_op.sum(-1).clamp_min(1)  # torch 2.11 also divides by the zeros that fill up a vector
-            count = count // whole * torch.where((op_bits & table.users) != 0, permitted, 1)
-        return count.sum(-1)
+        tables, pairs = self._tables, self.slot_by_op
+        limited = {at: by_slot for at, by_slot in self.dynamic if self.layout.heads[at].users}
+        left = {at: self._numbers(at, by_slot) for at, by_slot in limited.items()}
+        for at, by_slot in limited.items():
+            pairs = pairs * left[at] if by_slot else pairs
+        count = torch.where(tables.slot_users, pairs.sum(-1), self._legal_ops())  # [..., ops]
+        # no product is larger than the whole number, and none is rounded that an int64 holds
+        for at, by_slot in limited.items():
+            count = count if by_slot else count * left[at]
+        return (count * tables.combinations_without(limited)).sum(-1)
+
+    def _numbers(self, at: int, by_slot: bool) -> Tensor:
+        """Choices that are left of a head under each op: ``[..., ops]`` or ``[..., ops, slots]``, as ``count``."""
+        head, dim, table = self.layout.heads[at], -2 if by_slot else -1, self._tables.head(at)
+        mask = unpack_choices(self.choices[head.name], head.size, self._tables.choice_bits)
+        groups = torch.stack([(mask & permitted).sum(-1) for permitted in table.permits], dim)
+        uses = (self._tables.op_bits & table.users) != 0
+        left = torch.where(uses.unsqueeze(-1) if by_slot else uses, groups.index_select(dim, table.group_of), 1)
+        return left.to(self._tables.combinations.dtype)
 
     def permits(self, actions: Tensor) -> Tensor:
         """Whether whole actions are legal; heads that the op ignores may hold anything.
@@ -200,22 +341,26 @@ class ActionMasks(Mapping[str, Tensor]):
         names = self.layout.head_names
         check_actions("actions", actions, self.shape, names)
         values = dict(zip(names, actions.long().unbind(-1)))
-        op = values[OP].clamp(0, len(self.layout.ops) - 1)
-        op_bit = self._table(OP).opening_ops[op.unsqueeze(-1)].squeeze(-1)  # torch would read an index of no axes
-        legal = (op == values[OP]) & ((self.op_words & op_bit) != 0)
+        given = values.get(OP, torch.zeros(actions.shape[:-1], dtype=torch.int64, device=actions.device))
+        op = given.clamp(0, len(self.layout.ops) - 1)
+        op_bit = self._tables.op_bits[op.unsqueeze(-1)].squeeze(-1)  # torch would read an index of no axes
+        legal = (op == given) & ((self.op_words & op_bit) != 0)
         for name, value in values.items():
             if name == OP:
                 continue
             table = self._table(name)
             choice = value.clamp(0, table.size - 1)
             if name == SLOT:
-                words = self.slot_words.expand(*value.shape, -1)
-                permitted = (words.gather(-1, choice.unsqueeze(-1)).squeeze(-1) & op_bit) != 0
+                permitted = (entry(self.slot_words, choice) & op_bit) != 0
             else:
                 permitted = table.by_op[op.unsqueeze(-1), choice.unsqueeze(-1)].squeeze(-1)
-            if name in self.constraints and name != SLOT:
-                constraint = self.constraints[name].expand(*value.shape, -1)
-                permitted = permitted & constraint.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+            if name in self.choices:
+                held, word = self.choices[name], choice // CHOICE_BITS
+                if self._is_by_slot(name):
+                    slot = values[SLOT].clamp(0, held.shape[-2] - 1)
+                    held, word = held.flatten(-2), slot * held.shape[-1] + word
+                bit = self._tables.choice_bits[(choice % CHOICE_BITS).unsqueeze(-1)].squeeze(-1)
+                permitted = permitted & ((entry(held, word) & bit) != 0)
             legal = legal & ((choice == value) & permitted | ((op_bit & table.users) == 0))
         return legal
 
@@ -230,22 +375,20 @@ class ActionMasks(Mapping[str, Tensor]):
 
         Returns: bool ``[...]``; and bool ``[slots, ...]``, True in no slot where the action is illegal or uses none.
         """
-        slot_users = self.layout.head(SLOT).users
+        slot_users = self._tables.with_slot
         op, slot = (values[self.layout.position(name)] for name in (OP, SLOT))
-        bit = torch.zeros_like(op, dtype=torch.int32)  # in the dtype of the actions it might not fit
+        held = {head: in_slot(words, slot, self._is_by_slot(head)) for head, words in self.choices.items()}
+        bit = torch.zeros_like(op, dtype=self.layout.word_dtype)  # in the dtype of the actions it might not fit
         for number in range(len(self.layout.ops)):
             fits = op == number
             for head, value in zip(self.layout.heads, values):
                 if head.users >> number & 1 and head.name not in (OP, SLOT):
-                    constraint = self.constraints.get(head.name)
-                    hits = [
-                        value == c if constraint is None else (value == c) & constraint[..., c]
-                        for c in head.by_op[number]
-                    ]
+                    hits = [value == c for c in head.by_op[number]]
+                    if (words := held.get(head.name)) is not None:
+                        hits = [hit & has_choice(words, c) for hit, c in zip(hits, head.by_op[number])]
                     fits = fits & reduce(torch.logical_or, hits)
             bit = torch.where(fits, 1 << number, bit)
-        index = torch.arange(len(self.layout.slot_ids), dtype=op.dtype, device=op.device)
-        index = index.view(-1, *[1] * op.ndim)
+        index = torch.arange(len(self.layout.slot_ids), dtype=op.dtype, device=op.device).view(-1, *[1] * op.ndim)
         acts = (slot == index) & ((self.slot_words.movedim(-1, 0) & bit & slot_users) != 0)
         return acts.any(0) | ((self.op_words & bit & ~slot_users) != 0), acts
 
@@ -258,59 +401,93 @@ class ActionMasks(Mapping[str, Tensor]):
         """New masks in which an action must also satisfy every given constraint.
 
         An op is dropped where the constraints leave one of the heads it uses without a legal choice, so a legal op can
-        always be completed.
+        always be completed: in a slot, for a head with choices of its own there, else in the whole row.
 
             masks.restrict(op=only_wait)                 # [ops] or [..., ops]
             masks.restrict(slot_by_op=quarantine)        # [..., ops, slots]; ops that use no slot stay as they are
+            masks.restrict(node_by_slot=room)            # [..., slots, n], for a head called node
 
         Args:
-            constraints: head name, or ``slot_by_op`` -> bool tensor or numpy array that broadcasts to the head's mask.
-                It is copied, so its memory may be used again.
+            constraints: head name, ``slot_by_op``, or the name of a head other than op and slot with ``_by_slot``
+                behind it -> bool tensor or numpy array that broadcasts to the mask, along all axes but the last. It is
+                copied, so its memory may be used again.
 
         Raises:
-            ValueError: a mask that is not bool, does not broadcast or is on another device.
+            ValueError: a mask that is not bool, does not broadcast or is on another device; or one by slot, of a head
+                that an op uses without a slot.
             KeyError: a name that is not a head.
         """
-        held = dict(self.constraints)
-        op_bits, slot_users, carriers = self._table(OP).opening_ops, self._table(SLOT).users, self._table(SLOT).openers
-        slotless = self.layout.all_ops - slot_users  # their bits say what allows them; no slot can be closed to them
-        slot_words, op_words = self.slot_words, self.op_words
+        made = self
         for name, mask in constraints.items():
-            if name == "slot_by_op":
-                pairs = (*self.shape, len(self.layout.ops), len(self.layout.slot_ids))
-                mask = check_bool(f"mask {name!r}", mask, pairs, self.device)
-                slot_words = slot_words & (self._words_of(mask) | slotless)
-                continue
-            table = self._table(name)
-            kept = name not in (SLOT, OP)
-            mask = check_bool(f"mask {name!r}", mask, (*self.shape, table.size), self.device, own=kept)
-            if name == SLOT:
-                slot_words = slot_words * mask | slot_words & (slotless & ~carriers)
-                if SLOT in held:
-                    held[SLOT] = held[SLOT] & mask
-                continue
-            if table.users & carriers:  # from here on the words may not tell which slots are enabled
-                held.setdefault(SLOT, (slot_words & carriers) != 0)
-            if name == OP:
-                permitted = mask
+            if name == SLOT_BY_OP:
+                made = made._less_pairs(mask)
+            elif name == SLOT:
+                made = made._less_slots(mask)
+            elif name == OP:
+                made = made._less_ops(mask)
             else:
-                constraint = mask.expand(*self.shape, table.size)
-                held[name] = constraint & held[name] if name in held else constraint
-                ignores = (op_bits & table.users) == 0
-                permitted = (held[name].unsqueeze(-2) & table.by_op).any(-1) | ignores  # [..., ops]
-            word = torch.where(permitted, op_bits, 0).sum(-1, dtype=torch.int32)
-            slot_words, op_words = slot_words & word.unsqueeze(-1), op_words & word
-        op_words = op_words & (or_over_slots(slot_words) | slotless)
-        return ActionMasks(self.layout, slot_words, op_words, held)
+                made = made._less_choices(name, mask)
+        return made._settled()
+
+    def _less_pairs(self, mask: Tensor) -> "ActionMasks":
+        mask = check_constraint(self.layout, SLOT_BY_OP, mask, self.shape, self.device)
+        return self._with(slot_words=self.slot_words & (self._words_of(mask) | self._tables.without_slot))
+
+    def _less_slots(self, mask: Tensor) -> "ActionMasks":
+        mask = check_constraint(self.layout, SLOT, mask, self.shape, self.device)
+        # the bits of ops without a slot say what allows them; no slot can be closed to them
+        kept = self._tables.without_slot & ~self._table(SLOT).openers
+        slot_words = self.slot_words * mask | self.slot_words & kept
+        return self._with(slot_words=slot_words, slot_mask=None if self.slot_mask is None else self.slot_mask & mask)
+
+    def _less_ops(self, mask: Tensor) -> "ActionMasks":
+        mask = check_constraint(self.layout, OP, mask, self.shape, self.device)
+        word = torch.where(mask, self._tables.op_bits, 0).sum(-1, dtype=self.layout.word_dtype)
+        made = self._keeping_slots(self._tables.all_ops)
+        return made._with(slot_words=self.slot_words & word.unsqueeze(-1), op_words=self.op_words & word)
+
+    def _less_choices(self, name: str, mask: Tensor) -> "ActionMasks":
+        mask = check_constraint(self.layout, name, mask, self.shape, self.device)
+        by_slot = name not in self.layout.head_names
+        words = pack_choices(mask, self._tables.choice_bits)
+        return self._with_choices(name.removesuffix(BY_SLOT) if by_slot else name, words, by_slot)
+
+    def _with_choices(self, name: str, words: Tensor, by_slot: bool) -> "ActionMasks":
+        """Masks with further choice words, ``[..., k]`` or ``[..., slots, k]``, that broadcast; not yet settled."""
+        held = self.choices.get(name)
+        if held is not None:
+            wide = self._is_by_slot(name)
+            if by_slot != wide:
+                held, words = (held, words.unsqueeze(-2)) if wide else (held.unsqueeze(-2), words)
+            words, by_slot = held & words, by_slot or wide
+        words = words.expand(*self.shape, *([len(self.layout.slot_ids)] if by_slot else []), words.shape[-1])
+        slot_words, op_words = self.slot_words, self.op_words
+        for ops, permitted in self._table(name).groups:
+            empty = ~overlap(words, permitted)
+            if by_slot:
+                slot_words = torch.where(empty, slot_words & ~ops, slot_words)
+            else:
+                slot_words = torch.where(empty.unsqueeze(-1), slot_words & ~ops, slot_words)
+                op_words = torch.where(empty, op_words & ~ops, op_words)
+        made = self._keeping_slots(self._table(name).users)
+        return made._with(slot_words=slot_words, op_words=op_words, choices={**self.choices, name: words})
+
+    def _settled(self) -> "ActionMasks":
+        """The same masks, less the ops that use a slot and are legal in none."""
+        return self._with(op_words=self.op_words & (or_over_slots(self.slot_words) | self._tables.without_slot))
+
+    def _keeping_slots(self, ops: int) -> "ActionMasks":
+        """The same masks, before these ops are closed somewhere: words may not tell enabled slots from then on."""
+        tells = SLOT in self.layout.head_names and self.slot_mask is None and self._table(SLOT).openers & ops
+        return self._with(slot_mask=self._slots()) if tells else self
+
+    def _with(self, **parts: Any) -> "ActionMasks":
+        held = {name: getattr(self, name) for name in ("slot_words", "op_words", "choices", "slot_mask")}
+        return ActionMasks(self.layout, **{**held, **parts})
 
     def _words_of(self, pairs: Tensor) -> Tensor:
-        """Bool ``[..., ops, slots]`` as int32 words ``[..., slots]``."""
-        return torch.where(pairs, self._table(OP).opening_ops.unsqueeze(-1), 0).sum(-2, dtype=torch.int32)
-
-    def constraint_columns(self) -> Tensor:
-        """What ``restrict`` has left of the heads ``restricted``: bool ``[..., columns]``, see ``build_draws``."""
-        names = [self.layout.head_names[at] for at in self.restricted]
-        return torch.cat([mask for name in names for mask in (self[name], self.constraints[name])], -1)
+        """Bool ``[..., ops, slots]`` as words ``[..., slots]``."""
+        return torch.where(pairs, self._tables.op_bits.unsqueeze(-1), 0).sum(-2, dtype=self.layout.word_dtype)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head.name}: {head.size}" for head in self.layout.heads)
@@ -330,11 +507,12 @@ class ActionMasks(Mapping[str, Tensor]):
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(t.nbytes for t in (self.slot_words, self.op_words, *self.constraints.values()))
+        held = [self.slot_words, self.op_words, *self.choices.values()]
+        return sum(t.nbytes for t in held) + (0 if self.slot_mask is None else self.slot_mask.nbytes)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same masks on a device."""
-        return self._of([self], lambda t: t.to(device, non_blocking=non_blocking))
+        return self._of([self], lambda t, trailing: t.to(device, non_blocking=non_blocking))
 
     def select(self, index: Tensor | slice | int) -> Self:
         """Rows of the first leading axis: ``[batch, ...]`` -> ``[n, ...]``.
@@ -361,8 +539,12 @@ class ActionMasks(Mapping[str, Tensor]):
                 f"select wants int64 [n] or bool [{self.shape[0]}], got {index.dtype} of shape {tuple(index.shape)}"
             )
         rows = index
+
+        def taken(part: Tensor, trailing: int) -> Tensor:
+            return batch_last(lambda t: t.index_select(trailing, rows), trailing)(part)
+
         try:
-            return self._of([self], lambda t: t.index_select(0, rows), _batch_last(lambda t: t.index_select(1, rows)))
+            return self._of([self], taken)
         except (IndexError, RuntimeError):
             check_range("select", rows, size, "rows of these masks")
             raise
@@ -374,7 +556,7 @@ class ActionMasks(Mapping[str, Tensor]):
             ValueError: a shape to which this one does not broadcast.
         """
         check_expands(self.shape, shape)
-        return self._of([self], lambda t: t.expand(*shape), lambda t: t.expand(*shape, -1))
+        return self._of([self], lambda t, trailing: t.expand(*shape, *t.shape[t.ndim - trailing :]))
 
     def at(self, index: Any) -> Self:
         """Rows by any index of the leading axes, like that of a tensor; ``select`` keeps the memory layout.
@@ -382,7 +564,7 @@ class ActionMasks(Mapping[str, Tensor]):
         Raises:
             IndexError: more axes than the leading ones, or out of range (torch's own).
         """
-        return self._of([self], lambda t: t[index], lambda t: t[before_last(index)])
+        return self._of([self], lambda t, trailing: t[before_last(index, trailing)])
 
     @classmethod
     def cat(cls, masks: Sequence[Self], dim: int = 0) -> Self:
@@ -406,90 +588,71 @@ class ActionMasks(Mapping[str, Tensor]):
         if not -leading <= dim < leading:
             raise ValueError(f"dim {dim} is no leading axis; the masks have shape {tuple(first.shape)}")
         dim %= leading
-        return cls._of(masks, lambda *parts: join(parts, dim), _batch_last(lambda *parts: join(parts, dim + 1)))
+
+        def joined(*parts: Tensor, trailing: int) -> Tensor:
+            return batch_last(lambda *parts: join(parts, dim + trailing), trailing)(*parts)
+
+        return cls._of(masks, joined)
 
     @classmethod
-    def _of(cls, masks: Sequence[Self], rows: Callable[..., Tensor], wide: Callable[..., Tensor] | None = None) -> Self:
-        """Masks of one layout as one: ``rows`` of their op words, and ``wide`` of all that has a trailing axis."""
-        wide = rows if wide is None else wide
-        op_words = rows(*[m.op_words for m in masks])  # first: of an index it refuses one of too many axes
-        names = {name: None for m in masks for name in m.constraints}
-        constraints = {name: wide(*[m._constraint(name) for m in masks]) for name in names}
-        return cls(masks[0].layout, wide(*[m.slot_words for m in masks]), op_words, constraints)
+    def _of(cls, masks: Sequence[Self], rows: Callable[..., Tensor]) -> Self:
+        """Masks of one layout as one: ``rows(*tensors, trailing=1)``, or as many axes as stand behind those of rows."""
+        op_words = rows(*[m.op_words for m in masks], trailing=0)  # first: of an index it refuses one of too many axes
+        slot_words = rows(*[m.slot_words for m in masks], trailing=1)
+        by_slot = {name: any(m._is_by_slot(name) for m in masks) for m in masks for name in m.choices}
+        choices = {
+            name: rows(*[m._all_choices(name, wide) for m in masks], trailing=1 + wide)
+            for name, wide in by_slot.items()
+        }
+        kept = any(m.slot_mask is not None for m in masks)
+        slot_mask = rows(*[m._slots() for m in masks], trailing=1) if kept else None
+        return cls(masks[0].layout, slot_words, op_words, choices, slot_mask)
 
-    def _table(self, name: str) -> HeadTables:
-        table = layout_tables(self.layout, self.device).heads[self.layout.position(name)]
-        assert isinstance(table, HeadTables)
-        return table
-
-    def _constraint(self, name: str) -> Tensor:
-        """The constraint on a head that is held, or that the words hold; for the slot head its whole mask."""
-        if name in self.constraints:
-            return self.constraints[name]
-        if name == SLOT:
-            return (self.slot_words & self._table(SLOT).openers) != 0
-        free = torch.ones((), dtype=torch.bool, device=self.device)
-        return free.expand(*self.shape, self._table(name).size)
+    # -- of tables ----------------------------------------------------------------------------------------------------
 
     @property
-    def restricted(self) -> tuple[int, ...]:
-        """Positions of the heads that ``restrict`` has restricted; the words hold the constraints of slot and op."""
-        return tuple(at for at, name in enumerate(self.layout.head_names) if name in self.constraints and name != SLOT)
+    def dynamic(self) -> tuple[tuple[int, bool], ...]:
+        """The heads with choice words: the position of each, and whether they are of each slot."""
+        names = enumerate(self.layout.head_names)
+        return tuple((at, self._is_by_slot(name)) for at, name in names if name in self.choices)
 
+    def _is_by_slot(self, name: str) -> bool:
+        return name in self.choices and self.choices[name].ndim > self.op_words.ndim + 1
 
-def _batch_last(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of tensors ``[n, ...]`` as one of ``[..., n]``, so that their memory stays batch-last."""
-    return lambda *tensors: function(*[t.movedim(-1, 0) for t in tensors]).movedim(0, -1)
+    @property
+    def _tables(self) -> LayoutTables:
+        return layout_tables(self.layout, self.device)
 
+    def _table(self, name: str) -> HeadTables:
+        return self._tables.head(self.layout.position(name))
 
-# -- what torch is told: masks are a pytree ----------------------------------------------------------------------------
+    def _legal_ops(self) -> Tensor:
+        """Bool ``[..., ops]``."""
+        return (self.op_words.unsqueeze(-1) & self._tables.op_bits) != 0
 
-Context = tuple[ActionLayout, tuple[str, ...]]  # static side, and which heads are restricted
+    def _slots(self) -> Tensor:
+        """The mask of the slot head, that is held or that the words hold."""
+        if self.slot_mask is not None:
+            return self.slot_mask
+        return (self.slot_words & self._table(SLOT).openers) != 0
 
+    def _all_choices(self, name: str, by_slot: bool) -> Tensor:
+        """Choice words of a head, those that are held or all choices; ``[..., slots, k]`` if wanted by slot."""
+        words = self.choices.get(name)
+        if words is None:
+            words = self._table(name).all_choices.expand(*self.shape, -1)
+        if by_slot and not self._is_by_slot(name):
+            words = words.unsqueeze(-2).expand(*self.shape, len(self.layout.slot_ids), -1)
+        return words
 
-def _flatten(masks: ActionMasks) -> tuple[list[Tensor], Context]:
-    names = tuple(sorted(masks.constraints))
-    return [masks.slot_words, masks.op_words, *(masks.constraints[name] for name in names)], (masks.layout, names)
-
-
-def _flatten_with_keys(masks: ActionMasks) -> tuple[list[tuple[pytree.KeyEntry, Tensor]], Context]:
-    leaves, (layout, names) = _flatten(masks)
-    keys = ("slot_words", "op_words", *names)
-    return [(pytree.GetAttrKey(key), leaf) for key, leaf in zip(keys, leaves)], (layout, names)
-
-
-def _unflatten(leaves: Any, context: Context) -> ActionMasks:
-    layout, names = context
-    slot_words, op_words, *constraints = leaves
-    return ActionMasks(layout, slot_words, op_words, dict(zip(names, constraints)))
-
-
-def _dump(context: Context) -> dict[str, Any]:
-    """The context as JSON-able data, for saved exported programs."""
-    layout, names = context
-    plain = {f.name: getattr(layout, f.name) for f in fields(layout) if f.init}
-    return {**plain, "heads": [asdict(head) for head in layout.heads], "limits": names}
-
-
-def _load(data: dict[str, Any]) -> Context:
-    data = _tuples(data)
-    names = data.pop("limits")
-    heads = tuple(HeadLayout(**head) for head in data.pop("heads"))
-    return ActionLayout(heads=heads, **data), names
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-pytree.register_pytree_node(
-    ActionMasks,
-    _flatten,
-    _unflatten,
-    serialized_type_name="esper_masks.ActionMasks",
-    to_dumpable_context=_dump,
-    from_dumpable_context=_load,
-    flatten_with_keys_fn=_flatten_with_keys,
-)
+    def _taken(self, name: str) -> Tensor:
+        """Of a head by slot the choices that some legal whole action takes, or the canonical one: ``[..., k]``."""
+        table, words = self._table(name), self.choices[name]
+        if not table.groups:  # no op uses the head
+            return table.canonical_words.expand(*self.shape, -1)
+        parts = []
+        for (ops, _), permitted in zip(table.groups, table.permitted):
+            acting = ((self.slot_words & ops) != 0).unsqueeze(-1)  # [..., slots, 1]
+            parts.append(or_over_slots((words * acting).movedim(-2, -1)) & permitted)
+        taken = reduce(or_, parts)
+        return torch.where((taken != 0).any(-1, keepdim=True), taken, table.canonical_words)

@@ -9,7 +9,6 @@ so that vector lanes and GPU threads run over environments. Any other strides wo
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from enum import IntEnum
 from itertools import product
 from typing import Any
 
@@ -19,6 +18,8 @@ from torch import Tensor
 
 from esper_masks.errors import SlotStateError
 from esper_masks.rules import MaskRules
+from esper_masks.rules.fields import name_of, values_of
+from esper_masks.rules.names import AGE, STAGE
 
 
 class SlotState:
@@ -130,11 +131,12 @@ def pack_slots(rules: MaskRules, slot_ids: Sequence[str], batch: Iterable[SlotMa
 
 def _number(rules: MaskRules, value: Any, env: int, slot: str, feature: str) -> int:
     """A value of a slot state as an integer; names are those of the feature's enum."""
-    enum = _enum_of(rules, feature)
-    if isinstance(value, str) and enum is not None:
-        if value in enum.__members__:
-            return int(enum[value])
-        raise SlotStateError(f"env {env} slot {slot!r}: {feature} {value!r:.80} is not one of {_members(enum)}")
+    domain = domain_of(rules, feature)
+    if isinstance(value, str) and (known := values_of(domain)) is not None:
+        names = {name_of(domain, number): number for number in known}
+        if value in names:
+            return names[value]
+        raise SlotStateError(f"env {env} slot {slot!r}: {feature} {value!r:.80} is not one of {_members(domain)}")
     try:
         number: int = array("i", [value])[0]
         return number
@@ -150,18 +152,17 @@ def check_slots(rules: MaskRules, slot_ids: Sequence[str], states: Tensor) -> No
     """
     wrong = torch.empty(states.shape, dtype=torch.bool, device=states.device)
     for column, feature in enumerate(rules.feature_names):
-        enum, values = _enum_of(rules, feature), states[..., column].long()
-        if enum is None:
-            wrong[..., column] = values < 0
+        numbers, values = values_of(domain_of(rules, feature)), states[..., column].long()
+        if numbers is not None:
+            wrong[..., column] = ~torch.isin(values, torch.tensor(numbers, device=states.device))
         else:
-            wrong[..., column] = ~torch.isin(values, torch.tensor([*map(int, enum)], device=states.device))
+            wrong[..., column] = values < 0 if feature == AGE else False
     faults = wrong.nonzero()
     if not len(faults):
         return
     *env, slot, column = faults[0].tolist()
     feature = rules.feature_names[column]
-    enum = _enum_of(rules, feature)
-    why = "is negative" if enum is None else f"is not one of {_members(enum)}"
+    why = "is negative" if feature == AGE else f"is not one of {_members(domain_of(rules, feature))}"
     if feature == "stage":
         known = _members(rules.stages)
         why = f"is not a stage of {rules.name} (stages: {known}); an empty slot is {rules.empty.name}"
@@ -170,10 +171,10 @@ def check_slots(rules: MaskRules, slot_ids: Sequence[str], states: Tensor) -> No
     raise SlotStateError(f"{where}slot {slot_ids[slot]!r}: {feature} {int(states[(*env, slot, column)])} {why}{count}")
 
 
-def _enum_of(rules: MaskRules, feature: str) -> type[IntEnum] | None:
-    """What a feature's values are members of; None for the age, which is any number from 0 on."""
-    return rules.stages if feature == "stage" else rules.features.get(feature)
+def domain_of(rules: MaskRules, feature: str) -> Any:
+    """What a feature may hold; the age, any number from 0 on."""
+    return rules.stages if feature == STAGE else int if feature == AGE else rules.features[feature]
 
 
-def _members(enum: type[IntEnum]) -> str:
-    return ", ".join(f"{member.name} {int(member)}" for member in enum)
+def _members(domain: Any) -> str:
+    return ", ".join(f"{name_of(domain, value)} {value}" for value in values_of(domain) or ())

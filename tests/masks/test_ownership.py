@@ -41,6 +41,15 @@ GIVEN: dict[str, tuple[Callable[..., em.ActionMasks], Sequence[Tensor]]] = {
         lambda *heads: em.ActionMasks.from_bools(LAYOUT, dict(zip(HEADS, heads))),
         [some(BATCH, *axes, seed=at) for at, axes in enumerate(HEADS.values())],
     ),
+    "from_bools by slot": (
+        lambda op, slot, style: em.ActionMasks.from_bools(LAYOUT, {"op": op, "slot": slot, "style": style}),
+        [some(BATCH, 6), some(BATCH, 3), some(BATCH, 3, 4)],
+    ),
+    "restrict by slot": (lambda mask: MASKS.restrict(style_by_slot=mask), [some(3, 4)]),
+    "from_packed": (
+        lambda mask: em.ActionMasks.from_packed(LAYOUT, MASKS.restrict(style_by_slot=mask).pack()),
+        [some(BATCH, 3, 4)],
+    ),
     "from_bools with pairs": (
         lambda op, slot, pairs: em.ActionMasks.from_bools(LAYOUT, {"op": op, "slot": slot}, pairs),
         [some(BATCH, 6), some(BATCH, 3), some(BATCH, 6, 3)],
@@ -134,7 +143,6 @@ def test_numpy_masks_that_are_used_and_not_kept() -> None:
     [
         lambda mask: em.MaskedCategorical(LOGITS[:, :3], mask),
         lambda mask: MASKS.restrict(slot=mask),
-        lambda mask: em.ActionMasks.from_bools(LAYOUT, {**MASKS, "slot": mask}),
         lambda mask: ENGINE(STATES, enabled=mask),
     ],
 )
@@ -144,6 +152,12 @@ def test_what_is_no_bool_mask_is_told_to_copy(take: Callable[[Any], Any]) -> Non
         take(np.ones((BATCH, 3), np.int8))
     with pytest.raises(ValueError, match=f"must be a bool tensor, got list; (?:{copy})"):
         take([[True] * 3] * BATCH)
+
+
+def test_what_is_no_mask_of_bools_or_int8_is_told_to_copy() -> None:
+    for mask, kind in ((np.ones((BATCH, 3), np.int32), "ndarray of int32"), ([[True] * 3] * BATCH, "list")):
+        with pytest.raises(ValueError, match=f"must be a bool tensor, got {kind}; make it one with torch.tensor"):
+            em.ActionMasks.from_bools(LAYOUT, {**MASKS, "slot": mask})
 
 
 def test_a_step_owns_its_floors() -> None:
