@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
+from esper_masks.actions.draws import slot_wise_heads
 from esper_masks.actions.tables import draw_tables, layout_tables
 from esper_masks.checks import before_last, check_actions, check_bool, check_generator, check_noise
 from esper_masks.distributions.base import ONCE, MaskedDistribution
@@ -24,19 +25,20 @@ from esper_masks.masks.masks import ActionMasks
 class FactoredCategorical(MaskedDistribution):
     """Distributions of whole actions, exact under the masks: nothing illegal has a probability.
 
-        prob(action)  ==  P(op) * prod(P(action[head] | op) for head in the heads that op uses)
+        prob(action)  ==  P(op) * P(slot | op) * prod(P(action[head] | op, slot) for head in the others that op uses)
 
     The op is drawn among the legal ones, the slot among those in which that op is legal, every other head among the
-    choices that the rules leave to that op. A head that the op ignores takes its canonical value and adds exactly 0 to
-    log-probability and entropy; in an action that is scored it may hold anything.
+    choices that are left to that op in that slot. A head that the op ignores takes its canonical value and adds exactly
+    0 to log-probability and entropy; in an action that is scored it may hold anything. A layout without ops has heads
+    that are independent of each other.
 
     Arithmetic and results are fp32 for half-precision logits. A faulty row (a head left without a legal choice, with
     only legal logits of -inf, or with a legal one that is NaN or +inf) and a row that is not active have action -1 in
     all heads, log-probability 0 and entropy 0, and give no gradient to their logits.
 
-    Inside ``torch.compile``, logits ``[..., ops, n]`` and heads that ``restrict`` has limited need lookup tables that
-    only eager code makes. Create one such distribution in eager code first. For a divergence, create one that has the
-    op-conditioned heads of both distributions.
+    Inside ``torch.compile``, logits ``[..., ops, n]`` or ``[..., slots, n]`` and heads that masks from the caller have
+    limited need lookup tables that only eager code makes. Create one such distribution in eager code first. For a
+    divergence, create one that has the conditioned heads of both distributions.
 
     >>> import esper_masks as em, torch
     >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
@@ -47,12 +49,15 @@ class FactoredCategorical(MaskedDistribution):
 
     Args:
         logits: head -> ``[..., n]``, or ``[..., ops, n]`` for a head whose logits depend on the op (any but the op
-            itself); or all heads side by side in head order, ``[..., sum of head sizes]``. fp16, bf16, fp32 or fp64.
+            itself), or ``[..., slots, n]`` for the heads ``by_slot``; or all heads side by side in head order,
+            ``[..., sum of head sizes]``. fp16, bf16, fp32 or fp64.
         masks: which actions are legal, with the same leading shape.
+        by_slot: names of the heads whose logits depend on the slot of the action (any but op and slot): shapes cannot
+            tell slots from ops where there are as many.
         active: bool ``[...]``; False for padding rows and agents that do not act, which are never faulty.
-        min_prob: least probability of each legal choice of a head, given the op, see ``MaskedCategorical``; there k is
-            the number of the head's legal choices under that op. One number, or one per head, by name or in head order.
-            None, or a head without a number, means no floor.
+        min_prob: least probability of each legal choice of a head, given op and slot, see ``MaskedCategorical``; there
+            k is the number of the head's legal choices under that op, in that slot. One number, or one per head, by
+            name or in head order. None, or a head without a number, means no floor.
         validate: see ``MaskedCategorical``, but ``"off"`` looks for no faults at all. A faulty row still never yields
             an illegal action; what else it yields is unspecified.
 
@@ -70,6 +75,7 @@ class FactoredCategorical(MaskedDistribution):
         logits: Tensor | Mapping[str, Tensor],
         masks: ActionMasks,
         *,
+        by_slot: Sequence[str] = (),
         active: Tensor | None = None,
         min_prob: float | Sequence[float | None] | Mapping[str, float | None] | None = None,
         validate: Validate = "raise",
@@ -82,7 +88,7 @@ class FactoredCategorical(MaskedDistribution):
         if active is not None:
             active = check_bool("active", active, masks.shape, masks.device, fixed=0, own=True).expand(masks.shape)
         self.min_prob, self._validate = check_floors(min_prob, masks.layout), validate
-        self._set(HeadLogits.check(logits, masks), masks, active)
+        self._set(HeadLogits.check(logits, masks, by_slot), masks, active)
         if validate == "raise":
             raise_faults(self._faulty, lambda: self.faults, self.fault_names)
 
@@ -90,7 +96,7 @@ class FactoredCategorical(MaskedDistribution):
         heads = torch.Size([len(masks.layout.heads)])
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
-        tables = draw_tables(masks.layout, masks.device, logits.by_op, masks.restricted)
+        tables = draw_tables(masks.layout, masks.device, logits.by_op, logits.by_slot, masks.dynamic)
         form = UnrolledHeads if of_decision(tables.draws) == "unrolled" else StackedHeads
         self._form = form(tables, logits.arithmetic(), masks, self.min_prob, self._transposes)
         self._ignored = None if active is None else ~active
@@ -147,7 +153,7 @@ class FactoredCategorical(MaskedDistribution):
 
     @property
     def mode(self) -> Tensor:
-        """The most probable op, then the most probable choice of each head it uses: int64 ``[..., heads]``."""
+        """The most probable op, its most probable slot, then that of its other heads: int64 ``[..., heads]``."""
         return self._form.mode(self._ignored)
 
     def legal(self, action: Tensor) -> Tensor:
@@ -190,7 +196,7 @@ class FactoredCategorical(MaskedDistribution):
         return self._zero_ignored(self._form.log_prob(self._check_value("value", value)))
 
     def head_log_probs(self, value: Tensor) -> Tensor:
-        """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""
+        """Log-probability of each head's value given op and slot, ``[*sample, ..., heads]``; 0 if the op ignores it."""
         return self._zero_ignored_heads(self._form.score(self._check_value("value", value)))
 
     def _check_value(self, name: str, value: Tensor) -> Tensor:
@@ -214,7 +220,8 @@ class FactoredCategorical(MaskedDistribution):
 
         Whatever the probability of the ops that use the head, so that a bonus reaches the head of a rare op, and before
         ``min_prob``. The slot's is over the slots that some op using a slot may take. A head with logits for each op
-        has the mean over the legal ops that use it, 0 if there is none.
+        has the mean over the legal ops that use it, 0 if there is none. A head with logits or choices of its own in
+        each slot has the mean over the legal pairs of op and slot that use it and leave it more than one choice.
         """
         return self._zero_ignored_heads(self._form.head_entropies())
 
@@ -274,7 +281,9 @@ def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:
     if p.batch_shape != q.batch_shape:
         raise ValueError(f"p has batch {tuple(p.batch_shape)}, q {tuple(q.batch_shape)}; expand one of them")
     by_op = tuple(sorted({*p._logits.by_op, *q._logits.by_op}))
-    p, q = (dist._derive(dist._logits.given_op(by_op), dist.masks, dist.active) for dist in (p, q))  # the same draws
+    ours, theirs = (slot_wise_heads(dist._logits.by_slot, dist.masks.dynamic) for dist in (p, q))
+    by_slot = tuple(sorted({*p._logits.by_slot, *q._logits.by_slot, *ours ^ theirs}))
+    p, q = (dist._derive(dist._logits.given(by_op, by_slot), dist.masks, dist.active) for dist in (p, q))  # same draws
     divergence = p._form.divergence(q._form)
     for ignored in (p._ignored, q._ignored):
         divergence = divergence if ignored is None else divergence.masked_fill(ignored, 0)

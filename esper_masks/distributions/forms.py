@@ -7,7 +7,7 @@ Everything is written in two forms, with one signature and the same results:
 
 In eager code an op costs more than its arithmetic, so eager code is stacked. Compiled code is unrolled as long as it
 is small, because each unrolled action takes about a second to build. An unrolled whole action may still have a *long*
-head: that head alone stays one tensor.
+head: that head alone stays one tensor, or one for each slot.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from esper_masks.actions.draws import Draw
+from esper_masks.masks.masks import ActionMasks
 
 Form = Literal["stacked", "unrolled"]
 
@@ -41,13 +42,26 @@ def of_decision(draws: Sequence[Draw], compiled: bool | None = None) -> Form:
         compiled: whether for compiled code; by default whether a compiler is tracing this call.
     """
     compiled = torch.compiler.is_compiling() if compiled is None else compiled
-    one_by_one = sum(draw.size for draw in draws if not is_long(draw, draws[0]))
+    one_by_one = sum(draw.size for draw in draws if not is_long(draw))
     return _used or ("unrolled" if compiled and one_by_one <= LONGEST_DECISION else "stacked")
 
 
-def is_long(draw: Draw, op: Draw) -> bool:
-    """Whether a head stays one tensor in an unrolled whole action. The op never does: each op decides what is drawn."""
-    return draw.size > _longest_row and draw.head != op.head
+def is_long(draw: Draw) -> bool:
+    """Whether a head stays one tensor in an unrolled whole action: it has many choices, in all its slots together.
+
+    The op never does: each op decides what is drawn.
+    """
+    return draw.size * draw.slots > _longest_row and not draw.of_op
+
+
+def choice_words(masks: ActionMasks) -> Tensor:
+    """The choice words of the heads ``masks.dynamic`` side by side, as draws read them: int32 ``[..., words]``."""
+    words = []
+    for at, slot_wise in masks.dynamic:
+        name = masks.layout.head_names[at]
+        choices = masks.choices[name]
+        words += [choices.flatten(-2)] if slot_wise else [masks.whole_choices(name), choices]
+    return torch.cat(words, -1)
 
 
 @contextmanager
@@ -71,6 +85,9 @@ def use(form: Form, *, longest_row: int = LONGEST_ROW) -> Iterator[None]:
 
 class AnyHeads(Protocol):
     """All heads of whole actions, in either form.
+
+    A head is drawn given the op or, where it has a draw in each slot, given op and slot. Of an action whose slot does
+    not exist, such a head counts as ignored.
 
     Both are made of
 
@@ -103,7 +120,7 @@ class AnyHeads(Protocol):
         """The same, with the log-probabilities of the actions, ``[*sample, ...]``. A tensor per head will do, too."""
 
     def mode(self, ignored: Tensor | None) -> Tensor:
-        """The op's mode, then each head's given that op: ``[..., heads]``."""
+        """The op's mode, then each head's given that op, the slot's first: ``[..., heads]``."""
 
     def score(self, actions: Tensor) -> Tensor:
         """Log-probability of each head's value given the op, ``[*sample, ..., heads]``; 0 if the op ignores it."""

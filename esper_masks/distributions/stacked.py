@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from esper_masks.actions.draws import STATIC
 from esper_masks.actions.tables import DrawTables
+from esper_masks.distributions.forms import choice_words
 from esper_masks.distributions.logits import Floors
 from esper_masks.distributions.softmax import Slabs, StackedSoftmax, divergence, exceeds
 from esper_masks.masks.masks import ActionMasks
@@ -24,26 +24,28 @@ class StackedHeads:
 
     def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
         self.tables, self.shape, ops = tables, masks.shape, masks.op_words
-        words = [ops | STATIC, *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.closing)]
+        static = tables.static
+        words = [ops | static, *(torch.where((ops & openers) == 0, static, ops) for openers in tables.closing)]
         words = [words[0].unsqueeze(-1), masks.slot_words, *(word.unsqueeze(-1) for word in words[1:])]
         self.words = self._rows(torch.cat(words, -1))  # [words, rows]
         illegal = (self.words.index_select(0, tables.words) & tables.bits) == 0  # [width * draws, rows]
-        if tables.constraints is not None:
-            # the last for what is not restricted
-            held = self._rows(pad(masks.constraint_columns(), (0, 1), value=True))
-            illegal = illegal | ~held.index_select(0, tables.constraints)
+        if tables.dynamic:
+            choices = self._rows(pad(choice_words(masks), (0, 1), value=-1))  # the last for heads without
+            illegal = illegal | ((choices.index_select(0, tables.choice_words) & tables.choice_bits) == 0)
         logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).index_select(0, tables.columns)
         shape = (tables.width, tables.count, illegal.shape[-1])
         min_prob = 0.0 if floors is None else self._floors(floors, logits)
         capped = floors is not None and any(exceeds(floors[d.head], d.size) for d in tables.draws)
         self.softmax = StackedSoftmax([logits.view(shape)], [illegal.view(shape)], min_prob=min_prob, capped=capped)
         self.like = self.softmax.total
+        self._in_slots = tables.whole_rows < tables.count
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def draw_faults(self) -> Tensor:
         """Draws that leave their row without an action, bool ``[draws, rows]``."""
-        return self.softmax.invalid & ((self.words[0] & self.tables.needed_by) != 0)
+        words = self.words.index_select(0, self.tables.needed_words) if self._in_slots else self.words[0]
+        return self.softmax.invalid & ((words & self.tables.needed_by) != 0)
 
     def faulty(self) -> Tensor:
         return self._leading(self.draw_faults().any(0))
@@ -97,51 +99,104 @@ class StackedHeads:
             ``[width * draws]``; whether no entry has that value.
         """
         tables, values = self.tables, self._values(actions.long())
-        place = self._places(values[..., tables.op_at, :].clamp(-1, len(tables.users)))
+        op = self._op(values, tables.op_at).clamp(-1, tables.ops)
+        slot = values[..., tables.slot_at, :].clamp(-1, tables.slots) if self._in_slots else None
+        place = self._places(op, slot)
         draw, value = place.clamp_max(tables.count - 1), values.clamp(0, tables.width - 1)
         return place >= tables.count, draw, value * tables.count + draw, value != values
 
-    def _places(self, op: Tensor) -> Tensor:
-        """Draw of every head under an op, draws + head if the op ignores it: ``[..., heads, rows]``."""
-        return self.tables.places[op + 1].mT
+    def _op(self, values: Tensor, at: int | None) -> Tensor:
+        """The op, ``[..., rows]``, among values ``[..., k, rows]``; the only one where nobody draws it."""
+        return torch.zeros_like(values[..., 0, :]) if at is None else values[..., at, :]
+
+    def _places(self, op: Tensor, slot: Tensor | None) -> Tensor:
+        """Draw of every head under an op, draws + head if the op ignores it: ``[..., heads, rows]``.
+
+        That of a head with a draw in each slot only where the slot is given.
+        """
+        places = self.tables.places[op + 1] if slot is None else self.tables.places_in_slots[op + 1, slot + 1]
+        return places.mT
 
     def _whole(self, drawn: Tensor, ignored: Tensor | None, shape: torch.Size) -> Tensor:
         """Whole actions from one choice in every draw, ``[*sample, draws, rows]``."""
-        canonical = self.tables.canonical.expand(*drawn.shape[:-2], -1, drawn.shape[-1])
-        actions = torch.cat([drawn, canonical], -2).gather(-2, self._places(drawn[..., 0, :]))
+        tables = self.tables
+        canonical = tables.canonical.expand(*drawn.shape[:-2], -1, drawn.shape[-1])
+        drawn, op = torch.cat([drawn, canonical], -2), self._op(drawn, None if tables.op_at is None else 0)
+        actions = drawn.gather(-2, self._places(op, None))
+        if self._in_slots:
+            actions = drawn.gather(-2, self._places(op, actions[..., tables.slot_at, :]))
         made = self._by_head(actions, shape)
         return made if ignored is None else made.masked_fill(ignored.unsqueeze(-1), -1)
 
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 
     def raw_entropy(self) -> Tensor:
-        entropy = self.softmax.raw_entropy()  # [draws, rows]
-        return self._leading(entropy[0] + (self._usage() * entropy).sum(0))
+        return self._leading(self._chain(self.softmax.raw_entropy()))
 
     def head_entropies(self) -> Tensor:
         tables = self.tables
         entropy = self.softmax.normalized_entropy()  # [draws, rows]
-        if not tables.by_op:
+        if tables.plain is not None:
             return self._by_head(entropy.index_select(0, tables.plain))
-        own = tables.plain_members  # [heads, draws, 1]
-        draws = (own & (self.softmax.legal_actions() > 0)).sum(1).clamp_min(1)  # [heads, rows]
+        own, legal = tables.plain_members, self.softmax.legal_actions()  # [heads, draws, 1], [draws, rows]
+        if self._in_slots:
+            weights = torch.cat([(legal[: tables.whole_rows] > 0).long(), self._pairs_with_a_choice(legal)])
+            count = (own * weights).sum(1).clamp_min(1)  # [heads, rows]
+            return self._by_head((own * (weights * entropy)).sum(1) / count)
+        draws = (own & (legal > 0)).sum(1).clamp_min(1)  # [heads, rows]
         return self._by_head((own * entropy).sum(1) / draws)
+
+    def _pairs_with_a_choice(self, legal: Tensor) -> Tensor:
+        """Legal pairs of op and slot that take a head from each draw of one slot, if there is more than one choice."""
+        tables = self.tables
+        words = self.words.index_select(0, tables.needed_words[tables.whole_rows :])
+        return ((words & tables.pair_bits) != 0).sum(0) * (legal[tables.whole_rows :] > 1)
 
     def divergence(self, other: "StackedHeads") -> Tensor:
         [log_probs] = self.softmax.log_probs()
         [terms] = divergence([log_probs], other.softmax.log_probs())
-        divergences, users = terms.sum(0), self.tables.users  # [draws, rows], [ops, draws, 1]
+        divergences = terms.sum(0)  # [draws, rows]
         lacking = divergences == math.inf
-        finite = divergences.masked_fill(lacking, 0)  # times a usage, infinity would have an infinite gradient
-        total = finite[0] + (self._usage() * finite).sum(0)
-        drawn = ((log_probs[: len(users), 0] != -math.inf).unsqueeze(1) & users).any(0)  # a usage may underflow
-        return self._leading(total.masked_fill(lacking[0] | (lacking & drawn).any(0), math.inf))
+        total = self._chain(divergences.masked_fill(lacking, 0))  # times a usage, infinity has an infinite gradient
+        missing = lacking[0] | (lacking & self._drawn(log_probs)).any(0)
+        return self._leading(total.masked_fill(missing, math.inf))
+
+    def _drawn(self, log_probs: Tensor) -> Tensor:
+        """Whether a head other than op may be taken from a draw, bool ``[draws, rows]``: a usage may underflow."""
+        tables = self.tables
+        if tables.op_at is None:
+            return torch.ones_like(log_probs[0], dtype=torch.bool)
+        ops = log_probs[: tables.ops, 0] != -math.inf  # [ops, rows]
+        drawn = (ops.unsqueeze(1) & tables.users).any(0)
+        if not self._in_slots:
+            return drawn
+        slots = log_probs.flatten(0, 1).index_select(0, tables.pair_slots) != -math.inf
+        return torch.cat([drawn, self._of_pairs(ops.index_select(0, tables.pair_ops) & slots).any(0)])
+
+    def _chain(self, values: Tensor) -> Tensor:
+        """The op's value, and that of every draw times the probability that a head is taken from it: ``[rows]``."""
+        if self.tables.op_at is None:
+            return values.sum(0)
+        return values[0] + (self._usage() * values).sum(0)
 
     def _usage(self) -> Tensor:
         """Probability that a head other than op is taken from a draw, ``[draws, rows]``."""
-        softmax, ops = self.softmax, len(self.tables.users)
-        probs = softmax.weights[0][:ops, 0] / softmax.total[0] if softmax.mixed is None else softmax.mixed[0][:ops, 0]
-        return (probs.unsqueeze(1) * self.tables.users).sum(0)
+        softmax, tables = self.softmax, self.tables
+        if softmax.mixed is None:
+            ops = softmax.weights[0][: tables.ops, 0] / softmax.total[0]
+        else:
+            ops = softmax.mixed[0][: tables.ops, 0]
+        usage = (ops.unsqueeze(1) * tables.users).sum(0)
+        if not self._in_slots:
+            return usage
+        [probs] = softmax.probs()
+        pairs = ops.index_select(0, tables.pair_ops) * probs.flatten(0, 1).index_select(0, tables.pair_slots)
+        return torch.cat([usage, self._of_pairs(pairs).sum(0)])
+
+    def _of_pairs(self, values: Tensor) -> Tensor:
+        """Values of the pairs of op and slot that use draws of one slot, ``[users, draws, rows]``; 0 where padded."""
+        bits = self.tables.pair_bits
+        return values.view(*bits.shape[:2], -1) * (bits != 0)
 
     def _floors(self, floors: tuple[float, ...], logits: Tensor) -> float | Tensor:
         """One floor for all draws, or one for each: ``[draws, 1]``."""

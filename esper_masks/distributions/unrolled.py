@@ -1,29 +1,37 @@
 """All heads of whole actions, every choice a vector over rows: the form that a compiler fuses into one loop."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from esper_masks.actions.draws import STATIC, Draw
+from esper_masks.actions.draws import Draw, HeadDraws
+from esper_masks.actions.layout import CHOICE_BITS
 from esper_masks.actions.tables import DrawTables
-from esper_masks.distributions.forms import is_long
+from esper_masks.distributions.forms import choice_words, is_long
 from esper_masks.distributions.logits import Floors
 from esper_masks.distributions.softmax import LongSoftmax, MaskedSoftmax, Slabs, UnrolledSoftmax, exceeds, spread
 from esper_masks.masks.masks import ActionMasks
 
-Given = tuple[int, MaskedSoftmax, Tensor]  # head, its probabilities given the op, whether the op uses it
+
+class Given(NamedTuple):
+    """A head once the op and the slot are known."""
+
+    head: int
+    softmax: MaskedSoftmax  # its probabilities
+    used: Tensor  # bool [*sample, ...]: whether the op uses it
 
 
 class UnrolledHeads:
     """Every choice of every draw a vector over rows, without padding and without gathers.
 
     A compiler fuses all of these ops into one loop over rows, in which what lies between logits and actions stays in
-    registers. So a value is picked by a chain of ``where`` over the ops, never looked up: a load from a computed place
-    is one scalar at a time. Choices that no state allows are left out. A *long* head, see ``forms``, is one tensor
-    ``[n, ...]`` all the same, or the loop would take minutes to build.
+    registers. So a value is picked by a chain of ``where`` over ops or slots, never looked up: a load from a computed
+    place is one scalar at a time. Choices that no state allows are left out. A *long* head, see ``forms``, is one
+    tensor ``[n, ...]`` all the same, or the loop would take minutes to build.
 
     See ``AnyHeads`` for arguments and methods. Logits row by row are transposed first: a compiler that does not
     vectorize loads which are not side by side needs it. For others it is a detour, so ``transposes=False`` leaves it
@@ -33,10 +41,11 @@ class UnrolledHeads:
     def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
         # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
         self.tables, self.draws, ops = tables, tables.draws, masks.op_words
+        static = tables.static
         self.words = [
-            ops | STATIC,
+            ops | static,
             *masks.slot_words.unbind(-1),
-            *(torch.where((ops & openers) == 0, STATIC, ops) for openers in tables.closing),
+            *(torch.where((ops & openers) == 0, static, ops) for openers in tables.closing),
         ]
         heads = torch.split(parts[0], tables.sizes, -1) if len(parts) == 1 else parts
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
@@ -44,76 +53,121 @@ class UnrolledHeads:
         # unbound once: a gradient of each index would be as large as all columns
         self.each = self.columns.unbind() if transposes else [column for part in parts for column in part.unbind(-1)]
         self.slot_words = masks.slot_words.movedim(-1, 0)
-        self.constraints = masks.constraint_columns().movedim(-1, 0) if masks.restricted else None
+        self.choice_words = choice_words(masks).unbind(-1) if tables.dynamic else ()
         self.floors = (0.0,) * len(tables.sizes) if floors is None else floors
         bits = tables.bits.view(tables.width, tables.count)
         self.softmaxes = [self._softmax(draw, bits[:, at]) for at, draw in enumerate(self.draws)]
+        self.op = self.softmaxes[0] if self.draws[0].of_op else None  # None: the layout has one op, which nobody draws
         self.like = self.softmaxes[0].total
 
-    def _softmax(self, draw: Draw, bits: Tensor, op: Tensor | None = None, parts: Sequence[Draw] = ()) -> MaskedSoftmax:
-        """Of one draw; or of all draws of a head as one, each row with the logits and the bit of its own op.
+    def _softmax(self, draw: Draw, bits: Tensor) -> MaskedSoftmax:
+        """Of one draw; ``bits`` are its own, words ``[width]``."""
+        choices = self._choices(draw)
+        words = self._words(draw, bits, choices)
+        illegal: list[Tensor | None] = [None if word is None else word == 0 for word in words]
+        if draw.choice_words is not None:
+            lacking = self._lacking(draw, self._held(draw), choices)
+            illegal = [lacks if no is None else no | lacks for no, lacks in zip(illegal, lacking)]
+        return self._made(draw, choices, self._logits(draw.columns, choices, is_long(draw)), illegal)
+
+    def _merged(self, head: HeadDraws, bits: Tensor, op: Tensor, slot: Tensor) -> MaskedSoftmax:
+        """Of all draws of a head as one, each row with the logits, the bits and the choices of its own op and slot.
 
         So merged, the head is drawn once for all ops, where stacked code draws it once for each. Of ``esper-2025-12``
         the slot's choices have bits ``1110 1110 1110``; a row whose op is CULL keeps bit 2 of them, so that slot s is
         illegal where ``words[1 + s] & 1110 & 0100`` is 0. A row whose op has no slot keeps no bit: nothing is legal,
-        and nobody asks.
+        and nobody asks. A head with a draw in each slot reads words, choices and logits of the row's slot alone.
 
         Args:
-            draw: the one, or ``given_op(parts)``.
-            bits: its bits, int32 ``[width]``.
+            head: its draws.
+            bits: those of ``head.whole``, words ``[width]``.
             op: ``[*sample, ...]``.
-            parts: the draws.
+            slot: the same; only a head with a draw in each slot looks at it.
         """
-        long = is_long(draw, self.draws[0])
-        choices = range(draw.size) if long else [k for k, some in enumerate(draw.bits) if some] or [0]
+        whole, long = head.whole, is_long(head.whole)
+        choices = self._choices(whole)
 
         def sampled(slabs: Slabs) -> Slabs:
             """To be broadcast against samples."""
-            return slabs if op is None or not long else [spread(slab, op.ndim) for slab in slabs]
+            return [spread(slab, op.ndim) for slab in slabs] if long else slabs
 
-        logits, words = sampled(self._logits(draw, choices, long)), self._words(draw, bits, choices, long)
-        illegal: Sequence[Tensor | None]
-        if op is None:
-            illegal = [None if word is None else word == 0 for word in words]
-        else:
-            for part in parts:
-                if part.columns != draw.columns:
-                    own, rows = sampled(self._logits(part, choices, long)), self._uses(op, part.users)
-                    logits = [torch.where(rows, x, others) for x, others in zip(own, logits)]
-            bit = torch.zeros_like(op, dtype=torch.int32)
-            for i in self._ops(draw.users):
-                bit = torch.where(op == i, 1 << i, bit)
-            kept = [word & bit for word in sampled([word for word in words if word is not None])]
-            logits, illegal = [x.expand(word.shape) for x, word in zip(logits, kept)], [word == 0 for word in kept]
-        if draw.constraint is not None:
-            assert self.constraints is not None
-            held, first = self.constraints, draw.constraint
-            each = sampled([held[first : first + draw.size]] if long else [held[first + k] for k in choices])
-            illegal = [~holds if no is None else no | ~holds for no, holds in zip(illegal, each)]
-        floor = self.floors[draw.head]
-        softmax = LongSoftmax if long else UnrolledSoftmax
+        logits = sampled(self._logits(whole.columns, choices, long))
+        for columns, users, of_slot in head.other_logits:
+            conditions = [*([self._uses(op, users)] if users else []), *([] if of_slot is None else [slot == of_slot])]
+            rows = reduce(torch.logical_and, conditions)
+            own = sampled(self._logits(columns, choices, long))
+            logits = [torch.where(rows, x, others) for x, others in zip(own, logits)]
+        bit = torch.zeros_like(op, dtype=self.tables.word_dtype)
+        for users in head.groups:
+            bit = torch.where(self._uses(op, users), users, bit)
+        word = self._in_slot(slot, [self.words[draw.words[0]] for draw in head.slots]) if head.slots else None
+        words = sampled([word for word in self._words(whole, bits, choices, word) if word is not None])
+        kept = [word & bit for word in words]
+        logits, illegal = [x.expand(word.shape) for x, word in zip(logits, kept)], [word == 0 for word in kept]
+        if whole.choice_words is not None:
+            of_slots = zip(*(self._held(draw) for draw in head.slots or [whole]))
+            lacking = sampled(self._lacking(whole, [self._in_slot(slot, words) for words in of_slots], choices))
+            illegal = [no | lacks for no, lacks in zip(illegal, lacking)]
+        return self._made(whole, choices, logits, illegal)
+
+    def _made(
+        self, draw: Draw, choices: Sequence[int], logits: Slabs, illegal: Sequence[Tensor | None]
+    ) -> MaskedSoftmax:
+        floor, softmax = self.floors[draw.head], LongSoftmax if is_long(draw) else UnrolledSoftmax
         return softmax(logits, illegal, actions=choices, min_prob=floor, capped=exceeds(floor, len(choices)))
 
-    def _logits(self, draw: Draw, choices: Sequence[int], long: bool) -> Slabs:
-        first = draw.columns[0]  # a head's columns lie side by side
-        return [self.columns[first : first + draw.size]] if long else [self.each[first + k] for k in choices]
+    def _choices(self, draw: Draw) -> Sequence[int]:
+        """The choices that have a slab of their own, or share one."""
+        return range(draw.size) if is_long(draw) else [k for k, some in enumerate(draw.bits) if some] or [0]
 
-    def _words(self, draw: Draw, bits: Tensor, choices: Sequence[int], long: bool) -> Sequence[Tensor | None]:
-        """What of the words decides a choice: nothing is left of them where it is illegal; None for never."""
-        if not long:
+    def _logits(self, columns: Sequence[int], choices: Sequence[int], long: bool) -> Slabs:
+        first = columns[0]  # a head's columns lie side by side
+        return [self.columns[first : first + len(columns)]] if long else [self.each[first + k] for k in choices]
+
+    def _words(
+        self, draw: Draw, bits: Tensor, choices: Sequence[int], word: Tensor | None = None
+    ) -> Sequence[Tensor | None]:
+        """What of the words decides a choice: nothing is left of them where it is illegal; None for never.
+
+        All choices have the one word that is given, or else each its own.
+        """
+        own = [self.words[draw.words[k]] if word is None else word for k in choices]
+        if not is_long(draw):
+            static = self.tables.static
             return [
-                None if draw.bits[k] & STATIC and not draw.words[k] else self.words[draw.words[k]] & draw.bits[k]
-                for k in choices
+                None if draw.bits[k] & static and not draw.words[k] else word & draw.bits[k]
+                for k, word in zip(choices, own)
             ]
         if len(set(draw.words)) > 1:  # the slot's, of which an op is legal in one as in another
             return [self.slot_words & draw.bits[0]]
-        return [self.words[draw.words[0]] & bits[: draw.size].view(-1, *[1] * (self.columns.ndim - 1))]
+        return [own[0] & bits[: draw.size].view(-1, *[1] * own[0].ndim)]
+
+    def _held(self, draw: Draw) -> Slabs:
+        """The choice words of a draw."""
+        return [self.choice_words[at] for at in sorted(set(draw.choice_words or ()))]
+
+    def _lacking(self, draw: Draw, held: Slabs, choices: Sequence[int]) -> Slabs:
+        """Where choice words lack a choice."""
+        if not is_long(draw):
+            return [(held[k // CHOICE_BITS] & draw.choice_bits[k]) == 0 for k in choices]
+        parts = [
+            word & self.tables.bits_of_word[: draw.size - at * CHOICE_BITS].view(-1, *[1] * word.ndim)
+            for at, word in enumerate(held)
+        ]
+        return [torch.cat(parts) == 0]
+
+    def _in_slot(self, slot: Tensor, values: Slabs) -> Tensor:
+        """The value of each row's slot, ``[*sample, ...]``, from those of all slots; of slot 0 where there is none."""
+        value = values[0]
+        for at, own in enumerate(values):
+            value = value if own is values[0] else torch.where(slot == at, own, value)
+        return value
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def draw_faults(self) -> Slabs:
         """Draws that leave their row without an action, bool ``[...]`` each."""
-        needed = [(self.words[0] & draw.needed_by) != 0 for draw in self.draws]
+        needed = [(self.words[draw.needed_word] & draw.needed_by) != 0 for draw in self.draws]
         return [softmax.invalid & present for softmax, present in zip(self.softmaxes, needed)]
 
     def faulty(self) -> Tensor:
@@ -132,19 +186,24 @@ class UnrolledHeads:
         self, noise: Tensor | Slabs, ignored: Tensor | None, dtype: torch.dtype = torch.int64
     ) -> tuple[Tensor, Tensor]:
         """The same, with the log-probabilities of the actions, ``[*sample, ...]``; uniforms may come head by head."""
-        uniforms, op_at = noise.unbind(-1) if isinstance(noise, Tensor) else noise, self.draws[0].head
-        op, score = self.softmaxes[0].draw_and_score(uniforms[op_at])
-        actions, scores = self._unused(op, score)
-        for head, softmax, used in self._given(op):
-            drawn = softmax.draw_and_score(uniforms[head])
-            actions[head], scores[head] = (torch.where(used, *of) for of in zip(drawn, (actions[head], scores[head])))
+        uniforms = noise.unbind(-1) if isinstance(noise, Tensor) else noise
+        if self.op is None:
+            actions, scores = self._unused(*[torch.zeros_like(uniforms[0])] * 2)
+        else:
+            actions, scores = self._unused(*self.op.draw_and_score(uniforms[self.draws[0].head]))
+        for head, bits in self._heads():
+            at, softmax, used = self._given(head, bits, actions)
+            drawn = softmax.draw_and_score(uniforms[at])
+            actions[at], scores[at] = (torch.where(used, *of) for of in zip(drawn, (actions[at], scores[at])))
         return self._whole(actions, ignored, dtype), _total(scores)
 
     def mode(self, ignored: Tensor | None) -> Tensor:
-        op = self.softmaxes[0].mode().to(self.like.dtype)
+        like = self.like
+        op = torch.zeros_like(like) if self.op is None else self.op.mode().to(like.dtype)
         actions, _ = self._unused(op, op)
-        for head, softmax, used in self._given(op):
-            actions[head] = torch.where(used, softmax.mode().to(op.dtype), actions[head])
+        for head, bits in self._heads():
+            at, softmax, used = self._given(head, bits, actions)
+            actions[at] = torch.where(used, softmax.mode().to(like.dtype), actions[at])
         return self._whole(actions, ignored)
 
     def _whole(self, actions: Slabs, ignored: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -153,49 +212,64 @@ class UnrolledHeads:
         return torch.stack([action.to(dtype) for action in actions]).movedim(0, -1)  # where a compiler ends its loop
 
     def score(self, actions: Tensor) -> Tensor:
-        return torch.stack(self._scores(*self._values(actions))).movedim(0, -1)
+        values = self._values(actions)
+        return torch.stack(self._scores(values, self._all_given(values))).movedim(0, -1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        return _total(self._scores(*self._values(actions)))
+        values = self._values(actions)
+        return _total(self._scores(values, self._all_given(values)))
 
     def log_prob_and_illegal(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        values, op, given = self._values(actions)
+        values = self._values(actions)
+        given = self._all_given(values)
         illegal = [softmax.forbids(values[head]) & used for head, softmax, used in given]
-        return _total(self._scores(values, op, given)), _any([self.softmaxes[0].forbids(op), *illegal])
+        if self.op is not None:
+            illegal = [self.op.forbids(self._op(values)), *illegal]
+        return _total(self._scores(values, given)), _any(illegal)
 
-    def _values(self, actions: Tensor) -> tuple[Slabs, Tensor, list[Given]]:
-        """Each head's value, the op, and what is drawn given it."""
-        values = actions.to(self.like.dtype).unbind(-1)
-        op = values[self.draws[0].head]
-        return values, op, self._given(op)
+    def _values(self, actions: Tensor) -> Slabs:
+        """Each head's value."""
+        return actions.to(self.like.dtype).unbind(-1)
 
-    def _scores(self, values: Slabs, op: Tensor, given: list[Given]) -> list[Tensor]:
-        _, scores = self._unused(op, self.softmaxes[0].score(op))
+    def _scores(self, values: Slabs, given: Sequence[Given]) -> list[Tensor]:
+        op = self._op(values)
+        _, scores = self._unused(op, torch.zeros_like(op) if self.op is None else self.op.score(op))
         for head, softmax, used in given:
             scores[head] = torch.where(used, softmax.score(values[head]), scores[head])
         return scores
 
+    def _op(self, values: Slabs) -> Tensor:
+        return torch.zeros_like(values[0]) if self.op is None else values[self.draws[0].head]
+
     def _unused(self, op: Tensor, score: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Actions and scores where the op uses no other head."""
         actions = [torch.full_like(op, choice) for choice in self.tables.canonical_choices]
-        scores, op_at = [torch.zeros_like(score)] * len(actions), self.draws[0].head
-        actions[op_at], scores[op_at] = op, score
+        scores = [torch.zeros_like(score)] * len(actions)
+        if self.op is not None:
+            actions[self.draws[0].head], scores[self.draws[0].head] = op, score
         return actions, scores
 
-    def _given(self, op: Tensor) -> list[Given]:
-        """Each head that is drawn, its probabilities given the op, and whether the op uses it, ``[*sample, ...]``."""
-        given = []
-        for (head, at, whole), bits in zip(self.tables.drawn, self.tables.drawn_bits):
-            parts = [self.draws[i] for i in at]
-            softmax = self.softmaxes[at[0]] if len(at) == 1 else self._softmax(whole, bits, op, parts)
-            given.append((head, softmax, self._uses(op, whole.users)))
-        return given
+    def _heads(self) -> Iterable[tuple[HeadDraws, Tensor]]:
+        """The heads that are drawn given the op, that of slots first, and the bits of each."""
+        return zip(self.tables.drawn, self.tables.drawn_bits)
+
+    def _all_given(self, values: Slabs) -> list[Given]:
+        return [self._given(head, bits, values) for head, bits in self._heads()]
+
+    def _given(self, head: HeadDraws, bits: Tensor, values: Slabs) -> Given:
+        """A head given op and slot, which are among the values of an action."""
+        op = self._op(values)
+        slot = op if self.tables.slot_at is None else values[self.tables.slot_at]
+        softmax, used = self.softmaxes[head.draws[0]], self._uses(op, head.whole.users)
+        if head.slots:  # no draw is of a slot that does not exist
+            used = used & (slot >= 0) & (slot < len(head.slots))
+        return Given(head.head, softmax if len(head.draws) == 1 else self._merged(head, bits, op, slot), used)
 
     def _uses(self, op: Tensor, users: int) -> Tensor:
         return _any([op == i for i in self._ops(users)])
 
     def _ops(self, users: int) -> list[int]:
-        return [i for i in range(len(self.tables.users)) if users >> i & 1]
+        return [i for i in range(self.tables.ops) if users >> i & 1]
 
     # -- entropy and divergence ---------------------------------------------------------------------------------------
 
@@ -205,32 +279,56 @@ class UnrolledHeads:
     def head_entropies(self) -> Tensor:
         entropies = []
         for head in range(len(self.tables.sizes)):
-            own = [s for s, draw in zip(self.softmaxes, self.draws) if draw.head == head and draw.plain]
-            each = [softmax.normalized_entropy() for softmax in own]
+            own = [(s, draw) for s, draw in zip(self.softmaxes, self.draws) if draw.head == head and draw.plain]
+            each = [softmax.normalized_entropy() for softmax, _ in own]
             if len(each) > 1:
-                count = _total([softmax.legal_actions().clamp_max(1) for softmax in own]).clamp_min(1)
-                each = [_total(each) / count]
-            entropies.append(each[0] if each else torch.zeros_like(self.softmaxes[0].total))
+                weights = [self._weight(*of) for of in own]
+                each = [_total([w * entropy for w, entropy in zip(weights, each)]) / _total(weights).clamp_min(1)]
+            entropies.append(each[0] if each else torch.zeros_like(self.like))
         return torch.stack(entropies).movedim(0, -1)
+
+    def _weight(self, softmax: MaskedSoftmax, draw: Draw) -> Tensor:
+        """How many ops, or legal pairs of op and slot with more than one choice, a draw stands for in a mean."""
+        legal = softmax.legal_actions()
+        if draw.slot is None:
+            return legal.clamp_max(1)
+        word = self.words[draw.needed_word]
+        pairs = _total([((word & (1 << op)) != 0).to(legal.dtype) for op in self._ops(draw.users)])
+        return pairs.masked_fill(legal < 2, 0)
 
     def divergence(self, other: "UnrolledHeads") -> Tensor:
         values = [p.divergence(q) for p, q in zip(self.softmaxes, other.softmaxes)]
         lacking = [value == math.inf for value in values]
         finite = self._chain([value.masked_fill(none, 0) for value, none in zip(values, lacking)])
-        drawn = [log_prob != -math.inf for log_prob in self.softmaxes[0].log_probs()]  # a probability may underflow
+        if self.op is None:
+            return finite.masked_fill(_any(lacking), math.inf)
+        drawn = [log_prob != -math.inf for log_prob in self.op.log_probs()]  # a probability may underflow
+        slots = self._of_slots(lambda softmax: softmax.log_probs())
         beyond = [lacking[0]]
         for draw, none in zip(self.draws[1:], lacking[1:]):
-            beyond += [none & by for op, by in enumerate(drawn) if draw.users >> op & 1]
+            for op in self._ops(draw.users):
+                some = none & drawn[op]
+                beyond += [some if draw.slot is None else some & (slots[op][draw.slot] != -math.inf)]
         return finite.masked_fill(_any(beyond), math.inf)
 
     def _chain(self, values: Slabs) -> Tensor:
         """The op's value, and that of every draw times the probability that a head is taken from it."""
-        probs, total = self.softmaxes[0].probs(), values[0]
+        if self.op is None:
+            return _total(values)
+        probs, total = self.op.probs(), values[0]
+        slots = self._of_slots(lambda softmax: softmax.probs())
         for draw, value in zip(self.draws[1:], values[1:]):
             if draw.users:
-                usage = _total([p for op, p in enumerate(probs) if draw.users >> op & 1])
-                total = total + usage * value
+                ops, at = self._ops(draw.users), draw.slot
+                each = [probs[op] if at is None else probs[op] * slots[op][at] for op in ops]
+                total = total + _total(each) * value
         return total
+
+    def _of_slots(self, values: Callable[[MaskedSoftmax], Slabs]) -> dict[int, Slabs]:
+        """Values of each slot under each op, of the ops that take a head from draws of one slot."""
+        made = {op: values(self.softmaxes[at]) for op, at in self.tables.slot_draws.items()}
+        long = {op: is_long(self.draws[at]) for op, at in self.tables.slot_draws.items()}
+        return {op: slabs[0].unbind() if long[op] else slabs for op, slabs in made.items()}
 
 
 def _total(values: Slabs) -> Tensor:

@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributions import kl_divergence
 
 import esper_masks as em
+from tests.enumeration import cluster, head_of, layout_of, random_logits
 from tests.helpers import assert_near, random_states
 from tests.programs import BATCHES, KINDS, assert_same, inputs, program_of, use_everything, whole
 
@@ -107,6 +108,121 @@ def test_logits_for_each_op_need_their_tables_before() -> None:
     expected = whole(logits, masks, noise)
     torch.compiler.reset()
     assert_same(compiled(logits, masks, noise), expected)
+
+
+# -- heads by slot ----------------------------------------------------------------------------------------------------
+
+
+def pods(batch: int, seed: int = 0, slots: int = 3, nodes: int = 4) -> tuple[dict[str, Tensor], em.ActionMasks, Tensor]:
+    """Arguments of a decision on pods, whose nodes have a mask and logits in each slot."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randint(0, 2, (batch, slots), generator=generator)
+    room = torch.rand(batch, slots, nodes, generator=generator) < 0.6
+    masks, layout = cluster(states.tolist(), room, nodes)
+    return (
+        random_logits(layout, (batch,), by_slot=["node"], seed=seed),
+        masks,
+        torch.rand(batch, 3, generator=generator),
+    )
+
+
+def bind(logits: Any, masks: em.ActionMasks, noise: Tensor, validate: Any = "raise") -> tuple[Tensor, ...]:
+    dist = em.FactoredCategorical(logits, masks, by_slot=("node",), min_prob={"node": 0.01}, validate=validate)
+    action, score = dist.sample_and_log_prob(noise=noise)
+    entropies = dist.raw_entropy(), dist.entropy(), dist.head_entropies()
+    return action, dist.mode, dist.faults, dist.legal(action), dist.action_faults(action), score, *entropies
+
+
+@pytest.mark.parametrize("shape", [{}, {"slots": 2, "nodes": 40}, {"slots": 9, "nodes": 16}])
+def test_heads_by_slot_in_one_graph(shape: dict[str, int]) -> None:
+    """Whose choices are unrolled; are long, in two choice words; and are long because there are many slots."""
+    first = pods(4, **shape)
+    bind(*first)  # makes the tables
+    layout, counter = first[1].layout, CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(bind, fullgraph=True, dynamic=True, backend=counter)
+    for batch in BATCHES:
+        logits, masks, noise = pods(batch, **shape)
+        masks = em.ActionMasks(layout, masks.slot_words, masks.op_words, masks.choices, masks.slot_mask)
+        assert_same(compiled(logits, masks, noise), bind(logits, masks, noise))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+def test_heads_by_slot_in_the_default_backend() -> None:
+    logits, masks, noise = pods(50)
+    expected = bind(logits, masks, noise)
+    assert_same(torch.compile(bind, fullgraph=True)(logits, masks, noise), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+def test_words_of_64_bits_in_the_default_backend() -> None:
+    """With 62 ops the sign bit of an int64 is in every word of a row, and the last op is bit 61."""
+    every = range(3)
+    layout = layout_of(62, 2, [1, 30, 31, 61], [head_of("node", 3, {1: every, 31: every, 61: every}, 62)])
+    generator = torch.Generator().manual_seed(0)
+    given = {"op": (40, 62), "slot": (40, 2), "node": (40, 2, 3)}
+    masks = em.ActionMasks.from_bools(layout, {n: torch.rand(s, generator=generator) < 0.7 for n, s in given.items()})
+    logits, noise = random_logits(layout, (40,), by_slot=["node"]), torch.rand(40, 3, generator=generator)
+    logits["op"][:20, 61] = 20.0
+    expected = bind(logits, masks, noise, "flag")
+    assert (expected[0][:, 2] == 61).any()
+    assert_same(torch.compile(bind, fullgraph=True)(logits, masks, noise, "flag"), expected)
+
+
+def test_heads_by_slot_need_their_tables_before() -> None:
+    logits, masks, noise = pods(6)
+    compiled = torch.compile(bind, fullgraph=True, backend="aot_eager")
+    wanted = "a FactoredCategorical with logits for each slot for node and restricted choices for node on cpu once"
+    with pytest.raises(Exception, match=wanted):
+        compiled(logits, masks, noise)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_vmap_of_heads_by_slot(compiles: bool) -> None:
+    parts = [pods(5, seed) for seed in range(3)]
+    layout = parts[0][1].layout
+    each = [em.ActionMasks(layout, m.slot_words, m.op_words, m.choices, m.slot_mask) for _, m, _ in parts]
+    logits = {name: torch.stack([part[0][name] for part in parts]) for name in parts[0][0]}
+    logits["node"][1, 2] = math.nan
+    noise = torch.stack([part[2] for part in parts])
+    expected = [bind({name: x[i] for name, x in logits.items()}, each[i], noise[i], "flag") for i in range(3)]
+    mapped = torch.vmap(bind)
+    if compiles:
+        mapped = torch.compile(mapped, fullgraph=True, backend="aot_eager")
+    results = mapped(logits, em.ActionMasks.stack(each), noise)
+    for i, one in enumerate(expected):
+        assert_same(tuple(result[i] for result in results), one)
+
+
+class Binder(nn.Module):
+    def __init__(self, layout: Any):
+        super().__init__()
+        self.layout, self.layer = layout, nn.Linear(6, 2 * 4 + 2 + 3)
+
+    def forward(self, observations: Tensor, pairs: Tensor, room: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        ops, slots = torch.ones_like(pairs[:, :, 0]), torch.ones_like(pairs[:, 0])
+        masks = em.ActionMasks.from_bools(self.layout, {"op": ops, "slot": slots, "node": room}, pairs)
+        node, slot, op = self.layer(observations).split([8, 2, 3], -1)
+        logits = {"slot": slot, "node": node.unflatten(-1, (2, 4)), "op": op}
+        policy = em.FactoredCategorical(logits, masks, by_slot=("node",), validate="flag")
+        return policy.sample_and_log_prob(noise=noise)
+
+
+def test_export_of_a_head_by_slot() -> None:
+    binder = Binder(pods(1, slots=2)[1].layout)
+
+    def arguments(batch: int) -> tuple[Tensor, ...]:
+        pairs = torch.rand(batch, 3, 2) < 0.7
+        pairs[:, 0] = True
+        return torch.randn(batch, 6), pairs, torch.rand(batch, 2, 4) < 0.6, torch.rand(batch, 3)
+
+    binder(*arguments(3))
+    batch = torch.export.Dim("batch", min=2, max=100_000)
+    program = torch.export.export(binder, arguments(5), dynamic_shapes=({0: batch},) * 4)
+    for size in (2, 7, 300):
+        given = arguments(size)
+        assert_same(program.module()(*given), binder(*given))
 
 
 # -- vmap -------------------------------------------------------------------------------------------------------------
