@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.checks import kind_of
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.rules.names import OP, SLOT
 
 ARGUMENTS = ("self", "step")  # of store and write, beside those that are also attributes
 
@@ -40,7 +39,7 @@ def check_field_names(module: nn.Module, fields: Mapping[str, Any]) -> None:
 
 
 def check_masks(masks: ActionMasks, layout: ActionLayout, batch: int, device: torch.device) -> None:
-    """Raise ``ValueError`` unless masks are of the layout, ``[batch]``, on the device, and all in their words."""
+    """Raise ``ValueError`` unless masks are of the layout, ``[batch]``, on the device."""
     if not isinstance(masks, ActionMasks):
         raise ValueError(
             f"masks must be ActionMasks, got {type(masks).__name__}; an engine or ActionMasks.from_words makes them"
@@ -51,16 +50,6 @@ def check_masks(masks: ActionMasks, layout: ActionLayout, batch: int, device: to
         )
     if masks.shape != (batch,) or masks.device != device:
         raise ValueError(f"masks are {tuple(masks.shape)} on {masks.device}; wanted {(batch,)} on {device}")
-    if masks.constraints:
-        names = [layout.head_names[at] for at in masks.restricted]
-        # what took an op away that is always legal, and with it the bits that tell which slots are enabled
-        dropping = any(layout.head(name).users & layout.always for name in names)
-        if SLOT in masks.constraints and not dropping:
-            names.append(OP)
-        raise ValueError(
-            f"these masks were restricted in {', '.join(names)}, which words do not hold. Store the masks as they were "
-            "before, keep the constraint as a field, and restrict what minibatch returns"
-        )
 
 
 def check_log_prob(log_prob: Any, stored: Tensor) -> None:

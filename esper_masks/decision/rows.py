@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from esper_masks.actions.layout import ActionLayout
+from esper_masks.compiled.methods import copy_into
+
+HOW_WIDE = "make the buffer, or allocate, with the names of what is given in head_masks= and restrict="
 
 
 class Decision(NamedTuple):
@@ -14,8 +17,12 @@ class Decision(NamedTuple):
 
     actions: Tensor  # integer [..., heads]; -1 in all heads of a row that did not act: inactive, or faulty
     log_prob: Tensor  # [...]
-    slot_words: Tensor  # integer [..., slots]; ActionMasks.from_words makes the masks of them
+    # integer [..., slots]: where packed is None, ActionMasks.from_words makes the masks of them, which else would lack
+    # what was taken from heads; None in rows of a buffer that keeps packed words
+    slot_words: Tensor | None
     raw_entropy: Tensor | None = None  # [...], nats; None where nobody asks for it
+    # int32 [..., words]: ActionMasks.from_packed makes the masks of it; None where slot words hold them
+    packed: Tensor | None = None
 
 
 class Evaluation(NamedTuple):
@@ -40,7 +47,8 @@ def compiled_dtype(place: Tensor) -> torch.dtype:
 
 def word_dtype(layout: ActionLayout) -> torch.dtype:
     """The narrowest integers with a bit for every op."""
-    return torch.uint8 if len(layout.ops) <= 8 else torch.int16 if len(layout.ops) <= 16 else torch.int32
+    ops = len(layout.ops)
+    return torch.uint8 if ops <= 8 else torch.int16 if ops <= 16 else layout.word_dtype
 
 
 def is_double(logits: Any) -> bool:
@@ -62,6 +70,7 @@ def allocate_decision(
     entropy: bool = True,
     integers: tuple[torch.dtype, torch.dtype] | None = None,
     real: torch.dtype | None = None,
+    words: int | None = None,
 ) -> Decision:
     """Uninitialized memory for the decisions of ``shape`` rows.
 
@@ -72,35 +81,64 @@ def allocate_decision(
         entropy: whether there is a place for it.
         integers: dtypes of the actions and the words; by default the narrowest there are.
         real: dtype of the rest; by default float64 where torch's default dtype is that, else float32.
+        words: packed words of a row; None where slot words hold the masks.
 
     Raises:
         ValueError: a dtype that cannot hold log-probabilities: the ratio of an update needs fp32.
     """
-    actions, words = (action_dtype(layout), word_dtype(layout)) if integers is None else integers
+    of_actions, of_words = (action_dtype(layout), word_dtype(layout)) if integers is None else integers
     if real is None:
         real = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
     if real not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {real!r}")
     return Decision(
-        actions=batch_last(shape, len(layout.heads), actions, device),
+        actions=batch_last(shape, len(layout.heads), of_actions, device),
         log_prob=torch.empty(tuple(shape), dtype=real, device=device),
-        slot_words=batch_last(shape, len(layout.slot_ids), words, device),
+        slot_words=batch_last(shape, len(layout.slot_ids), of_words, device),
         raw_entropy=torch.empty(tuple(shape), dtype=real, device=device) if entropy else None,
+        packed=None if words is None else batch_last(shape, words, torch.int32, device),
     )
 
 
-def check_out(out: Decision, layout: ActionLayout, batch: Sequence[int], device: torch.device, double: bool) -> None:
-    """Raise ``ValueError`` unless there is memory of the right shape, and as wide, for the decisions of a batch."""
+def write(out: Decision, made: Decision) -> None:
+    """Write a decision where there is a place for it.
+
+    Raises:
+        ValueError: it has packed masks, and there is no place for them.
+    """
+    if made.packed is not None and out.packed is None:
+        raise ValueError(f"out has no packed words, and the masks need {made.packed.shape[-1]}: {HOW_WIDE}")
+    copy_into(out, made)
+
+
+def check_out(
+    out: Decision, layout: ActionLayout, batch: Sequence[int], device: torch.device, double: bool, words: int | None
+) -> None:
+    """Raise ``ValueError`` unless there is memory of the right shape, and as wide, for the decisions of a batch.
+
+    Args:
+        out: the memory.
+        layout: heads, ops and slots.
+        batch: leading shape.
+        device: where it must be.
+        double: whether log-probabilities are float64.
+        words: packed words that are needed; None where slot words hold the masks.
+    """
     if not isinstance(out, Decision):
         raise ValueError(f"out must be a Decision, got {type(out).__name__}; DecisionStep.allocate makes one")
-    shapes = ((*batch, len(layout.heads)), tuple(batch), (*batch, len(layout.slot_ids)), tuple(batch))
+    room = out.packed.shape[-1] if isinstance(out.packed, Tensor) else 0
+    if words is not None and room < words:
+        raise ValueError(f"out has {room} packed words a row, and the masks need {words}: {HOW_WIDE}")
+    shapes = (*batch, len(layout.heads)), tuple(batch), (*batch, len(layout.slot_ids)), tuple(batch), (*batch, room)
+    optional = "raw_entropy", "slot_words" if room else "packed"
     for name, place, shape in zip(Decision._fields, out, shapes):
-        if place is None and name == "raw_entropy":
+        if place is None and name in optional:
             continue
         if not isinstance(place, Tensor) or place.shape != shape or place.device != device:
             got = f"{tuple(place.shape)} on {place.device}" if isinstance(place, Tensor) else type(place).__name__
             raise ValueError(f"{name} of out is {got}; wanted {shape} on {device}")
-        if place.dtype.is_floating_point != (name in ("log_prob", "raw_entropy")) or place.dtype == torch.bool:
+        wrong = place.dtype == torch.bool or (name == "packed" and place.dtype != torch.int32)
+        if place.dtype.is_floating_point != (name in ("log_prob", "raw_entropy")) or wrong:
             raise ValueError(f"{name} of out cannot be {place.dtype}; DecisionStep.allocate makes what fits")
         if double and place.dtype.is_floating_point and place.dtype != torch.float64:
             raise ValueError(

@@ -5,22 +5,34 @@ The library compiles itself in two rooms: here, and in `rollout` its environment
 graph. All of it goes through `compiled.methods`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from esper_masks.actions.layout import ActionLayout
+from esper_masks.actions.tables import layout_tables
 from esper_masks.checks import from_numpy
-from esper_masks.compiled.methods import CompiledMethod, GraphedMethod, copy_into
+from esper_masks.compiled.methods import CompiledMethod, GraphedMethod
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.chunks import CHUNK_VALUES, chunks, fresh_decision, values_per_row
-from esper_masks.decision.rows import Decision, Evaluation, allocate_decision, check_out, compiled_dtype, is_double
+from esper_masks.decision.given import Given, taken
+from esper_masks.decision.packing import in_words, words_for
+from esper_masks.decision.rows import (
+    Decision,
+    Evaluation,
+    allocate_decision,
+    check_out,
+    compiled_dtype,
+    is_double,
+    write,
+)
 from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.distributions.faults import Validate, check_mode
-from esper_masks.distributions.logits import check_floors
+from esper_masks.distributions.logits import check_by_slot, check_floors
 from esper_masks.distributions.noise import Noise, NoiseKey
 from esper_masks.errors import SlotStateError
 from esper_masks.masks.engine import MaskEngine
@@ -42,6 +54,7 @@ class MaskInputs(NamedTuple):
     total_seeds: Tensor | None
     max_seeds: int | Tensor
     enabled: Tensor | None
+    given: Mapping[str, Any] | None  # further keywords of the engine
 
 
 class DecisionInputs(NamedTuple):
@@ -56,6 +69,8 @@ class DecisionInputs(NamedTuple):
     noise: Noise | None = None  # None: torch's generator draws
     dtype: torch.dtype = torch.int64  # of the actions
     entropy: bool = True  # whether it is wanted
+    given: Mapping[str, Any] | None = None  # further keywords of the engine
+    words: int | None = None  # of packed masks; None: as many as are needed, if any are
 
 
 class EvaluationInputs(NamedTuple):
@@ -64,10 +79,18 @@ class EvaluationInputs(NamedTuple):
     logits: Logits
     slot_words: Tensor
     op_words: Tensor
-    constraints: dict[str, Tensor]  # of restricted masks
+    choices: dict[str, Tensor]
+    slot_mask: Tensor | None
     actions: Tensor
     active: Tensor | None
     head_entropies: bool
+
+
+class Needs(NamedTuple):
+    """What depends on which heads have choices, or logits, by slot; the same for all calls with the same names."""
+
+    words: int | None  # of packed masks; None where slot words hold them
+    values: tuple[int, int]  # of a row, see ``values_per_row``: of eager code, and of compiled
 
 
 class CompiledCategorical(FactoredCategorical):
@@ -99,46 +122,62 @@ class DecisionStep(nn.Module):
     tensor([[1, 0, 0, 2]])
 
     Args:
-        engine: computes the masks from the states. Several steps may share it.
+        engine: computes the masks from the states. Several steps may share it. Or a layout, for ``evaluate`` alone.
         mode: how to run.
+        by_slot: see ``FactoredCategorical``.
         min_prob: see ``FactoredCategorical``.
         validate: see ``FactoredCategorical``. Under ``"raise"`` compiled code uses an assertion on the device, which
-            cannot name rows. A row at fault has action -1. ``validate`` and ``min_prob`` cannot be changed later.
+            cannot name rows. A row at fault has action -1. ``validate``, ``by_slot`` and ``min_prob`` cannot be changed
+            later.
 
     Raises:
-        ValueError: an unknown mode, a floor that does not fit, or ``"cuda-graph"`` with ``"raise"``.
+        ValueError: an unknown mode, a floor or a head by slot that does not fit, or ``"cuda-graph"`` with ``"raise"``.
         RuntimeError: ``"cuda-graph"`` for an engine that is on no CUDA device.
     """
 
+    engine: MaskEngine
     chunk_values = CHUNK_VALUES  # see ``chunks``
 
     def __init__(
         self,
-        engine: MaskEngine,
+        engine: MaskEngine | ActionLayout,
         *,
         mode: Mode = "compiled",
+        by_slot: Sequence[str] = (),
         min_prob: Any = None,
         validate: Validate = "flag",
     ):
         super().__init__()
-        if not isinstance(engine, MaskEngine):
-            raise ValueError(f"engine must be a MaskEngine, got {type(engine).__name__}")
+        if not isinstance(engine, MaskEngine | ActionLayout):
+            raise ValueError(f"engine must be a MaskEngine or an ActionLayout, got {type(engine).__name__}")
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
         check_mode(validate)
-        check_floors(min_prob, engine.layout)
-        if mode == "cuda-graph" and engine.device.type != "cuda":
-            raise RuntimeError(f"mode='cuda-graph' needs an engine on a CUDA device; this one is on {engine.device}")
+        own = engine if isinstance(engine, MaskEngine) else None
+        self.layout = engine if isinstance(engine, ActionLayout) else engine.layout
+        check_floors(min_prob, self.layout)
+        if mode == "cuda-graph" and own is not None and own.device.type != "cuda":
+            raise RuntimeError(f"mode='cuda-graph' needs an engine on a CUDA device; this one is on {own.device}")
         if mode == "cuda-graph" and validate == "raise":
             raise ValueError("validate='raise' would end the CUDA context from within a graph; 'flag' it")
-        self.engine, self.mode = engine, mode
+        self.register_module("engine", own)
+        self.mode = mode
         self._min_prob, self._validate = copy(min_prob), validate  # constant to compiled code
-        self._values_per_row = {compiled: values_per_row(engine.layout, compiled) for compiled in (False, True)}
+        self._wide, self._by_slot = check_by_slot(by_slot, self.layout), tuple(by_slot)
         self.runs: dict[tuple[str, torch.device], CompiledMethod | GraphedMethod] = {}  # what has been compiled
+        # whether slot words hold the masks of every call that is given nothing, and a trace has all tables for it
+        self._plain = not self._by_slot and words_for(self.layout) is None
+        self._plain_needs = Needs(None, values_per_row(self.layout, self._wide))
+        self._needs: dict[Any, Needs] = {}
+        self._tabled: set[Any] = set()
 
     @property
     def min_prob(self) -> Any:
         return self._min_prob
+
+    @property
+    def by_slot(self) -> tuple[str, ...]:
+        return self._by_slot
 
     @property
     def validate(self) -> Validate:
@@ -155,6 +194,7 @@ class DecisionStep(nn.Module):
         active: Tensor | None = None,
         noise: Tensor | None = None,
         out: Decision | None = None,
+        **given: Unpack[Given],
     ) -> Decision:
         """Decide. Without gradients.
 
@@ -168,6 +208,8 @@ class DecisionStep(nn.Module):
             noise: uniforms ``[..., heads]``; by default from torch's generator.
             out: where to write, of any dtypes that hold the values: ``allocate``, or the rows of a buffer, which for
                 float64 logits need ``dtype=torch.float64``. Entropy is computed only if it has a place for it.
+            given: ``row``, ``head_masks`` and ``restrict``, see ``MaskEngine``. Compiled, another set of names in one
+                of them is another graph; other values are not.
 
         Returns: ``out``; by default a new decision with int64 actions, int32 words and entropy.
         Raises:
@@ -177,30 +219,35 @@ class DecisionStep(nn.Module):
             raise SlotStateError(f"states must be a tensor of integers, got {type(states).__name__}; see pack_slots")
         if not isinstance(logits, Tensor | Mapping):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
-        engine, batch = self.engine, states.shape[:-2]
+        engine, batch = self._engine(), states.shape[:-2]
         device, logits = engine.device, dict(logits) if isinstance(logits, Mapping) else logits
         enabled, active = from_numpy(enabled, device), from_numpy(active, device)
-        if out is not None:
-            check_out(out, engine.layout, batch, device, is_double(logits))
+        named = (taken(given, device) or None) if given else None
         limit = engine.max_seeds if max_seeds is None else max_seeds
+        words, values = self._plain_needs
+        if named is not None or not self._plain:
+            words, values = self._needs_of(MaskInputs(states, total_seeds, limit, enabled, named), logits)
+        if out is not None:
+            check_out(out, engine.layout, batch, device, is_double(logits), words)
         compiled, on_cpu = self._is_compiled(), device.type == "cpu"
-        if on_cpu and (number := self._chunks(batch, compiled)) > 1:
-            given: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "noise": noise}
-            given |= {"max_seeds": max_seeds, "enabled": enabled, "active": active}
-            if parts := chunks(number, batch, given):
-                whole = fresh_decision(engine.layout, batch, logits, device) if out is None else out
-                for rows, part in parts:
-                    self(**part, out=Decision._make(place if place is None else place[rows] for place in whole))
+        if on_cpu and (number := self._chunks(batch, compiled, values)) > 1:
+            rows: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "noise": noise}
+            rows |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, **(named or {})}
+            if parts := chunks(number, batch, engine.layout, rows):
+                whole = fresh_decision(engine.layout, batch, logits, device, words) if out is None else out
+                for at, part in parts:
+                    self(**part, out=Decision._make(place if place is None else place[at] for place in whole))
                 return whole
         drawn = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
-        inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, drawn, *wanted)
+        room = None if out is None or out.packed is None else out.packed.shape[-1]
+        inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, drawn, *wanted, named, room)
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
         place = () if on_cpu or out is None else (out,)
         with torch.no_grad():
             made: Decision = self._run(self.decide, device, inputs, *place, categorical=CompiledCategorical)
             if out is not None and on_cpu:
-                copy_into(out, made)
+                write(out, made)
         return made if out is None else out
 
     def masks(
@@ -210,14 +257,24 @@ class DecisionStep(nn.Module):
         *,
         max_seeds: int | Tensor | None = None,
         enabled: Tensor | None = None,
+        **given: Unpack[Given],
     ) -> ActionMasks:
-        """The masks alone: ``engine(states, ...)`` in this step's mode."""
-        limit = self.engine.max_seeds if max_seeds is None else max_seeds
-        device = self.engine.device
-        inputs = MaskInputs(states, total_seeds, limit, from_numpy(enabled, device))
+        """The masks alone: ``engine(states, ...)`` in this step's mode.
+
+        Args:
+            states: see ``MaskEngine``.
+            total_seeds: see ``MaskEngine``.
+            max_seeds: see ``MaskEngine``.
+            enabled: see ``MaskEngine``.
+            given: see ``forward``.
+        """
+        engine = self._engine()
+        limit, device = engine.max_seeds if max_seeds is None else max_seeds, engine.device
+        named = (taken(given, device) or None) if given else None
+        inputs = MaskInputs(states, total_seeds, limit, from_numpy(enabled, device), named)
         with torch.no_grad():
             words = self._run(self._words, device, inputs)
-        return ActionMasks(self.engine.layout, *words)
+        return ActionMasks(engine.layout, *words)
 
     def evaluate(
         self,
@@ -238,7 +295,8 @@ class DecisionStep(nn.Module):
 
         Args:
             logits: see ``FactoredCategorical``.
-            masks: under which the actions were decided: from a buffer, or ``ActionMasks.from_words`` of a decision.
+            masks: under which the actions were decided: from a buffer, or of a decision, ``ActionMasks.from_packed``
+                where it has ``packed``, else ``ActionMasks.from_words``.
             actions: integer ``[..., heads]``.
             active: bool ``[...]``; False for padding rows.
             head_entropies: whether these are wanted too.
@@ -248,22 +306,40 @@ class DecisionStep(nn.Module):
         """
         if not isinstance(masks, ActionMasks):
             raise ValueError(f"masks must be ActionMasks, got {type(masks).__name__}")
-        if masks.layout is not self.engine.layout and masks.layout != self.engine.layout:
+        if masks.layout is not self.layout and masks.layout != self.layout:
             raise ValueError("these masks have another layout (rules, switches or slots) than the engine of this step")
-        device, logits = self.engine.device, dict(logits) if isinstance(logits, Mapping) else logits
-        words = masks.slot_words, masks.op_words, masks.constraints
-        inputs = EvaluationInputs(logits, *words, actions, from_numpy(active, device), head_entropies)
+        device, logits = masks.device, dict(logits) if isinstance(logits, Mapping) else logits
+        # in one order, so that another one in which heads were limited needs no graph of its own
+        choices = {name: masks.choices[name] for name in sorted(masks.choices)}
+        held = masks.slot_words, masks.op_words, choices, masks.slot_mask
+        if choices or self._by_slot:
+            self._make_tables(logits, ActionMasks(self.layout, *held))
+        inputs = EvaluationInputs(logits, *held, actions, from_numpy(active, device), head_entropies)
         return Evaluation(*self._run(self._evaluate, device, inputs, categorical=CompiledCategorical))
 
-    def allocate(self, *shape: int, entropy: bool = True, dtype: torch.dtype | None = None) -> Decision:
+    def allocate(
+        self,
+        *shape: int,
+        entropy: bool = True,
+        dtype: torch.dtype | None = None,
+        head_masks: Collection[str] = (),
+        restrict: Collection[str] = (),
+    ) -> Decision:
         """Memory for ``out``, one byte an action and a word where heads and ops allow: ``[*shape, ...]``.
 
         Args:
             shape: leading shape.
             entropy: whether there is a place for it.
             dtype: of log-probabilities and entropies, see ``RolloutBuffer``.
+            head_masks: see ``RolloutBuffer``.
+            restrict: see ``RolloutBuffer``.
+
+        Raises:
+            ValueError: a name that is none.
         """
-        return allocate_decision(self.engine.layout, shape, self.engine.device, entropy=entropy, real=dtype)
+        engine = self._engine()
+        words = words_for(engine.layout, head_masks, restrict)
+        return allocate_decision(engine.layout, shape, engine.device, entropy=entropy, real=dtype, words=words)
 
     # -- what is compiled ---------------------------------------------------------------------------------------------
 
@@ -283,25 +359,39 @@ class DecisionStep(nn.Module):
 
         Returns: the decision; None where there is ``out``.
         """
-        masks = self.engine(inputs.states, inputs.total_seeds, max_seeds=inputs.max_seeds, enabled=inputs.enabled)
-        joint = categorical(inputs.logits, masks, active=inputs.active, min_prob=self.min_prob, validate=self.validate)
+        masks = self._masks(inputs)
+        joint = self._joint(categorical, inputs.logits, masks, inputs.active)
         actions, log_prob = joint.sample_and_log_prob(noise=inputs.noise, dtype=inputs.dtype)
-        made = Decision(actions, log_prob, masks.slot_words, joint.raw_entropy() if inputs.entropy else None)
+        entropy = joint.raw_entropy() if inputs.entropy else None
+        kept = None if in_words(masks) and inputs.words is None else masks.pack(inputs.words)
+        made = Decision(actions, log_prob, masks.slot_words, entropy, kept)
         if out is None:
             return made
-        copy_into(out, made)
+        write(out, made)
         return None
 
-    def _words(self, inputs: MaskInputs) -> tuple[Tensor, Tensor]:
-        masks = self.engine(inputs.states, inputs.total_seeds, max_seeds=inputs.max_seeds, enabled=inputs.enabled)
-        return masks.slot_words, masks.op_words
+    def _joint(
+        self, categorical: type[FactoredCategorical], logits: Logits, masks: ActionMasks, active: Tensor | None
+    ) -> FactoredCategorical:
+        settings: dict[str, Any] = {"min_prob": self.min_prob, "validate": self.validate}
+        return categorical(logits, masks, by_slot=self.by_slot, active=active, **settings)
+
+    def _masks(self, inputs: MaskInputs | DecisionInputs) -> ActionMasks:
+        states, total_seeds, limit, enabled = inputs.states, inputs.total_seeds, inputs.max_seeds, inputs.enabled
+        masks: ActionMasks = self.engine(states, total_seeds, max_seeds=limit, enabled=enabled, **(inputs.given or {}))
+        return masks
+
+    def _words(self, inputs: MaskInputs) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        masks = self._masks(inputs)
+        return masks.slot_words, masks.op_words, masks.choices, masks.slot_mask
 
     def _evaluate(
         self, inputs: EvaluationInputs, *, categorical: type[FactoredCategorical] = FactoredCategorical
     ) -> Scores:
         def score(logits: Logits) -> Scores:
-            masks = ActionMasks(self.engine.layout, inputs.slot_words, inputs.op_words, inputs.constraints)
-            joint = categorical(logits, masks, active=inputs.active, min_prob=self.min_prob, validate=self.validate)
+            held = inputs.slot_words, inputs.op_words, inputs.choices, inputs.slot_mask
+            masks = ActionMasks(self.layout, *held)
+            joint = self._joint(categorical, logits, masks, inputs.active)
             each = joint.head_entropies() if inputs.head_entropies else None
             log_prob, faults = joint.log_prob_and_faults(inputs.actions, "actions")
             return log_prob, joint.raw_entropy(), each, faults
@@ -311,17 +401,51 @@ class DecisionStep(nn.Module):
         scored: Scores = checkpoint(score, inputs.logits, use_reentrant=False, preserve_rng_state=False)
         return scored
 
+    # -- what no trace can do -----------------------------------------------------------------------------------------
+
+    def _needs_of(self, inputs: MaskInputs, logits: Logits) -> Needs:
+        """What such a decision needs. Makes its lookup tables, too.
+
+        Found once for all calls with the same names, by masks that are made for it in eager code.
+        """
+        if torch.compiler.is_compiling() or intercepted():
+            return self._plain_needs
+        named = inputs.given or {}
+        given = [(keyword, _axes(masks)) for keyword, masks in named.items()]
+        key = self._engine().device, inputs.states.ndim, _axes(logits), *given
+        if key not in self._needs:
+            with torch.no_grad():
+                masks = self._masks(inputs)
+                self._make_tables(logits, masks)
+                words = None if in_words(masks) else masks.pack().shape[-1]
+                self._needs[key] = Needs(words, values_per_row(self.layout, self._wide, masks.dynamic))
+        return self._needs[key]
+
+    def _make_tables(self, logits: Logits, masks: ActionMasks) -> None:
+        """Lookup tables of heads whose choices, or logits, depend on more than the op."""
+        key = masks.dynamic, masks.device, len(masks.shape), _axes(logits)
+        if key not in self._tabled and self._is_compiled():
+            with torch.no_grad():
+                FactoredCategorical(logits, masks, by_slot=self.by_slot, validate="off")
+            self._tabled.add(key)
+
     # -- how it is run ------------------------------------------------------------------------------------------------
+
+    def _engine(self) -> MaskEngine:
+        engine: MaskEngine | None = self.engine
+        if engine is None:
+            raise ValueError("this step was made of a layout, without an engine: it scores by evaluate, and no more")
+        return engine
 
     def _is_compiled(self) -> bool:
         """Whether a call now runs code that this step compiles."""
         return self.mode != "eager" and not torch.compiler.is_compiling() and not intercepted()
 
-    def _chunks(self, batch: torch.Size, compiled: bool) -> int:
+    def _chunks(self, batch: torch.Size, compiled: bool, values: tuple[int, int]) -> int:
         """How many chunks a batch is worth; one for an eager error, which names rows of the batch, and in a trace."""
         if not compiled and (self.validate == "raise" or torch.compiler.is_compiling() or intercepted()):
             return 1
-        return batch.numel() * self._values_per_row[compiled] // self.chunk_values
+        return batch.numel() * values[compiled] // self.chunk_values
 
     def _run(self, method: Any, device: torch.device, inputs: Any, *out: Any, **compiled: Any) -> Any:
         """Call a method of this step; ``compiled`` are arguments that it has where it is compiled, and not else."""
@@ -329,13 +453,22 @@ class DecisionStep(nn.Module):
             return method(inputs, *out)
         key = method.__name__, device
         if key not in self.runs:
+            layout_tables(self.layout, device)  # masks of an equal layout bring none
             made = CompiledMethod(method, **compiled)
             graphed = self.mode == "cuda-graph" and method != self._evaluate  # whose gradient no such graph would have
             self.runs[key] = GraphedMethod(made) if graphed else made
         return self.runs[key](inputs, *out)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "runs": {}}  # compiled code is made again
+        # compiled code and tables are made again, and what tells when they are
+        return {**self.__dict__, "runs": {}, "_needs": {}, "_tabled": set()}
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"
+
+
+def _axes(tensors: Any) -> Any:
+    """How many axes each tensor of a mapping has."""
+    return tuple(
+        [(name, getattr(of, "ndim", None)) for name, of in tensors.items()] if isinstance(tensors, Mapping) else ()
+    )

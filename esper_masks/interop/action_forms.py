@@ -41,9 +41,9 @@ def rows_of(masks: ActionMasks, observation: Any, action: str) -> Tensor:
 class ActionForm:
     """The form in which a library has actions.
 
-    ``"joint"``: the index of a whole action, whose masks are exact. ``"factored"``: one choice a head, with the masks
-    of all heads side by side; a library that draws heads independently of each other then forms illegal pairs of op and
-    slot, whatever mask it is given.
+    ``"joint"``: the index of a whole action, whose masks are exact, heads whose choices depend on the slot included.
+    ``"factored"``: one choice a head, with the masks of all heads side by side. A library that draws the heads by
+    themselves then forms illegal pairs of op and slot, and of slot and choice, whatever mask it is given.
 
     Args:
         engine: the engine of the actions.

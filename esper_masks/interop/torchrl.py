@@ -4,6 +4,7 @@ Importing TorchRL switches off torch's validation of distributions for the whole
 what it checked before.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from esper_masks import distributions
 from esper_masks.actions.layout import ActionLayout
+from esper_masks.decision.packing import in_words
 from esper_masks.distributions.base import MaskedDistribution
 from esper_masks.extras import needs
 from esper_masks.interop.action_forms import ActionForm, Form
@@ -32,7 +34,9 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         "observation"  float32 [num_envs, obs_size]
         "action_mask"  bool [num_envs, n], True is legal: n whole actions; factored, of all heads side by side
         "slot_words"   int32 [num_envs, slots] and "op_words" int32 [num_envs]: the same masks, exact in either form,
-                       for ``FactoredCategorical`` below
+                       for ``FactoredCategorical`` below; int64 for more than 31 ops
+        "packed"       int32 [num_envs, words], instead of the two where slot words do not hold the masks: where heads
+                       depend on the slot, ops are legal without one, or ``given=`` limits them
 
     At the end of an episode ``("next", "observation")`` is its last observation. TorchRL's collectors, and ``rollout``
     with ``break_when_any_done=False``, then begin the next episode by themselves; masks beside the last observation are
@@ -73,12 +77,13 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         form, device = ActionForm(lifecycles.engine, action), lifecycles.device
         super().__init__(device=device, batch_size=torch.Size([num_envs]))
         self.lifecycles, self.form = lifecycles, form
-        slots, width = len(self.layout.slot_ids), sum(form.sizes)
+        masks, width = lifecycles.masks(), sum(form.sizes)
+        self._in_words = in_words(masks)
+        words = {name: self._spec(Unbounded, *of.shape[1:], dtype=of.dtype) for name, of in self._held(masks).items()}
         self.observation_spec = Composite(
             observation=self._spec(Unbounded, lifecycles.obs_size),
             action_mask=Binary(width, shape=(num_envs, width), dtype=torch.bool, device=device),
-            slot_words=self._spec(Unbounded, slots, dtype=torch.int32),
-            op_words=self._spec(Unbounded, dtype=torch.int32),
+            **words,
             shape=self.batch_size,
         )
         shape = (num_envs, *form.row)
@@ -106,8 +111,13 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
 
     def _seen(self, observation: Tensor) -> dict[str, Tensor]:
         masks = self.lifecycles.masks()
-        words = {"slot_words": masks.slot_words.contiguous(), "op_words": masks.op_words}
-        return {"observation": observation, "action_mask": self.form.masks(masks), **words}
+        return {"observation": observation, "action_mask": self.form.masks(masks), **self._held(masks)}
+
+    def _held(self, masks: ActionMasks) -> dict[str, Tensor]:
+        """What ``FactoredCategorical`` makes masks of."""
+        if self._in_words:
+            return {"slot_words": masks.slot_words.contiguous(), "op_words": masks.op_words}
+        return {"packed": masks.pack().contiguous()}
 
     def _own(self, tensor: Tensor) -> Tensor:
         return tensor.clone() if self.lifecycles.mode == "cuda-graph" else tensor  # whose next step writes over it
@@ -182,19 +192,40 @@ class FactoredCategorical(_InNats, distributions.FactoredCategorical):
         ProbabilisticActor(network, in_keys=["logits", "slot_words", "op_words"], out_keys=["action"],
                            distribution_class=FactoredCategorical, distribution_kwargs={"layout": env.layout}, ...)
 
+    ``in_keys`` are ``["logits", "packed"]`` for an environment that gives packed masks. Logits of each slot need
+    ``distribution_kwargs={"layout": env.layout, "by_slot": ("node",)}``, and a nested TensorDict with an entry a head.
+
     Args:
-        logits: all heads side by side in head order, ``[..., sum of head sizes]``.
+        logits: all heads side by side in head order, ``[..., sum of head sizes]``; or a nested TensorDict, or mapping,
+            of head to logits, see ``esper_masks.FactoredCategorical``.
         slot_words: int32 ``[..., slots]``, as the environment gives them.
         op_words: int32 ``[...]``.
         layout: heads and ops (``env.layout``).
+        packed: int32 ``[..., words]``, in place of slot words and op words.
         settings: settings of ``esper_masks.FactoredCategorical``. ``validate="flag"`` reads nothing from the device;
             the action of a row at fault is -1 then, and the caller looks at it (``esper_masks.raise_on_fault``).
 
     Raises:
         InvalidStateMachineError: rows at fault, such as logits that are NaN.
         ValueError: see ``ActionMasks.from_words`` and ``esper_masks.FactoredCategorical``.
+        TypeError: no layout, or not one of words and packed words.
     """
 
-    def __init__(self, logits: Tensor, slot_words: Tensor, op_words: Tensor, layout: ActionLayout, **settings: Any):
-        masks = ActionMasks.from_words(layout, slot_words, op_words)
-        super().__init__(logits, masks, **settings)
+    def __init__(
+        self,
+        logits: Tensor | TensorDictBase | Mapping[str, Tensor],
+        slot_words: Tensor | None = None,
+        op_words: Tensor | None = None,
+        layout: ActionLayout | None = None,
+        *,
+        packed: Tensor | None = None,
+        **settings: Any,
+    ):
+        if layout is not None and slot_words is not None and packed is None:
+            masks = ActionMasks.from_words(layout, slot_words, op_words)
+        elif layout is not None and packed is not None and slot_words is None:
+            masks = ActionMasks.from_packed(layout, packed)
+        else:
+            raise TypeError("FactoredCategorical needs a layout, and slot_words or packed; env.layout is one")
+        heads = dict(logits.items()) if isinstance(logits, TensorDictBase) else logits
+        super().__init__(heads, masks, **settings)

@@ -9,6 +9,7 @@ from esper_masks.rollout.env.dynamics import Assumptions
 from esper_masks.rollout.env.env import LifecycleEnv, StepInfo
 from esper_masks.rollout.env.measure import Measurement
 from esper_masks.rollout.env.mechanics import MECHANICS, Mechanics
+from esper_masks.rollout.env.state import State
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.ppo import PPO
@@ -27,6 +28,7 @@ __all__ = [
     "Measurement",
     "Mechanics",
     "PPOConfig",
+    "State",
     "StepInfo",
     "TrainedPolicy",
     "load_policy",

@@ -28,3 +28,8 @@ def composed(engine: em.MaskEngine, states: Tensor, logits: Tensor, noise: Tenso
     joint = em.FactoredCategorical(logits, masks, validate="flag", **settings)
     actions = joint.sample(noise=noise)
     return em.Decision(actions, joint.log_prob(actions), masks.slot_words, joint.raw_entropy())
+
+
+def graphs(step: em.DecisionStep) -> int:
+    """How many graphs a compiled step has made."""
+    return sum(len(made or ()) for run in step.runs.values() for _, made in run.graphs.values())

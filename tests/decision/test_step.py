@@ -489,7 +489,7 @@ def test_wrong_settings_are_named() -> None:
     engine = engine_of()
     with pytest.raises(ValueError, match="mode='fast' is not one of 'eager', 'compiled', 'cuda-graph'"):
         em.DecisionStep(engine, mode="fast")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="engine must be a MaskEngine, got MaskRules"):
+    with pytest.raises(ValueError, match="engine must be a MaskEngine or an ActionLayout, got MaskRules"):
         em.DecisionStep(engine.rules)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="validate='loud'"):
         em.DecisionStep(engine, validate="loud")  # type: ignore[arg-type]

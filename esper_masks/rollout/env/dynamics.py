@@ -8,7 +8,7 @@ gathers are not vectorized.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate, pairwise
@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper_masks.decision.given import Given
 from esper_masks.distributions.noise import NoiseKey, keyed_uniforms
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
+from esper_masks.masks.masks import ActionMasks
 from esper_masks.rollout.env.calibration import Calibration, Improvement
 from esper_masks.rollout.env.mechanics import Mechanics
 from esper_masks.rollout.env.state import Outcome, State, improvement
@@ -31,6 +33,11 @@ CENTRE: tuple[float, ...] = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.
 CENTRE += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
 TAIL: tuple[float, ...] = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773)
 TAIL += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+
+
+def nothing(state: State) -> Given:
+    """What is given where a caller gives nothing."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Dynamics(nn.Module):
         mechanics: mechanics of the engine's rules.
         episode_length: epochs of an episode.
         assumptions: what the logs do not say.
+        given: what decides legality beside the states, see ``LifecycleEnv``.
 
     Attributes:
         uniforms: numbers of noise that an environment takes in an epoch: two, and two for each slot.
@@ -82,9 +90,10 @@ class Dynamics(nn.Module):
         mechanics: Mechanics,
         episode_length: int,
         assumptions: Assumptions,
+        given: Callable[[State], Given] = nothing,
     ):
         super().__init__()
-        self.engine, rules, layout = engine, engine.rules, engine.layout
+        self.engine, self.given, rules, layout = engine, given, engine.rules, engine.layout
         task = engine.slot_ids, episode_length, engine.max_seeds, calibration.to_json(), mechanics, assumptions
         self.task = hashlib.sha256(repr(task).encode()).hexdigest()  # stands in checkpoints
         self.episode_length, self.max_seeds, self.rent = episode_length, engine.max_seeds, assumptions.rent
@@ -152,8 +161,7 @@ class Dynamics(nn.Module):
         [uniform] = keyed_uniforms(noise, size, stacked=True) if keyed else [noise.movedim(-1, 0)]
         stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
         heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
-        totals = old.total_seeds if self.max_seeds > 0 else None
-        legal, acted = self.engine(old.states, totals, max_seeds=self.max_seeds).acts_on(heads)
+        legal, acted = self.masks(old).acts_on(heads)
         op = heads[self.op_at]
 
         entered = stage
@@ -199,6 +207,12 @@ class Dynamics(nn.Module):
         states = torch.stack([following, age, *further]).permute(2, 1, 0)  # [batch, slots, features]
         state = State(states, elapsed, dwell, blueprint, quality, evidence, weight, epoch, seeds, gain, total)
         return state, Outcome(reward, ends, ~legal, returns)
+
+    def masks(self, state: State) -> ActionMasks:
+        """What is legal in a state."""
+        totals = state.total_seeds if self.max_seeds > 0 else None
+        masks: ActionMasks = self.engine(state.states, totals, max_seeds=self.max_seeds, **self.given(state))
+        return masks
 
     def step(self, given: Sequence[Any]) -> tuple[State, Outcome, Tensor]:
         """``advance``, and the observation of the state after it."""

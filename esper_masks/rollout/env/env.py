@@ -9,12 +9,13 @@ from torch import Tensor
 from esper_masks.checks import check_actions, check_bool, check_noise
 from esper_masks.compiled.methods import CompiledMethod, GraphedMethod
 from esper_masks.compiled.torch_private import intercepted
+from esper_masks.decision.given import Given
 from esper_masks.decision.step import MODES, Mode
 from esper_masks.distributions.noise import Noise, NoiseKey, uniforms
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rollout.env.calibration import Calibration
-from esper_masks.rollout.env.dynamics import Assumptions, Dynamics
+from esper_masks.rollout.env.dynamics import Assumptions, Dynamics, nothing
 from esper_masks.rollout.env.mechanics import Mechanics, mechanics_of
 from esper_masks.rollout.env.state import State, improvement
 from esper_masks.rules import MaskRules
@@ -78,6 +79,10 @@ class LifecycleEnv:
         mode: how to run; see ``DecisionStep``. Under ``"cuda-graph"`` a step overwrites what the step before gave.
         mechanics: what the lifecycle does by itself; by default the entry of the rules in ``MECHANICS``.
         assumptions: what the logs do not say.
+        kinds: see ``MaskEngine``.
+        given: a function of a ``rollout.State`` to ``row``, ``head_masks`` and ``restrict`` of ``MaskEngine``, under
+            which actions are legal in that state. It is called for each step, and again for ``masks`` and ``given``, so
+            it must give the same for the same state; it is compiled with the rest. Observations say nothing of it.
         switches: the rule set's switches, by name.
 
     Raises:
@@ -101,6 +106,8 @@ class LifecycleEnv:
         mode: Mode = "eager",
         mechanics: Mechanics | None = None,
         assumptions: Assumptions | None = None,
+        kinds: Mapping[str, Sequence[str]] | None = None,
+        given: Callable[[State], Given] = nothing,
         **switches: Any,
     ):
         numbers = {"num_envs": num_envs, "episode_length": episode_length, "seed": seed, "max_seeds": max_seeds}
@@ -108,16 +115,19 @@ class LifecycleEnv:
             least = int(name in ("num_envs", "episode_length"))
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
-        for kind, given in ((Calibration, calibration), (Mechanics, mechanics), (Assumptions, assumptions)):
-            if not (given is None or isinstance(given, kind)):
-                raise ValueError(f"{kind.__name__.lower()} must be of rollout.{kind.__name__}, got {given!r:.80}")
+        for kind, part in ((Calibration, calibration), (Mechanics, mechanics), (Assumptions, assumptions)):
+            if not (part is None or isinstance(part, kind)):
+                raise ValueError(f"{kind.__name__.lower()} must be of rollout.{kind.__name__}, got {part!r:.80}")
+        if not callable(given):
+            raise ValueError(f"given must be a function of a rollout.State, got {type(given).__name__}")
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
         if mode == "cuda-graph" and torch.device("cpu" if device is None else device).type != "cuda":
             raise RuntimeError(f"mode='cuda-graph' needs a CUDA device, got device={device!r}")
         self._like: dict[str, Any] = {"max_seeds": max_seeds, "episode_length": episode_length, "device": device}
         self._like |= {"calibration": calibration, "mechanics": mechanics, "assumptions": assumptions, **switches}
-        self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, device=device, **switches)
+        self._like |= {"kinds": kinds, "given": given}
+        self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, kinds=kinds, device=device, **switches)
         self.num_envs, self.mode, self.device = num_envs, mode, self.engine.device
         self.dynamics = Dynamics(
             self.engine,
@@ -125,6 +135,7 @@ class LifecycleEnv:
             mechanics_of(rules) if mechanics is None else mechanics.of(rules),
             episode_length,
             Assumptions() if assumptions is None else assumptions,
+            given,
         )
         self.obs_size = self.dynamics.obs_size
         self._generator = torch.Generator(self.device).manual_seed(seed)
@@ -186,8 +197,7 @@ class LifecycleEnv:
 
     def masks(self) -> ActionMasks:
         """What is legal in the current states, ``[batch]``."""
-        masks: ActionMasks = self.engine(self.states, self.total_seeds if self.dynamics.max_seeds > 0 else None)
-        return masks
+        return self.dynamics.masks(self.state)
 
     def step(self, actions: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, StepInfo]:
         """One epoch of every environment.
@@ -235,6 +245,11 @@ class LifecycleEnv:
     def total_seeds(self) -> Tensor:
         """Seeds germinated in the episode, int32 ``[batch]``."""
         return self.state.total_seeds
+
+    @property
+    def given(self) -> Given:
+        """What decides legality beside the current states: what a policy is to hand on to its step."""
+        return self.dynamics.given(self.state)
 
     @property
     def obs(self) -> Tensor:

@@ -1,10 +1,11 @@
 """Actor-critics whose actions are drawn from the joint distribution over all heads, under masks."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from esper_masks.decision.given import Given
 from esper_masks.decision.rows import Decision, Evaluation
 from esper_masks.decision.step import DecisionStep
 from esper_masks.masks.masks import ActionMasks
@@ -112,6 +113,7 @@ class FactoredActorCritic(nn.Module):
         starts: Tensor | None = None,
         noise: Tensor | None = None,
         out: Decision | None = None,
+        **given: Unpack[Given],
     ) -> Acted:
         """Draw legal actions, without gradients.
 
@@ -123,10 +125,11 @@ class FactoredActorCritic(nn.Module):
             starts: see ``forward``.
             noise: uniform ``[batch, heads]``; see ``DecisionStep``.
             out: where to write the decision; see ``DecisionStep``.
+            given: ``row``, ``head_masks`` and ``restrict``; see ``DecisionStep``.
         """
         with torch.no_grad():
             logits, values, kept = self(obs, hidden, starts)
-            return Acted(self.step(states, logits, total_seeds, noise=noise, out=out), values, kept)
+            return Acted(self.step(states, logits, total_seeds, noise=noise, out=out, **given), values, kept)
 
     def evaluate_actions(
         self,

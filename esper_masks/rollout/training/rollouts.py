@@ -49,16 +49,30 @@ class Collector(nn.Module):
         real, obs = (torch.zeros(size, dtype=torch.float32, device=env.device) for size in ((), env.obs_size))
         examples = (obs, real, real.bool(), real, real.bool(), real)
         fields = dict(zip(self.FIELDS, examples))
-        # logits are float32 whatever the default dtype is
-        self.buffer = RolloutBuffer(env.engine, steps, env.num_envs, fields=fields, dtype=torch.float32)
+        given = env.given
+        held = given.get("head_masks") or {}
+        by_slot = [name for name, mask in held.items() if mask.ndim == 3]
+        self.buffer = RolloutBuffer(
+            env.engine,
+            steps,
+            env.num_envs,
+            fields=fields,
+            head_masks=by_slot,
+            restrict=[*(given.get("restrict") or ()), *(name for name in held if name not in by_slot)],
+            dtype=torch.float32,  # logits are float32 whatever the default dtype is
+        )
         self.env_seconds = 0.0
         # of its many small tensors C++ takes less time to allocate than Python: a sixth less at 8 and 64 environments
         options = {"cpp_wrapper": True}
         self.graph = CompiledMethod(self._whole, options) if env.mode == policy.step.mode == "compiled" else None
         self._entry: Entry
         if self.graph is not None:  # places of each step, which take as long to look up as some of what is computed
+            if given or self.buffer.packed is not None:  # lookup tables that no trace can make
+                logits = torch.zeros(env.num_envs, env.engine.layout.logit_size, dtype=torch.float32, device=env.device)
+                limit = env.engine.max_seeds
+                policy.step.decide(DecisionInputs(env.states, logits, env.total_seeds, limit, given=given))
             fields = self.buffer.fields
-            self._rows = [[*self.buffer.at(i)[:3], *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
+            self._rows = [[*self.buffer.at(i), *[fields[name][i] for name in self.FIELDS]] for i in range(steps)]
 
     def rollout(self, state: RolloutState) -> RolloutState:
         """Fill the buffer with decisions and ``FIELDS``; returns are those of the episode so far."""
@@ -77,7 +91,8 @@ class Collector(nn.Module):
         env, place = self.env, self.buffer.at(step)
         seen = self.moments.scale(state.obs, *scale)
         self.buffer.write(step, obs=state.obs, start=state.starts)  # a CUDA graph of the environment overwrites them
-        acted = self.policy.act(seen, env.states, env.total_seeds, hidden=state.hidden, starts=state.starts, out=place)
+        past: dict[str, Any] = {"hidden": state.hidden, "starts": state.starts}
+        acted = self.policy.act(seen, env.states, env.total_seeds, **past, out=place, **env.given)
         began = perf_counter()
         obs, reward, terminated, _, info = env.step(place.actions)
         self.env_seconds += perf_counter() - began
@@ -97,18 +112,28 @@ class Collector(nn.Module):
         env.state = State(*after)
         return RolloutState(obs, None if first is None else (first, second), ended)
 
-    def _whole(self, given: Sequence[Any], out: Sequence[Tensor]) -> tuple[Any, ...]:
+    def _whole(self, given: Sequence[Any], out: Sequence[Tensor | None]) -> tuple[Any, ...]:
         obs, mean, spread, first, second, starts, noise, *before, env_noise, illegal = given
         state, step = State(*before), self.policy.step
         hidden = None if first is None else (first, second)
         seen = self.moments.scale(obs, mean, spread)
         logits, values, hidden = self.policy(seen, hidden, starts)
         limit = step.engine.max_seeds
-        inputs = DecisionInputs(state.states, logits, state.total_seeds, limit, noise=noise, entropy=False)
+        packed = self.buffer.packed
+        inputs = DecisionInputs(
+            state.states,
+            logits,
+            state.total_seeds,
+            limit,
+            noise=noise,
+            entropy=False,
+            given=self.env.dynamics.given(state),
+            words=None if packed is None else packed.shape[-1],
+        )
         decision = step.decide(inputs, categorical=CompiledCategorical)
         assert decision is not None  # since it was given no place
         after, outcome, following = self.env.dynamics.step((*before, decision.actions, env_noise))
         kept = obs, values, starts, outcome.reward, outcome.terminated, outcome.returns
-        copy_into(out, (*decision[:3], *kept))
+        copy_into(out, (*decision, *kept))
         kept_hidden = (None, None) if hidden is None else hidden
         return (*kept_hidden, following, outcome.terminated, illegal + outcome.illegal, *after)

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
+from esper_masks.decision.given import Given
 from esper_masks.decision.step import Mode
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.baselines import BASELINES
@@ -93,6 +94,7 @@ class TrainedPolicy:
         hidden: Hidden | None = None,
         starts: Tensor | None = None,
         noise: Tensor | None = None,
+        **given: Unpack[Given],
     ) -> Acted:
         """Draw legal actions, without gradients.
 
@@ -103,6 +105,7 @@ class TrainedPolicy:
             hidden: of a recurrent policy, as the step before gave it.
             starts: bool ``[batch]``: an episode begins, so that ``hidden`` is forgotten.
             noise: uniform ``[batch, heads]``; by default from torch's own generator.
+            given: ``row``, ``head_masks`` and ``restrict``; see ``DecisionStep``.
 
         Returns: ``decision``, whose ``actions`` are int64 ``[batch, heads]`` and ``log_prob`` float32 ``[batch]``;
             ``values`` float32 ``[batch]``; ``hidden``.
@@ -110,7 +113,7 @@ class TrainedPolicy:
             ValueError: observations of another size, or whatever else ``DecisionStep`` refuses.
         """
         seen = self._normalized(obs)
-        return self.network.act(seen, states, total_seeds, hidden=hidden, starts=starts, noise=noise)
+        return self.network.act(seen, states, total_seeds, hidden=hidden, starts=starts, noise=noise, **given)
 
     def act_in(self, env: LifecycleEnv, hidden: Hidden | None = None, noise: Tensor | None = None) -> Acted:
         """Draw legal actions in the current states of environments.
@@ -134,7 +137,8 @@ class TrainedPolicy:
                     f"{name} of the environments: {its}; the policy was trained with {mine}, policy.env(n) makes such"
                 )
         starts = env.state.epoch == 0
-        return self.act(env.obs, env.states, env.total_seeds, hidden=hidden, starts=starts, noise=noise)
+        past: dict[str, Any] = {"hidden": hidden, "starts": starts}
+        return self.act(env.obs, env.states, env.total_seeds, **past, noise=noise, **env.given)
 
     def _normalized(self, obs: Tensor) -> Tensor:
         wanted = len(self.moments.mean)
