@@ -15,7 +15,8 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.stage_words import BELOW
 from esper_masks.rules import MaskRules
-from esper_masks.rules.gates import Row
+from esper_masks.rules.bounds import outside
+from esper_masks.rules.gates import Env
 from esper_masks.rules.names import INT32, OP, SLOT
 
 S = TypeVar("S")
@@ -49,7 +50,7 @@ class OneEnvironment:
     inert.
 
     Args:
-        engine: an engine on the CPU.
+        engine: an engine on the CPU, of rules that have no more than those of the original programs.
         pairs: whether masks have ``slot_by_op``.
     """
 
@@ -59,8 +60,9 @@ class OneEnvironment:
         self.empty, self.inert = words[BELOW + rules.empty], words[0]
         self.by_stage = {int(stage): words[BELOW + stage] for stage in rules.stages if stage != rules.empty}
         names = ["stage", "seed_age_epochs", *rules.features]
-        self.slot_steps = [(names[step.column], step.compare, step.value, step.ops) for step in engine.program.slot]
-        self.row_steps, self.all_ops = engine.program.row, engine.layout.all_ops
+        self.slot_steps = [(names[step.test.column], step.test.runs, step.clears[0]) for step in engine.program.slots]
+        self.env_steps = [(step.test.closed, step.test.bit, step.clears[0]) for step in engine.program.envs]
+        self.all_ops = engine.layout.all_ops
         self.unconditional = engine.layout.unconditional
         self._heads = lru_cache(KEPT_ROWS)(self._make_heads)
         self._slots = lru_cache(KEPT_ROWS)(self._make_slots)
@@ -84,9 +86,9 @@ class OneEnvironment:
                 union |= word
             words.append(word)
             on.append(word != 0)
-        kept, row = self.all_ops, Row(union, total, limit)
-        for closed, bit, ops in self.row_steps:
-            if closed(row, bit):
+        kept, env = self.all_ops, Env(union, total, limit)
+        for closed, bit, ops in self.env_steps:
+            if closed(env, 0 if bit is None else bit[1]):
                 kept &= ~ops
         result = {SLOT: self._slots(*on).clone()}
         if self.pairs:
@@ -97,8 +99,8 @@ class OneEnvironment:
 
     def _word(self, seed: Seed) -> int:
         word: int = self.by_stage.get(seed.stage, self.inert)
-        for name, compare, value, ops in self.slot_steps:
-            if compare(getattr(seed, name), value):
+        for name, runs, ops in self.slot_steps:
+            if outside(getattr(seed, name), runs):
                 word &= ~ops
         return word
 

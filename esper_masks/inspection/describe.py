@@ -1,12 +1,13 @@
 """A rule set as people read it: which op where and behind which gates, the heads, the lifecycle as a diagram."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
 from esper_masks.actions.layout import build_layout
 from esper_masks.actions.tables import actions_per_op
-from esper_masks.rules import Head, MaskRules, Op
+from esper_masks.rules import Head, MaskRules, Op, SlotHead
+from esper_masks.rules.fields import name_of, show, values_of
 from esper_masks.rules.gates import gates_of
 
 ALWAYS, GATED, PLAIN, NEVER = "always", "gated", "yes", "."
@@ -26,17 +27,26 @@ def describe(rules: MaskRules) -> dict[str, Any]:
         "empty": rules.empty.name,
         "stages": {stage.name: int(stage) for stage in rules.stages},
         "transitions": {stage.name: [to.name for to in rules.transitions[stage]] for stage in rules.stages},
-        "features": {name: {value.name: int(value) for value in values} for name, values in rules.features.items()},
+        "features": {name: _domain(values) for name, values in rules.features.items()},
+        "rows": {name: _domain(values) for name, values in rules.row_features.items()},
+        "kinds": {name: list(slot_ids) for name, slot_ids in rules.kinds.items()},
         "switches": {name: list(values) for name, values in rules.switches.items()},
         "ops": {op.name: _op(rules, op) for op in rules.op_rules},
-        "heads": {head.name: _head(head) for head in rules.heads},
+        "heads": {head.name: _head(rules, head) for head in rules.heads},
     }
+
+
+def _domain(values: Any) -> dict[str, int] | str:
+    known = values_of(values)
+    return "int" if known is None else {name_of(values, value): value for value in known}
 
 
 def _op(rules: MaskRules, op: Op) -> dict[str, Any]:
     return {
         "index": int(op.id),
-        "stages": [] if op.always else [stage.name for stage in rules.stages if stage in rules.legal_stages(op.id)],
+        "stages": []
+        if op.always or not op.in_slot
+        else [stage.name for stage in rules.stages if stage in rules.legal_stages(op.id)],
         "enters": None if op.enters is None else op.enters.name,
         "moves": {source.name: to.name for source, to in op.moves.items()},
         "acts_in": [stage.name for stage in op.acts_in],
@@ -45,7 +55,9 @@ def _op(rules: MaskRules, op: Op) -> dict[str, Any]:
     }
 
 
-def _head(head: Head) -> dict[str, Any]:
+def _head(rules: MaskRules, head: Head) -> dict[str, Any]:
+    if isinstance(head, SlotHead):
+        return _slot_head(rules, head)
     legal = head.legal
     return {
         "choices": list(head.choices),
@@ -55,8 +67,37 @@ def _head(head: Head) -> dict[str, Any]:
         "while_closed": head.closed and list(head.closed),
         "opened_by": [op.name for op in head.opened_by],
         "by_op": {op.name: list(choices) for op, choices in head.by_op.items()},
+        "by_stage": {stage.name: list(choices) for stage, choices in head.by_stage.items()},
+        "by_feature": [
+            {feature: {name_of(rules.features[feature], value): list(choices) for value, choices in by_value.items()}}
+            for feature, by_value in head.feature_choices
+        ],
         "canonical": head.canonical or (head.choices[0] if head.choices else None),
     }
+
+
+def _slot_head(rules: MaskRules, head: SlotHead) -> dict[str, Any]:
+    legal = rules.target_scopes[head.name].legal
+    return {
+        "slots": True,
+        "stages": [stage.name for stage in rules.stages if stage in legal],
+        "gates": [sentence for guard in head.judges for sentence in guard.sentences()],
+        "distinct": head.distinct,
+        "moves": {source.name: to.name for source, to in head.moves.items()},
+        "sets": {feature: name_of(rules.features[feature], value) for feature, value in head.sets.items()},
+    }
+
+
+def choice_limits(head: Head) -> Iterator[str]:
+    """What a head leaves of its choices under an op, in a stage or by a feature, a sentence each."""
+    yield from (f"under {op.name}: {_names(choices)}" for op, choices in head.by_op.items())
+    yield from (f"in {stage.name}: {_names(choices)}" for stage, choices in head.by_stage.items())
+    for feature, by_value in head.feature_choices:
+        yield from (f"{feature} {show(value)}: {_names(choices)}" for value, choices in by_value.items())
+
+
+def _names(choices: Sequence[str]) -> str:
+    return ", ".join(choices) or "none"
 
 
 def sentences(op: Op) -> Iterator[str]:

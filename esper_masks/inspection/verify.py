@@ -1,11 +1,13 @@
-"""Is a rule set what its author means, and does every way of computing its masks agree?
+"""Does every way of computing the masks of a rule set agree, and is the set what its author means?
 
-Two slots are enough for all. What is legal in a slot depends on its own features, on the environment's totals, and on
-the other slots only through "some enabled slot is in a blocking stage": one other slot in every state says all that any
-number of others can. The op mask is an OR over slots, and OR does not care how many or in which order.
+Two passes over each setting of the switches, with an engine and the loops of ``reference`` side by side. The first
+judges every op and every head with choices by slot by itself, in the environments of ``trials``: there is the reason
+why they are enough. It takes for granted that an engine reads of a state what the oracle reads. The second does not:
+whole environments, with values far beyond those of the rules, other numbers of slots, head masks and constraints, are
+drawn at random and compared in full, with heads, whole actions and explanations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
@@ -14,18 +16,21 @@ import torch
 from torch import Tensor
 
 from esper_masks import reference
+from esper_masks.inspection.lint import lint
+from esper_masks.inspection.subjects import Slots, Subject, build_slots, subjects_of, tried_values
+from esper_masks.inspection.trials import Environments, Trials
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.reference.explain import explain
+from esper_masks.reference.situation import SLOT_BY_OP
 from esper_masks.rules import MaskRules
-from esper_masks.rules.gates import InSlot, gates_of
-from esper_masks.rules.names import AGE, INT32, OP, STAGE
+from esper_masks.rules.names import BY_SLOT, INT32, OP, SLOT
 
-SLOTS = ("a", "b")
-SEEDS = ((1, 2), (2, 2), (3, 2), (3, 0))  # so far, and their limit, on all sides of where it changes a verdict
-FAR_SLOTS = tuple(f"far{i}" for i in range(5))
+FAR_SLOTS = 5  # of an environment that is drawn at random, or more where there are more kinds
 FAR = (INT32[0], -7, 77, INT32[-1])  # what no rule speaks of
-FAR_ENVIRONMENTS = 300
+FAR_ENVIRONMENTS = 300  # of each round
+CLOSELY = 20  # of them, with whole actions and explanations
+CHUNK = 1 << 13  # environments at a time
 
 Progress = Callable[[float, int], None]  # settings of the switches done, and in all
 
@@ -39,7 +44,7 @@ class Verification:
         notes: what the author may not have meant; no error.
         settings: combinations of rule switches that are done.
         environments: environments compared, over all settings.
-        verdicts: times the oracle judged an op in a slot.
+        verdicts: times the oracle judged an op in a slot, or the choices of a head.
         disagreements: the first difference of each kind under each setting.
         interrupted: stopped before the end.
     """
@@ -62,43 +67,12 @@ class Verification:
         return asdict(self) | {"agrees": self.agrees}
 
 
-def lint(rules: MaskRules) -> list[str]:
-    """What the author of rules may not have meant. Rules that contradict themselves are refused when they are made."""
-    notes = []
-    reached = [rules.empty]
-    for stage in reached:  # which grows on the way
-        reached += [to for to in rules.transitions[stage] if to not in reached]
-    for stage in rules.stages:
-        if stage not in reached:
-            notes.append(f"stage {stage.name} is never reached from {rules.empty.name}")
-        elif not any(stage in rules.legal_stages(op.id) for op in rules.op_rules if not op.always):
-            onward = ", ".join(to.name for to in rules.transitions[stage])
-            after = f"it moves on by itself to {onward}" if onward else "it never ends"
-            notes.append(f"stage {stage.name}: no op acts in it; {after}")
-    for op in rules.op_rules:
-        if rules.legal_stages(op.id).isdisjoint(reached):
-            notes.append(f"op {op.name} never becomes legal")
-    used = {name for op in rules.op_rules for name in op.uses}
-    notes += [f"head {head.name} is used by no op" for head in rules.heads if head.name not in used | {OP}]
-    return notes
+@dataclass
+class _Judged:
+    """The environments of a subject, and what the oracle says of each: bool ``[environments, n]``."""
 
-
-def slot_space(rules: MaskRules) -> Tensor:
-    """Everything that one slot can be: int32 ``[rows, features]``.
-
-    Every stage, every value of a feature and every value that the engine compares one with, each with its neighbours.
-    An engine that compares with a wrong value differs from the oracle there, and one that leaves a comparison out is
-    likely to differ far beyond, where ``verify`` draws at random: the oracle need not say where its verdicts change.
-    """
-    values: dict[str, set[int]] = {STAGE: {*rules.stages}, AGE: set()}
-    values |= {name: {*members} for name, members in rules.features.items()}
-    for gate in gates_of(*rules.op_rules):
-        for part in gate.closes():
-            if isinstance(part, InSlot):
-                values[part.reads].add(part.value)
-    tried = [{int(value) + step for value in known for step in (-1, 0, 1)} for known in values.values()]
-    rows = product(*(sorted(near for near in column if near in INT32) or [0] for column in tried))
-    return torch.tensor(list(rows), dtype=torch.int32)
+    trials: Trials
+    verdicts: Tensor
 
 
 def verify(
@@ -106,13 +80,9 @@ def verify(
     progress: Progress = lambda done, of: None,
     *,
     engine: Callable[..., MaskEngine] = MaskEngine,
-    chunk: int = 1 << 18,
+    chunk: int = CHUNK,
 ) -> Verification:
     """Lint a rule set, and compare engine, whole actions, explanations and oracle.
-
-    Over all that two slots can be the oracle judges every state of a slot beside every stage of the other (it looks at
-    nothing else of another slot, see ``reference.forbids``); the engine computes every pair in full. Other numbers of
-    slots, and values far beyond the rules', are drawn at random.
 
     Args:
         rules: a rule set, switches and all.
@@ -122,21 +92,19 @@ def verify(
     """
     result = Verification(rules.name, lint(rules))
     settings = list(product(*rules.switches.values()))
-    judged: dict[str, Tensor] = {}  # settings that only change heads share the oracle's verdicts
+    slots = build_slots(rules, subjects_of(rules))  # whatever switches waive: enough for each setting
+    judged: dict[str, _Judged] = {}  # settings share the verdicts of what they do not change
     try:
         for values in settings:
             switches: dict[str, Any] = dict(zip(rules.switches, values))
             where = ", ".join(f"{name}={value!r}" for name, value in switches.items())
-            comparison = _Comparison(engine(rules, SLOTS, **switches), result, where)
+            comparison = _Comparison(rules.resolve(**switches), engine, slots, result, f"{where}: " if where else "")
 
             def advance(part: float) -> None:
                 progress(result.settings + part, len(settings))
 
-            key = repr(comparison.rules.op_rules)
-            if key not in judged:
-                judged[key] = comparison.judge(lambda part: advance(part / 2))
-            comparison.every_pair(judged[key], chunk, lambda part: advance(0.5 + part / 2))
-            comparison.far_beyond(engine(rules, FAR_SLOTS, **switches))
+            comparison.each_by_itself(judged, chunk, advance)
+            comparison.at_random()
             result.settings += 1
             advance(0)
     except KeyboardInterrupt:
@@ -147,103 +115,205 @@ def verify(
 class _Comparison:
     """One setting of the switches; differences go into the result as they are found."""
 
-    def __init__(self, engine: MaskEngine, result: Verification, where: str):
-        self.engine, self.rules, self.result = engine, engine.rules, result
-        self.where, self.kinds = f"{where}: " if where else "", set[str]()
-        self.rows = slot_space(self.rules)
+    def __init__(
+        self,
+        rules: MaskRules,
+        engine: Callable[..., MaskEngine],
+        slots: Slots,
+        result: Verification,
+        where: str,
+    ):
+        self.rules, self.result, self.where, self.kinds = rules, result, where, set[str]()
+        self.subjects, self.tried = subjects_of(rules), tried_values(rules)
         # the rules say whether there is a limit: an engine that has lost it would say that there is none
-        self.seeds = SEEDS if any(op.seed_limit for op in self.rules.op_rules) else ((0, 0),)
+        self.limited = any(op.seed_limit for op in rules.op_rules)
+        self.slots = slots
+        self.open: list[Trials] = []  # with an environment in which the subject is legal
+
+        def made(slots: Slots) -> MaskEngine:
+            return engine(rules, slots.ids, **({"kinds": slots.kinds} if rules.kinds else {}))
+
+        self.made = made
 
     def found(self, kind: str, place: str) -> None:
         if kind not in self.kinds:
             self.kinds.add(kind)
             self.result.disagreements.append(f"{self.where}{kind}: disagreement at {place}")
 
-    def judge(self, progress: Callable[[float], None]) -> Tensor:
-        """The oracle's verdicts, bool ``[seeds, rows, others, enabled, other enabled, ops]``, as it explains them.
+    # -- each subject by itself ---------------------------------------------------------------------------------------
 
-        The other slot holds each stage in turn, with age and features 0.
-        """
-        rules, rows, verdicts = self.rules, self.rows.tolist(), []
-        others = [[stage, *[0] * (len(rows[0]) - 1)] for stage in sorted({row[0] for row in rows})]
-        for at, ((total, limit), row) in enumerate(product(self.seeds, rows)):
-            for other, enabled in product(others, product((False, True), repeat=2)):
-                told = explain(rules, [row, other], SLOTS, enabled=enabled, total_seeds=total, max_seeds=limit)
-                by_op = [[reason is None for reason in reasons] for reasons in told.reasons]
-                verdicts.append([own for own, _ in by_op])
-                if [told.legal(op) for op in told.ops] != reference.head_masks(rules, by_op, enabled)[OP]:
-                    self.found("explain", f"{[row, other]}, enabled {enabled}, {total} seeds of {limit}")
-            progress(at / (len(self.seeds) * len(rows)))
-        self.result.verdicts += 2 * len(verdicts) * len(rules.op_rules)
-        return torch.tensor(verdicts).view(len(self.seeds), len(rows), len(others), 2, 2, len(rules.op_rules))
+    def each_by_itself(self, judged: dict[str, _Judged], chunk: int, advance: Callable[[float], None]) -> None:
+        engine, chosen = self.made(self.slots), dict[str, tuple[Sequence[int], int]]()
+        for done, subject in enumerate(self.subjects):
 
-    def every_pair(self, verdicts: Tensor, chunk: int, progress: Callable[[float], None]) -> None:
-        """Words of every pair of slots; heads, whole actions and explanations follow from them, once for each word."""
-        rows, both = self.rows, torch.arange(2)
-        stage_at = torch.unique(rows[:, 0], return_inverse=True)[1]  # place of a row's stage among the others
-        heads: dict[tuple[int, ...], dict[str, list[Any]]] = {}
-        for first_rows in torch.split(torch.arange(len(rows)), max(1, chunk // (4 * len(rows)))):
-            pairs = torch.cartesian_prod(first_rows, torch.arange(len(rows)), both, both)
-            first, second, on_first, on_second = pairs.unbind(-1)
-            states, enabled = rows[pairs[:, :2]], pairs[:, 2:].bool()
-            for at, (total, limit) in enumerate(self.seeds):
-                totals = torch.full((len(pairs),), total, dtype=torch.int32)
-                masks = self.engine(states, totals, max_seeds=limit, enabled=enabled)
-                own = verdicts[at, first, stage_at[second], on_first, on_second]
-                other = verdicts[at, second, stage_at[first], on_second, on_first]
-                for env, op, slot in (masks.slot_by_op != torch.stack([own, other], -1)).nonzero()[:1].tolist():
-                    place = f"{states[env].tolist()}, enabled {enabled[env].tolist()}, {total} seeds of {limit}"
-                    self.found(f"{self.rules.op_rules[op].name} in slot {SLOTS[slot]}", place)
-                self.result.environments += len(pairs)
-                words = torch.cat([masks.slot_words, masks.op_words.unsqueeze(-1), enabled.int()], -1)
-                distinct, place_of, firsts = _distinct(words)
-                for key, env in zip(distinct, firsts.tolist()):
-                    if key not in heads:
-                        by_op, on = masks.slot_by_op[env].tolist(), enabled[env].tolist()
-                        one = heads[key] = reference.head_masks(self.rules, by_op, on)
-                        one["joint"] = reference.joint_mask(self.rules, one, len(SLOTS))
-                        told = self.engine.explain(states, env, totals, max_seeds=limit, enabled=enabled)
-                        if [told.legal(op) for op in told.ops] != one[OP]:
-                            self.found("engine.explain", f"{states[env].tolist()}, {total} seeds of {limit}")
-                self._heads(masks, masks.select(firsts), [heads[key] for key in distinct], place_of)
-            progress((int(first_rows[-1]) + 1) / len(rows))
+            def step(part: float, done: int = done) -> None:
+                advance((done + part) / len(self.subjects))
 
-    def _heads(self, masks: ActionMasks, distinct: ActionMasks, expected: list[dict[str, Any]], place: Tensor) -> None:
-        """Heads of all environments, whole actions of those with distinct words."""
-        wanted = {name: torch.tensor([one[name] for one in expected]) for name in expected[0]}
-        pairs = {f"head {name}": (masks[name], wanted[name][place]) for name in self.rules.head_names}
-        pairs["whole actions"] = (distinct.joint(), wanted["joint"])
-        pairs["number of whole actions"] = (distinct.count().long(), wanted["joint"].sum(-1))
-        for kind, (ours, theirs) in pairs.items():
-            if not torch.equal(ours, theirs):
-                self.found(kind, "the states of two slots")
+            key = repr((subject.name, subject.guards, sorted(subject.legal), subject.heads, subject.op))
+            if key not in judged:
+                trials = Trials(subject, self.slots, self.tried, chosen)
+                judged[key] = _Judged(trials, self._judge(trials, chunk, lambda part: step(part / 2)))
+            trials = judged[key].trials
+            if trials.open is None:
+                self._never_legal(subject)
+            else:
+                self.open.append(trials)
+            for head in subject.heads if subject.op is None else ():
+                chosen[head.name] = trials.held() if trials.open is not None else ((-1,) * len(trials.names), 0)
+            self._compare(engine, judged[key], chunk, lambda part: step((1 + part) / 2))
 
-    def far_beyond(self, engine: MaskEngine) -> None:
+    def _never_legal(self, subject: Subject) -> None:
+        note = f"{subject.name} is legal in nothing that verify tried"
+        if subject.legal and not (subject.op is not None and subject.op.disabled) and note not in self.result.notes:
+            self.result.notes.append(note)
+
+    def _judge(self, trials: Trials, chunk: int, step: Callable[[float], None]) -> Tensor:
+        verdicts = []
+        for rows in torch.split(trials.rows, chunk):
+            verdicts += [trials.subject.judge(one, slot) for one, slot in trials.situations(rows)]
+            step(len(verdicts) / len(trials.rows))
+        self.result.verdicts += len(verdicts)
+        return torch.tensor(verdicts)
+
+    def _compare(self, engine: MaskEngine, judged: _Judged, chunk: int, step: Callable[[float], None]) -> None:
+        trials, done = judged.trials, 0
+        for rows, wanted in zip(torch.split(trials.rows, chunk), torch.split(judged.verdicts, chunk)):
+            environments = trials.environments(rows)
+            for limit in sorted(set(environments.limits[:, 1].tolist())):
+                here = (environments.limits[:, 1] == limit).nonzero().squeeze(-1)
+                some = Environments(*(_at(part, here) for part in environments))
+                masks = engine(some.states, max_seeds=limit, **_inputs(some))
+                wrong = (trials.subject.computed(masks, some.where) != wanted[here]).any(-1)
+                for env in wrong.nonzero()[:1].flatten().tolist():
+                    self.found(f"{trials.subject.name} in slot {engine.slot_ids[some.where[env]]}", _place(some, env))
+            done += len(rows)
+            self.result.environments += len(rows)
+            step(done / len(trials.rows))
+
+    # -- whole environments at random ---------------------------------------------------------------------------------
+
+    def at_random(self) -> None:
         """More slots, a limit and enabled slots of each environment, and values far from those of the rules."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (FAR_ENVIRONMENTS, len(FAR_SLOTS))
-
-        def drawn(values: Sequence[int], size: tuple[int, ...] = shape) -> Tensor:
-            index = torch.randint(len(values), size, generator=generator)
-            return torch.tensor(values, dtype=torch.int32)[index]
-
-        columns = [[*column.unique().tolist(), *FAR] for column in self.rows.T]
-        states = torch.stack([drawn(column) for column in columns], -1)
-        totals, limits = (drawn(values, shape[:1]) for values in ((0, 1, 2, 5, FAR[-1]), (-1, 0, 1, 3, 70_000)))
-        enabled = drawn((0, 1, 1)).bool()
-        limit = limits if self.seeds is SEEDS else 0
-        for on in (None, enabled):
-            masks = engine(states, totals, max_seeds=limit, enabled=on)
-            expected = reference.masks(self.rules, states, totals, max_seeds=limit, enabled=on)
-            for name, wanted in expected.items():
-                ours = masks.slot_by_op if name == "slot_by_op" else masks[name]
-                for env in (ours != torch.tensor(wanted)).flatten(1).any(-1).nonzero()[:1].flatten().tolist():
-                    self.found(f"{name} of {len(FAR_SLOTS)} slots", f"{states[env].tolist()}")
+        groups = len(self.slots.groups)
+        count = max(FAR_SLOTS, groups + 2, groups * (len(self.slots.groups[0]) - 2))  # enough for what is counted
+        members = {
+            kind: tuple(f"far{at}" for at in range(count) if kind in self.slots.kinds_of[at % groups])
+            for kind in self.rules.kinds
+        }
+        far = Slots(tuple(f"far{at}" for at in range(count)), members, (), ())
+        engine, generator = self.made(far), torch.Generator().manual_seed(0)
+        for given in self._rounds(count, generator):
+            states = self._states(count, generator)
+            totals = _drawn((0, 1, 2, 5, FAR[-1]), (FAR_ENVIRONMENTS,), generator)
+            limits = _drawn((-1, 0, 1, 3, 70_000), (FAR_ENVIRONMENTS,), generator)
+            given = {"max_seeds": limits if self.limited else 0, **given, **self._rows(generator)}
+            masks = engine(states, totals, **given)
+            expected = reference.masks(self.rules, states, totals, kinds=far.numbers, **given)
+            self._heads(masks, expected, states)
+            self._whole_actions(masks.select(slice(CLOSELY)), expected, count)
+            self._explained(engine, states, totals, given, expected, far)
             self.result.environments += len(states)
 
+    def _rounds(self, slots: int, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+        """What is given beside the states of each round."""
+        yield {}
+        yield {"enabled": _drawn((0, 1, 1), (FAR_ENVIRONMENTS, slots), generator).bool()}
+        alone = {name for op in self.rules.op_rules if SLOT not in op.uses for name in op.uses}
+        sizes = {head.name: len(head.choices) or slots for head in self.rules.heads if head.name not in (SLOT, OP)}
+        by_head = {name: (size,) if name in alone else (slots, size) for name, size in sizes.items()}
+        by_name = {name if len(shape) == 1 else f"{name}{BY_SLOT}": shape for name, shape in by_head.items()}
+        by_name |= {SLOT_BY_OP: (len(self.rules.op_rules), slots), SLOT: (slots,)}
+        for what, shapes in (("head_masks", by_head), ("restrict", by_name)):
+            yield {
+                what: {
+                    name: _drawn((0, 1, 1, 1), (FAR_ENVIRONMENTS, *shape), generator).bool()
+                    for name, shape in shapes.items()
+                }
+            }
 
-def _distinct(words: Tensor) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
-    """Distinct rows, which of them each row is, and where each occurs first."""
-    distinct, place = torch.unique(words, dim=0, return_inverse=True)
-    first = torch.full((len(distinct),), len(words)).scatter_reduce(0, place, torch.arange(len(words)), "amin")
-    return [tuple(row) for row in distinct.tolist()], place, first
+    def _states(self, slots: int, generator: torch.Generator) -> Tensor:
+        """Slots at random, and as many in which something is legal, but for one column."""
+        shape, names = (FAR_ENVIRONMENTS, slots), self.rules.feature_names
+        columns = [_drawn((*self.tried[name], *FAR), shape, generator) for name in names]
+        states = torch.stack(columns, -1)
+        if self.open:
+            held = torch.tensor([trials.held()[0] for trials in self.open], dtype=torch.int32)
+            likely = held[torch.randint(len(held), shape, generator=generator)]
+            column = torch.randint(len(names), shape, generator=generator)
+            own = _drawn((0, 0, 1), shape, generator).bool().unsqueeze(-1) & (
+                torch.arange(len(names)) == column.unsqueeze(-1)
+            )
+            likely = torch.where(own, states, likely)
+            states = torch.where(_drawn((0, 1), shape, generator).bool().unsqueeze(-1), likely, states)
+        return states
+
+    def _rows(self, generator: torch.Generator) -> dict[str, Any]:
+        rows = {
+            name: _drawn(self.tried[f"rows.{name}"], (FAR_ENVIRONMENTS,), generator) for name in self.rules.row_features
+        }
+        return {"row": rows} if rows else {}
+
+    def _heads(self, masks: ActionMasks, expected: dict[str, list[Any]], states: Tensor) -> None:
+        for name, wanted in expected.items():
+            if name in self.rules.head_names:
+                kind, ours = f"head {name}", masks[name]
+            elif name == SLOT_BY_OP:
+                kind, ours = name, masks.slot_by_op
+            else:
+                kind, ours = name, masks.by_slot(name.removesuffix(BY_SLOT))
+            for env in (ours != torch.tensor(wanted)).flatten(1).any(-1).nonzero()[:1].flatten().tolist():
+                self.found(kind, f"{states[env].tolist()}")
+
+    def _whole_actions(self, masks: ActionMasks, expected: dict[str, list[Any]], slots: int) -> None:
+        of_env = [{name: values[env] for name, values in expected.items()} for env in range(CLOSELY)]
+        wanted = torch.tensor([reference.joint_mask(self.rules, one, slots) for one in of_env])
+        if not torch.equal(masks.joint(), wanted):
+            self.found("whole actions", "states at random")
+        if not torch.equal(masks.count().long(), wanted.sum(-1)):
+            self.found("number of whole actions", "states at random")
+
+    def _explained(
+        self,
+        engine: MaskEngine,
+        states: Tensor,
+        totals: Tensor,
+        given: dict[str, Any],
+        expected: dict[str, list[Any]],
+        slots: Slots,
+    ) -> None:
+        for env in range(CLOSELY):
+            one = {name: _one(value, env) for name, value in given.items()}
+            own = explain(
+                self.rules, states[env].tolist(), slots.ids, total_seeds=int(totals[env]), kinds=slots.numbers, **one
+            )
+            told = engine.explain(states, env, totals, **given)
+            for kind, explanation in (("explain", own), ("engine.explain", told)):
+                if [explanation.legal(op) for op in explanation.ops] != expected[OP][env]:
+                    self.found(kind, f"{states[env].tolist()}")
+
+
+def _inputs(some: Environments) -> dict[str, Any]:
+    """What an engine takes beside states and a limit."""
+    return {"total_seeds": some.limits[:, 0], "enabled": some.enabled, **({"row": some.row} if some.row else {})}
+
+
+def _at(part: Any, here: Tensor) -> Any:
+    return {name: values[here] for name, values in part.items()} if isinstance(part, dict) else part[here]
+
+
+def _one(value: Any, env: int) -> Any:
+    """What one environment has of a batch, in plain Python."""
+    if isinstance(value, dict):
+        return {name: _one(one, env) for name, one in value.items()}
+    return value[env].tolist() if isinstance(value, Tensor) else value
+
+
+def _drawn(values: Sequence[int], shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)[torch.randint(len(values), tuple(shape), generator=generator)]
+
+
+def _place(some: Environments, env: int) -> str:
+    """An environment in words."""
+    row = "".join(f", {name} {int(values[env])}" for name, values in some.row.items())
+    total, limit = some.limits[env].tolist()
+    return f"{some.states[env].tolist()}, enabled {some.enabled[env].tolist()}, {total} seeds of {limit}{row}"

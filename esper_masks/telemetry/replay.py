@@ -4,7 +4,7 @@ The state of each slot is tracked from the events before; what the log itself cl
 Ops are collected with a snapshot of their environment and judged in batches by the engine.
 """
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from functools import cache
 from typing import BinaryIO
@@ -13,8 +13,11 @@ import torch
 
 from esper_masks import reference
 from esper_masks.masks.engine import MaskEngine
-from esper_masks.rules import MaskRules, Op
-from esper_masks.rules.gates import gates_of, lift
+from esper_masks.rules import Count, Head, MaskRules, Op, SlotHead
+from esper_masks.rules.combined import plain_guards
+from esper_masks.rules.fields import FrozenMapping
+from esper_masks.rules.gates import is_known, lift, parts_of
+from esper_masks.rules.judged import Guard, reads
 from esper_masks.rules.names import AGE, INT32, STAGE
 from esper_masks.telemetry.events import Germinated, Malformed, Outcome, SeedEvent, StageChanged, clean, read_events
 from esper_masks.telemetry.report import Finding, Report
@@ -23,6 +26,7 @@ from esper_masks.telemetry.tracks import EnvTrack, Judgement, SlotTrack
 BATCH_CELLS = 1 << 15  # slots in one batch of judgements
 MAX_SLOTS = 1024  # of one environment; a log that names more is not of this kind
 NO_STAGE = -1  # a stage that the rules do not have
+EMPTY_SLOTS = "empty slots"  # a log names a slot once a seed germinates in it
 CLEARED = ("CULLED", "PRUNED")  # logs do not record the clearing that follows; the slot counts as empty
 
 
@@ -39,6 +43,8 @@ class Replay:
         self.rules = _lift(resolved, {STAGE, AGE})
         self.ageless = _lift(resolved, {STAGE})  # judge the ops whose age is unknown
         self.report = Report(rules, max_findings, not_judged=_not_judged(resolved))
+        self._least_slots = _least_slots(self.rules)
+        self._of_rows = {op for what, _, op in _unknown(resolved) if what in rules.row_features}
         self._stages = {stage.name: stage for stage in rules.stages}
         self._entering = {op.enters.name: op for op in self.rules.op_rules if op.enters is not None}
         self._empty = rules.empty.name
@@ -213,25 +219,30 @@ class Replay:
         self._submit(judgement)
 
     def _submit(self, judgement: Judgement) -> None:
+        self.report.row_unknown += judgement.op.name in self._of_rows
         self._batch.append(judgement)
-        self._cells += len(judgement.stages)
+        self._cells += max(len(judgement.stages), self._least_slots)
         if self._cells >= BATCH_CELLS:
             self._judge_batch()
 
     def _judge_batch(self) -> None:
         groups: dict[tuple[int, bool], list[Judgement]] = {}
         for judgement in self._batch:
-            width = 1 << (len(judgement.stages) - 1).bit_length()  # few widths, few engines
+            width = 1 << (max(len(judgement.stages), self._least_slots) - 1).bit_length()  # few widths, few engines
             groups.setdefault((width, judgement.age is None), []).append(judgement)
         illegal: list[Judgement] = []
         for (width, ageless), group in groups.items():
             engine, each = self._engine(width, ageless), torch.arange(len(group))
             slots = torch.tensor([judgement.slot for judgement in group])
-            states = engine.empty_slots(len(group))  # a slot that is not there is empty, and blocks nothing
+            states = engine.empty_slots(len(group))
+            there = torch.zeros(states.shape[:-1], dtype=torch.bool)
             for i, judgement in enumerate(group):
                 states[i, : len(judgement.stages), 0] = torch.frombuffer(judgement.stages, dtype=torch.int32)
+                there[i, : len(judgement.stages)] = True
             states[each, slots, 1] = torch.tensor([judgement.age or 0 for judgement in group], dtype=torch.int32)
-            legal = engine(states).slot_words[each, slots] >> torch.tensor([int(j.op.id) for j in group]) & 1
+            legal = (
+                engine(states, enabled=there).slot_words[each, slots] >> torch.tensor([int(j.op.id) for j in group]) & 1
+            )
             illegal.extend(judgement for judgement, ok in zip(group, legal.tolist()) if not ok)
         self._batch, self._cells = [], 0  # only now: an interrupt during the work above loses nothing
         for judgement in illegal:
@@ -252,11 +263,73 @@ class Replay:
 
 
 def _lift(rules: MaskRules, known: Set[str]) -> MaskRules:
-    """The rules without gates that read what is not known: that is not held against an op."""
-    return replace(rules, op_rules=tuple(lift(op, known) for op in rules.op_rules))
+    """The rules without what reads something that is not known: that is not held against an op.
+
+    Of the slots beside the one that is judged, no more than the stage is known; and of those that a log has not named,
+    which are empty if they are there, not even whether they are.
+    """
+    lifted = [lift(op, scope, known) for op, scope in zip(rules.op_rules, rules.scopes)]
+    ops = [
+        replace(
+            op,
+            when=tuple(guard for guard in op.when if not _counts_empty(guard, rules)),
+            uses=tuple(name for name in op.uses if not _may_be_empty(rules.head(name), rules)),
+        )
+        for op in lifted
+    ]
+    bare = [not (op.always or op.in_slot or op.when or op.uses) for op in ops]
+    return replace(
+        rules,
+        op_rules=tuple(replace(op, disabled=op.disabled or alone) for op, alone in zip(ops, bare)),
+        heads=tuple(_lift_head(rules, head) for head in rules.heads),
+        kinds=FrozenMapping(),
+    )
+
+
+def _lift_head(rules: MaskRules, head: Head) -> Head:
+    if isinstance(head, SlotHead):
+        scope = rules.target_scopes[head.name]
+        kept = (guard for guard in head.when if is_known(guard, scope, {STAGE}) and not _counts_empty(guard, rules))
+        return replace(head, when=tuple(kept))
+    return replace(head, by_feature=()) if head.by_feature else head
+
+
+def _counts_empty(guard: Guard, rules: MaskRules) -> bool:
+    """Whether a guard counts slots that are empty."""
+    counts = (one for one in plain_guards((guard,)) if isinstance(one, Count))
+    return any(rules.empty in count.stages for count in counts)
+
+
+def _may_be_empty(head: Head, rules: MaskRules) -> bool:
+    """Whether a second slot may be empty."""
+    return isinstance(head, SlotHead) and rules.empty in rules.target_scopes[head.name].legal
+
+
+def _least_slots(rules: MaskRules) -> int:
+    """The slots of an engine that does not refuse the rules for what they count."""
+    guards = [guard for _, own, _ in rules.judged() for guard in own if isinstance(guard, Count)]
+    stages = (None, *rules.stages)
+    return 1 + max((guard.bounds.ends(stage)[0] or 0 for guard in guards for stage in stages), default=0)
+
+
+def _unknown(rules: MaskRules) -> Iterator[tuple[str, str, str]]:
+    """What ops read and logs do not tell, by their gates and by the heads that they use: that, of what, of which op."""
+    for op, part in parts_of(rules.op_rules, rules.scopes):
+        yield from ((what, op.name, op.name) for what in sorted(reads(part) - {STAGE, AGE}))
+    for op in rules.op_rules:
+        if any(_counts_empty(guard, rules) for guard in op.when):
+            yield EMPTY_SLOTS, op.name, op.name
+        for head in (rules.head(name) for name in op.uses):
+            where = f"{head.name} of {op.name}"
+            yield from ((feature, where, op.name) for feature, _ in head.feature_choices)
+            if isinstance(head, SlotHead):
+                if _may_be_empty(head, rules) or any(_counts_empty(guard, rules) for guard in head.when):
+                    yield EMPTY_SLOTS, where, op.name
+                scope = rules.target_scopes[head.name]
+                parts = [part for guard in head.when for part in guard.closes(scope)]
+                yield from ((what, where, op.name) for part in parts for what in sorted(reads(part) - {STAGE}))
 
 
 def _not_judged(rules: MaskRules) -> tuple[str, ...]:
     """The gates that logs tell nothing of."""
-    read = ((part.reads, gate.op) for gate in gates_of(*rules.op_rules) for part in gate.closes())
-    return tuple(f"{what} of {op.name}" for what, op in read if what not in (STAGE, AGE))
+    return tuple(dict.fromkeys(f"{what} of {where}" for what, where, _ in _unknown(rules)))

@@ -40,6 +40,8 @@ class Finding:
 class Report:
     """Counts over all files read so far, and up to ``max_findings`` findings of each kind.
 
+    ``row_unknown`` counts ops some of whose guards read values of the environment, which logs do not have. Those guards
+    were passed over; the op was judged by the others.
     ``unknown_stages`` counts stage changes into a stage that the rules do not have. ``not_judged`` names the gates that
     a log has no data for.
     """
@@ -57,6 +59,7 @@ class Report:
     illegal_transitions: NameCounter = field(default_factory=NameCounter)
     unknown_stages: NameCounter = field(default_factory=NameCounter)
     age_unknown: int = 0
+    row_unknown: int = 0
     disagreements: int = 0
     outcomes_out_of_place: int = 0
     not_judged: tuple[str, ...] = ()
@@ -129,6 +132,10 @@ class Report:
             (unknown, f"Stages that {self.rules.name} does not have: {names}."),
             (unknown and fitting, f"Another rule set has them: --rules {fitting}"),
             (self.age_unknown, f"Age unknown for {self.age_unknown:,} ops; they were let through the age gate."),
+            (
+                self.row_unknown,
+                f"Values of the environment unknown for {self.row_unknown:,} ops; guards of these were passed over.",
+            ),
             (self.not_judged, f"Not judged, because logs do not tell them: {', '.join(self.not_judged)}."),
             (self.malformed, f"{self.malformed:,} lines could not be read."),
             (astray, f"{astray:,} outcomes came without the stage change they belong to."),

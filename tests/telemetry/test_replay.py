@@ -303,9 +303,9 @@ def test_many_environments_and_slots_cross_batches(monkeypatch: pytest.MonkeyPat
     judged: list[tuple[int, int]] = []  # rows and slots of each call of an engine
     forward = em.MaskEngine.forward
 
-    def counted(engine: em.MaskEngine, states: Tensor) -> em.ActionMasks:
+    def counted(engine: em.MaskEngine, states: Tensor, **given: Any) -> em.ActionMasks:
         judged.append((len(states), len(engine.slot_ids)))
-        return forward(engine, states)
+        return forward(engine, states, **given)
 
     monkeypatch.setattr(em.MaskEngine, "forward", counted)
     report = replay(*lines)
@@ -482,3 +482,126 @@ def test_parsed_events() -> None:
     assert parse_line(outcome("CULLED", 4)) == Outcome(0, "early", "env0_seed_0", "CULLED", 4)
     assert parse_line(outcome("CULLED", None)) == Outcome(0, "early", "env0_seed_0", "CULLED", None)
     assert parse_line(b'{"event_type": "PPO_UPDATE_COMPLETED"}') == Other("PPO_UPDATE_COMPLETED")
+
+
+# -- rules with guards ------------------------------------------------------------------------------------------------
+
+
+def guarded(*when: Any, **more: Any) -> em.MaskRules:
+    """The rules of December with guards on CULL, and on the slot that it swaps with."""
+    swap = em.SlotHead("swap", when=more.pop("target", ()))
+    cull = replace(DECEMBER.op_rules[2], when=when, uses=("slot", "swap"), **more)
+    return replace(
+        DECEMBER,
+        op_rules=(*DECEMBER.op_rules[:2], cull, *DECEMBER.op_rules[3:]),
+        heads=(*DECEMBER.heads, swap),
+        row_features={"night": bool, "free": int},
+        kinds={"first": ("early",)},
+        features={"hot": bool},
+    )
+
+
+CULLED = (germinate(), move("GERMINATED", "CULLED"), outcome("CULLED", 5))
+
+
+@pytest.mark.parametrize(
+    ("when", "unknown", "not_judged"),
+    [
+        ((em.Row("free", at_least=1),), 1, "free of CULL"),
+        ((em.Unless("night", em.Age(at_least=9)),), 1, "night of CULL"),
+        ((em.Any(em.Row("free", at_least=1), em.Age(at_least=9)),), 1, "free of CULL"),
+        ((em.Kind("first"),), 0, "kind of CULL"),
+        ((em.Count((DECEMBER.stages.TRAINING,), of="all", at_least=2, kind="first"),), 0, "kind of CULL"),
+        ((em.Feature("hot", in_=(True,)),), 0, "hot of CULL"),
+        ((em.Count((DECEMBER.empty,), of="all", at_least=1),), 0, "empty slots of CULL"),  # of those not named
+        ((em.Any(em.Count((DECEMBER.empty,), of="all", at_least=1), em.Age(at_least=9)),), 0, "empty slots of CULL"),
+    ],
+)
+def test_guards_of_what_logs_lack_pass(when: tuple[Any, ...], unknown: int, not_judged: str) -> None:
+    report = replay(*CULLED, rules=guarded(*when))
+    assert report.illegal == {}
+    assert report.row_unknown == unknown
+    assert not_judged in report.not_judged
+    assert report.to_json()["row_unknown"] == unknown
+
+
+@pytest.mark.parametrize(
+    ("when", "why"),
+    [
+        ((em.Age(at_least=9),), "age 5 < 9"),
+        ((em.Age(at_least={DECEMBER.stages.GERMINATED: 6}),), "age 5 < 6"),
+        ((em.Feature("stage", not_in=(DECEMBER.stages.GERMINATED,)),), "stage GERMINATED, needs TRAINING, BLENDING or"),
+        ((em.Count((DECEMBER.stages.TRAINING,), of="others", at_least=3),), "0 TRAINING elsewhere, needs at least 3"),
+    ],
+)
+def test_guards_of_what_logs_tell_are_judged(when: tuple[Any, ...], why: str) -> None:
+    report = replay(*CULLED, rules=guarded(*when))
+    assert report.illegal == {"CULL": 1}
+    assert report.findings[0].why.startswith(why)
+    assert report.row_unknown == 0
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        (em.Feature("stage", in_=(DECEMBER.empty,)),),
+        (em.Feature("stage", in_=(DECEMBER.stages.GERMINATED,)), em.Count((DECEMBER.empty,), of="all", at_least=1)),
+    ],
+)
+def test_a_second_slot_may_be_one_that_the_log_has_not_named(target: tuple[Any, ...]) -> None:
+    report = replay(*CULLED, rules=guarded(target=target))
+    assert report.illegal == {}
+    assert "empty slots of swap of CULL" in report.not_judged
+
+
+def test_engines_are_as_wide_as_what_is_counted_from_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make = Replay._make_engine
+
+    def spy(self: Replay, width: int, ageless: bool) -> em.MaskEngine:
+        made.append(width)
+        return make(self, width, ageless)
+
+    monkeypatch.setattr(Replay, "_make_engine", spy)
+    training = (DECEMBER.stages.TRAINING,)
+    replay(*CULLED, rules=guarded(em.Count(training, of="others", at_most=1_000_000)))
+    assert max(made) < 8
+    few = em.Count(training, of="others", at_least={DECEMBER.stages.BLENDING: 1, DECEMBER.stages.GERMINATED: 30})
+    replay(*CULLED, rules=guarded(few))
+    assert made[-1] == 32
+    replay(
+        *CULLED,
+        rules=guarded(
+            target=(em.Feature("stage", not_in=(DECEMBER.empty,)), em.Count(training, of="all", at_least=70))
+        ),
+    )
+    assert made[-1] == 128
+
+
+def test_a_wide_engine_is_given_few_environments_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esper_masks.telemetry.replay.BATCH_CELLS", 256)
+    rows: list[int] = []
+    forward = em.MaskEngine.forward
+
+    def counted(engine: em.MaskEngine, states: Tensor, **given: Any) -> em.ActionMasks:
+        rows.append(len(states))
+        return forward(engine, states, **given)
+
+    monkeypatch.setattr(em.MaskEngine, "forward", counted)
+    rules = guarded(em.Count((DECEMBER.stages.TRAINING,), of="all", at_least=100))
+    replay(*(germinate(env) for env in range(10)), rules=rules)
+    assert sum(rows) == 10
+    assert max(rows) == 3
+
+
+def test_second_slots_are_judged_by_their_stage_alone() -> None:
+    only = DECEMBER.stages.TRAINING
+    rules = guarded(target=(em.Feature("stage", in_=(only,)), em.Age(at_least=9), em.Row("free", at_least=1)))
+    report = replay(*CULLED, rules=rules)
+    assert report.illegal == {"CULL": 1}
+    assert report.findings[0].why == "no choice of swap"
+    assert report.row_unknown == 1
+    assert {"age of swap of CULL", "free of swap of CULL"} <= set(report.not_judged)
+    trained = (germinate(slot="other"), move("GERMINATED", "TRAINING", slot="other"))
+    culled = (germinate(seed=1), move("GERMINATED", "CULLED", seed=1), outcome("CULLED", 5, seed=1))
+    assert replay(*trained, *culled, rules=rules).illegal == {}
