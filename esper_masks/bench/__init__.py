@@ -14,6 +14,8 @@ libraries       other libraries' distributions
 loops           the loops that the engine replaces
 loops_2025_12   the masks of December 2025 in loops
 loops_2026_06   those of June 2026
+loops_pods      those of pods
+lifecycles      rule sets that only rows have: one for each kind of guard, and pods
 compare         two files of rows
 report          rows as tables
 plot            rows as a picture

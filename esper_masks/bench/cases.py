@@ -6,7 +6,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from esper_masks.rulesets import ruleset
+from esper_masks.bench.lifecycles import GUARDS, MASKED, PODS, PREFIX, rules_of
 
 Run = Callable[[], Any]  # what is timed
 Verify = Callable[[Any], Any]  # the check of what it gave; may give figures for the row
@@ -58,7 +58,7 @@ class Case:
         work: "decision": from slot states and logits to actions, log-probabilities and entropies; "words": the masks;
             "head of N": the distribution of one head; "dropin": the masks from the objects that callers hold;
             "rollout", "training": see ``TRAININGS``.
-        rules: a rule set.
+        rules: a rule set that ships, or one of ``lifecycles``.
         slots: how many.
         batch: environments, or rows of a distribution.
         way: ours in one of its modes, a loop over environments, or another library: one of ``WAYS``.
@@ -131,16 +131,17 @@ class Case:
 
     @property
     def limit_bytes(self) -> int:
-        """The fewest bytes of an environment: a byte a feature; an fp32 a logit, a byte a head's action and fp32
-        log-probability and entropy, or a byte a slot's word; each once. A head alone has a bit of its mask for each
-        choice, and a training makes decisions.
+        """The fewest bytes of an environment: a byte a feature and a row; an fp32 a logit, a byte a head's action and
+        fp32 log-probability and entropy, or a byte a slot's word; each once. A mask has a bit for each choice: that of
+        a head alone, and that which a caller gives of a head in each slot. A training makes decisions.
         """
-        rules = ruleset(self.rules)
+        rules = rules_of(self.rules)
         if self.width:
             return -(-self.width // 8) + (8 if self.is_update else 4) * self.width + 9
-        states = self.slots * len(rules.feature_names)
+        given = self.slots * sum(-(-len(rules.head(name).choices) // 8) for name in MASKED.get(self.rules, ()))
+        states = self.slots * len(rules.feature_names) + len(rules.row_features) + given
         if self.work in ("words", "dropin"):
-            return states + self.slots
+            return states + self.slots + given
         sizes = {"slot": self.slots, "op": len(rules.op_rules)}
         columns = sum(sizes.get(head.name, len(head.choices)) for head in rules.heads)
         if self.is_update:  # the masks are there, and each logit has a gradient
@@ -231,6 +232,18 @@ def dropins() -> list[Case]:
     ]
 
 
+def guards() -> list[Case]:
+    """What each kind of guard costs, as rules that differ by one guard; and pods with a budget and a choice of node,
+    beside a loop and beside libraries that draw the heads of a decision independently.
+    """
+    words, pods = partial(grid, work=["words"], slots=[8]), partial(grid, rules=[PODS.name], slots=[8])
+    return [
+        *words(rules=[PREFIX + name for name in GUARDS], way=OURS[:2]),
+        *words(rules=[PODS.name], way=(*OURS[:2], LOOPS[0])),
+        *pods(way=(*OURS[:2], LOOPS[0], *DISTRIBUTIONS)),
+    ]
+
+
 def trainings() -> list[Case]:
     """Ours against MaskablePPO, and the parts of an iteration of ours: its decisions, and its scores with gradients."""
     ours, parts = OURS[:2], (1024, 8192)
@@ -246,6 +259,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
     "masks": masks,
     "distributions": distributions,
     "dropin": dropins,
+    "guards": guards,
     "training": trainings,
 }
 

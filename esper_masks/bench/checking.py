@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import esper_masks as em
@@ -96,7 +97,7 @@ def check_draws(step: em.DecisionStep, inputs: Decision) -> None:
     """For given noise, a step draws what the distribution in eager code draws."""
     batch, same = len(inputs.logits), 0
     noise = torch.rand(batch, len(inputs.engine.layout.heads), device=inputs.logits.device)
-    actions = step(inputs.states, inputs.logits, inputs.totals, noise=noise).actions
+    actions = step(inputs.states, inputs.logits, inputs.totals, noise=noise, **inputs.given).actions
     for rows in pieces(batch):
         drawn = ours_decision(inputs.logits[rows], inputs.masks.select(rows)).sample(noise=noise[rows])
         same += int((actions[rows] == drawn).all(-1).sum())
@@ -108,10 +109,48 @@ def check_oracle(inputs: Decision, made: Scored) -> None:
     masks = inputs.masks
     for at in range(min(ENUMERATED, len(made.action))):
         bools = {name: masks[name][at].tolist() for name in masks} | {"slot_by_op": masks.slot_by_op[at].tolist()}
+        bools |= {name: mask[at].tolist() for name, mask in masks_by_slot(masks).items()}
         logits = dict(zip(masks, (part.tolist() for part in inputs.logits[at].split(inputs.flat[0]))))
         joint = em.reference.Joint(inputs.engine.rules, bools, logits)
         expected = joint.log_prob(made.action[at].tolist()), joint.raw_entropy()
         near(torch.stack([value[at] for value in made.values[:2]]), torch.tensor(expected))
+
+
+def masks_by_slot(masks: em.ActionMasks) -> dict[str, Tensor]:
+    """The masks of the heads that have choices of their own in each slot, named as the oracle names them."""
+    heads = [masks.layout.head_names[head] for head, by_slot in masks.dynamic if by_slot]
+    return {f"{head}_by_slot": masks.by_slot(head) for head in heads}
+
+
+def illegal_share(inputs: Decision, made: Scored) -> float:
+    """The share of actions that are no legal whole ones, though each head by itself is."""
+    return 1 - float(inputs.masks.permits(made.action).float().mean())
+
+
+def masks_of(layout: em.ActionLayout, made: em.Decision) -> em.ActionMasks:
+    """The masks under which a decision was made."""
+    if made.packed is not None:
+        return em.ActionMasks.from_packed(layout, made.packed)
+    assert made.slot_words is not None
+    return em.ActionMasks.from_words(layout, made.slot_words)
+
+
+def aten_ops(run: Callable[[], Any]) -> int:
+    """How many operators of torch a call runs."""
+    counter = _Counter()
+    with counter:
+        run()
+    return counter.number
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return function(*args, **(kwargs or {}))
 
 
 def check_masks(inputs: Decision, made: em.ActionMasks | Mapping[str, Any]) -> None:
@@ -121,12 +160,13 @@ def check_masks(inputs: Decision, made: em.ActionMasks | Mapping[str, Any]) -> N
 
 
 def same_masks(made: em.ActionMasks | Mapping[str, Any], expected: em.ActionMasks) -> None:
-    """Words, or bool masks of all heads and of nothing else but ``slot_by_op``, are those that are expected."""
+    """Words, or bool masks of all heads and at most those by op and by slot beside them, are what is expected."""
     if isinstance(made, em.ActionMasks):
         assert torch.equal(made.slot_words, expected.slot_words)
         assert torch.equal(made.op_words, expected.op_words)
+        assert torch.equal(made.pack(), expected.pack())
         return
-    ours = {**expected, "slot_by_op": expected.slot_by_op}
+    ours = {**expected, "slot_by_op": expected.slot_by_op, **masks_by_slot(expected)}
     assert set(expected) <= set(made) <= set(ours), f"masks of {', '.join(made) or 'nothing'}"
     for name, mask in made.items():
         assert torch.equal(ours[name].cpu(), torch.as_tensor(mask).cpu()), name
@@ -142,7 +182,9 @@ def check_engine(inputs: Decision) -> None:
         dicts, ids = state_dicts(engine, inputs.states[rows]), list(engine.slot_ids)
         made = MODULES[rules.name].one_tensor(dicts, ids, ids, totals, LIMIT)
     else:
-        made = em.reference.masks(rules, inputs.states[rows].tolist(), totals, max_seeds=LIMIT)
+        given = tree_map_only(Tensor, itemgetter(rows), inputs.given)
+        limit: dict[str, Any] = {"max_seeds": LIMIT} if engine.program.limited else {}
+        made = em.reference.masks(rules, inputs.states[rows].tolist(), totals, **limit, **given)
     same_masks(made, inputs.masks.select(rows))
 
 

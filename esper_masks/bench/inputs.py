@@ -1,11 +1,13 @@
 """Random inputs of the rows; every call with the same arguments gives the same ones."""
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import esper_masks as em
+from esper_masks.bench.lifecycles import MASKED
 
 LIMIT = 3  # seeds
 
@@ -21,6 +23,27 @@ def random_states(engine: em.MaskEngine, batch: int) -> tuple[Tensor, Tensor]:
     for column in range(2, states.shape[-1]):
         states[..., column] = torch.randint(0, 3, states.shape[:-1], generator=generator).to(states)
     return states, torch.randint(0, 6, (batch,), generator=generator, dtype=torch.int32).to(engine.device)
+
+
+def random_given(engine: em.MaskEngine, batch: int) -> dict[str, Any]:
+    """What else an engine is given: the rows of its rules, and masks of the heads in ``MASKED``, half of them legal."""
+    generator = torch.Generator().manual_seed(3)
+    rows = {
+        name: torch.randint(0, 3, (batch,), generator=generator) > 1
+        if domain is bool
+        else torch.randint(0, 3, (batch,), generator=generator, dtype=torch.int32)
+        for name, domain in engine.rules.row_features.items()
+    }
+    masks = {
+        head: torch.rand(batch, len(engine.slot_ids), engine.layout.head(head).size, generator=generator) < 0.5
+        for head in MASKED.get(engine.rules.name, ())
+    }
+    given = {"row": rows, "head_masks": masks}
+    return {
+        name: {key: value.to(engine.device) for key, value in tensors.items()}
+        for name, tensors in given.items()
+        if tensors
+    }
 
 
 def random_logits(batch: int, columns: int, layout: str, device: torch.device | str = "cpu") -> Tensor:
@@ -62,12 +85,13 @@ class Decision:
     def __init__(self, engine: em.MaskEngine, batch: int, layout: str = "row-major"):
         self.engine = engine
         self.states, self.totals = random_states(engine, batch)
+        self.given = random_given(engine, batch)
         self.logits = random_logits(batch, engine.layout.logit_size, layout, engine.device)
 
     @cached_property
     def masks(self) -> em.ActionMasks:
         """The masks as words."""
-        masks: em.ActionMasks = self.engine(self.states, self.totals)
+        masks: em.ActionMasks = self.engine(self.states, self.totals, **self.given)
         return masks
 
     @cached_property

@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import esper_masks as em
-from esper_masks.bench import cases, checking, dropin, loops, training
+from esper_masks.bench import cases, checking, dropin, loops, loops_pods, training
 from esper_masks.bench.cases import LOOPS, Case, Run, Verify
 from esper_masks.bench.checking import Scored, draw, scores, with_gradient
 from esper_masks.bench.inputs import LIMIT, Decision, Head
 from esper_masks.bench.libraries import INDEPENDENT, LIBRARIES, ours_decision
+from esper_masks.bench.lifecycles import PODS, rules_of
+from esper_masks.bench.loops import stacked
 from esper_masks.compiled.torch_private import mark_dynamic
 from esper_masks.decision.step import Mode
 
@@ -39,7 +41,7 @@ def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, ali
     if case.way in cases.LIBRARY_WAYS:
         return distribution(case, inputs)
     if case.work == "words":
-        return masks(case, inputs, step), partial(checking.check_masks, inputs)
+        return words(case, inputs, step)
     if case.way in LOOPS:
         return loop(case, inputs)
     step = _step(case, inputs.engine) if step is None else step
@@ -48,7 +50,9 @@ def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, ali
 
 def make_engine(case: Case, device: str) -> em.MaskEngine:
     """The engine of a row."""
-    return em.MaskEngine(em.ruleset(case.rules), case.slot_ids, max_seeds=LIMIT, device=device)
+    rules = rules_of(case.rules)
+    limit = LIMIT if any(op.seed_limit for op in rules.op_rules) else 0
+    return em.MaskEngine(rules, case.slot_ids, max_seeds=limit, device=device)
 
 
 def make_step(case: Case, device: str) -> em.DecisionStep:
@@ -87,31 +91,36 @@ def distribution(case: Case, inputs: Head | Decision) -> tuple[Run, Verify]:
             made: Scored = function(leaf, masks)
         return made
 
-    def verify(made: Scored) -> None:
+    def verify(made: Scored) -> dict[str, float]:
         checking.check_scores(expected[0], inputs.logits, expected[1], made)
-        if isinstance(inputs, Decision) and library is ours:
+        if isinstance(inputs, Head):
+            return {}
+        if library is ours:
             checking.check_oracle(inputs, made)
+        return {} if case.is_update else {"illegal_share": checking.illegal_share(inputs, made)}
 
     return run, verify
 
 
 def decision(case: Case, step: em.DecisionStep, inputs: Decision, alike: bool) -> tuple[Run, Verify]:
     """Our step from states: legal, scored as the distribution in eager code scores, on masks that a loop makes too."""
-    states, totals, logits = inputs.states, inputs.totals, inputs.logits
-    out = step.allocate(case.batch) if case.memory == "allocated" else None
+    states, totals, logits, given = inputs.states, inputs.totals, inputs.logits, inputs.given
+    masked = tuple(given.get("head_masks", ()))
+    out = step.allocate(case.batch, head_masks=masked) if case.memory == "allocated" else None
 
     def verify(made: em.Decision) -> None:
         made = tree_map_only(Tensor, torch.clone, made)  # a CUDA graph writes the next call to the same place
         assert made.raw_entropy is not None
+        assert made.slot_words is not None
         # all their bits: ``from_words`` ignores those of no op
         assert torch.equal(made.slot_words.int(), inputs.masks.slot_words), "words are not those of the engine"
-        checking.check_masks(inputs, em.ActionMasks.from_words(step.engine.layout, made.slot_words))
+        checking.check_masks(inputs, checking.masks_of(step.engine.layout, made))
         scored = Scored(made.actions, (made.log_prob, made.raw_entropy))
         checking.check_scores(ours_decision, logits, inputs.masks, scored)
         if alike:
             checking.check_draws(step, inputs)
 
-    return lambda: step(states, logits, totals, out=out), verify
+    return lambda: step(states, logits, totals, out=out, **given), verify
 
 
 def update(step: em.DecisionStep, inputs: Decision) -> tuple[Run, Verify]:
@@ -126,33 +135,48 @@ def update(step: em.DecisionStep, inputs: Decision) -> tuple[Run, Verify]:
     return run, partial(checking.check_scores, ours_decision, inputs.logits, masks)
 
 
+def words(case: Case, inputs: Decision, step: em.DecisionStep | None) -> tuple[Run, Verify]:
+    """Masks alone, and the check of them; of ours in eager code it gives the number of calls of torch, too."""
+    run = masks(case, inputs, step)
+
+    def verify(made: em.ActionMasks | dict[str, Tensor]) -> dict[str, int]:
+        checking.check_masks(inputs, made)
+        return {"aten_ops": checking.aten_ops(run)} if case.way == "eager" else {}
+
+    return run, verify
+
+
 def masks(case: Case, inputs: Decision, step: em.DecisionStep | None = None) -> Run:
     """Masks alone: words of ours, or what the loops give, a bool mask for each head and ``slot_by_op`` if they have it.
 
     Where a loop begins with Python objects, "from objects" does so too, and packs them at each call.
     """
-    engine, states, totals = inputs.engine, inputs.states, inputs.totals
+    engine, states, totals, given = inputs.engine, inputs.states, inputs.totals, inputs.given
 
     def as_bools(states: Tensor, totals: Tensor) -> dict[str, Tensor]:
-        made = engine(states, totals)
+        made = engine(states, totals, **given)
         by_op = {"slot_by_op": made.slot_by_op} if case.rules == "esper-2026-06" else {}
         return {**{head: made[head] for head in made}, **by_op}
 
     if case.way in LOOPS:
         ids, counts, device = list(engine.slot_ids), totals.tolist(), inputs.logits.device
         is_usual, dicts = case.way == LOOPS[0], inputs.dicts
+        if case.rules == PODS.name:
+            throttled, room = given["row"]["throttled"].tolist(), given["head_masks"]["node"].tolist()
+            envs = list(zip(dicts, throttled, room))
+            return lambda: stacked([loops_pods.env_masks(pods, ids, *more) for pods, *more in envs])
         looped = partial(loops.small_tensors, case.rules) if is_usual else loops.MODULES[case.rules].one_tensor
         # made on the CPU and moved once, which on a GPU is kinder than what such loops do
         return lambda: {head: mask.to(device) for head, mask in looped(dicts, ids, ids, counts, LIMIT).items()}
     if case.way == cases.FROM_OBJECTS:
         seeds = [{slot: None if v is None else em.SlotState(*v) for slot, v in env.items()} for env in inputs.dicts]
-        return lambda: engine(engine.pack_slots(seeds), totals)
+        return lambda: engine(engine.pack_slots(seeds), totals, **given)
     if case.way in cases.BOOLS:
         function = torch.compile(as_bools, fullgraph=True) if case.is_built else as_bools
         return lambda: function(states, totals)
     taken = states.contiguous() if case.way == cases.ROW_MAJOR_STATES else states
     ours = _step(case, engine) if step is None else step
-    return lambda: ours.masks(taken, totals)
+    return lambda: ours.masks(taken, totals, **given)
 
 
 def loop(case: Case, inputs: Decision) -> tuple[Run, Verify]:

@@ -15,9 +15,9 @@ Why graphs are chosen here, and not by ``torch.compile`` at each call:
 One entry, for ``step.masks(states)`` of an engine with three slots, int32 ``[64, 3, 2]``:
 
     key        modes: (False, 1, torch.float32, False, False, False, 0)
-               inputs: (MaskInputs, ((64, 3, 2), (1, 64, 192), int32, cpu, False, Tensor), None, (int, 0), None)
+               inputs: (MaskInputs, ((64, 3, 2), (1, 64, 192), int32, cpu, False, Tensor), None, (int, 0), None, None)
                out: ()
-    signature  the tree of inputs and out; (int32, cpu, not contiguous, no gradient, (2, 2, 2)); None; int; None; None
+    signature  the tree of inputs and out; (int32, cpu, not contiguous, no gradient, (2, 2, 2)); None; int; thrice None
     entry      the graph of this signature for 64 rows; input 0 crosses as float32
 
 Then 65 rows come: another key and the same signature, whose one graph has a guard for 64 rows. A second graph is made,

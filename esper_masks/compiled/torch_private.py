@@ -1,9 +1,9 @@
 """What this package uses of torch that is not public, and what it does with a torch that lacks it.
 
-No other module names anything of torch that begins with an underscore, but for ``torch.utils._pytree``, which torch's
-own documentation names, and for what torch's classes offer to their subclasses: ``Module._apply`` and
-``Distribution._extended_shape``. Where a name is missing, something slower or less is done instead, and one warning
-says what is lost:
+No other module names anything of torch that begins with an underscore, but for ``torch.utils._pytree`` and
+``torch.utils._python_dispatch``, which torch's own documentation names, and for what torch's classes offer to their
+subclasses: ``Module._apply`` and ``Distribution._extended_shape``. Where a name is missing, something slower or less is
+done instead, and one warning says what is lost:
 
     to compile ahead        plain ``torch.compile``, whose checks take some tens of microseconds a call
     what transforms and     plain ``torch.compile``, too, which looks for them itself

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import esper_masks as em
-from esper_masks.bench import checking, loops_2025_12, measure, memory, plot, report, suite
+from esper_masks.bench import checking, loops_2025_12, loops_pods, measure, memory, plot, report, suite
 from esper_masks.bench.cases import (
     ANY_BATCH,
     CENTRE,
@@ -37,6 +37,7 @@ from esper_masks.bench.cases import (
 from esper_masks.bench.compare import compare
 from esper_masks.bench.inputs import Head
 from esper_masks.bench.libraries import LIBRARIES
+from esper_masks.bench.lifecycles import GUARDS
 from esper_masks.cli import bench as bench_cli
 from esper_masks.cli.entry import main
 from tests.helpers import ROOT
@@ -125,6 +126,22 @@ def test_the_limit_by_hand() -> None:
     assert Case(rules="esper-2026-06").limit_bytes == 3 * 3 + 41 * 4 + 8 + 8
     assert Case(step="forward+backward").limit_bytes == 3 + 15 * 8 + 4 + 8
     assert Case(work="words", slots=64).limit_bytes == 64 * 2 + 64
+    room = 8 * 2  # 16 nodes for each pod
+    assert Case(work="words", rules="pods", slots=8).limit_bytes == 8 * 4 + 1 + room + 8 + room
+    assert Case(rules="pods", slots=8).limit_bytes == 8 * 4 + 1 + room + (8 + 16 + 6) * 4 + 3 + 8
+
+
+def test_a_guard_costs_what_the_rules_without_it_do_not() -> None:
+    """The figures of rows: calls of torch, and how much of what independent heads draw is no legal action."""
+    of = {name: Case(batch=8, way="eager", work="words", rules=f"guard: {name}", slots=8) for name in GUARDS}
+    ops = {name: measure.measure(case, AT_ONCE)["aten_ops"] for name, case in of.items()}
+    assert all(ops[name] > ops["none"] for name in GUARDS if name != "none"), ops
+    shares = {
+        way: measure.measure(Case(batch=1000, way=way, rules="pods", slots=8), AT_ONCE)["illegal_share"]
+        for way in ("ours eager", "torch eager")
+    }
+    assert shares["ours eager"] == 0
+    assert 0.1 < shares["torch eager"] < 1
 
 
 @pytest.mark.parametrize(
@@ -146,6 +163,9 @@ def test_the_limit_by_hand() -> None:
         Case(batch=1, way=LOOPS[0], work="dropin"),
         *(Case(batch=batch, way=way, work="dropin", rules="esper-2026-06") for batch in (1, 8) for way in DROPINS),
         Case(batch=1, way=DROPINS[1], work="dropin", rules="esper-2026-06", slots=16),
+        *(Case(batch=8, way="eager", work="words", rules=f"guard: {name}", slots=8) for name in GUARDS),
+        *(Case(batch=8, way=way, work="words", rules="pods", slots=8) for way in ("eager", LOOPS[0])),
+        *(Case(batch=8, way=way, rules="pods", slots=8) for way in ("eager", LOOPS[0], "ours eager", "torch eager")),
         Case(batch=4, way="eager", work="rollout"),
         Case(batch=4, way="eager", work="training"),
     ],
@@ -260,6 +280,27 @@ def spoil(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, change: Callab
             lambda m: {**m, "op": ~m["op"]},
         ),
         (Case(way=DROPINS[1], work="dropin"), em.compat.esper_2025_12, "compute_batch_masks", lambda m: {}),
+        *(
+            (
+                Case(way=LOOPS[0], work=work, rules="pods", slots=8),
+                loops_pods,
+                "env_masks",
+                lambda m: {**m, "op": ~m["op"]},
+            )
+            for work in ("words", "decision")
+        ),
+        (
+            Case(way="eager", work="words", rules="pods", slots=8),
+            em.reference,
+            "masks",
+            lambda m: {**m, "node_by_slot": [[[True] * 16] * 8] * 8},
+        ),
+        (
+            Case(way="eager", rules="pods", slots=8),
+            em.DecisionStep,
+            "decide",
+            lambda d: d._replace(packed=d.packed ^ 1),
+        ),
         (Case(way="eager", work="rollout"), em.DecisionStep, "forward", lambda d: spoiled(d)),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "way", ""),  # the same in every process
@@ -422,7 +463,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, training"),
+        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, guards, training"),
         (["masks", "--from", "a"], "--from measures nothing, so masks would be ignored"),
         (["--device", "tpu"], "--device tpu: the devices are cpu and cuda"),
         (["--device", "cuda"], "--device cuda: torch finds no GPU here"),

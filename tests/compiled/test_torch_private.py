@@ -229,5 +229,5 @@ def test_no_other_module_names_what_is_private(path: Path) -> None:
     if path.name != "torch_private.py":
         text = path.read_text(encoding="utf-8")
         private = re.findall(r"\btorch(?:\.\w+)*\._(?!_)\w+", text)
-        assert set(private) <= {"torch.utils._pytree"}
+        assert set(private) <= {"torch.utils._pytree", "torch.utils._python_dispatch"}
         assert not re.findall(r"^from torch\S* import .*\b_\w+", text, re.MULTILINE)
