@@ -71,6 +71,7 @@ def test_a_page_runs_and_prints_what_it_says(
     page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(page.parent)  # files beside a page, which its reader copies
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": page.stem}
     missing: list[str] = []

@@ -1,0 +1,151 @@
+"""The example rule sets of ``docs/lifecycles``: each says what its truth table says, which is written by hand.
+
+Engine and oracle both read the rules, so that a wrong rule would go unnoticed by either; the tables do not.
+"""
+
+import dataclasses
+import re
+import time
+from functools import cache
+
+import pytest
+import torch
+
+import esper_masks as em
+from esper_masks.inspection.verify import verify
+from tests.documents import text_of
+from tests.lifecycles import jobs, pods, servers, units
+from tests.lifecycles.mutants import mutants
+from tests.lifecycles.tables import LIFECYCLES, Batch, Case, S, batches, choices_of, example, oracle, reason, wrong
+
+TABLES = {"servers": [servers.TABLE], "jobs": [jobs.TABLE], "pods": [pods.TABLE], "units": [units.TABLE, units.FOES]}
+RULES = {name: example(name) for name in TABLES}
+SETS = pytest.mark.parametrize("name", TABLES)
+
+
+@cache
+def all_batches(name: str) -> list[Batch]:
+    made = (batches(RULES[name], table, table.every_case(RULES[name])) for table in TABLES[name])
+    return [batch for some in made for batch in some]
+
+
+@SETS
+def test_rules_say_what_the_table_says(name: str) -> None:
+    assert [said for batch in all_batches(name) for said in wrong(batch)] == []
+
+
+@SETS
+def test_the_oracle_says_what_the_table_says(name: str) -> None:
+    for batch in all_batches(name):
+        for case, said in zip(batch.cases, oracle(batch)):
+            assert said == case.verdict, case
+
+
+@SETS
+def test_explanations_say_what_the_table_says(name: str) -> None:
+    for batch in all_batches(name):
+        for env, case in enumerate(batch.cases):
+            told = reason(batch, env)
+            if isinstance(case.want, str):
+                assert told == case.want, case
+            else:
+                assert (told is None) == bool(case.want), case
+
+
+@SETS
+def test_a_table_is_long_enough(name: str) -> None:
+    [table, *_] = TABLES[name]
+    assert len(table.cases) >= 20
+    assert len({(case.ask, str(case)) for case in table.cases}) == len(table.cases)
+
+
+@SETS
+def test_a_table_has_both_answers_to_each_op(name: str) -> None:
+    [table, *_] = TABLES[name]
+    cases = table.every_case(RULES[name])
+    for op in RULES[name].op_rules:
+        said = {bool(case.verdict) for case in cases if case.op == op.name}
+        assert said == {True} | ({False} if not op.always else set()), op.name
+
+
+@SETS
+def test_a_table_and_its_page_name_the_same_facts(name: str) -> None:
+    [table, *_] = TABLES[name]
+    said = dict(re.findall(r"^\| (F\d+) \|.*\| ([^|]+) \| [A-Z]\d", text_of(LIFECYCLES / f"{name}.md"), re.MULTILINE))
+    known = {case.fact for case in table.cases} - {"contract"}
+    assert known <= set(said), "cases of facts that the page does not list"
+    assert {fact for fact, where in said.items() if re.search("guard|head|stages", where)} == known
+
+
+@pytest.mark.slow
+@SETS
+def test_a_table_notices_each_change(name: str) -> None:
+    tried, unnoticed = 0, []
+    for what, mutant in mutants(RULES[name]):
+        tried += 1
+        if not any(next(wrong(batch, mutant), None) for batch in all_batches(name)):
+            unnoticed.append(what)
+    assert unnoticed == []
+    assert tried > 20
+
+
+@SETS
+def test_none_needs_restrict(name: str) -> None:
+    """Every case above is answered without it; nor does the page leave something to it."""
+    assert "restrict" not in {field.name for field in dataclasses.fields(Case)}
+    assert "restrict" not in text_of(LIFECYCLES / f"{name}.md")
+
+
+@pytest.mark.slow
+@SETS
+def test_engine_and_oracle_agree_over_all_that_a_slot_can_be(name: str) -> None:
+    began = time.perf_counter()
+    found = verify(RULES[name])
+    assert found.agrees, found.disagreements
+    assert time.perf_counter() - began < 120
+
+
+@pytest.mark.slow
+def test_a_million_binds_choose_nodes_with_room() -> None:
+    """The op is forced; the nodes that fit are said again here, by hand."""
+    generator = torch.Generator().manual_seed(0)
+    engine = em.MaskEngine(RULES["pods"])
+    pods, nodes = engine.slot_ids, choices_of(engine, "node")
+    envs, draws = 1000, 1000
+
+    def drawn(high: int) -> list[list[int]]:
+        made: list[list[int]] = torch.randint(high, (envs, len(pods)), generator=generator).tolist()
+        return made
+
+    sizes, tolerates, waits = drawn(3), drawn(2), drawn(2)
+    states = engine.pack_slots(
+        {
+            pod: S("PENDING" if waits[env][at] else "READY", size=sizes[env][at], tolerates=tolerates[env][at])
+            for at, pod in enumerate(pods)
+        }
+        for env in range(envs)
+    )
+    room = torch.rand(envs, len(pods), len(nodes), generator=generator) < 0.2
+    row = {"throttled": torch.zeros(envs, dtype=torch.bool), "always_allow": torch.zeros(envs, dtype=torch.bool)}
+    masks = engine(states, row=row, head_masks={"node": room})
+    bind = engine.rules.ops["BIND"]
+    able = masks["op"][:, bind].nonzero()[:, 0]
+    assert 0.8 * envs < len(able) < envs  # some have no pod that a node has room for
+    forced = masks.select(able).restrict(op=torch.arange(len(engine.rules.ops)) == bind)
+    logits = {
+        "slot": torch.zeros(len(able), len(pods)),
+        "node": torch.randn(len(able), len(pods), len(nodes), generator=generator),
+        "cordon": torch.zeros(len(able), len(nodes)),
+        "uncordon": torch.zeros(len(able), len(nodes)),
+        "op": torch.zeros(len(able), len(engine.rules.ops)),
+    }
+    actions = em.FactoredCategorical(logits, forced, by_slot=("node",)).sample((draws * envs // len(able) + 1,))
+    assert actions[..., 0].numel() >= 1_000_000
+    slot_at, node_at, op_at = (engine.layout.position(head) for head in ("slot", "node", "op"))
+    assert (actions[..., op_at] == bind).all()
+    fits = torch.zeros(3, 2, len(nodes), dtype=torch.bool)  # size, tolerates, node
+    fits[0, :, :14] = fits[1, :, 12:14] = fits[0, 1, 14:] = fits[2, 1, 14:] = True
+    legal = fits[torch.tensor(sizes), torch.tensor(tolerates)] & room & torch.tensor(waits).bool().unsqueeze(-1)
+    chosen = legal[able].expand(len(actions), -1, -1, -1)
+    at = torch.arange(len(actions))[:, None], torch.arange(len(able)), actions[..., slot_at], actions[..., node_at]
+    assert chosen[at].all()
