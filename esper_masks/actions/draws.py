@@ -181,7 +181,7 @@ def build_draws(
 
 def dynamic_heads(layout: ActionLayout) -> Dynamic:
     """The heads that have choice words by the layout."""
-    return tuple((at, head.by_slot) for at, head in enumerate(layout.heads) if head.dynamic or head.by_slot)
+    return tuple((at, head.by_slot) for at, head in enumerate(layout.heads) if head.dynamic)
 
 
 def slot_wise_heads(by_slot: Heads, dynamic: Dynamic) -> set[int]:
@@ -238,9 +238,8 @@ def _draws_of_rows(layout: ActionLayout, at: int, places: _Places) -> list[Draw]
     """The draws of a head that are the same in all slots; the slot's, too."""
     head, dynamic, by_op = layout.heads[at], at in places.dynamic, at in places.by_op
     choices = range(head.size)
-    if (
-        OP not in layout.head_names
-    ):  # nobody draws the only op: any head without a choice leaves the row without an action
+    if OP not in layout.head_names:
+        # nobody draws the only op: any head without a choice leaves the row without an action
         bits = tuple(layout.static * (choice in head.by_op[0]) for choice in choices)
         words, everywhere = (0,) * head.size, places.choices(at)
         return [Draw(at, places.columns(at), words, bits, 1, layout.static, True, 0, *everywhere)]

@@ -162,6 +162,11 @@ class ActionLayout:
         """Word of the ops that use a slot."""
         return self.head(SLOT).users if self.slot_ids else 0
 
+    @property
+    def without_slot(self) -> int:
+        """Word of the ops that use none."""
+        return self.all_ops & ~self.slot_users
+
     def head(self, name: str) -> HeadLayout:
         return self.heads[self.position(name)]
 

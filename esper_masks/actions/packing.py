@@ -17,9 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esper_masks.actions.layout import WORD_BITS, ActionLayout, choice_words, word_bits
-from esper_masks.rules.names import BY_SLOT, OP, SLOT
-
-SLOT_BY_OP = "slot_by_op"
+from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,11 @@ class Packing:
 
 def build_packings(layout: ActionLayout) -> tuple[Packing, ...]:
     """The forms of a layout, the narrowest first but for their padding."""
-    slots, slotless = len(layout.slot_ids), layout.all_ops & ~layout.slot_users
+    slots = len(layout.slot_ids)
     heads = [head for head in layout.heads if head.name not in (SLOT, OP)]
     per_word = 1 if word_bits(len(layout.ops)) == WORD_BITS else 2
     rows = {head.name: head.by_slot for head in heads}
-    able = [head.name for head in heads if slots and not (head.by_slot or head.users & slotless)]
+    able = [head.name for head in heads if slots and not (head.by_slot or head.users & layout.without_slot)]
     forms = [(bool(layout.free), False, {head.name: head.by_slot for head in heads if head.dynamic})]
     forms += [(True, slots > 0, rows)]
     forms += [(True, True, {**rows, name: True}) for name in able]

@@ -228,7 +228,7 @@ class LayoutTables(Tables):
         self.heads = nn.ModuleList(HeadTables(head, layout.word_dtype, device) for head in layout.heads)
         # what a compiler has to see as constants: words of all ops, of those that use a slot, and of the others
         self.all_ops, self.with_slot = layout.all_ops, layout.slot_users
-        self.without_slot = self.all_ops & ~self.with_slot
+        self.without_slot = layout.without_slot
         ops_of = [head.users & self.without_slot for head in layout.heads]
         # for each head the ops that use it without a slot
         self.alone = tuple(tuple(op for at, op in enumerate(layout.ops) if word >> at & 1) for word in ops_of)

@@ -13,6 +13,7 @@ import esper_masks as em
 from esper_masks.bench.inputs import LIMIT, Decision, state_dicts
 from esper_masks.bench.libraries import Make, entropies, ours_decision
 from esper_masks.bench.loops import MODULES
+from esper_masks.rules.names import BY_SLOT, SLOT_BY_OP
 
 ALIKE = 0.999  # share of rows whose action must be the same: the noise of others falls within rounding of an edge
 PIECE = 1 << 16  # rows that are checked at a time, so that a check takes no more memory than what it checks
@@ -108,7 +109,7 @@ def check_oracle(inputs: Decision, made: Scored) -> None:
     """Whole actions of the first rows are scored as the oracle scores them, by enumeration."""
     masks = inputs.masks
     for at in range(min(ENUMERATED, len(made.action))):
-        bools = {name: masks[name][at].tolist() for name in masks} | {"slot_by_op": masks.slot_by_op[at].tolist()}
+        bools = {name: masks[name][at].tolist() for name in masks} | {SLOT_BY_OP: masks.slot_by_op[at].tolist()}
         bools |= {name: mask[at].tolist() for name, mask in masks_by_slot(masks).items()}
         logits = dict(zip(masks, (part.tolist() for part in inputs.logits[at].split(inputs.flat[0]))))
         joint = em.reference.Joint(inputs.engine.rules, bools, logits)
@@ -119,7 +120,7 @@ def check_oracle(inputs: Decision, made: Scored) -> None:
 def masks_by_slot(masks: em.ActionMasks) -> dict[str, Tensor]:
     """The masks of the heads that have choices of their own in each slot, named as the oracle names them."""
     heads = [masks.layout.head_names[head] for head, by_slot in masks.dynamic if by_slot]
-    return {f"{head}_by_slot": masks.by_slot(head) for head in heads}
+    return {f"{head}{BY_SLOT}": masks.by_slot(head) for head in heads}
 
 
 def illegal_share(inputs: Decision, made: Scored) -> float:
@@ -166,7 +167,7 @@ def same_masks(made: em.ActionMasks | Mapping[str, Any], expected: em.ActionMask
         assert torch.equal(made.op_words, expected.op_words)
         assert torch.equal(made.pack(), expected.pack())
         return
-    ours = {**expected, "slot_by_op": expected.slot_by_op, **masks_by_slot(expected)}
+    ours = {**expected, SLOT_BY_OP: expected.slot_by_op, **masks_by_slot(expected)}
     assert set(expected) <= set(made) <= set(ours), f"masks of {', '.join(made) or 'nothing'}"
     for name, mask in made.items():
         assert torch.equal(ours[name].cpu(), torch.as_tensor(mask).cpu()), name

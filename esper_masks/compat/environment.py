@@ -17,13 +17,12 @@ from esper_masks.masks.stage_words import BELOW
 from esper_masks.rules import MaskRules
 from esper_masks.rules.bounds import outside
 from esper_masks.rules.gates import Env
-from esper_masks.rules.names import INT32, OP, SLOT
+from esper_masks.rules.names import INT32, OP, SLOT, SLOT_BY_OP
 
 S = TypeVar("S")
 Setting = tuple[tuple[str, ...], *tuple[tuple[str, Any], ...]]  # ids of the slots; then switches, by name
 Device = torch.device | str | None  # None: the CPU
 
-PAIRS = "slot_by_op"  # the second key of a result, where there is one
 KEPT_ENGINES = 64  # of different slots, switches and devices
 KEPT_ROWS = 1024  # masks of so many different words are kept, each well below 1 kB
 NO_STAGE = -1  # occupied and inert
@@ -92,7 +91,7 @@ class OneEnvironment:
                 kept &= ~ops
         result = {SLOT: self._slots(*on).clone()}
         if self.pairs:
-            result[PAIRS] = torch.stack([self._heads(word & kept)[OP] for word in words], -1)
+            result[SLOT_BY_OP] = torch.stack([self._heads(word & kept)[OP] for word in words], -1)
         for name, mask in self._heads(union & kept | self.unconditional).items():
             result[name] = mask.clone()
         return result if device is None else {name: mask.to(device) for name, mask in result.items()}
@@ -163,7 +162,7 @@ class Generation:
         on = torch.tensor(is_enabled, device=engine.device)
         counts = torch.tensor([within_int32(total) for total in totals], dtype=torch.int32, device=engine.device)
         masks = engine(states.permute(1, 0, 2).to(engine.device), counts, max_seeds=within_int32(limit), enabled=on)
-        every = {SLOT: masks[SLOT], PAIRS: masks.slot_by_op, **masks} if self.pairs else masks
+        every = {SLOT: masks[SLOT], SLOT_BY_OP: masks.slot_by_op, **masks} if self.pairs else masks
         return {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in every.items()}
 
     def _make_engine(self, setting: Setting, device: str) -> MaskEngine:

@@ -229,7 +229,7 @@ class RolloutBuffer(UnderRules, nn.Module):
             ValueError: there is no such step.
         """
         self._check_step(step)
-        if not self._is_wide_enough:
+        if not self._is_wide_enough:  # a module asks much of whoever sets an attribute
             self._is_wide_enough = True
         words, packed = (None if rows is None else rows[step] for rows in (self.slot_words, self.packed))
         return Decision._make((self.actions[step], self.log_prob[step], words, None, packed))

@@ -26,13 +26,13 @@ def words_for(layout: ActionLayout, head_masks: Collection[str] = (), restrict: 
     Raises:
         ValueError: a name that is none.
     """
-    slotless = layout.all_ops & ~layout.slot_users
     names = list(restrict)
     for name in head_masks:
         known = name in layout.head_names and name not in (OP, SLOT)
-        names.append(f"{name}{BY_SLOT}" if known and not layout.head(name).users & slotless else name)
+        names.append(f"{name}{BY_SLOT}" if known and not layout.head(name).users & layout.without_slot else name)
     width = packed_width(layout, names)
-    return None if in_words(empty(layout)) and width == packed_width(layout) else width
+    tells = not (layout.free or any(head.dynamic for head in layout.heads))  # what slots hold tells all that is legal
+    return None if tells and width == packed_width(layout) else width
 
 
 def empty(layout: ActionLayout, device: torch.device | None = None) -> ActionMasks:

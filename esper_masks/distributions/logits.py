@@ -147,7 +147,7 @@ def check_by_slot(names: Sequence[str], layout: ActionLayout) -> Heads:
         some = f"some of {', '.join(heads)}" if layout.slot_ids and heads else "none, as this layout has no such head"
         raise ValueError(f"by_slot={names!r}; wanted the names of heads whose logits depend on the slot: {some}")
     for name in () if torch.compiler.is_compiling() else names:  # which has tables that only checked names have made
-        if alone := layout.head(name).users & ~layout.slot_users:
+        if alone := layout.head(name).users & layout.without_slot:
             ops = ", ".join(op for at, op in enumerate(layout.ops) if alone >> at & 1)
             raise ValueError(f"by_slot names {name!r}, which {ops} uses without a slot")
     return tuple(sorted({layout.position(name) for name in names}))

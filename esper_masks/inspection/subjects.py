@@ -12,7 +12,7 @@ from esper_masks.reference import Situation
 from esper_masks.rules import Count, Head, Kind, MaskRules, Op, SlotHead, Unless
 from esper_masks.rules.combined import plain_guards
 from esper_masks.rules.fields import values_of
-from esper_masks.rules.gates import BlockedBy, Gate, SeedLimit, parts_of
+from esper_masks.rules.gates import BlockedBy, SeedLimit, parts_of, parts_of_targets
 from esper_masks.rules.guards import Bounded
 from esper_masks.rules.judged import Guard, InRow, InSlot, Place, plain_parts
 from esper_masks.rules.names import AGE, INT32, STAGE
@@ -147,7 +147,7 @@ def subjects_of(rules: MaskRules) -> list[Subject]:
 def _comparing(guards: Sequence[Guard]) -> Iterator[Bounded]:
     """The guards that compare one column or one row; those of short forms in their place."""
     for guard in plain_guards(guards):
-        for one in guard.as_guards() if isinstance(guard, Gate) else (guard,):
+        for one in guard.as_guards():
             if isinstance(one, Bounded) and not isinstance(one, Count):
                 yield one
 
@@ -214,8 +214,7 @@ def tried_values(rules: MaskRules) -> dict[str, list[int]]:
 
 def _parts(rules: MaskRules) -> Iterator[Any]:
     whole = [part for _, part in parts_of(rules.op_rules, rules.scopes)]
-    for head in rules.slot_heads:
-        whole += [part for guard in head.judges for part in guard.closes(rules.target_scopes[head.name])]
+    whole += [part for _, part in parts_of_targets(rules.slot_heads, rules.target_scopes)]
     for part in whole:
         yield from plain_parts(part)
 

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from esper_masks import reference
 from esper_masks.inspection.lint import lint
-from esper_masks.inspection.subjects import Slots, Subject, build_slots, subjects_of, tried_values
+from esper_masks.inspection.subjects import Slots, Subject, as_row, build_slots, subjects_of, tried_values
 from esper_masks.inspection.trials import Environments, Trials
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.reference.explain import explain
-from esper_masks.reference.situation import SLOT_BY_OP
 from esper_masks.rules import MaskRules
-from esper_masks.rules.names import BY_SLOT, INT32, OP, SLOT
+from esper_masks.rules.names import BY_SLOT, INT32, OP, SLOT, SLOT_BY_OP
 
 FAR_SLOTS = 5  # of an environment that is drawn at random, or more where there are more kinds
 FAR = (INT32[0], -7, 77, INT32[-1])  # what no rule speaks of
@@ -123,17 +122,16 @@ class _Comparison:
         result: Verification,
         where: str,
     ):
-        self.rules, self.result, self.where, self.kinds = rules, result, where, set[str]()
+        self.rules, self.make, self.result, self.where, self.kinds = rules, engine, result, where, set[str]()
         self.subjects, self.tried = subjects_of(rules), tried_values(rules)
         # the rules say whether there is a limit: an engine that has lost it would say that there is none
         self.limited = any(op.seed_limit for op in rules.op_rules)
         self.slots = slots
         self.open: list[Trials] = []  # with an environment in which the subject is legal
 
-        def made(slots: Slots) -> MaskEngine:
-            return engine(rules, slots.ids, **({"kinds": slots.kinds} if rules.kinds else {}))
-
-        self.made = made
+    def made(self, slots: Slots) -> MaskEngine:
+        """The engine that is compared."""
+        return self.make(self.rules, slots.ids, **({"kinds": slots.kinds} if self.rules.kinds else {}))
 
     def found(self, kind: str, place: str) -> None:
         if kind not in self.kinds:
@@ -249,7 +247,7 @@ class _Comparison:
 
     def _rows(self, generator: torch.Generator) -> dict[str, Any]:
         rows = {
-            name: _drawn(self.tried[f"rows.{name}"], (FAR_ENVIRONMENTS,), generator) for name in self.rules.row_features
+            name: _drawn(self.tried[as_row(name)], (FAR_ENVIRONMENTS,), generator) for name in self.rules.row_features
         }
         return {"row": rows} if rows else {}
 

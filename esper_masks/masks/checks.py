@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from esper_masks.actions.layout import ActionLayout
-from esper_masks.actions.packing import SLOT_BY_OP
 from esper_masks.actions.tables import layout_tables
 from esper_masks.checks import check_bool, check_integer, from_numpy, kind_of
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.program import Program
 from esper_masks.rules import MaskRules
 from esper_masks.rules.checks import too_few_slots
-from esper_masks.rules.names import BY_SLOT, OP, SLOT
+from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP
 
 STATE_DTYPES = (torch.int32, torch.int16, torch.int64)
 INT32 = torch.iinfo(torch.int32)

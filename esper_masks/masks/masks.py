@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from esper_masks.actions.layout import CHOICE_BITS, ActionLayout
-from esper_masks.actions.packing import SLOT_BY_OP, form_of, form_of_width
+from esper_masks.actions.packing import form_of, form_of_width
 from esper_masks.actions.tables import HeadTables, LayoutTables, choice_bits, layout_tables
 from esper_masks.checks import before_last, check_actions, check_expands, check_range, kind_of
 from esper_masks.masks.checks import check_constraint, check_mask, check_masks, check_words
@@ -25,7 +25,7 @@ from esper_masks.masks.choices import (
 )
 from esper_masks.masks.packed import Parts, join_parts, split_parts
 from esper_masks.masks.stage_words import or_over_slots
-from esper_masks.rules.names import BY_SLOT, OP, SLOT
+from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP
 
 
 class ActionMasks(Mapping[str, Tensor]):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from esper_masks.actions.layout import word_bits
 from esper_masks.rules import MaskRules
 from esper_masks.rules.bounds import Runs
-from esper_masks.rules.gates import Env, InEnv, parts_of
+from esper_masks.rules.gates import Env, InEnv, parts_of, parts_of_targets
 from esper_masks.rules.judged import InAny, InCount, InKind, InRow, InSlot, plain_parts
 
 Bit = tuple[int, int]  # which word, and the bit in it
@@ -131,12 +131,7 @@ class _Bits:
 def build_program(rules: MaskRules) -> Program:
     """The program of resolved rules."""
     of_ops = list(parts_of(rules.op_rules, rules.scopes))
-    of_targets = [
-        (head, part)
-        for head in rules.slot_heads
-        for guard in head.judges
-        for part in guard.closes(rules.target_scopes[head.name])
-    ]
+    of_targets = list(parts_of_targets(rules.slot_heads, rules.target_scopes))
     plain = [part for _, whole in (*of_ops, *of_targets) for part in plain_parts(whole)]
     bits = _Bits(rules, (part.watches for part in plain if isinstance(part, (InEnv, InCount)) and part.watches))
     named: list[tuple[str, ...]] = [part.kinds for part in plain if isinstance(part, InKind)]

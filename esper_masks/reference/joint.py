@@ -12,9 +12,9 @@ from typing import Any
 from esper_masks.reference import policy
 from esper_masks.reference.lifecycle import Action, joint_actions
 from esper_masks.reference.policy import Floats, Mask
-from esper_masks.reference.situation import SLOT_BY_OP, canonical_value, permitted
+from esper_masks.reference.situation import canonical_value, permitted
 from esper_masks.rules import Head, MaskRules, Op
-from esper_masks.rules.names import BY_SLOT, OP, SLOT
+from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP
 
 Row = tuple[Floats, Mask]  # logits, and which of them count
 Context = dict[str, Row]  # head -> its row

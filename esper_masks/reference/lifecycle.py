@@ -10,7 +10,6 @@ from itertools import product
 from typing import Any
 
 from esper_masks.reference.situation import (
-    SLOT_BY_OP,
     Situation,
     SlotRow,
     canonical_value,
@@ -18,7 +17,7 @@ from esper_masks.reference.situation import (
     permitted,
 )
 from esper_masks.rules import MaskRules, Op, SlotHead
-from esper_masks.rules.names import BY_SLOT, OP, SLOT
+from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP
 
 Action = tuple[int, ...]  # one value per head
 Result = dict[str, list[Any]]

@@ -8,10 +8,9 @@ from typing import Any
 from esper_masks.rules import Head, MaskRules, Op, SlotHead
 from esper_masks.rules.fields import FrozenMapping, either, name_of
 from esper_masks.rules.judged import Place
-from esper_masks.rules.names import BY_SLOT, OP, SLOT, STAGE
+from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP, STAGE
 
 SlotRow = Sequence[int]  # stage, age, *features
-SLOT_BY_OP = "slot_by_op"
 NOT_ENABLED = "the slot is not enabled"
 
 
@@ -152,10 +151,7 @@ class Situation:
     # -- choices ------------------------------------------------------------------------------------------------------
 
     def size(self, head: Head) -> int:
-        """How many choices a head has."""
-        return {SLOT: len(self.slots), OP: len(self.rules.op_rules)}.get(head.name, self._own_size(head))
-
-    def _own_size(self, head: Head) -> int:
+        """How many choices a head has, other than that of the op and of its slot."""
         return len(self.slots) if isinstance(head, SlotHead) else len(head.choices)
 
     def by_rules(self, head: Head, slot: int | None, op: Op | None = None) -> list[bool]:

@@ -11,7 +11,7 @@ from functools import reduce
 from operator import and_, or_
 from typing import Any, NamedTuple
 
-from esper_masks.rules.fields import Member, either, name_of, show, values_of
+from esper_masks.rules.fields import Member, either, is_a, name_of, show, told_values, values_of
 from esper_masks.rules.names import INT32
 
 Run = tuple[int | None, int | None]
@@ -130,13 +130,9 @@ class Bounds(NamedTuple):
         """Reasons why it asks for nothing, or for what a domain does not have."""
         if self.among is None and self.never is None and self.least is None and self.most is None:
             yield f"guards {what} by nothing; give in_, not_in, at_least or at_most"
-        known = values_of(domain)
         for value in (*(self.among or ()), *(self.never or ())):
-            if domain is int and not (type(value) is int and value in INT32):
-                yield f"guards {what} by {show(value)}, which it never is; it is a 32-bit integer"
-            if domain is not int and not isinstance(value, domain):
-                values = either(name_of(domain, one) for one in known or ())
-                yield f"guards {what} by {show(value)}, which it never is; it is {values}"
+            if not is_a(value, domain):
+                yield f"guards {what} by {show(value)}, which it never is; it is {told_values(domain)}"
 
 
 def _within(value: int, least: int | None, most: int | None) -> bool:

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any
 
 from esper_masks.rules.fields import listed, show, values_of
-from esper_masks.rules.gates import Gate, gates_of
+from esper_masks.rules.gates import gates_of
 from esper_masks.rules.guards import Bounded, Count, never_together
 from esper_masks.rules.judged import Guard, Scope
 from esper_masks.rules.names import AGE, ENGINE_ARGUMENTS, INT32, MAX_OPS, MAX_STAGE, OP, SLOT, STAGE
@@ -160,7 +160,7 @@ def never_met(guards: Sequence[Guard], scope: Scope) -> Iterator[str]:
     """Guards that no number meets together."""
     same: dict[object, list[Bounded]] = {}
     for guard in dict.fromkeys(guards):
-        for bounded in guard.as_guards() if isinstance(guard, Gate) else (guard,):
+        for bounded in guard.as_guards():
             if isinstance(bounded, Bounded):
                 same.setdefault(bounded.compares, []).append(bounded)
     for together in same.values():

@@ -99,7 +99,7 @@ def frozen(at: str, value: Any, wanted: Any) -> Any:
             (frozen(f"{at}, a key,", key, inner[0]), frozen(f"{at}[{show(key)}]", item, inner[1]))
             for key, item in value.items()
         )
-    if not _is_a(value, wanted):
+    if not is_a(value, wanted):
         name = getattr(wanted, "__name__", "")
         raise _wrong(at, value, WANTED.get(wanted) or f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}")
     return value
@@ -128,6 +128,12 @@ def values_of(domain: Any) -> tuple[int, ...] | None:
     return (0, 1) if domain is bool else tuple(map(int, domain))
 
 
+def told_values(domain: Any) -> str:
+    """What a feature or a row may hold, in words."""
+    known = values_of(domain)
+    return WANTED[int] if known is None else either(name_of(domain, value) for value in known)
+
+
 def name_of(domain: Any, value: int) -> str:
     """The name of a value, or the integer where it has none."""
     if value not in (values_of(domain) or ()):
@@ -146,7 +152,8 @@ WANTED: dict[Any, str] = {
 }
 
 
-def _is_a(value: Any, wanted: Any) -> bool:
+def is_a(value: Any, wanted: Any) -> bool:
+    """Whether a value is of the type that an annotation, or of those that a domain, wants."""
     if wanted is Any:
         try:
             hash(value)

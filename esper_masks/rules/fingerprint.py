@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any
 
+from esper_masks.rules.gates import parts_of, parts_of_targets
 from esper_masks.rules.judged import Guard, InCount, InKind, InRow, plain_parts
 from esper_masks.rules.parts import SlotHead
 
@@ -52,10 +53,9 @@ def _read(value: Any, name: str) -> Any:
 
 def _used(rules: Any, name: str) -> set[str | None]:
     """The rows or the kinds that gates read."""
-    gates = [(gate, scope) for own, scope in zip(rules.gates, rules.scopes) for gate in own]
-    gates += [(guard, rules.target_scopes[head.name]) for head in rules.slot_heads for guard in head.judges]
+    of_ops, of_targets = parts_of(rules.op_rules, rules.scopes), parts_of_targets(rules.slot_heads, rules.target_scopes)
     found: set[str | None] = set()
-    for part in (one for gate, scope in gates for whole in gate.closes(scope) for one in plain_parts(whole)):
+    for part in (one for _, whole in (*of_ops, *of_targets) for one in plain_parts(whole)):
         if name == "row_features":
             found |= {part.unless, *([part.reads] if isinstance(part, InRow) else [])}
         elif isinstance(part, InKind):

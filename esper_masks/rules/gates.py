@@ -6,7 +6,7 @@ Python, for the oracle, and ``closes``, for the engine, share fields and nothing
 engine.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from esper_masks.rules.fields import listed, name_of
 from esper_masks.rules.guards import Age, Feature
 from esper_masks.rules.judged import Guard, InSlot, Place, Scope, reads
 from esper_masks.rules.names import AGE, STAGE
-from esper_masks.rules.parts import Op
+from esper_masks.rules.parts import Op, SlotHead
 
 SEED_LIMIT = "seed limit"  # what a gate reads that is neither a feature of a slot nor a row
 
@@ -260,3 +260,11 @@ def parts_of(ops: Sequence[Op], scopes: Sequence[Scope]) -> Iterator[tuple[Op, A
     for op, gate, scope in gates:
         for part in gate.closes(scope):
             yield op, part
+
+
+def parts_of_targets(heads: Iterable[SlotHead], scopes: Mapping[str, Scope]) -> Iterator[tuple[SlotHead, Any]]:
+    """Each head of slots with each part of its guards, which judge the slot that is chosen."""
+    for head in heads:
+        for guard in head.judges:
+            for part in guard.closes(scopes[head.name]):
+                yield head, part

@@ -5,9 +5,9 @@ from enum import IntEnum
 from typing import Any
 
 from esper_masks.rules.checks import Switches, Transitions, in_guards, in_moves
-from esper_masks.rules.fields import either, listed, name_of, show, values_of
+from esper_masks.rules.fields import is_a, listed, show, told_values
 from esper_masks.rules.judged import Scope
-from esper_masks.rules.names import BY_SLOT, INT32, MASK_NAMES, MAX_HEADS, OP, SLOT, STAGE
+from esper_masks.rules.names import BY_SLOT, MASK_NAMES, MAX_HEADS, OP, SLOT, STAGE
 from esper_masks.rules.parts import Head, Op, SlotHead
 
 
@@ -37,7 +37,7 @@ def in_slot_head(head: SlotHead, scope: Scope, transitions: Transitions) -> Iter
     for feature, value in head.sets.items():
         if feature not in scope.features:
             yield f" sets {feature!r}; the features are: {', '.join(scope.features) or 'none'}"
-        if not _is_value(value, scope.features[feature]):
+        if not is_a(value, scope.features[feature]):
             yield f" sets {feature!r} to {show(value)}, which it never is"
 
 
@@ -103,18 +103,10 @@ def _in_slot_tables(head: Head, features: Mapping[str, Any], stages: type[IntEnu
             hint = "; by_stage is for stages" if feature == STAGE else ""
             yield f": by_feature names {feature!r}; the features are: {', '.join(features) or 'none'}{hint}"
         for value, choices in by_value.items():
-            if not _is_value(value, features[feature]):
-                known = values_of(features[feature])
-                names = (
-                    "a 32-bit integer" if known is None else either(name_of(features[feature], one) for one in known)
-                )
-                yield f": by_feature has choices where {feature} is {show(value)}; it is {names}"
+            if not is_a(value, features[feature]):
+                it = told_values(features[feature])
+                yield f": by_feature has choices where {feature} is {show(value)}; it is {it}"
             yield from _unknown(choices, head)
-
-
-def _is_value(value: Any, domain: Any) -> bool:
-    """Whether a feature may hold a value, written as the rules write it."""
-    return type(value) is int and value in INT32 if domain is int else isinstance(value, domain)
 
 
 def _unknown(choices: Iterable[str], head: Head) -> Iterator[str]:

@@ -146,6 +146,10 @@ class Guard:
         """Why the op is illegal in a slot whose stage permits it, or in an environment."""
         return None
 
+    def as_guards(self) -> Iterator["Guard"]:
+        """The guards that say the same: this one, or those of which it is the short form."""
+        yield self
+
     def sentences(self) -> Iterator[str]:
         """What the op needs, in words."""
         yield from ()

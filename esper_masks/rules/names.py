@@ -10,4 +10,5 @@ INT32 = range(-(2**31), 2**31)
 # a switch of that name could not be set
 ENGINE_ARGUMENTS = ("rules", "slot_ids", "enabled", "max_seeds", "kinds", "device")
 BY_SLOT = "_by_slot"  # behind the name of a head: its mask in each slot
-MASK_NAMES = ("slot_by_op", "joint")  # what masks give beside heads
+SLOT_BY_OP = "slot_by_op"  # the mask of each op in each slot
+MASK_NAMES = (SLOT_BY_OP, "joint")  # what masks give beside heads
