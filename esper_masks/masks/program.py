@@ -11,7 +11,8 @@ SET_ALPHA_TARGET (bit 2) alpha_mode HOLD; the steps of each slot are
     column 1 (age)         outside 5..   clears 0b001000
     column 2 (alpha_mode)  not 0         clears 0b001100
 
-Everything here is tuples of numbers and functions, so that a compiler sees constants.
+Everything here is tuples of numbers and functions, so that a compiler sees constants. Numbers are of ``int`` itself:
+torch 2.13 takes ``tensor == member`` for False where the member is one of an IntEnum.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -145,18 +146,19 @@ def build_program(rules: MaskRules) -> Program:
 
     def test(part: Any) -> Test:
         if isinstance(part, InSlot):
-            return SlotTest(rules.feature_names.index(part.reads), part.runs, part.stage, part.unless)
+            column = rules.feature_names.index(part.reads)
+            return SlotTest(column, _plain_runs(part.runs), _plain(part.stage), part.unless)
         if isinstance(part, InKind):
             return KindTest(kinds.index(part.kinds), part.unless)
         if isinstance(part, InRow):
-            return RowTest(part.reads, part.runs, part.unless)
+            return RowTest(part.reads, _plain_runs(part.runs), part.unless)
         if isinstance(part, InAny):
             return AnyTest(tuple(tuple(map(test, group)) for group in part.guards))
         if isinstance(part, InEnv):
             return EnvTest(part.closed, bits.place(bits.watched[part.watches]) if part.watches else None)
         kind = None if part.kind is None else kinds.index((part.kind,))
         bit = bits.place(bits.watched[part.watches])
-        return CountTest(bit, part.others, part.runs, part.stage, part.unless, kind)
+        return CountTest(bit, part.others, _plain_runs(part.runs), _plain(part.stage), part.unless, kind)
 
     steps = [Step(test(part), bits.split(closed)) for part, closed in merged.items()]
     slots, counts, envs = (
@@ -178,6 +180,14 @@ def build_program(rules: MaskRules) -> Program:
         strips=bool(bits.watched or bits.targets)
         and not (subjects[0] >> bits.ops == 0 and any(map(_always_clears, envs))),
     )
+
+
+def _plain(number: int | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _plain_runs(runs: Runs) -> Runs:
+    return tuple((_plain(first), _plain(last)) for first, last in runs)
 
 
 def is_of_slots(test: Test) -> bool:

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import esper_masks as em
+from esper_masks.bench.lifecycles import GUARDS, guarded
 from tests.helpers import as_bools, assert_same_masks, random_states
 from tests.masks.hand import BERTHS, many
+from tests.masks.slotted import slotted_cases
 from tests.programs import BATCHES
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -93,6 +97,27 @@ def test_words_of_either_width_compile(ops: int, backend: str) -> None:
     for batch in BATCHES:
         states = random_states(engine, batch, stages=range(-1, 4))
         assert_same_masks(compiled(states), as_bools(engine(states)))
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_every_guard_compiles(name: str, backend: str) -> None:
+    """Bounds and stages are members of an IntEnum here, which a compiler need not take for numbers."""
+    engine = em.MaskEngine(guarded(name))
+    states = random_states(engine, 300, stages=range(-1, 4))
+    row = {"night": torch.arange(300) % 2 == 0, "free": torch.arange(300) % 3}
+    compiled = torch.compile(engine, fullgraph=True, backend=backend)
+    assert_same_masks(compiled(states, row=row), as_bools(engine(states, row=row)))
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_random_guards_and_heads_compile(data: st.DataObject) -> None:
+    torch.compiler.reset()
+    case = data.draw(slotted_cases())
+    compiled = torch.compile(case.engine, fullgraph=True, backend="eager")  # what the tracer makes of the program
+    ours, masks = compiled(case.states, **case.given), case.engine(case.states, **case.given)
+    assert_same_masks(ours, as_bools(masks))
+    assert torch.equal(ours.pack(), masks.pack())
 
 
 class Slotted(nn.Module):
