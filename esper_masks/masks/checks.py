@@ -10,6 +10,7 @@ from esper_masks.actions.layout import ActionLayout
 from esper_masks.actions.tables import layout_tables
 from esper_masks.checks import check_bool, check_integer, from_numpy, kind_of
 from esper_masks.errors import RulesError, SlotStateError
+from esper_masks.masks.choices import PackedMask
 from esper_masks.masks.program import Program
 from esper_masks.rules import MaskRules
 from esper_masks.rules.checks import too_few_slots
@@ -110,23 +111,28 @@ def check_rows(
 
 def check_head_masks(
     masks: Mapping[str, Any] | None, layout: ActionLayout, batch: torch.Size, device: torch.device
-) -> dict[str, Tensor]:
-    """Masks of heads as ``ActionMasks.restrict`` names them; the number of axes tells those by slot from the others.
+) -> list[tuple[str, bool, Any]]:
+    """Each head that has a mask, whether it is by slot, which the number of axes tells, and the mask.
 
     Raises:
         SlotStateError: no head that can have one, or a mask that does not fit.
+        ValueError: one by slot, of a head that has none.
     """
     if masks is None:
-        return {}
+        return []
     if not isinstance(masks, Mapping):
         raise SlotStateError(f"head_masks must be a mapping from head to mask, got {kind_of(masks)}")
     known, slots = [name for name in layout.head_names if name not in (OP, SLOT)], len(layout.slot_ids)
-    made = {}
+    made: list[tuple[str, bool, Any]] = []
     for name, mask in masks.items():
         if name not in known:
             hint = "; op and slot go to restrict=" if name in (OP, SLOT) else ""
             raise SlotStateError(f"head_masks has {name!r}; the heads are {', '.join(known) or 'none'}{hint}")
-        mask, size = from_numpy(mask, device), layout.head(name).size
+        size = layout.head(name).size
+        if isinstance(mask, PackedMask):
+            made.append((name, mask.words.ndim == len(batch) + 2, mask))
+            continue
+        mask = from_numpy(mask, device)
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise SlotStateError(f"head_masks {name!r} must be a bool tensor, got {kind_of(mask)}")
         by_slot = mask.ndim == len(batch) + 2
@@ -136,7 +142,9 @@ def check_head_masks(
                 f"then {size} choices, or {slots} slots and {size} choices"
             )
         _check_device(f"head_masks {name!r}", mask, device)
-        made[f"{name}{BY_SLOT}" if by_slot else name] = mask
+        if by_slot:
+            _check_by_slot(layout, name, device)
+        made.append((name, by_slot, mask))
     return made
 
 
@@ -159,10 +167,13 @@ def check_constraint(layout: ActionLayout, name: str, mask: Any, batch: torch.Si
     """
     axes = constraint_axes(layout, name)
     if name != SLOT_BY_OP and name not in layout.head_names:
-        head = name.removesuffix(BY_SLOT)
-        if alone := layout_tables(layout, device).alone[layout.position(head)]:
-            raise ValueError(f"the head {head!r} has no choices by slot: {', '.join(alone)} uses it without a slot")
+        _check_by_slot(layout, name.removesuffix(BY_SLOT), device)
     return check_bool(f"mask {name!r}", mask, (*batch, *axes), device)
+
+
+def _check_by_slot(layout: ActionLayout, head: str, device: torch.device) -> None:
+    if alone := layout_tables(layout, device).alone[layout.position(head)]:
+        raise ValueError(f"the head {head!r} has no choices by slot: {', '.join(alone)} uses it without a slot")
 
 
 def constraint_axes(layout: ActionLayout, name: str) -> tuple[int, ...]:

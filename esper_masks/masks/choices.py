@@ -10,26 +10,50 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from esper_masks.actions.layout import CHOICE_BITS, choice_words
+from esper_masks.actions.layout import CHOICE_BITS, choice_bit, choice_words
 from esper_masks.actions.tables import as_choice_words
 from esper_masks.masks.stage_words import WordRows, compare, look_up
 from esper_masks.rules import Head, MaskRules
 from esper_masks.rules.names import MAX_STAGE
 
+MOVES_BYTES = sum(1 << 56 - 7 * byte for byte in range(8))  # byte i, at bit 8 i, to bit 56 + i
 
-def pack_choices(mask: Tensor, bits: Tensor) -> Tensor:
+
+class PackedMask(NamedTuple):
+    """A mask of a head that was checked, as choice words: int32 ``[..., k]`` or ``[..., slots, k]``."""
+
+    words: Tensor
+
+
+def pack_choices(mask: Tensor) -> Tensor:
     """Bool ``[..., n]`` as choice words, int32 ``[..., k]``.
 
-    Args:
-        mask: bools.
-        bits: int32 ``[32]``, bit of each choice in its word.
+    A sum over bits takes 1 ns a bool. A compiler that sees the bits of a word one by one makes vectors over rows of
+    them. Eager code takes eight bytes of 0 and 1 as one int64, and multiplies it
+    by a number that moves byte i to bit 56 + i; no two products meet in a bit.
     """
-    parts = [
-        torch.where(part, bits[: part.shape[-1]], 0).sum(-1, dtype=torch.int32)
-        for part in torch.split(mask, CHOICE_BITS, -1)
-    ]
-    return beside(parts)
+    if not torch.compiler.is_compiling():
+        truths = (mask.view(torch.uint8) != 0).view(torch.uint8)  # true may be any byte but 0
+        eights = _filled(truths, 8).view(torch.int64) * MOVES_BYTES >> 56
+        return _filled(eights.to(torch.uint8), 4).view(torch.int32)
+    size = mask.shape[-1]
+    of_words = (
+        mask.unsqueeze(-2) if size <= CHOICE_BITS else _filled(mask, CHOICE_BITS).unfold(-1, CHOICE_BITS, CHOICE_BITS)
+    )
+    bits = [torch.where(of_choice, choice_bit(at), 0).int() for at, of_choice in enumerate(of_words.unbind(-1))]
+    return reduce(torch.bitwise_or, bits)
+
+
+def packed(mask: Tensor | PackedMask) -> Tensor:
+    """The choice words of a mask."""
+    return mask.words if isinstance(mask, PackedMask) else pack_choices(mask)
+
+
+def _filled(values: Tensor, whole: int) -> Tensor:
+    """Contiguous, with zeros behind the last axis until its length is a multiple."""
+    return pad(values, (0, -values.shape[-1] % whole)).contiguous()
 
 
 def beside(words: Sequence[Tensor]) -> Tensor:

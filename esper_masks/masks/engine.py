@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper_masks.actions.joint import JointActions
 from esper_masks.actions.layout import build_layout
-from esper_masks.actions.tables import choice_bits, layout_tables
+from esper_masks.actions.tables import layout_tables
 from esper_masks.checks import from_numpy
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks import slots as slot_states
@@ -29,14 +29,13 @@ from esper_masks.masks.checks import (
     check_states,
     constraint_axes,
 )
-from esper_masks.masks.choices import build_lookups, look_up_choices, pack_choices
+from esper_masks.masks.choices import build_lookups, look_up_choices, pack_choices, packed
 from esper_masks.masks.closing import Closing
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.program import build_program
 from esper_masks.masks.stage_words import build_rows, build_table, look_up
 from esper_masks.reference.explain import Explanation, explain
 from esper_masks.rules import MaskRules
-from esper_masks.rules.names import BY_SLOT
 
 
 class MaskEngine(UnderRules, nn.Module):
@@ -128,7 +127,7 @@ class MaskEngine(UnderRules, nn.Module):
                         tables[self._choice_table(head, at)] = torch.stack(words)
             if any(target.distinct for target in self.program.targets):
                 others = ~torch.eye(len(self.slot_ids), dtype=torch.bool)
-                tables["others"] = pack_choices(others, choice_bits(others.device))
+                tables["others"] = pack_choices(others)
             return tables
 
     def forward(
@@ -172,13 +171,12 @@ class MaskEngine(UnderRules, nn.Module):
             total_seeds = total_seeds.int()
         closing = Closing(states, rows, self.of_kind, total_seeds, limit)
         words, op_words = self._words(closing, enabled)
-        choices = self._choices(states, words)
+        left = self._choices(states, words)
+        left += [(head, by_slot, packed(mask)) for head, by_slot, mask in given]
         slot_words, all_ops = words[0], self.layout.all_ops
         if self.program.strips:
             slot_words, op_words = slot_words & all_ops, op_words & all_ops
-        masks = ActionMasks.of_state(self.layout, slot_words, op_words | self.layout.unconditional, choices)
-        if given:
-            masks = masks.restrict(**given)
+        masks = ActionMasks.of_state(self.layout, slot_words, op_words | self.layout.unconditional, left)
         return masks.restrict(**constraints) if constraints else masks
 
     def _words(self, closing: Closing, enabled: Tensor | None) -> tuple[list[Tensor], Tensor]:
@@ -214,7 +212,7 @@ class MaskEngine(UnderRules, nn.Module):
             left = [look_up_choices(states, lookup, table) for lookup, table in zip(lookups, tables)]
             made.append((head, True, reduce(torch.bitwise_and, left)))
         for head, (at, bit), distinct in self.program.targets:
-            slots = pack_choices((words[at] & bit) != 0, layout_tables(self.layout, self.device).choice_bits)
+            slots = pack_choices((words[at] & bit) != 0)
             made.append((head, distinct, self._others_of(slots) if distinct else slots))
         return made
 
@@ -335,7 +333,7 @@ class MaskEngine(UnderRules, nn.Module):
             max_seeds=int(limit[index]) if isinstance(limit, Tensor) else limit,
             row={name: int(values[index]) for name, values in rows.items()},
             kinds={kind: [self.slot_ids.index(slot) for slot in slots] for kind, slots in self.kinds.items()},
-            head_masks={name.removesuffix(BY_SLOT): mask[index].tolist() for name, mask in given.items()},
+            head_masks={head: mask[index].tolist() for head, _, mask in given},
             restrict={
                 name: check_constraint(self.layout, name, mask, batch, self.device)
                 .expand(*batch, *constraint_axes(self.layout, name))[index]

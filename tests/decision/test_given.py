@@ -42,6 +42,22 @@ def test_rows_reach_the_engine(mode: Any) -> None:
         assert (made.actions[:, 3] == 3).any()  # CORDON, which only a row allows
 
 
+@pytest.mark.parametrize("mode", ["eager", pytest.param("traced", marks=pytest.mark.slow)], indirect=True)
+def test_every_call_checks_the_masks_of_heads(mode: Any) -> None:
+    """Also where masks that fit came before, and where a choice too few has as many words."""
+    engine = engine_of()
+    step, (states, logits, noise) = em.DecisionStep(engine, mode=mode), inputs(engine, BATCH)
+    row, room = rows(BATCH), torch.ones(BATCH, len(engine.slot_ids), 5, dtype=torch.bool)
+    calls = [lambda **given: step(states, logits, noise=noise, **given), lambda **given: step.masks(states, **given)]
+    for call in calls:
+        call(row=row, head_masks={"node": room})
+        for wrong in (room[..., :-1], room[:, :-1], room.int(), room[:-1], room[:, 0, :-1]):
+            with pytest.raises(em.SlotStateError, match="head_masks 'node'"):
+                call(row=row, head_masks={"node": wrong})
+        with pytest.raises(em.SlotStateError, match=r"head_masks has 'slot'.*op and slot go to restrict="):
+            call(row=row, head_masks={"slot": room[..., 0]})
+
+
 @pytest.mark.parametrize("call", ["decide", "masks"])
 @pytest.mark.usefixtures("traced")
 def test_values_need_no_graph_and_names_need_one(call: str) -> None:
