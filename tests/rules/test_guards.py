@@ -16,7 +16,7 @@ import esper_masks as em
 from esper_masks import Age, Count, Feature, Kind, Row, Unless, reference
 from esper_masks.rules.bounds import Bounds, Runs, outside
 from esper_masks.rules.names import INT32
-from tests.strategies import guarded_rules
+from tests.strategies import Site, guarded_rules
 
 
 class Stage(IntEnum):
@@ -240,6 +240,22 @@ def test_engine_oracle_and_explanations_agree(rules: em.MaskRules, admin: bool, 
             assert (masks[name] if ours is None else ours).tolist() == wanted, name
         told = [engine.explain(states, env, row=row, enabled=on) for env in range(4)]
         assert [[one.legal(op) for op in one.ops] for one in told] == masks["op"][:4].tolist()
+
+
+@given(guarded_rules())
+def test_the_stages_of_an_op_are_those_it_leaves_less_what_guards_of_the_stage_forbid(rules: em.MaskRules) -> None:
+    """By comparisons that are written here: engine and oracle take the stages of an op from one place."""
+
+    def passes(guard: Any, stage: Any) -> bool:
+        return (guard.in_ is None or stage in guard.in_) and (guard.not_in is None or stage not in guard.not_in)
+
+    for op in rules.op_rules:
+        of_stage = [guard for guard in op.when if getattr(guard, "name", None) == "stage"]
+        if op.in_slot and not op.always:
+            left = {
+                stage for stage in Site if op.enters in rules.transitions[stage] or stage in (*op.moves, *op.acts_in)
+            }
+            assert rules.legal_stages(op.id) == {stage for stage in left if all(passes(g, stage) for g in of_stage)}
 
 
 WRONG: list[tuple[Any, str]] = [
