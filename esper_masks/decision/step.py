@@ -242,6 +242,8 @@ class DecisionStep(nn.Module):
                 return whole
         drawn = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
+        if named is not None:
+            named = self._packed(named, states, device)
         room = None if out is None or out.packed is None else out.packed.shape[-1]
         inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, drawn, *wanted, named, room)
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
@@ -273,6 +275,8 @@ class DecisionStep(nn.Module):
         engine = self._engine()
         limit, device = engine.max_seeds if max_seeds is None else max_seeds, engine.device
         named = (taken(given, device) or None) if given else None
+        if named is not None:
+            named = self._packed(named, states, device)
         inputs = MaskInputs(states, total_seeds, limit, from_numpy(enabled, device), named)
         with torch.no_grad():
             words = self._run(self._words, device, inputs)
@@ -454,8 +458,6 @@ class DecisionStep(nn.Module):
         if not self._is_compiled():
             return method(inputs, *out)
         key = method.__name__, device
-        if device.type == "cpu" and isinstance(inputs, MaskInputs | DecisionInputs):
-            inputs = self._packed(inputs, device)
         if key not in self.runs:
             layout_tables(self.layout, device)  # masks of an equal layout bring none
             made = CompiledMethod(method, **compiled)
@@ -463,17 +465,17 @@ class DecisionStep(nn.Module):
             self.runs[key] = GraphedMethod(made) if graphed else made
         return self.runs[key](inputs, *out)
 
-    def _packed(self, inputs: Any, device: torch.device) -> Any:
-        """The same inputs with the masks of heads as words.
+    def _packed(self, given: Any, states: Any, device: torch.device) -> Any:
+        """What is given, with the masks of heads as words where compiled code runs on a CPU.
 
-        A compiler reads bools that lie row by row one after another on a CPU, at 3 ns each.
+        There the compiler reads bools that lie row by row one after another, at 3 ns each.
         """
-        given = inputs.given or {}
-        if "head_masks" not in given:
-            return inputs
-        masks = check_head_masks(given["head_masks"], self.layout, inputs.states.shape[:-2], device)
-        words = {name: PackedMask(pack_choices(mask)) for name, _, mask in masks}
-        return inputs._replace(given={**given, "head_masks": words})
+        if "head_masks" not in given or device.type != "cpu" or not self._is_compiled():
+            return given
+        if not isinstance(states, Tensor):
+            return given  # which the engine names
+        masks = check_head_masks(given["head_masks"], self.layout, states.shape[:-2], device)
+        return {**given, "head_masks": {name: PackedMask(pack_choices(mask)) for name, _, mask in masks}}
 
     def __getstate__(self) -> dict[str, Any]:
         # compiled code and tables are made again, and what tells when they are
