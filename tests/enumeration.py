@@ -160,12 +160,10 @@ class Row:
         for name in self.names:
             contexts, logits = self.contexts(name), self.logits[name]
             rows = [self.row(name, *context) for context in contexts]
-            if name in self.slot_wise:
-                rows = [row for row in rows if sum(row[1]) > 1]
+            if name in self.slot_wise or isinstance(logits[0], list):
+                pass
             elif name == "op":
                 rows = [(logits, list(self.legal_ops))]
-            elif isinstance(logits[0], list):
-                pass
             elif name == "slot":
                 rows = [(logits, [any(column) for column in zip(*(mask for _, mask in rows))])] if rows else []
             else:

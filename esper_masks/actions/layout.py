@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from esper_masks.compiled.torch_private import outside_transforms
 from esper_masks.rules import Head, MaskRules, SlotHead
 from esper_masks.rules.names import BY_SLOT, MASK_NAMES, MAX_HEADS, MAX_OPS, OP, SLOT
 
@@ -106,7 +107,8 @@ class ActionLayout:
         ('slot', 'direction', 'op')
 
         Args:
-            op: names of the ops. No op is always legal; a row of masks that leaves none is at fault.
+            op: names of the ops. One that uses no head is legal in every row, unless the caller's own mask of ops
+                forbids it; by custom it is the first. A row that is left without an op is at fault.
             slot: number or names of the slots.
             heads: name -> number or names of its choices; in the action they stand between slot and op.
             uses: op -> the heads that it uses, ``"slot"`` among them; none for an op that is not in it.
@@ -197,7 +199,7 @@ class ActionLayout:
             return found
         if torch.compiler.is_compiling():
             raise RuntimeError(f"lookup tables cannot be made inside torch.compile: {use} once before, in eager code")
-        with torch.inference_mode(False):  # tables made in a rollout may serve an update
+        with torch.inference_mode(False), outside_transforms():  # tables made in a rollout may serve an update
             made = make()
         if all(type(buffer) is Tensor for buffer in made.buffers()):  # fake ones must not outlive their mode
             self._tables[key] = made

@@ -8,16 +8,19 @@ A layout has several *forms*, each of another width. In all of them the fields f
     choice words   head after head: those of the row, or slot after slot
 
 The first form holds what an engine gives without head masks and constraints: choice words of the heads that are
-dynamic. The second has choice words of every head. Then there is one for each head that may have choices by slot, in
-which it has them, and one in which all of these have them. A word of 64 bits takes two places, the lower half first.
-Where two forms would have the same width, the later one is padded.
+dynamic. The second has choice words of every head. Then there is one for each set of heads that may have choices by
+slot, in which these have them; of more than ``MOST_SETS_OF`` such heads one for each head and one for all. A word of 64
+bits takes two places, the lower half first. Where two forms would have the same width, the later one is padded.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 
 from esper_masks.actions.layout import WORD_BITS, ActionLayout, choice_words, word_bits
 from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP
+
+MOST_SETS_OF = 4  # heads, of which there are 15 sets
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def build_packings(layout: ActionLayout) -> tuple[Packing, ...]:
     able = [head.name for head in heads if slots and not (head.by_slot or head.users & layout.without_slot)]
     forms = [(bool(layout.free), False, {head.name: head.by_slot for head in heads if head.dynamic})]
     forms += [(True, slots > 0, rows)]
-    forms += [(True, True, {**rows, name: True}) for name in able]
-    forms += [(True, True, {**rows, **dict.fromkeys(able, True)})] if len(able) > 1 else []
+    numbers = range(1, len(able) + 1) if len(able) <= MOST_SETS_OF else (1, len(able))
+    sets = [some for number in numbers for some in combinations(able, number)]
+    forms += [(True, True, {**rows, **dict.fromkeys(some, True)}) for some in sets]
     sizes = {head.name: choice_words(head.size) for head in heads}
     made: list[Packing] = []
     for op, slot_mask, choices in forms:

@@ -10,6 +10,8 @@ done instead, and one warning says what is lost:
     modes are active
     options of a compiler   its own
     ``vmap`` in a raise     ``validate="raise"`` under ``vmap`` ends in torch's error for reading a value there
+    what is made under      torch's error: what is not to vanish with a transform is made before it
+    a transform
     assertions on devices   ``validate="raise"`` in compiled code is as ``"flag"``
 """
 
@@ -47,6 +49,7 @@ BATCHING = (
     "_C._functorch.CInterpreter",
     "_functorch.pyfunctorch.coerce_cinterpreter",
 )
+OUTSIDE = "_functorch.pyfunctorch.temporarily_clear_interpreter_stack"
 SWITCH = "_dynamo.config.enable_aot_compile"
 
 SLOWER = "a call of compiled code takes some tens of microseconds longer"
@@ -213,6 +216,16 @@ def intercepted() -> bool:
 def function_modes() -> int:
     """How many modes see each function of torch."""
     return torch._C._len_torch_function_stack() if compiles_ahead() else 0
+
+
+def outside_transforms() -> AbstractContextManager[Any]:
+    """Inside, transforms such as ``vmap`` see nothing, so that what is made may outlive them.
+
+    Without the name, what is first made under a transform ends in torch's error.
+    """
+    if lacks(OUTSIDE) or torch._C._functorch.peek_interpreter_stack() is None:
+        return nullcontext()
+    return torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack()
 
 
 def under_vmap(tensor: Tensor) -> bool:

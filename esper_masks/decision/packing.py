@@ -28,8 +28,10 @@ def words_for(layout: ActionLayout, head_masks: Collection[str] = (), restrict: 
     """
     names = list(restrict)
     for name in head_masks:
-        known = name in layout.head_names and name not in (OP, SLOT)
-        names.append(f"{name}{BY_SLOT}" if known and not layout.head(name).users & layout.without_slot else name)
+        if name not in layout.head_names or name in (OP, SLOT):
+            known = ", ".join(one for one in layout.head_names if one not in (OP, SLOT)) or "none"
+            raise ValueError(f"head_masks names {name!r}; the heads that can have masks are {known}")
+        names.append(name if layout.head(name).users & layout.without_slot else f"{name}{BY_SLOT}")
     width = packed_width(layout, names)
     tells = not (layout.free or any(head.dynamic for head in layout.heads))  # what slots hold tells all that is legal
     return None if tells and width == packed_width(layout) else width

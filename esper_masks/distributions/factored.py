@@ -221,7 +221,7 @@ class FactoredCategorical(MaskedDistribution):
         Whatever the probability of the ops that use the head, so that a bonus reaches the head of a rare op, and before
         ``min_prob``. The slot's is over the slots that some op using a slot may take. A head with logits for each op
         has the mean over the legal ops that use it, 0 if there is none. A head with logits or choices of its own in
-        each slot has the mean over the legal pairs of op and slot that use it and leave it more than one choice.
+        each slot has the mean over the legal pairs of op and slot that use it.
         """
         return self._zero_ignored_heads(self._form.head_entropies())
 

@@ -140,17 +140,17 @@ class StackedHeads:
             return self._by_head(entropy.index_select(0, tables.plain))
         own, legal = tables.plain_members, self.softmax.legal_actions()  # [heads, draws, 1], [draws, rows]
         if self._in_slots:
-            weights = torch.cat([(legal[: tables.whole_rows] > 0).long(), self._pairs_with_a_choice(legal)])
+            weights = torch.cat([(legal[: tables.whole_rows] > 0).long(), self._pairs()])
             count = (own * weights).sum(1).clamp_min(1)  # [heads, rows]
             return self._by_head((own * (weights * entropy)).sum(1) / count)
         draws = (own & (legal > 0)).sum(1).clamp_min(1)  # [heads, rows]
         return self._by_head((own * entropy).sum(1) / draws)
 
-    def _pairs_with_a_choice(self, legal: Tensor) -> Tensor:
-        """Legal pairs of op and slot that take a head from each draw of one slot, if there is more than one choice."""
+    def _pairs(self) -> Tensor:
+        """Legal pairs of op and slot that take a head from each draw of one slot."""
         tables = self.tables
         words = self.words.index_select(0, tables.needed_words[tables.whole_rows :])
-        return ((words & tables.pair_bits) != 0).sum(0) * (legal[tables.whole_rows :] > 1)
+        return ((words & tables.pair_bits) != 0).sum(0)
 
     def divergence(self, other: "StackedHeads") -> Tensor:
         [log_probs] = self.softmax.log_probs()

@@ -288,13 +288,12 @@ class UnrolledHeads:
         return torch.stack(entropies).movedim(0, -1)
 
     def _weight(self, softmax: MaskedSoftmax, draw: Draw) -> Tensor:
-        """How many ops, or legal pairs of op and slot with more than one choice, a draw stands for in a mean."""
+        """How many ops, or legal pairs of op and slot, a draw stands for in a mean."""
         legal = softmax.legal_actions()
         if draw.slot is None:
             return legal.clamp_max(1)
         word = self.words[draw.needed_word]
-        pairs = _total([((word & (1 << op)) != 0).to(legal.dtype) for op in self._ops(draw.users)])
-        return pairs.masked_fill(legal < 2, 0)
+        return _total([((word & (1 << op)) != 0).to(legal.dtype) for op in self._ops(draw.users)])
 
     def divergence(self, other: "UnrolledHeads") -> Tensor:
         values = [p.divergence(q) for p, q in zip(self.softmaxes, other.softmaxes)]

@@ -127,6 +127,8 @@ def check_head_masks(
     for name, mask in masks.items():
         if name not in known:
             hint = "; op and slot go to restrict=" if name in (OP, SLOT) else ""
+            if str(name).removesuffix(BY_SLOT) in known:
+                hint = f"; a mask [..., {slots}, n] of {name.removesuffix(BY_SLOT)!r} is one by slot"
             raise SlotStateError(f"head_masks has {name!r}; the heads are {', '.join(known) or 'none'}{hint}")
         size = layout.head(name).size
         if isinstance(mask, PackedMask):
@@ -168,6 +170,8 @@ def check_constraint(layout: ActionLayout, name: str, mask: Any, batch: torch.Si
     axes = constraint_axes(layout, name)
     if name != SLOT_BY_OP and name not in layout.head_names:
         _check_by_slot(layout, name.removesuffix(BY_SLOT), device)
+    elif name not in (OP, SLOT) and getattr(mask, "shape", ())[len(batch) :] == (len(layout.slot_ids), *axes):
+        raise ValueError(f"mask {name!r} has shape {tuple(mask.shape)}; a mask by slot is called {name}{BY_SLOT}")
     return check_bool(f"mask {name!r}", mask, (*batch, *axes), device)
 
 
@@ -190,6 +194,9 @@ def constraint_axes(layout: ActionLayout, name: str) -> tuple[int, ...]:
         if head.name in (SLOT, OP) or not slots:
             raise ValueError(f"the head {head.name!r} has no choices by slot")
         return slots, head.size
+    if name not in layout.head_names:
+        heads = ", ".join(layout.head_names)
+        raise KeyError(f"no head {name!r}; there are {heads}, {SLOT_BY_OP}, and heads with {BY_SLOT} behind the name")
     return (layout.head(name).size,)
 
 
@@ -209,6 +216,8 @@ def check_kinds(
             known = ", ".join(slot_ids)
             source = "give the engine kinds of its own: kinds=" if kinds is None else f"the slots are {known}"
             raise SlotStateError(f"kind {kind!r} names no slot of the engine: {unknown or slots!r}; {source}")
+        if len(set(slots)) < len(slots):
+            raise SlotStateError(f"kind {kind!r} names a slot twice: {', '.join(slots)}")
         made[kind] = tuple(slots)
     return made
 

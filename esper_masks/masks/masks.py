@@ -177,10 +177,10 @@ class ActionMasks(Mapping[str, Tensor]):
         Its width depends on what the masks hold beside words, see ``actions.packing``: the narrowest form that has a
         place for it. Of two forms the wider need not hold what the narrower does: each may have another head by slot.
 
-        Which actions are legal comes back as it was. Masks as rules make them, and those with one further head by slot,
-        come back with the same heads by slot. With two or more, all heads that can have choices by slot have them: of
-        one that had choices of whole rows, ``masks[head]`` and ``FactoredCategorical.head_entropies`` are then those
-        of a head by slot, over the slots in which a legal op uses it.
+        Masks come back as they were, heads by slot and constraints included, where no more than four heads can have
+        choices by slot beside those of the rules. Of more, with two or more by slot, all have them: the same actions
+        are legal, but of a head that had choices of whole rows ``masks[head]`` and
+        ``FactoredCategorical.head_entropies`` are then those of a head by slot.
 
         Args:
             width: int32 words of a row, for masks that are stored beside others; at least what these need.
@@ -242,6 +242,8 @@ class ActionMasks(Mapping[str, Tensor]):
         if name not in self.choices:
             return mask
         mask = mask & unpack_choices(self.choices[name], table.size, self._tables.choice_bits)
+        if self.layout.head(name).dynamic:  # a head of slots: nothing of it is taken where no legal op uses it
+            mask = mask & ((words & table.users) != 0)
         # left without a choice, no legal op uses the head (see restrict); it keeps its canonical value
         canonical = torch.arange(table.size, device=self.device) == table.canonical
         return torch.where(mask.any(-1, keepdim=True), mask, canonical)

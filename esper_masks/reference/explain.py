@@ -49,13 +49,16 @@ class Explanation:
             KeyError: an unknown op, slot or choice, or a head that the op does not use.
         """
         at, place = _index(op, self.ops), _index(slot, self.slot_ids)
-        if (reason := self.reasons[at][place]) is not None or not choices:
+        reason = None if op in self.without_slot else self.reasons[at][place]
+        if reason is not None or not choices:
             return reason
         if self.situation is None:
             raise ValueError("this explanation is of a version that knew of no choices; explain the state again")
         rules = self.situation.rules
         names = [name for name in rules.op_rules[at].uses if name not in (SLOT, OP)]
-        asked = {_index(name, names): (rules.head(name), choice) for name, choice in choices.items()}
+        if other := [name for name in choices if name not in names]:
+            raise KeyError(f"{op} uses no head {other[0]!r}; it uses {', '.join(names) or 'none but op and slot'}")
+        asked = {names.index(name): (rules.head(name), choice) for name, choice in choices.items()}
         for head, choice in (asked[order] for order in sorted(asked)):
             number = _index(choice, self.slot_ids if isinstance(head, SlotHead) else tuple(head.choices))
             reason = self.situation.choice_reason(rules.op_rules[at], place, head, number)

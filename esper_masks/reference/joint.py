@@ -213,15 +213,12 @@ class Joint:
 
         A head with one row of logits is taken under its plain mask, the slot under the slots that any legal op may
         take. With a row an op: the mean over the legal ops that use the head. Where the row depends on the slot: the
-        mean over the legal pairs of op and slot that use the head and have more than one choice. 0 where there is
-        nothing to take.
+        mean over the legal pairs of op and slot that use the head. 0 where there is nothing to take.
         """
         self._check_faults()
         result = []
         for name in self.rules.head_names:
-            if name in self.slotted:
-                rows = [(logits, mask) for logits, mask in self._given(name) if sum(mask) > 1]
-            elif name in self.per_op:
+            if name in self.slotted or name in self.per_op:
                 rows = self._given(name)
             elif name == SLOT:
                 masks = [mask for _, mask in self._given(SLOT)]

@@ -114,8 +114,17 @@ class Situation:
         return None
 
     def _none_left(self, head: Head, slot: int | None, op: Op) -> str:
-        """Why the rules leave no choice of a head: the table that has none, or those that have none in common."""
-        tables = [] if isinstance(head, SlotHead) else list(self._tables(head, slot, op))
+        """Why the rules leave no choice of a head: the table that has none, or those that have none in common.
+
+        Of a head of slots, why each is none.
+        """
+        if isinstance(head, SlotHead):
+            each: dict[str | None, list[str]] = {}
+            for target in range(len(self.slots)):
+                each.setdefault(self._no_target(head, slot, target), []).append(self._place(target).where)
+            reasons = [f"{', '.join(slots)}: {why}" for why, slots in each.items()]
+            return f"no choice of {head.name}: {'; '.join(reasons)}"
+        tables = list(self._tables(head, slot, op))
         empty = [table for table in tables if not table[1]]
         named = empty[:1] or [table for table in tables if not set(head.choices) <= set(table[1])]
         why = "; ".join(starmap(_has, named))
@@ -283,7 +292,8 @@ class Situation:
     def _whole(self, head: Head, legal_ops: Sequence[Op]) -> list[bool]:
         """The mask of a head that has the same choices in every slot."""
         if isinstance(head, SlotHead):
-            return self._or_canonical(head, self.left(head, None))
+            used = any(head.name in op.uses for op in legal_ops)
+            return self._or_canonical(head, [used and on for on in self.left(head, None)])
         names = head_choices(head, self.rules, legal_ops)
         options = [choice in names for choice in head.choices]
         options = self._and_masks(head, None, options)

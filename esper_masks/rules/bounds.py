@@ -11,12 +11,12 @@ from functools import reduce
 from operator import and_, or_
 from typing import Any, NamedTuple
 
-from esper_masks.rules.fields import Member, either, is_a, name_of, show, told_values, values_of
+from esper_masks.rules.fields import either, is_a, name_of, show, told_values, values_of
 from esper_masks.rules.names import INT32
 
 Run = tuple[int | None, int | None]
 Runs = tuple[Run, ...]
-Bound = int | Mapping[Member, int] | None
+Bound = Any  # int or a member, stage -> one of these, or None
 
 
 def outside(value: Any, runs: Runs) -> Any:
@@ -47,6 +47,11 @@ class Bounds(NamedTuple):
 
     def ends(self, stage: int | None) -> Run:
         """The bounds in a stage."""
+        least, most = (None if end is None else int(end) for end in self._ends(stage))
+        return least, most
+
+    def _ends(self, stage: int | None) -> tuple[Any, Any]:
+        """The same as they were given: of an IntEnum they may be members."""
         least, most = (b.get(stage) if isinstance(b, Mapping) else b for b in (self.least, self.most))
         return least, most
 
@@ -104,15 +109,15 @@ class Bounds(NamedTuple):
 
     def needs(self, domain: Any, stage: int | None = None) -> str:
         """What a number must be in a stage, behind that verb."""
-        least, most = self.ends(stage)
+        least, most = self._ends(stage)
         words = []
         if (possible := self.possible(domain)) is not None:
             words.append(either(possible))
         elif self.never is not None:
             values = either(map(show, self.never)).replace(" or ", " nor ")
             words.append(f"neither {values}" if len(self.never) > 1 else f"other than {values}")
-        words += [] if least is None else [f"at least {least}"]
-        words += [] if most is None else [f"at most {most}"]
+        words += [] if least is None else [f"at least {show(least)}"]
+        words += [] if most is None else [f"at most {show(most)}"]
         return " and ".join(words)
 
     def told(self, name: str) -> Iterator[str]:
@@ -122,15 +127,16 @@ class Bounds(NamedTuple):
             yield f"{name} {values.needs(int)}"
         for sign, bound in ((">=", self.least), ("<=", self.most)):
             if isinstance(bound, Mapping):
-                yield from (f"{name} {sign} {value} in {stage.name}" for stage, value in bound.items())
+                yield from (f"{name} {sign} {show(value)} in {stage.name}" for stage, value in bound.items())
             elif bound is not None:
-                yield f"{name} {sign} {bound}"
+                yield f"{name} {sign} {show(bound)}"
 
     def contradictions(self, what: str, domain: Any) -> Iterator[str]:
         """Reasons why it asks for nothing, or for what a domain does not have."""
         if self.among is None and self.never is None and self.least is None and self.most is None:
             yield f"guards {what} by nothing; give in_, not_in, at_least or at_most"
-        for value in (*(self.among or ()), *(self.never or ())):
+        ends = [end for stage in (None, *self.by_stage) for end in self._ends(stage) if isinstance(end, IntEnum)]
+        for value in dict.fromkeys((*(self.among or ()), *(self.never or ()), *ends)):
             if not is_a(value, domain):
                 yield f"guards {what} by {show(value)}, which it never is; it is {told_values(domain)}"
 

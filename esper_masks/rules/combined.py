@@ -36,7 +36,8 @@ class Unless(Guard):
             if scope.rows[self.name] is not bool:
                 yield f"is waived by the row {self.name!r}, which must be a bool"
         else:
-            yield from scope.not_a_switch(self.name)
+            rows = ", ".join(name for name, domain in scope.rows.items() if domain is bool) or "none"
+            yield from (f"{reason}; bool rows: {rows}" for reason in scope.not_a_switch(self.name))
         yield from self.guard.contradictions(scope)
 
     def verdict(self, place: Place, scope: Scope) -> str | None:

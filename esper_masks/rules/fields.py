@@ -19,6 +19,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 Member = Annotated[Any, IntEnum]  # a key; to type checkers, a dict of the members of one enum has no IntEnum for keys
 DOMAIN = "domain"
+NUMBER = "number"
+Number = Annotated[Any, NUMBER]  # a value that can be compared, or the member of an IntEnum that stands for it
 Domain = Annotated[Any, DOMAIN]  # what a feature or a row may hold: the values of an IntEnum, int or bool
 
 
@@ -148,6 +150,7 @@ WANTED: dict[Any, str] = {
     IntEnum: "a member of an IntEnum",
     type[IntEnum]: "an IntEnum class with members",
     DOMAIN: "an IntEnum class with members, int or bool",
+    NUMBER: "a 32-bit integer or a member of an IntEnum",
     Any: "hashable",  # a value that can be a key, and by which rules can be compared
 }
 
@@ -162,6 +165,10 @@ def is_a(value: Any, wanted: Any) -> bool:
         return True
     if wanted is int:
         return type(value) is int and value in INT32
+    if wanted == NUMBER:
+        return is_a(value, int) or (
+            isinstance(value, IntEnum) and int(value) in INT32
+        )  # of a member, range looks one by one
     if wanted in (type[IntEnum], DOMAIN):
         named = isinstance(value, type) and issubclass(value, IntEnum) and len(value) > 0
         return named or (wanted == DOMAIN and value in (int, bool))

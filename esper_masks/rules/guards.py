@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 from esper_masks.rules.bounds import Bounds, Runs
-from esper_masks.rules.fields import Member, either, name_of, take_fields, values_of
+from esper_masks.rules.fields import Member, Number, either, name_of, take_fields, values_of
 from esper_masks.rules.judged import Guard, InCount, InKind, InRow, InSlot, Place, Scope
 from esper_masks.rules.names import AGE, INT32, STAGE
 
@@ -106,8 +106,8 @@ class Feature(Bounded):
     name: str
     in_: Sequence[Any] | None = field(default=None, kw_only=True)
     not_in: Sequence[Any] | None = field(default=None, kw_only=True)
-    at_least: int | Mapping[Member, int] | None = field(default=None, kw_only=True)
-    at_most: int | Mapping[Member, int] | None = field(default=None, kw_only=True)
+    at_least: Number | Mapping[Member, Number] | None = field(default=None, kw_only=True)
+    at_most: Number | Mapping[Member, Number] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         take_fields(self, Feature, f"Feature({self.name!r})")
@@ -258,6 +258,10 @@ class Count(Bounded):
         ends = [self.bounds.ends(stage) for stage in self.bounds.by_stage or (None,)]
         if any(most is not None and most < 0 for _, most in ends):
             yield f"can never be legal: {self.subject} is never below 0"
+        elif scope.in_slot and self.of == "all" and self.kind is None and scope.legal:
+            most_in = [self.bounds.ends(stage)[1] if stage in self.stages else None for stage in scope.legal]
+            if all(most == 0 for most in most_in):
+                yield f'can never be legal: the slot itself is one of {self.subject}; count of="others"'
         yield from self.impossible(scope)
         if all((least or 0) <= 0 and most is None for least, most in ends):
             yield f"asks {self.subject} to be at least 0, which it always is"
@@ -299,8 +303,8 @@ class Row(Bounded):
     name: str
     in_: Sequence[Any] | None = field(default=None, kw_only=True)
     not_in: Sequence[Any] | None = field(default=None, kw_only=True)
-    at_least: int | None = field(default=None, kw_only=True)
-    at_most: int | None = field(default=None, kw_only=True)
+    at_least: Number | None = field(default=None, kw_only=True)
+    at_most: Number | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         take_fields(self, Row, f"Row({self.name!r})")

@@ -326,8 +326,8 @@ def test_floors_are_those_of_each_op_and_slot() -> None:
     assert_near(shares, [0.01 * 0.5 + 0.33, 0.01 * 0.25 + 0.33, 0.2 * 2 / 3 + 0.4, 0.2 / 3 + 0.4, 1.0])
 
 
-def test_head_entropies_are_the_mean_over_pairs_with_a_choice() -> None:
-    """MOVE and COPY share the draws of a slot: where both are legal it counts twice, and a slot of one choice never."""
+def test_head_entropies_are_the_mean_over_legal_pairs() -> None:
+    """MOVE and COPY share the draws of a slot: where both are legal it counts twice; one choice has the entropy 0."""
     target = head_of("target", 3, {1: range(3), 2: range(3)}, 3)
     layout = layout_of(3, 3, [1, 2], [target], at=1)
     pairs = torch.tensor([[[True] * 3, [True, True, True], [True, False, False]]])
@@ -338,7 +338,7 @@ def test_head_entropies_are_the_mean_over_pairs_with_a_choice() -> None:
     logits["target"][0, 0, 0] = math.log(3)
     share = (0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(2)
     dist = em.FactoredCategorical(logits, masks, by_slot=("target",))
-    assert_near(dist.head_entropies()[:, 0], [(2 * share + 1) / 3])
+    assert_near(dist.head_entropies()[:, 0], [(2 * share + 0 + 1) / 4])
 
 
 def test_a_second_slot_is_another_one() -> None:

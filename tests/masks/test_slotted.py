@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import esper_masks as em
-from esper_masks.actions.packing import packed_width
-from tests.helpers import HOST_READS, OpRecorder, as_bools, assert_same_masks
-from tests.masks.hand import BERTHS, Act
+from esper_masks import reference
+from esper_masks.actions.packing import build_packings, packed_width
+from tests.helpers import HOST_READS, OpRecorder, as_bools, assert_near, assert_same_masks
+from tests.masks.hand import BERTHS, Act, Pod
 from tests.masks.slotted import SlottedCase, assert_as_expected, slotted_cases, slotted_rules
 
 
@@ -73,12 +74,10 @@ def test_packed_masks_are_the_masks(case: SlottedCase) -> None:
     again = em.ActionMasks.from_packed(masks.layout, packed)
     whole = ("slot", "op", "slot_by_op", "joint")
     assert_same_masks(again, {name: as_bools(masks)[name] for name in whole})
-    limited = [at for at, wide in masks.dynamic if wide and not masks.layout.heads[at].by_slot]
-    if len(limited) < 2:
-        assert_same_masks(again, as_bools(masks))
-        for at, _ in masks.dynamic:
-            name = masks.layout.head_names[at]
-            assert torch.equal(again.by_slot(name), masks.by_slot(name))
+    assert_same_masks(again, as_bools(masks))  # no more than four heads can be by slot
+    for at, _ in masks.dynamic:
+        name = masks.layout.head_names[at]
+        assert torch.equal(again.by_slot(name), masks.by_slot(name))
     packed.zero_()
     assert_same_masks(again, {name: as_bools(masks)[name] for name in whole})
     for form in masks._tables.packings:
@@ -260,6 +259,10 @@ def test_explanations_take_what_masks_take() -> None:
     told = ENGINE.explain(STATES, 0, **given)
     assert told.reason("BIND", "a", node="n2") == "node n2: size 0 has n0, n1"
     assert told.reason("BIND", "b") == "no choice of node is left by head_masks"
+    with pytest.raises(KeyError, match="DRAIN uses no head 'node'; it uses pace"):
+        ENGINE.explain(STATES, 1, **given).reason("DRAIN", "a", node="n2")
+    closed = ENGINE.explain(STATES, 1, row=NIGHT, enabled=torch.tensor([False] * 3))
+    assert (closed.reason("DRAIN", "a") is None) == closed.legal("DRAIN") == bool(NIGHT["night"][1])  # it needs no slot
     fewer: Any = {"row": NIGHT, "restrict": {"node_by_slot": torch.tensor([[False], [True], [True]]).expand(3, 3)}}
     assert ENGINE.explain(STATES, 0, **fewer).reason("BIND", "a") == "restricted by the caller: node_by_slot"
 
@@ -273,6 +276,11 @@ ON = torch.ones(4, 3, 3, dtype=torch.bool)
         ([ON], "head_masks must be a mapping from head to mask, got list"),
         ({"nodes": ON}, "head_masks has 'nodes'; the heads are node, other, pace"),
         ({"op": ON}, "head_masks has 'op'; the heads are node, other, pace; op and slot go to restrict="),
+        (
+            {"node_by_slot": ON},
+            "head_masks has 'node_by_slot'; the heads are node, other, pace; a mask [..., 3, n] of 'node' ",
+        ),
+        ({3: ON}, "head_masks has 3; the heads are node, other, pace"),
         ({"node": ON.int()}, "head_masks 'node' must be a bool tensor, got torch.int32"),
         ({"node": [True] * 3}, "head_masks 'node' must be a bool tensor, got list"),
         ({"node": ON[0]}, "head_masks 'node' has shape (3, 3); wanted (4, 3)"),  # as many axes as one for all slots
@@ -295,7 +303,8 @@ def test_wrong_head_masks_are_named(masks: Any, says: str) -> None:
     ("constraints", "error", "says"),
     [
         ([ON], em.SlotStateError, "restrict must be a mapping, with the keywords of masks.restrict, got list"),
-        ({"nodes": ON}, KeyError, "no head 'nodes'"),
+        ({"nodes": ON}, KeyError, "no head 'nodes'; there are slot, node, other, pace, op, slot_by_op, and"),
+        ({"node": ON}, ValueError, "mask 'node' has shape (4, 3, 3); a mask by slot is called node_by_slot"),
         ({"nodes_by_slot": ON}, KeyError, "no head 'nodes'"),
         ({"node_by_slot": ON[..., :2]}, ValueError, "mask 'node_by_slot' has shape (4, 3, 2); wanted (4, 3, 3)"),
         ({"node_by_slot": ON[:, :2]}, ValueError, "mask 'node_by_slot' has shape (4, 2, 3); wanted (4, 3, 3)"),
@@ -372,6 +381,7 @@ def test_widths_of_packed_masks() -> None:
     older = em.MaskEngine(em.ruleset("esper-2025-12"))
     widths = [form.width for form in older(older.empty_slots(1))._tables.packings]
     assert widths == [3, 3 + 1 + 1 + 1 + 1, 3 + 1 + 1 + 3 + 1, 3 + 1 + 1 + 1 + 3 + 1, 3 + 1 + 1 + 3 + 3]
+    assert [len({form.width for form in build_packings(game_of(n))}) for n in (1, 4, 5)] == [3, 17, 8]
     assert packed_width(older.layout, ["blend_by_slot"]) == 10  # padded: 9 is that of blueprint by slot
     assert packed_width(older.layout, ["blend_by_slot", "blueprint_by_slot"]) == 11
     both = ENGINE(STATES[:0], row={"night": NIGHT["night"][:0]}).pack()
@@ -412,30 +422,50 @@ GAME = em.ActionLayout.of(
 )
 
 
-def test_what_comes_back_of_packed_heads_by_slot() -> None:
-    """With one by slot the heads are the same; with two a third is by slot as well: its mask and own entropy change."""
-    pairs = torch.tensor([[[True, True], [True, False]]])
+def game_of(heads: int) -> em.ActionLayout:
+    """One op that uses a slot and so many heads of three choices."""
+    names = tuple(f"h{at}" for at in range(heads))
+    return em.ActionLayout.of(op=("WAIT", "GO"), slot=2, heads=dict.fromkeys(names, 3), uses={"GO": ("slot", *names)})
+
+
+@pytest.mark.parametrize("wide", [(), ("h0",), ("h1", "h3"), ("h0", "h1", "h2"), ("h0", "h1", "h2", "h3")])
+def test_packed_masks_come_back_with_their_heads_by_slot(wide: tuple[str, ...]) -> None:
+    game = game_of(4)
+    own = torch.tensor([[[True, True, False], [False, True, True]]])
+    some = {"op": torch.ones(1, 2).bool(), "slot": torch.ones(1, 2).bool(), "h2": torch.tensor([[False, True, True]])}
+    masks = em.ActionMasks.from_bools(
+        game, some | dict.fromkeys(wide, own), torch.tensor([[[True, True], [True, False]]])
+    )
+    again = em.ActionMasks.from_packed(game, masks.pack())
+    assert {game.head_names[at] for at, by_slot in again.dynamic if by_slot} == set(wide)
+    assert_same_masks(again, as_bools(masks))
+    logits = {head.name: torch.randn(1, head.size) for head in game.heads}
+    ours, theirs = (em.FactoredCategorical(logits, held) for held in (masks, again))
+    assert torch.equal(ours.head_entropies(), theirs.head_entropies())
+
+
+def test_what_comes_back_of_packed_heads_by_slot_of_many() -> None:
+    """Of five such heads with two by slot all are by slot: mask and own entropy of the others change."""
+    game = game_of(5)
     some = {"op": torch.ones(1, 2).bool(), "slot": torch.ones(1, 2).bool()}
     own = torch.tensor([[[True, True, False], [False, True, True]]])
-    one = em.ActionMasks.from_bools(GAME, {**some, "way": own}, pairs)
-    two = em.ActionMasks.from_bools(GAME, {**some, "way": own, "tone": own}, pairs)
-    logits = {head.name: torch.randn(1, head.size) for head in GAME.heads}
-    for masks, by_slot in ((one, {"way"}), (two, {"way", "tone", "pace"})):
-        again = em.ActionMasks.from_packed(GAME, masks.pack())
-        assert {GAME.head_names[at] for at, wide in again.dynamic if wide} == by_slot
+    one, two = ({**some, **dict.fromkeys(names, own)} for names in (["h1"], ["h1", "h2"]))
+    logits = {head.name: torch.randn(1, head.size) for head in game.heads}
+    for held, by_slot in ((one, {"h1"}), (two, {f"h{at}" for at in range(5)})):
+        masks = em.ActionMasks.from_bools(game, held, torch.tensor([[[True, True], [True, False]]]))
+        again = em.ActionMasks.from_packed(game, masks.pack())
+        assert {game.head_names[at] for at, wide in again.dynamic if wide} == by_slot
         assert again.joint().equal(masks.joint())
-        ours, theirs = (em.FactoredCategorical(logits, held) for held in (masks, again))
+        ours, theirs = (em.FactoredCategorical(logits, each) for each in (masks, again))
         every = ours.enumerate_support()
         torch.testing.assert_close(ours.log_prob(every), theirs.log_prob(every))
         torch.testing.assert_close(ours.raw_entropy(), theirs.raw_entropy())
-    none = torch.tensor([[[True, True], [False, False]]])
-    closed = em.ActionMasks.from_bools(GAME, {**some, "way": own, "tone": own}, none)
-    again = em.ActionMasks.from_packed(GAME, closed.pack())
-    assert closed["pace"].tolist() == [[True] * 3]
-    assert again["pace"].tolist() == [[True, False, False]]
-    pace = GAME.head_names.index("pace")
-    assert em.FactoredCategorical(logits, closed).head_entropies()[0, pace] > 0
-    assert em.FactoredCategorical(logits, again).head_entropies()[0, pace] == 0
+    closed = em.ActionMasks.from_bools(game, two, torch.tensor([[[True, True], [False, False]]]))
+    again = em.ActionMasks.from_packed(game, closed.pack())
+    assert closed["h4"].tolist() == [[True] * 3]
+    assert again["h4"].tolist() == [[True, False, False]]
+    assert em.FactoredCategorical(logits, closed).head_entropies()[0, game.head_names.index("h4")] > 0
+    assert em.FactoredCategorical(logits, again).head_entropies()[0, game.head_names.index("h4")] == 0
 
 
 def test_a_form_of_one_head_by_slot_does_not_hold_another() -> None:
@@ -523,3 +553,49 @@ def test_copies_and_files(tmp_path: Any) -> None:
     assert_same_masks(torch.load(tmp_path / "masks.pt", weights_only=True), as_bools(masks))
     engine = pickle.loads(pickle.dumps(ENGINE))
     assert_same_masks(engine(STATES, row=NIGHT), as_bools(ENGINE(STATES, row=NIGHT)))
+
+
+@pytest.mark.parametrize("transform", ["vmap", "grad", "vmap of grad"])
+def test_tables_are_made_under_a_transform_and_outlive_it(transform: str) -> None:
+    """In the first use of a layout: here of logits by op and by slot, and of heads that are limited."""
+    game = game_of(2)
+    some = {"op": torch.ones(4, 2).bool(), "slot": torch.ones(4, 2).bool(), "h0": torch.ones(4, 2, 3).bool()}
+    masks = em.ActionMasks.from_bools(game, {**some, "h1": torch.ones(4, 3).bool()})
+    sizes = {"slot": (2, 2), "h0": (2, 3), "h1": (3,), "op": (2,)}
+    logits = {name: torch.randn(4, *shape, dtype=torch.float64) for name, shape in sizes.items()}
+
+    def entropy(logits: Any, masks: Any) -> torch.Tensor:
+        return em.FactoredCategorical(logits, masks, by_slot=("h0",), validate="off").raw_entropy()
+
+    expected = entropy(logits, em.ActionMasks.from_bools(game_of(2), {**some, "h1": torch.ones(4, 3).bool()}))
+    if transform == "vmap":
+        assert_near(torch.vmap(entropy)(logits, masks), expected)
+    else:
+        slope = torch.func.grad(lambda logits, masks: entropy(logits, masks).sum())
+        made = torch.vmap(slope)(logits, masks) if "vmap" in transform else slope(logits, masks)
+        assert all(part.isfinite().all() for part in made.values())
+    assert_near(entropy(logits, masks), expected)
+
+
+def test_why_a_second_slot_has_no_choice() -> None:
+    told = ENGINE.explain(STATES, 1, row=NIGHT)
+    assert told.reason("SWAP", "c") == (
+        "no choice of other: a, b: stage PENDING, needs BOUND; c: another slot than c is needed"
+    )
+
+
+def test_of_a_second_slot_nothing_is_taken_where_no_legal_op_uses_it() -> None:
+    """Whether or not it has to be another one, which makes it a head by slot."""
+    ops = tuple(op if op.id != Act.SWAP else dataclasses.replace(op, moves={}) for op in BERTHS.op_rules)
+    alike = em.SlotHead("other", when=(em.Feature("stage", in_=(Pod.BOUND,)),))
+    heads = tuple(alike if head.name == "other" else head for head in BERTHS.heads)
+    rules = dataclasses.replace(BERTHS, op_rules=ops, heads=heads)
+    engine = em.MaskEngine(rules)
+    no_swap = {"op": torch.tensor([True, True, False, True])}
+    for restrict, expected in (({}, [True, True, True]), (no_swap, [True, False, False])):
+        masks = engine(STATES[3:], row={"night": torch.tensor([True])}, restrict=restrict)
+        assert masks["other"].tolist() == [expected]
+        wanted = reference.masks(rules, STATES[3:], row={"night": [True]}, restrict=restrict)
+        assert masks["other"].tolist() == wanted["other"]
+        entropy = em.FactoredCategorical(torch.zeros(1, engine.layout.logit_size), masks).head_entropies()
+        assert bool(entropy[0, engine.layout.position("other")] > 0) == (restrict == {})

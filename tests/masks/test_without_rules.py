@@ -222,3 +222,13 @@ EVERY = {head.name: torch.ones(2, head.size, dtype=torch.bool) for head in GAME.
 def test_wrong_masks_are_named(masks: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         em.ActionMasks.from_bools(GAME, masks)
+
+
+def test_an_op_that_uses_nothing_is_legal_unless_the_mask_of_ops_forbids_it() -> None:
+    """However little the other masks leave."""
+    nothing = {name: torch.zeros(2, GAME.head(name).size, dtype=torch.bool) for name in GAME.head_names}
+    masks = em.ActionMasks.from_bools(GAME, nothing | {"op": torch.tensor([[True] * 4, [False] + [True] * 3])})
+    assert masks["op"].tolist() == [[True, False, False, False], [False] * 4]
+    dist = em.FactoredCategorical(torch.zeros(2, GAME.logit_size), masks, validate="flag")
+    assert dist.mode[0, -1] == 0
+    assert dist.faults.tolist() == [0, 1 << len(GAME.heads) - 1]

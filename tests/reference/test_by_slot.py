@@ -77,7 +77,7 @@ def test_an_illegal_slot_has_the_share_of_the_slot_alone() -> None:
     assert dict(zip(names, joint.head_log_probs(action)))["node"] == -math.inf
 
 
-def test_entropies_of_heads_by_slot_leave_out_what_has_one_choice() -> None:
+def test_entropies_of_heads_by_slot_are_the_mean_over_legal_pairs() -> None:
     masks, logits = masks_of((P, 0, 1), (P, 0, 0), (A, 0, 0)), logits_of(2, ("node",))
     entropies = dict(zip(RULES.head_names, Joint(RULES, masks, logits, by_slot=("node",)).head_entropies()))
 
@@ -88,7 +88,7 @@ def test_entropies_of_heads_by_slot_leave_out_what_has_one_choice() -> None:
     assert entropies["node"] == pytest.approx((entropy(0, [False, True, True]) + entropy(1, [True] * 3)) / 2)
     narrow = masks_of((P, 0, 1), (P, 0, 0), (A, 0, 0), head_masks={"node": [True, True, False]})
     entropies = dict(zip(RULES.head_names, Joint(RULES, narrow, logits, by_slot=("node",)).head_entropies()))
-    assert entropies["node"] == pytest.approx(entropy(1, [True, True, False]))
+    assert entropies["node"] == pytest.approx((0 + entropy(1, [True, True, False])) / 2)  # slot 0 has one choice
     assert entropies["victim"] == 0  # no op has one
 
 

@@ -84,6 +84,13 @@ TRUTH: list[tuple[tuple[Any, ...], dict[str, Any], str | None]] = [
     ((Feature("task", not_in=(Task.BUSY,)),), {"task": 1}, "task BUSY, needs UNSET or VERIFY"),
     ((Feature("task", not_in=(Task.BUSY,)),), {"task": -1}, "task -1, needs UNSET or VERIFY"),
     ((Feature("task", at_least=1),), {"task": 0}, "task UNSET, needs at least 1"),
+    ((Feature("task", at_least=Task.BUSY, at_most=Task.BUSY),), {"task": 1}, None),
+    ((Feature("task", at_most=Task.BUSY),), {"task": 2}, "task VERIFY, needs at most BUSY"),
+    ((Feature("task", at_least={Stage.ACTIVE: Task.BUSY}),), {"task": 0}, "task UNSET, needs at least BUSY"),
+    ((Feature("stage", at_most=Stage.ACTIVE),), {"stage": 2}, None),
+    ((Feature("stage", at_most=Stage.ACTIVE),), {"stage": 4}, "stage READY, needs EMPTY, BUILD or ACTIVE"),
+    ((Row("mode", at_least=Mode.DUSK),), {"mode": 1}, "mode DAY, needs at least DUSK"),
+    ((Row("mode", at_least=Mode.DUSK),), {"mode": 3}, None),
     ((Feature("locked", in_=(False,)),), {"locked": 0}, None),
     ((Feature("locked", in_=(False,)),), {"locked": 1}, "locked True, needs False"),
     ((Feature("restarts", at_most=4),), {"restarts": 4}, None),
@@ -282,6 +289,14 @@ WRONG: list[tuple[Any, str]] = [
     (Age(at_least=3, at_most=2), "can never be legal: age would have to be at least 3 and at most 2"),
     (Age(), "op ACT guards age by nothing"),
     (Age(at_least={Task.BUSY: 2}), "names BUSY, which is no stage"),
+    (Feature("task", at_least=Stage.BUILD), "guards feature 'task' by BUILD, which it never is; it is UNSET, BUSY or"),
+    (Feature("restarts", at_most=Task.BUSY), "guards feature 'restarts' by BUSY, which it never is"),
+    (Row("mode", at_most=Task.BUSY), "guards row 'mode' by BUSY, which it never is; it is DAY or DUSK"),
+    (
+        Count(tuple(Stage), at_most=0, of="all"),
+        "can never be legal: the slot itself is one of the number of EMPTY, BUILD, ACTIVE or READY; count of=",
+    ),
+    (Unless("dark", Age(at_least=2)), "names the switch 'dark'; the switches are: admin; bool rows: night"),
     (Count((), of="all", at_least=1), "counts slots in no stage"),
     (Count((Task.BUSY,), of="all", at_least=1), "names BUSY, which is no stage"),
     (Count((Stage.READY,), of="all", at_most=-1), "can never be legal: the number of READY is never below 0"),
@@ -517,6 +532,7 @@ def test_kinds_are_those_of_the_engine() -> None:
         ({"none": ()}, "kind 'gpu' is missing, which guards need"),
         ({"gpu": ("z",)}, "kind 'gpu' names no slot of the engine: ['z']; the slots are x, y"),
         ({"gpu": (), "tpu": ()}, "there is no kind 'tpu'; guarded has gpu, none"),
+        ({"gpu": ("x", "x")}, "kind 'gpu' names a slot twice: x, x"),
     ):
         with pytest.raises(em.SlotStateError) as raised:
             engine_of(Kind("gpu"), slot_ids=("x", "y"), kinds=kinds)
