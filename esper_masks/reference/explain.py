@@ -49,8 +49,7 @@ class Explanation:
             KeyError: an unknown op, slot or choice, or a head that the op does not use.
         """
         at, place = _index(op, self.ops), _index(slot, self.slot_ids)
-        reason = None if op in self.without_slot else self.reasons[at][place]
-        if reason is not None or not choices:
+        if (reason := self.reasons[at][place]) is not None or not choices:
             return reason
         if self.situation is None:
             raise ValueError("this explanation is of a version that knew of no choices; explain the state again")

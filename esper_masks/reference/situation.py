@@ -12,6 +12,7 @@ from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP, STAGE
 
 SlotRow = Sequence[int]  # stage, age, *features
 NOT_ENABLED = "the slot is not enabled"
+MOST_REASONS = 4  # that a sentence gives for slots which are no choice
 
 
 @dataclass
@@ -122,8 +123,9 @@ class Situation:
             each: dict[str | None, list[str]] = {}
             for target in range(len(self.slots)):
                 each.setdefault(self._no_target(head, slot, target), []).append(self._place(target).where)
-            reasons = [f"{', '.join(slots)}: {why}" for why, slots in each.items()]
-            return f"no choice of {head.name}: {'; '.join(reasons)}"
+            told = [f"{', '.join(slots)}: {why}" for why, slots in [*each.items()][:MOST_REASONS]]
+            others = sum(map(len, each.values())) - sum(len(slots) for slots in [*each.values()][:MOST_REASONS])
+            return f"no choice of {head.name}: {'; '.join([*told, *([f'{others} others'] if others else [])])}"
         tables = list(self._tables(head, slot, op))
         empty = [table for table in tables if not table[1]]
         named = empty[:1] or [table for table in tables if not set(head.choices) <= set(table[1])]

@@ -90,9 +90,12 @@ def test_three_widths() -> None:
         assert words_for(layout, restrict=(f"{head}_by_slot",)) == by_slot
         for wrong in ("colour", "op_by_slot"):
             with pytest.raises(ValueError, match=f"there is nothing called '{wrong}' to restrict; the heads are"):
-                words_for(layout, (wrong,))
-            with pytest.raises(ValueError, match=f"there is nothing called '{wrong}' to restrict; the heads are"):
                 em.RolloutBuffer(engine, 1, 1, restrict=(wrong,))
+        for wrong in ("colour", "op", "slot", "slot_by_op", f"{head}_by_slot"):
+            with pytest.raises(ValueError, match=f"head_masks names '{wrong}'; the heads that can have masks are"):
+                em.RolloutBuffer(engine, 1, 1, head_masks=(wrong,))
+            with pytest.raises(ValueError, match=f"head_masks names '{wrong}'; the heads that can have masks are"):
+                em.DecisionStep(engine, mode="eager").allocate(1, head_masks=(wrong,))
     layout = pods.engine_of().layout  # whose CORDON uses its zone without a slot
     assert words_for(layout, ("zone",)) == words_for(layout, restrict=("zone",)) < words_for(layout, ("node",))
 

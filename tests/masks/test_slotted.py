@@ -261,8 +261,6 @@ def test_explanations_take_what_masks_take() -> None:
     assert told.reason("BIND", "b") == "no choice of node is left by head_masks"
     with pytest.raises(KeyError, match="DRAIN uses no head 'node'; it uses pace"):
         ENGINE.explain(STATES, 1, **given).reason("DRAIN", "a", node="n2")
-    closed = ENGINE.explain(STATES, 1, row=NIGHT, enabled=torch.tensor([False] * 3))
-    assert (closed.reason("DRAIN", "a") is None) == closed.legal("DRAIN") == bool(NIGHT["night"][1])  # it needs no slot
     fewer: Any = {"row": NIGHT, "restrict": {"node_by_slot": torch.tensor([[False], [True], [True]]).expand(3, 3)}}
     assert ENGINE.explain(STATES, 0, **fewer).reason("BIND", "a") == "restricted by the caller: node_by_slot"
 

@@ -26,6 +26,7 @@ def with_head(name: str, **changes: Any) -> em.MaskRules:
 
 # what x, y and z hold as stage, age and size; what else is given; op, slot, choices; the reason
 P, R, Y, A = Pod.PENDING, Pod.RUNNING, Pod.READY, Pod.ABSENT
+RUNS, GONE = "stage RUNNING, needs PENDING or READY", "stage ABSENT, needs PENDING or READY"
 TRUTH: list[tuple[list[tuple[int, int, int]], dict[str, Any], tuple[Any, ...], str | None]] = [
     ([(P, 0, 0)], {}, ("BIND", "x"), None),
     ([(P, 0, 0)], {}, ("BIND", "x", {"node": "n0"}), None),
@@ -41,14 +42,24 @@ TRUTH: list[tuple[list[tuple[int, int, int]], dict[str, Any], tuple[Any, ...], s
     ([(R, 0, 0)], {}, ("RAISE", "x", {"level": "LOW"}), "level LOW: the head has HIGH"),
     ([(R, 1, 0), (P, 0, 0)], {}, ("SWAP", "x"), None),
     ([(R, 0, 0), (P, 0, 0)], {}, ("SWAP", "x"), "age 0 < 1"),
-    ([(R, 1, 0)], {}, ("SWAP", "x"), "no choice of victim"),
-    ([(R, 1, 0), (R, 0, 0)], {}, ("SWAP", "x", {"victim": "y"}), "no choice of victim"),
+    ([(R, 1, 0)], {}, ("SWAP", "x"), f"no choice of victim: x: {RUNS}; y, z: {GONE}"),
+    ([(R, 1, 0), (R, 0, 0)], {}, ("SWAP", "x", {"victim": "y"}), f"no choice of victim: x, y: {RUNS}; z: {GONE}"),
     ([(R, 1, 0), (P, 0, 0), (P, 0, 0)], {}, ("SWAP", "x", {"victim": "z"}), "victim z: z is not of kind web"),
     ([(R, 1, 0), (P, 0, 0)], {}, ("SWAP", "x", {"victim": "z"}), "victim z: stage ABSENT, needs PENDING or READY"),
     ([(Y, 1, 0), (P, 0, 0)], {}, ("SWAP", "x", {"victim": "x"}), "victim x: another slot than x is needed"),
     ([(Y, 1, 0), (Y, 1, 0)], {}, ("SWAP", "x", {"victim": "y"}), None),  # one READY beside the target
-    ([(Y, 1, 0), (Y, 1, 0), (Y, 1, 0)], {}, ("SWAP", "x"), "no choice of victim"),  # two
-    ([(R, 1, 0), (P, 0, 0)], {"enabled": [True, False, True]}, ("SWAP", "x"), "no choice of victim"),
+    (
+        [(Y, 1, 0), (Y, 1, 0), (Y, 1, 0)],
+        {},
+        ("SWAP", "x"),
+        "no choice of victim: x, y: 2 READY elsewhere, needs at most 1; z: z is not of kind web",
+    ),
+    (
+        [(R, 1, 0), (P, 0, 0)],
+        {"enabled": [True, False, True]},
+        ("SWAP", "x"),
+        f"no choice of victim: x: {RUNS}; y: the slot is not enabled; z: {GONE}",
+    ),
     ([(P, 0, 0)], {"enabled": [False, True, True]}, ("BIND", "x"), "the slot is not enabled"),
     ([], {}, ("CORDON", "x"), None),
     ([], {"row": {"cordonable": 0}}, ("CORDON", "y"), "cordonable 0, needs at least 1"),
@@ -221,7 +232,7 @@ def test_what_an_explanation_does_not_know_is_an_error() -> None:
     for names, says in (
         ({"op": "BIN", "slot": "x"}, "'BIN' is none of WAIT, BIND"),
         ({"op": "BIND", "slot": "w"}, "'w' is none of x, y, z"),
-        ({"op": "BIND", "slot": "x", "cordon": "n0"}, "'cordon' is none of node, zone"),
+        ({"op": "BIND", "slot": "x", "cordon": "n0"}, "BIND uses no head 'cordon'; it uses node, zone"),
         ({"op": "BIND", "slot": "x", "node": "n9"}, "'n9' is none of n0, n1, n2"),
     ):
         with pytest.raises(KeyError, match=says):
