@@ -42,9 +42,9 @@ def use_slotted(masks: em.ActionMasks) -> list[Tensor]:
     actions = torch.zeros(masks.op_words.shape[0], len(masks.layout.heads), dtype=torch.int64) + 1
     legal, acts = masks.acts_on(actions.unbind(-1))
     again = em.ActionMasks.from_packed(masks.layout, masks.pack())
-    packed = [again.joint(), *again.values()]
+    packed = [again.joint(), *list(again.values())]  # torch 2.12 traces no [*masks.values()]
     return [
-        *masks.values(),
+        *list(masks.values()),
         masks.by_slot("node"),
         masks.joint(),
         masks.count(),
