@@ -1,5 +1,6 @@
 """Hypothesis strategies: everything random in the tests is drawn here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -197,6 +198,17 @@ def bounds(draw: st.DrawFn, least: st.SearchStrategy[int], by_stage: bool) -> di
     return {name: both[name] for name in which}
 
 
+def members(given: Mapping[str, object], enum: type[IntEnum]) -> dict[str, object]:
+    """Bounds by the members of an enum where it has them."""
+
+    def member(bound: object) -> object:
+        if isinstance(bound, Mapping):
+            return {stage: member(own) for stage, own in bound.items()}
+        return next((one for one in enum if one == bound), bound)
+
+    return {name: member(bound) for name, bound in given.items()}
+
+
 def among(name: str, make: type, known: tuple[object, ...]) -> st.SearchStrategy[object]:
     """A guard of some values, never of none and never of all that there are not."""
     chosen = st.lists(st.sampled_from(known), min_size=1, max_size=len(known) - 1, unique=True).map(tuple)
@@ -208,6 +220,7 @@ def among(name: str, make: type, known: tuple[object, ...]) -> st.SearchStrategy
 def row_guards() -> st.SearchStrategy[object]:
     free = bounds(st.integers(-1, 5) | st.just(MOST), by_stage=False)
     return st.one_of(
+        bounds(st.sampled_from(Light), by_stage=False).map(lambda given: em.Row("mode", **members(given, Light))),
         free.map(lambda given: em.Row("free", **given)),
         among("mode", em.Row, tuple(Light)),
         among("night", em.Row, (False, True)),
@@ -244,6 +257,8 @@ def plain_guards(in_slot: bool = True) -> st.SearchStrategy[object]:
         among("restarts", em.Feature, (-1, 0, 1, 3, LEAST, MOST)),
         bounds(number, by_stage=True).map(lambda given: em.Feature("restarts", **given)),
         bounds(st.integers(0, 2), by_stage=False).map(lambda given: em.Feature("task", **given)),
+        bounds(st.integers(0, 2), by_stage=True).map(lambda given: em.Feature("task", **members(given, Task))),
+        bounds(st.integers(0, 2), by_stage=False).map(lambda given: em.Feature("stage", **members(given, Site))),
         bounds(number, by_stage=True).map(lambda given: em.Age(**given)),
         st.sampled_from([em.Kind("gpu"), em.Kind("cpu", "gpu"), em.Kind("none")]),
         row_guards(),

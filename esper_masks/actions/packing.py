@@ -10,7 +10,8 @@ A layout has several *forms*, each of another width. In all of them the fields f
 The first form holds what an engine gives without head masks and constraints: choice words of the heads that are
 dynamic. The second has choice words of every head. Then there is one for each set of heads that may have choices by
 slot, in which these have them; of more than ``MOST_SETS_OF`` such heads one for each head and one for all. A word of 64
-bits takes two places, the lower half first. Where two forms would have the same width, the later one is padded.
+bits takes two places, the lower half first. Where two forms would have the same width, the later one is padded, by some
+words where heads are small.
 """
 
 from collections.abc import Iterable
@@ -48,7 +49,7 @@ class Packing:
 
 
 def build_packings(layout: ActionLayout) -> tuple[Packing, ...]:
-    """The forms of a layout, the narrowest first but for their padding."""
+    """The forms of a layout, by the number of heads by slot."""
     slots = len(layout.slot_ids)
     heads = [head for head in layout.heads if head.name not in (SLOT, OP)]
     per_word = 1 if word_bits(len(layout.ops)) == WORD_BITS else 2

@@ -10,8 +10,8 @@ done instead, and one warning says what is lost:
     modes are active
     options of a compiler   its own
     ``vmap`` in a raise     ``validate="raise"`` under ``vmap`` ends in torch's error for reading a value there
-    what is made under      torch's error: what is not to vanish with a transform is made before it
-    a transform
+    tables that are first   torch's error; use the layout once before the transform
+    made under a transform
     assertions on devices   ``validate="raise"`` in compiled code is as ``"flag"``
 """
 
@@ -49,7 +49,7 @@ BATCHING = (
     "_C._functorch.CInterpreter",
     "_functorch.pyfunctorch.coerce_cinterpreter",
 )
-OUTSIDE = "_functorch.pyfunctorch.temporarily_clear_interpreter_stack"
+OUTSIDE = ("_C._functorch.peek_interpreter_stack", "_functorch.pyfunctorch.temporarily_clear_interpreter_stack")
 SWITCH = "_dynamo.config.enable_aot_compile"
 
 SLOWER = "a call of compiled code takes some tens of microseconds longer"
@@ -223,7 +223,7 @@ def outside_transforms() -> AbstractContextManager[Any]:
 
     Without the name, what is first made under a transform ends in torch's error.
     """
-    if lacks(OUTSIDE) or torch._C._functorch.peek_interpreter_stack() is None:
+    if any(map(lacks, OUTSIDE)) or torch._C._functorch.peek_interpreter_stack() is None:
         return nullcontext()
     return torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack()
 

@@ -36,7 +36,7 @@ from esper_masks.distributions.logits import check_by_slot, check_floors
 from esper_masks.distributions.noise import Noise, NoiseKey
 from esper_masks.errors import SlotStateError
 from esper_masks.masks.checks import check_head_masks
-from esper_masks.masks.choices import PackedMask, pack_choices
+from esper_masks.masks.choices import PackedMask, is_large, pack_choices
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 
@@ -466,16 +466,18 @@ class DecisionStep(nn.Module):
         return self.runs[key](inputs, *out)
 
     def _packed(self, given: Any, states: Any, device: torch.device) -> Any:
-        """What is given, with the masks of heads as words where compiled code runs on a CPU.
+        """What is given, with large masks of heads as words where compiled code runs on a CPU.
 
         There the compiler reads bools that lie row by row one after another, at 3 ns each.
         """
-        if "head_masks" not in given or device.type != "cpu" or not self._is_compiled():
-            return given
-        if not isinstance(states, Tensor):
-            return given  # which the engine names
-        masks = check_head_masks(given["head_masks"], self.layout, states.shape[:-2], device)
-        return {**given, "head_masks": {name: PackedMask(pack_choices(mask)) for name, _, mask in masks}}
+        held = given.get("head_masks", {})
+        large = [name for name, mask in held.items() if isinstance(mask, Tensor) and is_large(mask)]
+        if not large or not self._is_compiled() or not isinstance(states, Tensor) or states.ndim < 2:
+            return given  # what does not fit is named by the engine
+        bits = layout_tables(self.layout, device).choice_bits
+        masks = check_head_masks(held, self.layout, states.shape[:-2], device)
+        words = {name: PackedMask(pack_choices(mask, bits)) for name, _, mask in masks if name in large}
+        return {**given, "head_masks": {**held, **words}}
 
     def __getstate__(self) -> dict[str, Any]:
         # compiled code and tables are made again, and what tells when they are

@@ -73,8 +73,8 @@ class HeadLogits:
                 shapes = [(*shape, len(layout.slot_ids), size)]
             else:
                 shapes = [(*shape, size), (*shape, ops, size)] if has_op and name != OP else [(*shape, size)]
-            of_slots = (*shape, len(layout.slot_ids), size)
-            if name not in (OP, SLOT) and getattr(part, "shape", ()) == of_slots and of_slots not in shapes:
+            of_slots, able = (*shape, len(layout.slot_ids), size), not layout.head(name).users & layout.without_slot
+            if name not in (OP, SLOT) and able and getattr(part, "shape", ()) == of_slots and of_slots not in shapes:
                 raise ValueError(f"logits of head {name!r} have a row for each slot: say by_slot=({name!r},)")
             _check(f"logits of head {name!r}", part, shapes, masks.device)
             if part.ndim > len(shape) + 1:

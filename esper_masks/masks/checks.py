@@ -171,6 +171,7 @@ def check_constraint(layout: ActionLayout, name: str, mask: Any, batch: torch.Si
     if name != SLOT_BY_OP and name not in layout.head_names:
         _check_by_slot(layout, name.removesuffix(BY_SLOT), device)
     elif name not in (OP, SLOT) and getattr(mask, "shape", ())[len(batch) :] == (len(layout.slot_ids), *axes):
+        _check_by_slot(layout, name, device)
         raise ValueError(f"mask {name!r} has shape {tuple(mask.shape)}; a mask by slot is called {name}{BY_SLOT}")
     return check_bool(f"mask {name!r}", mask, (*batch, *axes), device)
 

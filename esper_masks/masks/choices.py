@@ -19,6 +19,7 @@ from esper_masks.rules import Head, MaskRules
 from esper_masks.rules.names import MAX_STAGE
 
 MOVES_BYTES = sum(1 << 56 - 7 * byte for byte in range(8))  # byte i, at bit 8 i, to bit 56 + i
+LARGE = 1 << 14  # bools
 
 
 class PackedMask(NamedTuple):
@@ -27,33 +28,46 @@ class PackedMask(NamedTuple):
     words: Tensor
 
 
-def pack_choices(mask: Tensor) -> Tensor:
+def pack_choices(mask: Tensor, bits: Tensor) -> Tensor:
     """Bool ``[..., n]`` as choice words, int32 ``[..., k]``.
 
-    A sum over bits takes 1 ns a bool. A compiler that sees the bits of a word one by one makes vectors over rows of
-    them. Eager code takes eight bytes of 0 and 1 as one int64, and multiplies it
-    by a number that moves byte i to bit 56 + i; no two products meet in a bit.
+    A sum over bits takes 1 ns a bool on a CPU. A compiler that sees the bits of a word one by one makes vectors over
+    rows of them. Eager code takes eight bytes of 0 and 1 as one int64, and multiplies it by a number that moves byte i
+    to bit 56 + i, where no two products meet; that is for a low byte that comes first, as on all that torch runs on.
+
+    Args:
+        mask: bools.
+        bits: int32 ``[32]``, bit of each choice in its word.
     """
-    if not torch.compiler.is_compiling():
+    size = mask.shape[-1]
+    if torch.compiler.is_compiling():
+        of_words = mask.unsqueeze(-2)
+        if size > CHOICE_BITS:
+            of_words = _filled(mask, CHOICE_BITS).unfold(-1, CHOICE_BITS, CHOICE_BITS)
+        each = [torch.where(of_choice, choice_bit(at), 0).int() for at, of_choice in enumerate(of_words.unbind(-1))]
+        return reduce(torch.bitwise_or, each)
+    if is_large(mask):
         truths = (mask.view(torch.uint8) != 0).view(torch.uint8)  # true may be any byte but 0
         eights = _filled(truths, 8).view(torch.int64) * MOVES_BYTES >> 56
         return _filled(eights.to(torch.uint8), 4).view(torch.int32)
-    size = mask.shape[-1]
-    of_words = (
-        mask.unsqueeze(-2) if size <= CHOICE_BITS else _filled(mask, CHOICE_BITS).unfold(-1, CHOICE_BITS, CHOICE_BITS)
-    )
-    bits = [torch.where(of_choice, choice_bit(at), 0).int() for at, of_choice in enumerate(of_words.unbind(-1))]
-    return reduce(torch.bitwise_or, bits)
+    parts = torch.split(mask, CHOICE_BITS, -1)
+    return beside([torch.where(part, bits[: part.shape[-1]], 0).sum(-1, dtype=torch.int32) for part in parts])
 
 
-def packed(mask: Tensor | PackedMask) -> Tensor:
+def is_large(mask: Tensor) -> bool:
+    """Whether a mask has so many bools, on a CPU, that to pack them takes longer than to call torch a few times."""
+    return mask.device.type == "cpu" and mask.numel() >= LARGE
+
+
+def words_of(mask: Tensor | PackedMask, bits: Tensor) -> Tensor:
     """The choice words of a mask."""
-    return mask.words if isinstance(mask, PackedMask) else pack_choices(mask)
+    return mask.words if isinstance(mask, PackedMask) else pack_choices(mask, bits)
 
 
 def _filled(values: Tensor, whole: int) -> Tensor:
     """Contiguous, with zeros behind the last axis until its length is a multiple."""
-    return pad(values, (0, -values.shape[-1] % whole)).contiguous()
+    lacking = -values.shape[-1] % whole
+    return pad(values, (0, lacking)) if lacking else values.contiguous()
 
 
 def beside(words: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper_masks.actions.joint import JointActions
 from esper_masks.actions.layout import build_layout
-from esper_masks.actions.tables import layout_tables
+from esper_masks.actions.tables import choice_bits, layout_tables
 from esper_masks.checks import from_numpy
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks import slots as slot_states
@@ -29,7 +29,7 @@ from esper_masks.masks.checks import (
     check_states,
     constraint_axes,
 )
-from esper_masks.masks.choices import build_lookups, look_up_choices, pack_choices, packed
+from esper_masks.masks.choices import build_lookups, look_up_choices, pack_choices, words_of
 from esper_masks.masks.closing import Closing
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.program import build_program
@@ -127,7 +127,7 @@ class MaskEngine(UnderRules, nn.Module):
                         tables[self._choice_table(head, at)] = torch.stack(words)
             if any(target.distinct for target in self.program.targets):
                 others = ~torch.eye(len(self.slot_ids), dtype=torch.bool)
-                tables["others"] = pack_choices(others)
+                tables["others"] = pack_choices(others, choice_bits(others.device))
             return tables
 
     def forward(
@@ -172,7 +172,7 @@ class MaskEngine(UnderRules, nn.Module):
         closing = Closing(states, rows, self.of_kind, total_seeds, limit)
         words, op_words = self._words(closing, enabled)
         left = self._choices(states, words)
-        left += [(head, by_slot, packed(mask)) for head, by_slot, mask in given]
+        left += [(head, by_slot, words_of(mask, self._choice_bits)) for head, by_slot, mask in given]
         slot_words, all_ops = words[0], self.layout.all_ops
         if self.program.strips:
             slot_words, op_words = slot_words & all_ops, op_words & all_ops
@@ -212,7 +212,7 @@ class MaskEngine(UnderRules, nn.Module):
             left = [look_up_choices(states, lookup, table) for lookup, table in zip(lookups, tables)]
             made.append((head, True, reduce(torch.bitwise_and, left)))
         for head, (at, bit), distinct in self.program.targets:
-            slots = pack_choices((words[at] & bit) != 0)
+            slots = pack_choices((words[at] & bit) != 0, self._choice_bits)
             made.append((head, distinct, self._others_of(slots) if distinct else slots))
         return made
 
@@ -225,6 +225,10 @@ class MaskEngine(UnderRules, nn.Module):
     @property
     def _stage_tables(self) -> list[Tensor]:
         return [self.stage_words, *(getattr(self, f"stage_words_{at}") for at in range(1, len(self.stage_rows)))]
+
+    @property
+    def _choice_bits(self) -> Tensor:
+        return layout_tables(self.layout, self.device).choice_bits
 
     def _choice_table(self, head: str, at: int) -> str:
         """What the table of a lookup is called among the buffers."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from esper_masks.actions.layout import CHOICE_BITS, ActionLayout
 from esper_masks.actions.packing import form_of, form_of_width
-from esper_masks.actions.tables import HeadTables, LayoutTables, layout_tables
+from esper_masks.actions.tables import HeadTables, LayoutTables, choice_bits, layout_tables
 from esper_masks.checks import before_last, check_actions, check_expands, check_range, kind_of
 from esper_masks.masks.checks import check_constraint, check_mask, check_masks, check_words
 from esper_masks.masks.choices import (
@@ -74,7 +74,7 @@ class ActionMasks(Mapping[str, Tensor]):
             if name == SLOT:
                 held["slot_mask"] = mask
             else:
-                held["choices"][name] = pack_choices(mask)
+                held["choices"][name] = pack_choices(mask, choice_bits(mask.device))
         self.__dict__.update(held)
 
     @classmethod
@@ -178,8 +178,8 @@ class ActionMasks(Mapping[str, Tensor]):
         place for it. Of two forms the wider need not hold what the narrower does: each may have another head by slot.
 
         Masks come back as they were, heads by slot and constraints included, where no more than four heads can have
-        choices by slot beside those of the rules. Of more, with two or more by slot, all have them: the same actions
-        are legal, but of a head that had choices of whole rows ``masks[head]`` and
+        choices by slot beside those of the rules. With more, masks with two or more by slot come back with all of them
+        by slot: the same actions are legal, but of a head that had choices of whole rows ``masks[head]`` and
         ``FactoredCategorical.head_entropies`` are then those of a head by slot.
 
         Args:
@@ -192,7 +192,7 @@ class ActionMasks(Mapping[str, Tensor]):
         held = {name: self._is_by_slot(name) for name in self.choices}
         form = form_of(self._tables.packings, held, self.slot_mask is not None, width)
         choices = {name: self._all_choices(name, by_slot) for name, by_slot in form.choices.items()}
-        slot_mask = pack_choices(self._slots()) if form.slot_mask else None
+        slot_mask = pack_choices(self._slots(), self._tables.choice_bits) if form.slot_mask else None
         return join_parts(form, Parts(self.slot_words, self.op_words, slot_mask, choices))
 
     @classmethod
@@ -277,7 +277,7 @@ class ActionMasks(Mapping[str, Tensor]):
         Raises:
             KeyError: no head of that name.
         """
-        return self._taken(name) if self._is_by_slot(name) else pack_choices(self[name])
+        return self._taken(name) if self._is_by_slot(name) else pack_choices(self[name], self._tables.choice_bits)
 
     @property
     def slot_by_op(self) -> Tensor:
@@ -451,7 +451,7 @@ class ActionMasks(Mapping[str, Tensor]):
     def _less_choices(self, name: str, mask: Tensor) -> "ActionMasks":
         mask = check_constraint(self.layout, name, mask, self.shape, self.device)
         by_slot = name not in self.layout.head_names
-        words = pack_choices(mask)
+        words = pack_choices(mask, self._tables.choice_bits)
         return self._with_choices(name.removesuffix(BY_SLOT) if by_slot else name, words, by_slot)
 
     def _with_choices(self, name: str, words: Tensor, by_slot: bool) -> "ActionMasks":

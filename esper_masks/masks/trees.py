@@ -8,6 +8,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from esper_masks.actions.layout import ActionLayout, HeadLayout
+from esper_masks.actions.tables import choice_bits
 from esper_masks.masks.choices import pack_choices
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rules.names import SLOT
@@ -37,7 +38,7 @@ def _unflatten(leaves: Any, context: Context) -> ActionMasks:
 def _as_choices(leaf: Any) -> Any:
     """A leaf as it is; programs that were exported by 0.1.0 give bools."""
     if isinstance(leaf, Tensor) and leaf.dtype == torch.bool:
-        return pack_choices(leaf)
+        return pack_choices(leaf, choice_bits(leaf.device))
     return leaf
 
 

@@ -120,12 +120,12 @@ class Situation:
         Of a head of slots, why each is none.
         """
         if isinstance(head, SlotHead):
-            each: dict[str | None, list[str]] = {}
+            each: dict[str, list[str]] = {}
             for target in range(len(self.slots)):
-                each.setdefault(self._no_target(head, slot, target), []).append(self._place(target).where)
-            told = [f"{', '.join(slots)}: {why}" for why, slots in [*each.items()][:MOST_REASONS]]
-            others = sum(map(len, each.values())) - sum(len(slots) for slots in [*each.values()][:MOST_REASONS])
-            return f"no choice of {head.name}: {'; '.join([*told, *([f'{others} others'] if others else [])])}"
+                each.setdefault(str(self._no_target(head, slot, target)), []).append(self._place(target).where)
+            first, rest = list(each.items())[:MOST_REASONS], list(each.values())[MOST_REASONS:]
+            told = [f"{', '.join(slots)}: {why}" for why, slots in first] + [f"{sum(map(len, rest))} more"] * bool(rest)
+            return f"no choice of {head.name}: {'; '.join(told)}"
         tables = list(self._tables(head, slot, op))
         empty = [table for table in tables if not table[1]]
         named = empty[:1] or [table for table in tables if not set(head.choices) <= set(table[1])]

@@ -11,12 +11,12 @@ from functools import reduce
 from operator import and_, or_
 from typing import Any, NamedTuple
 
-from esper_masks.rules.fields import either, is_a, name_of, show, told_values, values_of
+from esper_masks.rules.fields import Member, Number, either, is_a, name_of, show, told_values, values_of
 from esper_masks.rules.names import INT32
 
 Run = tuple[int | None, int | None]
 Runs = tuple[Run, ...]
-Bound = Any  # int or a member, stage -> one of these, or None
+Bound = Number | Mapping[Member, Number] | None
 
 
 def outside(value: Any, runs: Runs) -> Any:

@@ -1,9 +1,9 @@
 """What the fields of rules may hold: each value is checked and frozen on the way in. Standard library only.
 
 The annotation of a field says what it takes, and nothing else does. It is made of ``bool``, ``int`` of 32 bits,
-``str``, ``IntEnum`` for a member, ``type[IntEnum]`` for an enum, ``Any`` for what can be hashed, parts of rules,
-sequences, tuples of a fixed length and mappings. With ``None`` goes one type or, where there may be more to say, a
-second, which is a mapping.
+``str``, ``IntEnum`` for a member, ``Number`` for an int or a member that stands for one, ``type[IntEnum]`` for an enum,
+``Any`` for what can be hashed, parts of rules, sequences, tuples of a fixed length and mappings. With ``None`` goes one
+type or, where there may be more to say, a second, which is a mapping.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -163,12 +163,10 @@ def is_a(value: Any, wanted: Any) -> bool:
         except TypeError:
             return False
         return True
-    if wanted is int:
+    if wanted == NUMBER and isinstance(value, IntEnum):
+        return int(value) in INT32  # a range looks for a member one by one
+    if wanted in (int, NUMBER):
         return type(value) is int and value in INT32
-    if wanted == NUMBER:
-        return is_a(value, int) or (
-            isinstance(value, IntEnum) and int(value) in INT32
-        )  # of a member, range looks one by one
     if wanted in (type[IntEnum], DOMAIN):
         named = isinstance(value, type) and issubclass(value, IntEnum) and len(value) > 0
         return named or (wanted == DOMAIN and value in (int, bool))

@@ -96,7 +96,8 @@ class Feature(Bounded):
         name: a feature of the rules, or ``"stage"``, which narrows the stages of the op.
         in_: the values that do. None: all.
         not_in: the values that do not. A number that is none of an enum's values never does.
-        at_least: the lowest value that does, or stage -> that value; a stage that is not named has no bound.
+        at_least: the lowest value that does, a number or a member, or stage -> that value; a stage that is not named
+            has no bound.
         at_most: the highest, in the same way.
 
     Raises:
@@ -293,8 +294,8 @@ class Row(Bounded):
         name: one of the rules' ``row_features``.
         in_: the values that do. None: all.
         not_in: the values that do not. A number that is none of an enum's values never does.
-        at_least: the lowest value that does.
-        at_most: the highest.
+        at_least: the lowest value that does, a number or a member.
+        at_most: the highest, in the same way.
 
     Raises:
         RulesError: a field of another type.

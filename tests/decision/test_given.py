@@ -11,6 +11,7 @@ import esper_masks as em
 from esper_masks.decision.chunks import values_per_row
 from esper_masks.decision.given import over_rows
 from esper_masks.decision.step import DecisionInputs
+from esper_masks.masks import choices
 from tests.decision.inputs import graphs
 from tests.helpers import as_bools, assert_near, assert_same_masks, seeded
 from tests.pods import assert_as_legal, engine_of, inputs, rows
@@ -42,9 +43,11 @@ def test_rows_reach_the_engine(mode: Any) -> None:
         assert (made.actions[:, 3] == 3).any()  # CORDON, which only a row allows
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("mode", ["eager", pytest.param("traced", marks=pytest.mark.slow)], indirect=True)
-def test_every_call_checks_the_masks_of_heads(mode: Any) -> None:
+def test_every_call_checks_the_masks_of_heads(mode: Any, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where masks that fit came before, and where a choice too few has as many words."""
+    monkeypatch.setattr(choices, "LARGE", 0 if large else 1 << 62)
     engine = engine_of()
     step, (states, logits, noise) = em.DecisionStep(engine, mode=mode), inputs(engine, BATCH)
     row, room = rows(BATCH), torch.ones(BATCH, len(engine.slot_ids), 5, dtype=torch.bool)

@@ -6,8 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from esper_masks.masks import choices
 from esper_masks.masks.choices import pack_choices, unpack_choices
 from tests.helpers import seeded
+
+BITS = torch.tensor([1 << c if c < 31 else -(2**31) for c in range(32)], dtype=torch.int32)
+
+
+@pytest.fixture(params=["small", "large"], autouse=True)
+def size_of_masks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every mask counts as small, or as large."""
+    monkeypatch.setattr(choices, "LARGE", 0 if request.param == "large" else 1 << 62)
 
 
 def one_by_one(mask: Tensor) -> Tensor:
@@ -37,22 +46,21 @@ def test_packed_bit_by_bit(size: int, lead: tuple[int, ...], seed: int, memory: 
         mask = mask.flatten()[:size].expand(*lead, size) if mask.numel() else mask
     elif memory == "every second":
         mask = mask.repeat_interleave(2, -1)[..., ::2]
-    words = pack_choices(mask)
+    words = pack_choices(mask, BITS)
     assert words.dtype == torch.int32
     assert torch.equal(words, one_by_one(mask))
-    bits = torch.tensor([1 << c if c < 31 else -(2**31) for c in range(32)], dtype=torch.int32)
-    assert torch.equal(unpack_choices(words, size, bits), mask)
+    assert torch.equal(unpack_choices(words, size, BITS), mask)
 
 
 def test_any_byte_but_0_is_true() -> None:
     """Of bytes that somebody views as bools."""
     mask = torch.tensor([2, 0, 255, 1, 128, 0, 0, 3, 64], dtype=torch.uint8).view(torch.bool)
-    assert pack_choices(mask).tolist() == [0b110011101]
+    assert pack_choices(mask, BITS).tolist() == [0b110011101]
 
 
 def test_packed_under_vmap() -> None:
     mask = torch.rand(4, 3, 40, generator=seeded(0)) < 0.5
-    assert torch.equal(torch.vmap(pack_choices)(mask), one_by_one(mask))
+    assert torch.equal(torch.vmap(pack_choices, (0, None))(mask, BITS), one_by_one(mask))
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -61,4 +69,4 @@ def test_packed_by_compiled_code(size: int) -> None:
     compiled = torch.compile(pack_choices, fullgraph=True, dynamic=True)
     for batch in (5, 300):
         mask = torch.rand(batch, 3, size, generator=seeded(batch)) < 0.5
-        assert torch.equal(compiled(mask), one_by_one(mask))
+        assert torch.equal(compiled(mask, BITS), one_by_one(mask))

@@ -582,6 +582,16 @@ def test_why_a_second_slot_has_no_choice() -> None:
     )
 
 
+def test_of_many_reasons_against_a_second_slot_four_are_told() -> None:
+    engine = em.MaskEngine(BERTHS, [f"s{at}" for at in range(12)])
+    slots = [[2, 2, 0], [2, 0, 0], [2, 1, 0], [1, 0, 0], [1, 0, 0], *[[0, 0, 0]] * 7]
+    told = engine.explain(torch.tensor([slots]), row={"night": torch.tensor([True])}).reason("SWAP", "s0")
+    assert told == (
+        "no choice of other: s0: another slot than s0 is needed; s1: age 0 < 2; s2: age 1 < 2; "
+        "s3, s4: stage PENDING, needs BOUND; 7 more"
+    )
+
+
 def test_of_a_second_slot_nothing_is_taken_where_no_legal_op_uses_it() -> None:
     """Whether or not it has to be another one, which makes it a head by slot."""
     ops = tuple(op if op.id != Act.SWAP else dataclasses.replace(op, moves={}) for op in BERTHS.op_rules)

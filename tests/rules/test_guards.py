@@ -254,7 +254,9 @@ def test_the_stages_of_an_op_are_those_it_leaves_less_what_guards_of_the_stage_f
     """By comparisons that are written here: engine and oracle take the stages of an op from one place."""
 
     def passes(guard: Any, stage: Any) -> bool:
-        return (guard.in_ is None or stage in guard.in_) and (guard.not_in is None or stage not in guard.not_in)
+        among = (guard.in_ is None or stage in guard.in_) and (guard.not_in is None or stage not in guard.not_in)
+        least, most = (end if end is not None else stage for end in (guard.at_least, guard.at_most))
+        return among and least <= stage <= most
 
     for op in rules.op_rules:
         of_stage = [guard for guard in op.when if getattr(guard, "name", None) == "stage"]
