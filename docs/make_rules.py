@@ -49,9 +49,7 @@ def cell(rules: em.MaskRules, op: em.Op, stage: int) -> str:
         return "always"
     if stage not in rules.legal_stages(op.id):
         return NEVER
-    target = op.moves.get(stage)
-    if target is None and op.enters in rules.transitions[stage]:
-        target = op.enters
+    target = rules.edges(op.id).get(stage)
     return "stays" if target is None else f"→ {target.name}"
 
 

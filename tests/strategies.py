@@ -89,9 +89,10 @@ def random_rules(draw: st.DrawFn) -> em.MaskRules:
     ops = []
     for op in list(OPS[draw(st.integers(1, 5))]):
         uses = draw(st.lists(st.sampled_from(["slot", *extra]), unique=True))
+        sets = draw(st.sampled_from([{}, {"mode": Mode.ONE}])) if op and "slot" in uses else {}
         kind = "always" if op == 0 else draw(st.sampled_from(["always", "enters", "moves", "acts_in", "acts_in"]))
         if kind == "always":
-            ops.append(em.Op(op, always=True, uses=[name for name in uses if op or name != "slot"]))
+            ops.append(em.Op(op, always=True, uses=[name for name in uses if op or name != "slot"], sets=sets))
             continue
         where = {
             "enters": lambda: {"enters": draw(st.sampled_from([target for _, target in edges]))} if edges else {},
@@ -108,6 +109,7 @@ def random_rules(draw: st.DrawFn) -> em.MaskRules:
                 seed_limit=draw(st.booleans()),
                 blocked_by=draw(st.one_of(st.just([]), some)),
                 uses=uses,
+                sets=sets,
             )
         )
     heads = [em.Head("slot"), em.Head("op"), *(draw(random_heads(name, ops)) for name in extra)]
@@ -305,33 +307,47 @@ def choice_heads(draw: st.DrawFn, name: str, users: tuple[Work, ...]) -> em.Head
     return em.Head(name, choices, **given)
 
 
+def site_moves(max_size: int = 4) -> st.SearchStrategy[dict[Site, Site]]:
+    """Edges from some stages."""
+    edges = st.sampled_from([(stage, to) for stage in Site for to in EDGES[stage]])
+    return st.lists(edges, max_size=max_size).map(dict)
+
+
 @st.composite
 def guarded_rules(draw: st.DrawFn) -> em.MaskRules:
     """Rules with every guard and every kind of head: slots with choices of their own, second slots, ops without one."""
-    moves = draw(st.dictionaries(st.sampled_from(Site), st.just(None), max_size=2))
+    moves = draw(site_moves(max_size=2))
     target = em.SlotHead(
         "target",
         when=draw(conditions(most=2)),
         distinct=draw(st.booleans()),
-        moves={stage: EDGES[stage][0] for stage in moves},
-        sets=draw(st.sampled_from([{}, {"task": Task.BUSY}])),
+        moves=moves,
+        sets={} if set(moves.values()) == {Site.EMPTY} else draw(st.sampled_from([{}, {"task": Task.BUSY}])),
     )
     partner = em.SlotHead("partner", when=draw(conditions(most=2)), distinct=draw(st.booleans()))
     tool, plain = draw(choice_heads("tool", (Work.ACT, Work.SEND))), em.Head("plain", ("P", "Q"))
     moving = draw(st.booleans()) and target.distinct
+    settings = [{}, {"restarts": -1}, {"locked": True, "restarts": MOST}]  # no feature that the target sets
+    own = settings if "task" in target.sets and not target.distinct else [*settings, {"task": Task.VERIFY}]
+    also = draw(st.sampled_from([(), ("target",), ("plain",)]))
+    acts_in = draw(st.lists(st.sampled_from(Site), min_size=2, unique=True))
+    may_move = "target" not in also or target.distinct
     ops = [
         em.Op(Work.WAIT, always=True),
         em.Op(
             Work.ACT,
-            acts_in=draw(st.lists(st.sampled_from(Site), min_size=2, unique=True)),
-            uses=("slot", "tool", *draw(st.sampled_from([(), ("target",), ("plain",)]))),
+            acts_in=acts_in,
+            moves={s: t for s, t in draw(site_moves()).items() if s not in acts_in} if may_move else {},
+            uses=("slot", "tool", *also),
             when=draw(conditions(most=3)),
+            sets=draw(st.sampled_from(own)),
         ),
         em.Op(
             Work.SEND,
             **({"enters": Site.READY} if moving else {"acts_in": tuple(Site)}),
             uses=("slot", "target", "tool", "partner"),
             when=draw(conditions(most=2)),
+            sets=draw(st.sampled_from(own)),
         ),
         em.Op(
             Work.CALL,

@@ -70,6 +70,30 @@ def test_compiled() -> None:
         assert torch.equal(compiled(states).op_words, engine(states).op_words)
 
 
+@pytest.mark.usefixtures("no_sync")
+def test_successors() -> None:
+    """Equal to the CPU's, without a synchronization, and in a captured graph."""
+    cpu, engine = em.MaskEngine(em.ruleset("esper-2026-06")), em.MaskEngine(em.ruleset("esper-2026-06"), device="cuda")
+    states, fresh = (random_states(cpu, 500, seed=seed) for seed in (0, 9))
+    actions = em.FactoredCategorical(torch.zeros(500, 41), cpu(fresh)).sample()
+    held, acted = states.cuda(), actions.cuda()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        engine.successors(held, acted)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    engine.successors(held, acted)
+    torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = engine.successors(held, acted)
+    held.copy_(fresh)
+    graph.replay()
+    for ours, expected in zip(made, cpu.successors(fresh, actions)):
+        assert torch.equal(ours.cpu(), expected)
+
+
 def test_wrong_device() -> None:
     engine = em.MaskEngine(em.ruleset("esper-2025-12"), device="cuda")
     with pytest.raises(em.SlotStateError, match="states are on cpu, the engine is on cuda:0"):

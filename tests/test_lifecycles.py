@@ -79,6 +79,99 @@ def test_a_table_and_its_page_name_the_same_facts(name: str) -> None:
     assert {fact for fact, where in said.items() if re.search("guard|head|stages", where)} == known
 
 
+# what an example's slots hold, the action by names, and what they hold afterwards: by hand, from the facts of the pages
+AFTER: list[tuple[str, dict[str, em.SlotState], dict[str, str], dict[str, em.SlotState]]] = [
+    ("servers", {"vm0": S("ACTIVE", 3)}, {"op": "LOCK"}, {"vm0": S("ACTIVE", 3, lock="OWNER")}),  # F16
+    (
+        "servers",
+        {"vm0": S("ERROR", 3, lock="OWNER")},
+        {"op": "ADMIN_LOCK"},
+        {"vm0": S("ERROR", 3, lock="ADMIN")},
+    ),  # F16
+    ("servers", {"vm0": S("PAUSED", 3, lock="OWNER")}, {"op": "UNLOCK"}, {"vm0": S("PAUSED", 3)}),  # F16
+    (
+        "servers",
+        {"vm0": S("ACTIVE", 3, host="H1")},
+        {"op": "SOFT_REBOOT"},
+        {"vm0": S("ACTIVE", 3, "REBOOTING", host="H1")},
+    ),  # F24
+    ("servers", {"vm0": S("PAUSED", 3)}, {"op": "HARD_REBOOT"}, {"vm0": S("ACTIVE", 3, "REBOOTING_HARD")}),  # F8, F24
+    ("servers", {"vm0": S("ACTIVE", 3, flavor="SMALL")}, {"op": "DELETE"}, {}),
+    ("servers", {}, {"op": "CREATE", "slot": "vm2", "flavor": "LARGE"}, {"vm2": S("BUILDING")}),
+    ("jobs", {"job0": S("RUNNING", 9, own=1)}, {"op": "HOLD"}, {"job0": S("RUNNING", 9, own=1, hold="USER")}),  # F2
+    ("jobs", {"job0": S("PENDING", 9, "USER")}, {"op": "ADMIN_HOLD"}, {"job0": S("PENDING", 9, "ADMIN")}),  # F2
+    ("jobs", {"job0": S("PENDING", 9, "USER", own=1)}, {"op": "RELEASE"}, {"job0": S("PENDING", 9, own=1)}),  # F2
+    (
+        "jobs",
+        {"job0": S("FAILED", 9, own=1, requeue=1)},
+        {"op": "REQUEUE"},
+        {"job0": S("PENDING", 9, own=1, requeue=1, cleaning=1)},
+    ),  # F3, F7
+    (
+        "jobs",
+        {"job0": S("RUNNING", 9, own=1, requeue=1)},
+        {"op": "REQUEUE_HOLD"},
+        {"job0": S("PENDING", 9, "USER", own=1, requeue=1, cleaning=1)},
+    ),
+    (
+        "jobs",
+        {"job0": S("PENDING", 9, own=1, dependency="NEVER")},
+        {"op": "CLEAR_DEPENDENCY"},
+        {"job0": S("PENDING", 9, own=1)},
+    ),
+    (
+        "jobs",
+        {"job0": S("PENDING", 9, qos="HIGH"), "job3": S("RUNNING", 20, requeue=1)},
+        {"op": "PREEMPT", "victim": "job3"},
+        {"job0": S("RUNNING", 9, qos="HIGH"), "job3": S("PENDING", 20, requeue=1, cleaning=1)},
+    ),  # F14, F7
+    ("jobs", {"job0": S("TIMEOUT", 9, own=1)}, {"op": "PURGE"}, {}),  # F17
+    ("pods", {}, {"op": "CREATE", "slot": "pod6"}, {"pod6": S("PENDING")}),
+    (
+        "pods",
+        {"pod0": S("PENDING", 4, "LARGE")},
+        {"op": "BIND", "node": "n12"},
+        {"pod0": S("CREATING", 4, size="LARGE")},
+    ),  # F11
+    ("pods", {"pod0": S("READY", 4, "LARGE")}, {"op": "FORCE_DELETE"}, {}),  # F8
+    (
+        "units",
+        {"u0": S("WORKER", 9, cargo=40), "u1": S("BASE", 2)},
+        {"op": "RETURN", "store": "u1"},
+        {"u0": S("WORKER", 9), "u1": S("BASE", 2)},
+    ),  # F4
+    (
+        "units",
+        {"u0": S("WORKER", 9, cargo=120, road=3)},
+        {"op": "BUILD_BASE", "slot": "u2", "builder": "u0"},
+        {"u0": S("WORKER", 9, road=3), "u2": S("BASE")},
+    ),  # F10
+]
+
+
+@pytest.mark.parametrize(("name", "slots", "named", "wanted"), AFTER)
+def test_what_an_op_leaves_behind(
+    name: str, slots: dict[str, em.SlotState], named: dict[str, str], wanted: dict[str, em.SlotState]
+) -> None:
+    engine = em.MaskEngine(RULES[name])
+    states, row = engine.pack_slots([slots]), TABLES[name][0].row
+    given = {"row": {key: torch.tensor([value]) for key, value in row.items()}}
+    if named["op"].startswith("ADMIN"):
+        given["row"] |= {key: torch.tensor([1]) for key in {"admin", "operator"} & set(row)}
+    action = [head.choices.index(named.get(head.name, head.choices[head.canonical])) for head in engine.layout.heads]
+    after, legal = engine.successors(states, torch.tensor([action]), **given)
+    assert legal.item(), engine.explain(states, 0, **given)
+    assert after.tolist() == engine.pack_slots([wanted]).tolist()
+
+
+def test_every_value_that_an_example_sets_has_a_case() -> None:
+    said = {(name, named["op"]) for name, _, named, _ in AFTER}
+    for name, rules in RULES.items():
+        setting = {op.name for op in rules.op_rules if op.sets}
+        setting |= {op.name for op in rules.op_rules for head in rules.slot_heads if head.sets and head.name in op.uses}
+        assert {op for op in setting if (name, op) not in said} == set()
+
+
 @pytest.mark.slow
 @SETS
 def test_a_table_notices_each_change(name: str) -> None:

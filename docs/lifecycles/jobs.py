@@ -99,12 +99,14 @@ JOBS = em.MaskRules(
             acts_in=(Job.PENDING, *ALLOCATED),
             when=(OWN, em.Feature("hold", in_=(Hold.NO,))),
             uses=("slot",),
+            sets={"hold": Hold.USER},
         ),
         em.Op(
             Do.ADMIN_HOLD,
             acts_in=(Job.PENDING, *ALLOCATED),
             when=(OPERATOR, em.Feature("hold", in_=(Hold.NO, Hold.USER))),
             uses=("slot",),
+            sets={"hold": Hold.ADMIN},
         ),
         em.Op(
             Do.RELEASE,
@@ -115,6 +117,7 @@ JOBS = em.MaskRules(
                 em.Unless("operator", em.Feature("hold", in_=(Hold.USER,))),
             ),
             uses=("slot",),
+            sets={"hold": Hold.NO},
         ),
         em.Op(Do.SUSPEND, moves={Job.RUNNING: Job.SUSPENDED}, when=(OPERATOR,), uses=("slot",)),
         em.Op(Do.RESUME, moves={Job.SUSPENDED: Job.RUNNING}, when=(OPERATOR,), uses=("slot",)),
@@ -123,12 +126,14 @@ JOBS = em.MaskRules(
             moves=dict.fromkeys((*ALLOCATED, *FINISHED), Job.PENDING),
             when=(OWN, em.Feature("requeue", in_=(True,))),
             uses=("slot",),
+            sets={"cleaning": True},
         ),
         em.Op(
             Do.REQUEUE_HOLD,
             moves=dict.fromkeys((*ALLOCATED, *FINISHED), Job.PENDING),
             when=(OWN, em.Feature("requeue", in_=(True,))),
             uses=("slot",),
+            sets={"cleaning": True, "hold": Hold.USER},
         ),
         em.Op(
             Do.CANCEL,
@@ -143,6 +148,7 @@ JOBS = em.MaskRules(
             acts_in=(Job.PENDING,),
             when=(OWN, em.Feature("dependency", in_=(Dependency.WAITING, Dependency.SATISFIED, Dependency.NEVER))),
             uses=("slot",),
+            sets={"dependency": Dependency.NONE},
         ),
         em.Op(Do.TOP, acts_in=(Job.PENDING,), when=(em.Unless("enable_user_top", OPERATOR), OWN), uses=("slot",)),
         em.Op(  # slot: the job that waits; victim: the one that gives way, and is queued again
@@ -178,6 +184,7 @@ JOBS = em.MaskRules(
                 em.Feature("requeue", in_=(True,)),
             ),
             moves={Job.RUNNING: Job.PENDING},
+            sets={"cleaning": True},
         ),
         em.Head("op"),
     ),

@@ -51,7 +51,7 @@ UNITS = em.MaskRules(
         em.Op(
             Do.HARVEST, acts_in=(Unit.WORKER,), when=(*RESTED, em.Feature("cargo", at_most=0)), uses=("slot", "source")
         ),
-        em.Op(Do.RETURN, acts_in=(Unit.WORKER,), when=(*RESTED, LOADED), uses=("slot", "store")),
+        em.Op(Do.RETURN, acts_in=(Unit.WORKER,), when=(*RESTED, LOADED), uses=("slot", "store"), sets={"cargo": 0}),
         em.Op(
             Do.TRANSFER, acts_in=(Unit.WORKER, Unit.CART), when=(*RESTED, LOADED), uses=("slot", "partner", "amount")
         ),
@@ -88,6 +88,7 @@ UNITS = em.MaskRules(
         em.SlotHead(
             "builder",
             when=(*RESTED, em.Feature("stage", in_=(Unit.WORKER,)), em.Feature("cargo", at_least=100)),  # F10
+            sets={"cargo": 0},
         ),
         em.SlotHead("mason", when=(*RESTED, em.Feature("stage", in_=(Unit.WORKER,)))),
         em.SlotHead("base", when=(OWN, em.Feature("stage", in_=(Unit.BASE,)), em.Age(at_least=BY_DAY))),

@@ -32,8 +32,8 @@ def show(rules: MaskRules, console: Console) -> None:
             console.print(f"  {name}: {', '.join(op['stages']) or ', '.join(op['gates'])}")
         console.print()
     for name, op in facts["ops"].items():
-        if op["gates"]:
-            console.print(f"{name}: {'; '.join(op['gates'])}", soft_wrap=False)
+        if notes := [*op["gates"], *_told_sets(op)]:
+            console.print(f"{name}: {'; '.join(notes)}", soft_wrap=False)
     console.print("\nHeads, in order, and the ops that use them")
     console.print(_head_table(rules, facts))
     for name, domain in rules.row_features.items():
@@ -87,6 +87,10 @@ def _target_notes(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from facts["gates"]
     if facts["moves"]:
         yield f"moves: {', '.join(f'{source} to {to}' for source, to in facts['moves'].items())}"
+    yield from _told_sets(facts)
+
+
+def _told_sets(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["sets"]:
         yield f"sets: {', '.join(f'{feature} {value}' for feature, value in facts['sets'].items())}"
 

@@ -51,6 +51,7 @@ def _op(rules: MaskRules, op: Op) -> dict[str, Any]:
         "moves": {source.name: to.name for source, to in op.moves.items()},
         "acts_in": [stage.name for stage in op.acts_in],
         "gates": list(sentences(op)),
+        "sets": _sets(rules, op),
         "uses": list(op.uses),
     }
 
@@ -84,8 +85,12 @@ def _slot_head(rules: MaskRules, head: SlotHead) -> dict[str, Any]:
         "gates": [sentence for guard in head.judges for sentence in guard.sentences()],
         "distinct": head.distinct,
         "moves": {source.name: to.name for source, to in head.moves.items()},
-        "sets": {feature: name_of(rules.features[feature], value) for feature, value in head.sets.items()},
+        "sets": _sets(rules, head),
     }
+
+
+def _sets(rules: MaskRules, part: Op | SlotHead) -> dict[str, str]:
+    return {feature: name_of(rules.features[feature], value) for feature, value in part.sets.items()}
 
 
 def choice_limits(head: Head) -> Iterator[str]:

@@ -4,7 +4,7 @@ Two passes over each setting of the switches, with an engine and the loops of ``
 judges every op and every head with choices by slot by itself, in the environments of ``trials``: there is the reason
 why they are enough. It takes for granted that an engine reads of a state what the oracle reads. The second does not:
 whole environments, with values far beyond those of the rules, other numbers of slots, head masks and constraints, are
-drawn at random and compared in full, with heads, whole actions and explanations.
+drawn at random and compared in full, with heads, whole actions, what these lead to, and explanations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -208,7 +208,10 @@ class _Comparison:
             masks = engine(states, totals, **given)
             expected = reference.masks(self.rules, states, totals, kinds=far.numbers, **given)
             self._heads(masks, expected, states)
-            self._whole_actions(masks.select(slice(CLOSELY)), expected, count)
+            few = {
+                name: value if isinstance(value, int) else _at(value, slice(CLOSELY)) for name, value in given.items()
+            }
+            self._whole_actions(engine, states[:CLOSELY], totals[:CLOSELY], few, expected)
             self._explained(engine, states, totals, given, expected, far)
             self.result.environments += len(states)
 
@@ -262,13 +265,25 @@ class _Comparison:
             for env in (ours != torch.tensor(wanted)).flatten(1).any(-1).nonzero()[:1].flatten().tolist():
                 self.found(kind, f"{states[env].tolist()}")
 
-    def _whole_actions(self, masks: ActionMasks, expected: dict[str, list[Any]], slots: int) -> None:
-        of_env = [{name: values[env] for name, values in expected.items()} for env in range(CLOSELY)]
-        wanted = torch.tensor([reference.joint_mask(self.rules, one, slots) for one in of_env])
+    def _whole_actions(
+        self, engine: MaskEngine, states: Tensor, totals: Tensor, given: dict[str, Any], expected: dict[str, list[Any]]
+    ) -> None:
+        of_env = [{name: values[env] for name, values in expected.items()} for env in range(len(states))]
+        wanted = torch.tensor([reference.joint_mask(self.rules, one, states.shape[1]) for one in of_env])
+        masks = engine(states, totals, **given)
         if not torch.equal(masks.joint(), wanted):
             self.found("whole actions", "states at random")
         if not torch.equal(masks.count().long(), wanted.sum(-1)):
             self.found("number of whole actions", "states at random")
+        actions = list(reference.joint_actions(self.rules, states.shape[1]))
+        each = torch.tensor(actions).unsqueeze(1).expand(-1, len(states), -1)
+        after, legal = engine.successors(states, each, totals, **given)
+        lead_to = states.expand_as(after).clone()
+        for env, at in wanted.nonzero().tolist():
+            lead_to[at, env] = torch.tensor(reference.after(self.rules, states[env].tolist(), actions[at]))
+        wrong = (after != lead_to).flatten(2).any(-1) | (legal != wanted.T)
+        for at, env in wrong.nonzero()[:1].tolist():
+            self.found("successors", f"{states[env].tolist()}, action {actions[at]}")
 
     def _explained(
         self,
@@ -295,7 +310,7 @@ def _inputs(some: Environments) -> dict[str, Any]:
     return {"total_seeds": some.limits[:, 0], "enabled": some.enabled, **({"row": some.row} if some.row else {})}
 
 
-def _at(part: Any, here: Tensor) -> Any:
+def _at(part: Any, here: Any) -> Any:
     return {name: values[here] for name, values in part.items()} if isinstance(part, dict) else part[here]
 
 

@@ -9,6 +9,7 @@ slots         ``SlotState``, and states from Python objects
 program       the gates and guards of rules as tests, each with the bits that it clears
 closing       where these tests are closed, over a batch
 stage_words   lookup tables of small integers into words
+successors    what whole actions make of slot states
 checks        what an engine is made with and called with
 checkpoints   a module refuses the checkpoints of other rules
 """

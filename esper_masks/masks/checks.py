@@ -12,6 +12,7 @@ from esper_masks.checks import check_bool, check_integer, from_numpy, kind_of
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.choices import PackedMask
 from esper_masks.masks.program import Program
+from esper_masks.masks.successors import Changes
 from esper_masks.rules import MaskRules
 from esper_masks.rules.checks import too_few_slots
 from esper_masks.rules.names import BY_SLOT, OP, SLOT, SLOT_BY_OP
@@ -31,6 +32,13 @@ def check_states(feature_names: Sequence[str], slot_ids: Sequence[str], states: 
             f"slots {', '.join(slot_ids)}, features {', '.join(feature_names)}"
         )
     _check_device("states", states, device)
+
+
+def check_sets(rules: MaskRules, changes: Changes, states: Tensor) -> None:
+    """Raise ``SlotStateError`` where states do not hold a value that an op sets."""
+    if changes.wide and states.dtype == torch.int16:
+        feature, value = changes.wide[0]
+        raise SlotStateError(f"{rules.name} sets {feature!r} to {value}, which int16 states do not hold; give int32")
 
 
 def check_enabled(enabled: Tensor, shape: torch.Size, device: torch.device) -> None:

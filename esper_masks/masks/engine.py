@@ -24,6 +24,7 @@ from esper_masks.masks.checks import (
     check_limit,
     check_restrict,
     check_rows,
+    check_sets,
     check_slot_ids,
     check_slots_suffice,
     check_states,
@@ -34,6 +35,7 @@ from esper_masks.masks.closing import Closing
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.program import build_program
 from esper_masks.masks.stage_words import build_rows, build_table, look_up
+from esper_masks.masks.successors import build_changes, take
 from esper_masks.reference.explain import Explanation, explain
 from esper_masks.rules import MaskRules
 
@@ -92,6 +94,7 @@ class MaskEngine(UnderRules, nn.Module):
         self.layout = build_layout(self.rules, ids)
         self.joint_actions = JointActions(self.layout)
         self.program = build_program(self.rules)
+        self.changes = build_changes(self.rules)
         self.kinds = check_kinds(self.rules, self.program, ids, kinds)
         check_slots_suffice(self.rules, ids, self.kinds)
         self.stage_rows = [build_rows(words) for words in zip(*self.program.stages)]
@@ -120,6 +123,8 @@ class MaskEngine(UnderRules, nn.Module):
             }
             for at, table in enumerate(stages[1:], 1):
                 tables[f"stage_words_{at}"] = table
+            for at, change in enumerate(self.changes.of_heads):
+                tables[f"edges_{at}"] = torch.tensor(change.edges, dtype=torch.int32)
             for head, lookups in self.lookups.items():
                 for at, lookup in enumerate(lookups):
                     if lookup.words is not None:
@@ -178,6 +183,72 @@ class MaskEngine(UnderRules, nn.Module):
             slot_words, op_words = slot_words & all_ops, op_words & all_ops
         masks = ActionMasks.of_state(self.layout, slot_words, op_words | self.layout.unconditional, left)
         return masks.restrict(**constraints) if constraints else masks
+
+    def successors(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        total_seeds: Tensor | None = None,
+        *,
+        max_seeds: int | Tensor | None = None,
+        enabled: Tensor | None = None,
+        row: Mapping[str, Tensor] | None = None,
+        head_masks: Mapping[str, Tensor] | None = None,
+        restrict: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The states that whole actions lead to by the rules alone, and which of the actions are legal.
+
+        It is the op and nothing else; no time passes. What a slot holds follows from what slots held before:
+
+            legal[env] == engine(states, ...).permits(actions)[env]
+            for head, moves, sets in op of actions[env]:     # slot: edges and sets of the op; second slots: their own
+                slot = actions[env, head]
+                stage = moves.get(stages[env, slot])         # if there is none, the slot keeps its stage
+                if the slot leaves or enters ``empty``: all else is 0, the age too
+                if it is not empty now: its features are as sets says, all else is kept
+
+        An illegal action changes nothing, and an op changes no slot that it does not use. Rules may say more than one
+        change of a slot only where none contradicts another; one that empties it wins over one that sets features.
+
+        >>> import esper_masks as em
+        >>> engine = em.MaskEngine(em.ruleset("esper-2025-12"))
+        >>> states = engine.pack_slots([{"mid": em.SlotState("BLENDING", age=2)}, {}])
+        >>> after, legal = engine.successors(states, torch.tensor([[1, 0, 0, 2], [1, 0, 0, 2]]))  # CULL mid
+        >>> legal, after[0].tolist()
+        (tensor([ True, False]), [[1, 0], [8, 2], [1, 0]])
+
+        Args:
+            states: see ``forward``.
+            actions: integer ``[*sample, ..., heads]``, any number of actions for each state. Heads that the op ignores
+                may hold anything.
+            total_seeds: see ``forward``. Counting the seeds of the successors is up to the caller.
+            max_seeds: see ``forward``.
+            enabled: see ``forward``.
+            row: see ``forward``.
+            head_masks: see ``forward``.
+            restrict: see ``forward``.
+
+        Returns: states ``[*sample, ..., slots, features]``, a new tensor of the same dtype and memory layout; bool
+            ``[*sample, ...]``.
+        Raises:
+            SlotStateError: what ``forward`` raises for, or int16 states under rules that set a larger value.
+            ValueError: actions that are no integers or have another shape; see ``ActionMasks.restrict``.
+            KeyError: see ``ActionMasks.restrict``.
+        """
+        masks = self(
+            states,
+            total_seeds,
+            max_seeds=max_seeds,
+            enabled=enabled,
+            row=row,
+            head_masks=head_masks,
+            restrict=restrict,
+        )
+        check_sets(self.rules, self.changes, states)
+        legal = masks.permits(actions)
+        values = dict(zip(self.layout.head_names, actions.long().unbind(-1)))
+        tables = [getattr(self, f"edges_{at}") for at in range(len(self.changes.of_heads))]
+        return take(states, values, legal, self.changes, tables), legal
 
     def _words(self, closing: Closing, enabled: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """What gates leave: words of slots, ``[..., slots]`` each, and that of the ops, ``[...]``; helper bits stay."""

@@ -5,6 +5,7 @@ situation   one environment, and what is legal in it
 policy      how likely the actions of one row are
 joint       how likely whole actions are
 explain     why each op is legal or not, in words
+successors  what an action makes of what slots hold
 """
 
 from esper_masks.reference.joint import Joint, joint_kl
@@ -29,11 +30,13 @@ from esper_masks.reference.policy import (
     sample,
 )
 from esper_masks.reference.situation import Situation, canonical_choice, head_choices, stage_name
+from esper_masks.reference.successors import after, successor
 
 __all__ = [
     "Action",
     "Joint",
     "Situation",
+    "after",
     "canonical_choice",
     "edge_distance",
     "entropy",
@@ -53,4 +56,5 @@ __all__ = [
     "sample",
     "slot_by_op",
     "stage_name",
+    "successor",
 ]

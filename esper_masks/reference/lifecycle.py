@@ -99,9 +99,13 @@ def joint_mask(rules: MaskRules, masks: Mapping[str, Any], slots: int) -> list[b
 
 
 def is_legal(rules: MaskRules, masks: Mapping[str, Any], action: Action) -> bool:
-    """Whether one environment permits a whole action of ``joint_actions``, by its ``masks``."""
+    """Whether one environment permits an action, by its ``masks``; any integers, which do not count where ignored."""
     values = dict(zip(rules.head_names, action))
-    op = rules.op_rules[values[OP]]
+    if values[OP] not in range(len(rules.op_rules)):
+        return False
+    op, slots = rules.op_rules[values[OP]], len(masks[SLOT])
+    if any(values[name] not in permitted(rules.head(name), op, slots) for name in op.uses):
+        return False
     if not (masks[SLOT_BY_OP][op.id][values[SLOT]] if SLOT in op.uses else masks[OP][op.id]):
         return False
     for name in op.uses:

@@ -6,11 +6,11 @@ Each function yields the reasons to refuse a part, and has what it reads as argu
 later one may take for granted what an earlier one denies.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from enum import IntEnum
 from typing import Any
 
-from esper_masks.rules.fields import listed, show, values_of
+from esper_masks.rules.fields import is_a, listed, show, told_values, values_of
 from esper_masks.rules.gates import gates_of
 from esper_masks.rules.guards import Bounded, Count, never_together
 from esper_masks.rules.judged import Guard, Scope
@@ -111,7 +111,7 @@ def in_ops(ops: Sequence[Op]) -> Iterator[str]:
         )
 
 
-def in_op(op: Op, scope: Scope, transitions: Transitions, heads: Mapping[str, Head]) -> Iterator[str]:
+def in_op(op: Op, scope: Scope, transitions: Transitions, heads: Mapping[str, Head], empty: IntEnum) -> Iterator[str]:
     """Reasons to be read behind the name of the op."""
     moving = op.names_stages
     if op.always:
@@ -122,6 +122,10 @@ def in_op(op: Op, scope: Scope, transitions: Transitions, heads: Mapping[str, He
     named = (op.enters, *op.moves, *op.moves.values(), *op.acts_in)
     yield from scope.not_stages(stage for stage in named if stage is not None)
     yield from in_moves(op.moves, transitions)
+    for stage in op.acts_in:
+        if stage in op.moves or op.enters in transitions[stage]:
+            target = show(op.moves.get(stage, op.enters))
+            yield f"acts in {stage.name} without moving, and moves {stage.name} -> {target}; take one of the two away"
     yield from in_guards((*gates_of(op), *op.when), scope)
     if not op.disabled and not scope.legal:
         if not moving:
@@ -132,6 +136,9 @@ def in_op(op: Op, scope: Scope, transitions: Transitions, heads: Mapping[str, He
     if not (op.always or op.disabled or op.in_slot or op.uses or any(gates_of(op))):
         yield "names no stage, no head and no guard; what is always legal says always=True"
     yield from _in_uses(op, heads)
+    if op.sets and SLOT not in op.uses:
+        yield f"sets {', '.join(map(repr, op.sets))}, and uses no slot; add {SLOT!r} to uses"
+    yield from in_sets(op.sets, {op.enters, *op.moves.values(), *op.acts_in} - {None}, scope.features, empty)
 
 
 def _in_uses(op: Op, heads: Mapping[str, Head]) -> Iterator[str]:
@@ -147,6 +154,28 @@ def in_moves(moves: Mapping[Any, IntEnum], transitions: Transitions) -> Iterator
     for source, target in moves.items():
         if target not in transitions[source]:
             yield f"moves {source.name} -> {target.name}, which transitions do not permit"
+
+
+def in_sets(
+    sets: Mapping[str, Any], leaves: Set[IntEnum | None], features: Mapping[str, Any], empty: IntEnum
+) -> Iterator[str]:
+    """Values that a slot cannot have afterwards.
+
+    Args:
+        sets: feature -> value.
+        leaves: the stages in which the slot is left, as far as the part names any.
+        features: those of the rules.
+        empty: the stage of an empty slot.
+    """
+    for feature, value in sets.items():
+        if feature not in features:
+            hint = {STAGE: "; moves changes the stage", AGE: "; the age is kept, and 0 in a slot that was empty"}
+            known = ", ".join(features) or "none"
+            yield f"sets {feature!r}; the features are: {known}{hint.get(feature, '')}"
+        if not is_a(value, features[feature]):
+            yield f"sets {feature!r} to {show(value)}, which it never is; it is {told_values(features[feature])}"
+    if sets and leaves == {empty}:
+        yield f"sets {', '.join(map(repr, sets))}, and leaves its slot {empty.name}, where all is 0; take it from sets"
 
 
 def in_guards(guards: Sequence[Guard], scope: Scope) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from esper_masks.rules.checks import Switches, Transitions, in_guards, in_moves
+from esper_masks.rules.checks import Switches, Transitions, in_guards, in_moves, in_sets
 from esper_masks.rules.fields import is_a, listed, show, told_values
 from esper_masks.rules.judged import Scope
 from esper_masks.rules.names import BY_SLOT, MASK_NAMES, MAX_HEADS, OP, SLOT, STAGE
@@ -25,7 +25,7 @@ def in_heads(heads: Sequence[Head]) -> Iterator[str]:
         yield f"head names repeat: {', '.join(names)}"
 
 
-def in_slot_head(head: SlotHead, scope: Scope, transitions: Transitions) -> Iterator[str]:
+def in_slot_head(head: SlotHead, scope: Scope, transitions: Transitions, empty: IntEnum) -> Iterator[str]:
     """Reasons to be read behind the name of the head."""
     if head.name in (SLOT, OP):
         yield ": that is the name of the first slot and of the op; give a second slot a name of its own"
@@ -34,11 +34,7 @@ def in_slot_head(head: SlotHead, scope: Scope, transitions: Transitions) -> Iter
     yield from (f" {reason}" for reason in in_guards(head.when, scope))
     if not scope.legal:
         yield ": no slot can ever be its choice, since its guards leave no stage"
-    for feature, value in head.sets.items():
-        if feature not in scope.features:
-            yield f" sets {feature!r}; the features are: {', '.join(scope.features) or 'none'}"
-        if not is_a(value, scope.features[feature]):
-            yield f" sets {feature!r} to {show(value)}, which it never is"
+    yield from (f" {reason}" for reason in in_sets(head.sets, set(head.moves.values()), scope.features, empty))
 
 
 def in_head(
@@ -141,11 +137,19 @@ def in_use(
         names = " and ".join(repr(head.name) for head in changing)
         yield f"uses the heads {names}, all of which move or set their slot; one of them may"
     for head in changing:
-        if (op.enters is not None or op.moves) and not head.distinct and target_scopes[head.name].legal & legal:
+        if head.distinct or not target_scopes[head.name].legal & legal:
+            continue
+        if op.enters is not None or op.moves:
             yield (
                 f"moves its slot, and the head {head.name!r} moves or sets a slot that may be the same; "
                 "give the head distinct=True"
             )
+        for feature in head.sets:
+            if feature in op.sets:
+                yield (
+                    f"sets {feature!r} of its slot, and the head {head.name!r} of a slot that may be the same; "
+                    "give the head distinct=True"
+                )
 
 
 def _options(head: Head) -> tuple[Sequence[str], ...]:

@@ -75,11 +75,11 @@ class MaskRules:
         yield from head_checks.in_heads(self.heads)
         heads = {head.name: head for head in self.heads}
         for op, scope in zip(self.op_rules, self.scopes):
-            reasons = checks.in_op(op, scope, self.transitions, heads)
+            reasons = checks.in_op(op, scope, self.transitions, heads, self.empty)
             yield from (f"op {op.name} {reason}" for reason in reasons)
         for head in self.heads:
             if isinstance(head, SlotHead):
-                reasons = head_checks.in_slot_head(head, self.target_scopes[head.name], self.transitions)
+                reasons = head_checks.in_slot_head(head, self.target_scopes[head.name], self.transitions, self.empty)
             else:
                 reasons = head_checks.in_head(head, self.op_rules, self.switches, self.features, self.stages)
             yield from (f"head {head.name!r}{reason}" for reason in reasons)
@@ -123,6 +123,17 @@ class MaskRules:
     def legal_stages(self, op: IntEnum) -> frozenset[IntEnum]:
         """Stages in which an op is legal before any gate, derived from the transitions."""
         return self._legal_stages[op]
+
+    def edges(self, op: IntEnum) -> dict[IntEnum, IntEnum]:
+        """Stage -> the stage to which an op moves a slot from there, where it may be legal; it stays in all others."""
+        enters, moves = self.op_rules[op].enters, self.op_rules[op].moves
+        made = {}
+        for stage in self.legal_stages(op):
+            if stage in moves:
+                made[stage] = moves[stage]
+            elif enters is not None and enters in self.transitions[stage]:
+                made[stage] = enters
+        return made
 
     @property
     def slot_heads(self) -> tuple[SlotHead, ...]:

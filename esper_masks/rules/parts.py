@@ -47,6 +47,8 @@ class Op:
         uses: heads that the op reads; all others take their canonical value. ``op`` itself is understood.
         when: guards, all of which must pass: ``Feature``, ``Age``, ``Count``, ``Row``, ``Kind``, ``Unless``, ``Any``.
             The fields above from ``min_age`` on are short forms, which are looked at before them.
+        sets: feature -> the value that the slot has afterwards, see ``MaskEngine.successors``. Masks do not depend on
+            it.
 
     Raises:
         RulesError: a field of another type; names the op, the field, the value and what was wanted.
@@ -67,6 +69,7 @@ class Op:
     blocked_by: Sequence[IntEnum] = ()
     uses: Sequence[str] = ()
     when: Sequence[Guard] = field(default=(), kw_only=True)
+    sets: Mapping[str, Any] = field(default=FrozenMapping(), kw_only=True)
 
     def __post_init__(self) -> None:
         take_fields(self, Op, f"op {show(self.id)}")
@@ -193,7 +196,8 @@ class SlotHead(Head):
         when: guards, as those of an op; ``Count(of="others")`` leaves out the target, ``Kind`` is that of the target.
         distinct: another slot than that of the op.
         moves: stage -> stage, of the target; each edge must be a transition.
-        sets: feature -> the value that the target has afterwards. Masks do not depend on it.
+        sets: feature -> the value that the target has afterwards, see ``MaskEngine.successors``. Masks do not depend on
+            it.
 
     Raises:
         RulesError: a field of another type; names the head, the field, the value and what was wanted.

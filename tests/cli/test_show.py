@@ -8,6 +8,7 @@ import pytest
 import esper_masks as em
 from esper_masks.inspection.describe import difference, mermaid
 from tests.cli.running import run
+from tests.lifecycles.tables import LIFECYCLES
 from tests.own_rules import odd_rules
 
 
@@ -28,6 +29,17 @@ def test_show_says_what_gates_an_op(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PRUNE: age >= 5; alpha_mode HOLD, unless allow_governor_override" in newer
     assert "ADVANCE: never with disable_advance" in newer
     assert "GERMINATE: below the seed limit; no enabled slot in GERMINATED, TRAINING, PRUNED" in newer
+
+
+def test_show_says_what_an_op_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = f"{LIFECYCLES / 'jobs.py'}:JOBS"
+    printed = " ".join(run(capsys, "show", jobs).split())
+    assert "HOLD: own True, unless operator; hold NO; sets: hold USER" in printed
+    assert "moves: RUNNING to PENDING sets: cleaning True" in printed.replace("│", " ")
+    facts = json.loads(run(capsys, "show", jobs, "--json"))
+    assert facts["ops"]["ADMIN_HOLD"]["sets"] == {"hold": "ADMIN"}
+    assert facts["heads"]["victim"]["sets"] == {"cleaning": "True"}
+    assert facts["ops"]["WAIT"]["sets"] == {}
 
 
 def test_rules_of_odd_names_and_many_ops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

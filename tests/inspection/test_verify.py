@@ -362,6 +362,21 @@ def test_wrong_whole_actions_are_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "number of whole actions: disagreement at" in found()
 
 
+class Aging(em.MaskEngine):
+    """An op makes its slot older."""
+
+    def successors(self, states: Any, *args: Any, **given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        after, legal = super().successors(states, *args, **given)
+        changed = (after[..., 0] != states[..., 0]).int()
+        return torch.stack([after[..., 0], after[..., 1] + changed], -1), legal
+
+
+def test_wrong_successors_are_noticed() -> None:
+    [said] = found(Aging).splitlines()
+    assert "successors: disagreement at [[" in said
+    assert ", action (" in said
+
+
 class TwoSlotsOnly(em.MaskEngine):
     """Slots beyond the second are not looked at."""
 

@@ -58,6 +58,7 @@ GUARDS = (
 )
 FREE = (Row("night", in_=(True,)), Count((Stage.READY,), of="all", at_most=1), Unless("night", Row("free", at_least=1)))
 FREE_ANY = em.Any(Row("free", at_least=2), Count((Stage.DONE,), of="all", at_least=1))
+SETS = st.sampled_from([{}, {"size": Size.FAR}, {"size": Size.ONE}])  # nothing that a target sets
 OPS = {n: IntEnum("Do", {f"OP{i}": i for i in range(n)}) for n in (2, 3, 4, 5, 6, 33, 40, 62)}
 
 
@@ -109,6 +110,7 @@ def slotted_heads(draw: st.DrawFn, ops: list[Any]) -> list[em.Head]:
             when=some(draw, GUARDS, 2),
             distinct=draw(st.booleans()),
             moves=draw(st.sampled_from([{}, {Stage.READY: Stage.DONE, Stage.BUILD: Stage.EMPTY}])),
+            sets=draw(st.sampled_from([{}, {"zone": Zone.HIGH}, {"load": 3, "locked": False}])),
         ),
         "plain": em.Head("plain", names, closed=names[:1] if draw(st.booleans()) else None),
     }
@@ -129,6 +131,7 @@ def slotted_rules(draw: st.DrawFn, sizes: Any = (2, 3, 4, 5, 6)) -> em.MaskRules
     """Rules in which anything that a guard or head can say is said somewhere."""
     ops = list(OPS[draw(st.sampled_from(sizes))])
     heads, uses = draw(slotted_heads(ops))
+    same = {head.name for head in heads if isinstance(head, em.SlotHead) and not head.distinct}
     made = [em.Op(ops[0], always=True)]
     for op in ops[1:]:
         used = uses[op]
@@ -137,14 +140,18 @@ def slotted_rules(draw: st.DrawFn, sizes: Any = (2, 3, 4, 5, 6)) -> em.MaskRules
             when = (draw(st.sampled_from([*FREE, FREE_ANY])),)
             made.append(em.Op(op, when=when, uses=used))
         elif kind == "always":
-            made.append(em.Op(op, always=True, uses=("slot", *used)))
+            made.append(em.Op(op, always=True, uses=("slot", *used), sets=draw(SETS)))
         else:
             stages = some(draw, STAGES, 3, 1)
             blocked = draw(st.sampled_from([(), (), (Stage.DONE,), (Stage.DONE, Stage.BUILD)]))
             if set(stages) <= set(blocked):
                 blocked = ()
             guards = some(draw, GUARDS, 2)
-            made.append(em.Op(op, acts_in=stages, uses=("slot", *used), when=guards, blocked_by=blocked))
+            stays = stages if same & set(used) or draw(st.booleans()) else stages[:1]
+            moves = {stage: draw(st.sampled_from(EDGES[stage])) for stage in stages if stage not in stays}
+            given = {"acts_in": stays, "moves": moves, "when": guards, "blocked_by": blocked}
+            sets = {} if {*stays, *moves.values()} == {Stage.EMPTY} else draw(SETS)
+            made.append(em.Op(op, uses=("slot", *used), sets=sets, **given))
     heads = draw(st.permutations([em.Head("slot"), em.Head("op"), *heads]))
     try:
         return em.MaskRules(

@@ -114,7 +114,7 @@ def test_the_truth_of_each_gate(gates: dict[str, Any], state: dict[str, Any], re
 def test_every_field_of_an_op_is_a_gate_s_or_says_where_it_acts() -> None:
     """A gate whose ``fields`` lack one of its own could not be lifted."""
     names = [field for gate in GATES for field in gate.fields]
-    others = ["id", "always", "enters", "moves", "acts_in", "disabled", "uses", "when"]
+    others = ["id", "always", "enters", "moves", "acts_in", "disabled", "uses", "when", "sets"]
     assert sorted(names + others) == sorted(field.name for field in dataclasses.fields(em.Op))
     bare = em.Op(Do.FIRE, acts_in=[Kiln.COLD])
     assert not any([*gates_of(bare), *sentences(bare)])

@@ -313,7 +313,15 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: with_head("victim", moves={Size.GPU: Pod.READY}), "head 'victim' names GPU, which is no stage"),
     (lambda: with_head("victim", sets={"colour": 1}), "head 'victim' sets 'colour'; the features are: size"),
-    (lambda: with_head("victim", sets={"size": 1}), "head 'victim' sets 'size' to 1, which it never is"),
+    (
+        lambda: with_head("victim", sets={"size": 1}),
+        "head 'victim' sets 'size' to 1, which it never is; it is PLAIN, LARGE or GPU",
+    ),
+    (lambda: with_head("victim", sets={"age": 1}), "head 'victim' sets 'age'; the features are: size; the age is kept"),
+    (
+        lambda: with_head("victim", moves={Pod.READY: Pod.ABSENT}, sets={"size": Size.GPU}),
+        "head 'victim' sets 'size', and leaves its slot ABSENT, where all is 0; take it from sets",
+    ),
     (lambda: rules(heads=(*BASE["heads"][1:], em.SlotHead("slot"))), "head 'slot': that is the name of the first slot"),
     (lambda: rules(heads=(*BASE["heads"], em.Head("node_by_slot", ("A",)))), "no head can be called 'node_by_slot'"),
     (
@@ -347,6 +355,24 @@ def test_two_slots_that_change_must_be_two() -> None:
     both = dataclasses.replace(move, uses=("slot", "victim", "second"))
     with pytest.raises(em.RulesError, match="op SWAP uses the heads 'victim' and 'second', all of which move or set"):
         rules(op_rules=(*ops[:2], both, *ops[3:]), heads=[*BASE["heads"], second])
+
+
+def test_two_slots_of_which_one_feature_is_set_must_be_two() -> None:
+    swap = dataclasses.replace(BASE["op_rules"][2], sets={"size": Size.GPU})
+    ops = (*BASE["op_rules"][:2], swap, *BASE["op_rules"][3:])
+    features = {"size": Size, "other": Size}
+
+    def with_victim(**changes: Any) -> em.MaskRules:
+        heads = [dataclasses.replace(h, **changes) if h.name == "victim" else h for h in BASE["heads"]]
+        return rules(op_rules=ops, heads=heads, features=features)
+
+    with_victim(sets={"size": Size.LARGE})  # distinct
+    with_victim(sets={"other": Size.LARGE}, distinct=False)
+    with_victim(distinct=False)  # which may empty it, whatever is set
+    with pytest.raises(
+        em.RulesError, match="op SWAP sets 'size' of its slot, and the head 'victim' of a slot that may"
+    ):
+        with_victim(sets={"other": Size.LARGE, "size": Size.GPU}, distinct=False)
 
 
 def test_the_limits_of_ops_and_heads() -> None:

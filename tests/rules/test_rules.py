@@ -102,6 +102,7 @@ class NoZero(IntEnum):
     BRASS = 1
 
 
+KNOCKS = dataclasses.replace(BASE["op_rules"][2], sets={"knocks": True})
 MANY = IntEnum("MANY", {f"OP{i}": i for i in range(32)})
 
 
@@ -186,6 +187,36 @@ def many(count: int) -> em.MaskRules:
         (lambda: with_op(1, acts_in=[Act.WAIT]), "op SHUT names WAIT, which is no stage"),
         (lambda: with_op(1, enters=Act.SHUT), "op SHUT names SHUT, which is no stage; the stages are OPEN, SHUT, LOCK"),
         (lambda: with_op(1, blocked_by=[Key.NONE]), "op SHUT names NONE, which is no stage"),
+        (
+            lambda: with_op(2, acts_in=[Door.SHUT]),
+            "op TURN_KEY acts in SHUT without moving, and moves SHUT -> LOCKED; take one of the two away",
+        ),
+        (
+            lambda: with_op(1, acts_in=[Door.LOCKED]),
+            "op SHUT acts in LOCKED without moving, and moves LOCKED -> SHUT; take one of the two away",
+        ),
+        (lambda: with_op(1, sets={"kye": Key.BRASS}), "op SHUT sets 'kye'; the features are: key$"),
+        (lambda: with_op(1, sets={"stage": Door.SHUT}), "op SHUT sets 'stage'; the features are: key; moves changes"),
+        (
+            lambda: with_op(1, sets={"age": 0}),
+            "op SHUT sets 'age'; the features are: key; the age is kept, and 0 in a slot that was empty",
+        ),
+        (lambda: with_op(1, sets={"key": 1}), "op SHUT sets 'key' to 1, which it never is; it is NONE or BRASS"),
+        (lambda: with_op(1, sets={"key": Door.SHUT}), "op SHUT sets 'key' to SHUT, which it never is; it is NONE or"),
+        (
+            lambda: rules(features={"key": Key, "knocks": int}, op_rules=[*BASE["op_rules"][:2], KNOCKS]),
+            "op TURN_KEY sets 'knocks' to True, which it never is; it is a 32-bit integer",
+        ),
+        (lambda: with_op(0, sets={"key": Key.BRASS}), "op WAIT sets 'key', and uses no slot; add 'slot' to uses"),
+        (lambda: with_op(1, sets={"key": Key.BRASS}, uses=("force",)), "op SHUT sets 'key', and uses no slot"),
+        (
+            lambda: with_op(2, moves={Door.SHUT: Door.OPEN}, sets={"key": Key.BRASS}),
+            "op TURN_KEY sets 'key', and leaves its slot OPEN, where all is 0; take it from sets",
+        ),
+        (
+            lambda: with_op(2, moves={}, acts_in=[Door.OPEN], sets={"key": Key.BRASS}),
+            "op TURN_KEY sets 'key', and leaves its slot OPEN, where all is 0",
+        ),
         (
             lambda: with_op(2, moves={Door.OPEN: Door.LOCKED}),
             "op TURN_KEY moves OPEN -> LOCKED, which transitions do not permit",
@@ -308,6 +339,7 @@ TAKES: dict[type, dict[str, set[str]]] = {  # which of those each field takes
         "blocked_by": MEMBERS,
         "uses": NAMES,
         "when": EMPTY,
+        "sets": {"member of a name", "enum of a name", "flags of a name", "no keys"},
     },
     em.Head: {
         "name": NAME,
@@ -411,6 +443,34 @@ def test_rules_are_frozen_whatever_the_caller_does_with_its_lists() -> None:
     targets.append(Door.LOCKED)
     uses.pop()
     assert doors == rules()
+
+
+def test_what_an_op_sets() -> None:
+    """In the fingerprint where it says something; an op may empty the slot from some of its stages."""
+    assert with_op(1, sets={}).fingerprint == rules().fingerprint
+    made = [with_op(1, sets={"key": key}) for key in Key]
+    assert len({rules().fingerprint, *(one.fingerprint for one in made)}) == 3
+    assert made[1].op_rules[1].sets == {"key": Key.BRASS}
+    assert pickle.loads(pickle.dumps(made[1])) == made[1]
+    moves = {Door.SHUT: Door.OPEN, Door.LOCKED: Door.SHUT}
+    with_op(2, moves=moves, sets={"key": Key.BRASS})
+    always = dataclasses.replace(BASE["op_rules"][2], always=True, moves={}, requires={}, sets={"key": Key.NONE})
+    rules(op_rules=[*BASE["op_rules"][:2], always])
+    closed = with_op(1, disabled_by="master_key", sets={"key": Key.BRASS}).resolve(master_key=True)
+    assert closed.op_rules[1].sets == {"key": Key.BRASS}  # it may be legal under another setting
+    assert closed.edges(Act.SHUT) == {}
+
+
+def test_edges_are_those_of_enters_and_moves() -> None:
+    assert rules().edges(Act.WAIT) == {}
+    assert rules().edges(Act.SHUT) == {Door.OPEN: Door.SHUT, Door.LOCKED: Door.SHUT}
+    assert rules().edges(Act.TURN_KEY) == {Door.SHUT: Door.LOCKED, Door.LOCKED: Door.SHUT}
+    narrow = with_op(1, when=(em.Feature("stage", in_=(Door.OPEN,)),))
+    assert narrow.edges(Act.SHUT) == {Door.OPEN: Door.SHUT}
+    stays = with_op(1, acts_in=[Door.SHUT])
+    assert stays.edges(Act.SHUT) == rules().edges(Act.SHUT)
+    assert stays.legal_stages(Act.SHUT) == set(Door)
+    assert with_op(2, moves={Door.SHUT: Door.LOCKED}, acts_in=[Door.OPEN]).edges(2) == {Door.SHUT: Door.LOCKED}
 
 
 def test_good_rules_are_good() -> None:
