@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core, whose own threads would wait for those of the others
     for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
@@ -74,7 +75,11 @@ def fresh_compiler() -> None:
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs are made and differentiated, but not built, which takes long."""
     compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=True, backend="aot_eager"))
+
+    def unbuilt(function: Any, fullgraph: bool, options: Any = None, backend: str = "aot_eager") -> Any:
+        return compile(function, fullgraph=True, backend=backend)
+
+    monkeypatch.setattr(torch, "compile", unbuilt)
 
 
 @pytest.fixture(scope="module")

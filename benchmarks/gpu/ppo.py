@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 import esper_masks as em
-from esper_masks.rollout import PPO, LifecycleEnv, PPOConfig
-from esper_masks.rollout.env.state import State
+from esper_masks.rollout import PPO, LifecycleEnv, PPOConfig, State
 from esper_masks.rollout.training.policy import FactoredActorCritic
 from esper_masks.rollout.training.processes import Processes
 from esper_masks.rollout.training.rollouts import RolloutState

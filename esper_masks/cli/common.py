@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from types import ModuleType
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -37,11 +38,28 @@ def find_rules(name: str) -> MaskRules:
     Raises:
         RulesError: an unknown name, a module or file that does not import, or one that has no such rules.
     """
-    module, colon, attribute = name.rpartition(":")
-    if not colon and not _is_file(name):
+    if ":" not in name and not _is_file(name):
         return ruleset(name)
+    found = find_in_code(name, "rules", lambda value: isinstance(value, MaskRules))
+    if not isinstance(found, MaskRules):
+        raise RulesError(f"{name} is a {type(found).__name__}, wanted MaskRules")
+    return found
+
+
+def find_in_code(name: str, what: str, is_one: Callable[[Any], bool]) -> Any:
+    """Whatever has a name in a module or file, ``module:NAME`` or ``path/to/file.py:NAME``.
+
+    Args:
+        name: both names.
+        what: what is looked for, for errors.
+        is_one: whether something is of that kind, for a list of what there is.
+
+    Raises:
+        RulesError: a module or file that does not import, or one without such a name.
+    """
+    module, colon, attribute = name.rpartition(":")
     if not attribute or not colon:
-        raise RulesError(f"{name!r} lacks the name that the rules have in it; write {module or name}:NAME")
+        raise RulesError(f"{name!r} lacks the name that the {what} have in it; write {module or name}:NAME")
     try:
         with redirect_stdout(sys.stderr):  # what it prints is no part of our output
             imported = _import(module)
@@ -49,12 +67,9 @@ def find_rules(name: str) -> MaskRules:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise RulesError(f"{_kind(module)} does not import: {type(error).__name__}: {reason}") from None
     if not hasattr(imported, attribute):
-        there = [key for key, value in vars(imported).items() if isinstance(value, MaskRules)]
-        raise RulesError(f"{_kind(module)} has no {attribute}; rules in it: {', '.join(there) or 'none'}")
-    found = getattr(imported, attribute)
-    if not isinstance(found, MaskRules):
-        raise RulesError(f"{name} is a {type(found).__name__}, wanted MaskRules")
-    return found
+        there = ", ".join(key for key, value in vars(imported).items() if is_one(value))
+        raise RulesError(f"{_kind(module)} has no {attribute}; {what} in it: {there or 'none'}")
+    return getattr(imported, attribute)
 
 
 def _is_file(module: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 from esper_masks.cli.common import RULES_HELP, CommandError, console, count, find_rules, positive, reason_of
 from esper_masks.cli.tables import policy_table
-from esper_masks.cli.train import EVALUATION_SEED
+from esper_masks.cli.train import DYNAMICS_HELP, EVALUATION_SEED, find_dynamics
 from esper_masks.rollout.training.train import threads_for
 from esper_masks.rollout.training.trained import Returns, TrainedPolicy, load_policy, players, returns_of
 
@@ -20,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     seed = "seed of actions and environments; that of the comparison in `train` (default: %(default)s)"
     add("--seed", type=count, default=EVALUATION_SEED, metavar="N", help=seed)
     add("--rules", metavar="NAME", help=f"{RULES_HELP.partition(' (')[0]}; needed for those of your own")
+    add("--dynamics", metavar="NAME", help=f"{DYNAMICS_HELP.partition(' (')[0]}; needed where the training had any")
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
     threads = "threads of the CPU (default: one for every 1,024 episodes at a width of 64, at most all cores)"
     add("--threads", type=positive, metavar="N", help=threads)
@@ -62,7 +63,8 @@ def _play(options: argparse.Namespace) -> tuple[TrainedPolicy, dict[str, Returns
     if options.episodes < 2:
         raise ValueError("--episodes 1: a standard error needs at least 2")
     rules = None if options.rules is None else find_rules(options.rules)
-    policy = load_policy(options.checkpoint, rules=rules, device=options.device)
+    dynamics = find_dynamics(options.dynamics)
+    policy = load_policy(options.checkpoint, rules=rules, dynamics=dynamics, device=options.device)
     torch.set_num_threads(options.threads or threads_for(options.episodes, policy.network.width))
     torch.manual_seed(options.seed)
     seed, episodes = options.seed, options.episodes

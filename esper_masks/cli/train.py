@@ -5,10 +5,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from inspect import isabstract
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,6 +24,7 @@ from esper_masks.cli.common import (
     console,
     count,
     discard,
+    find_in_code,
     find_rules,
     positive,
     reason_of,
@@ -30,8 +32,11 @@ from esper_masks.cli.common import (
 )
 from esper_masks.cli.tables import policy_table
 from esper_masks.errors import InvalidStateMachineError
+from esper_masks.masks.engine import MaskEngine
 from esper_masks.progress import Live, how_far
 from esper_masks.rollout.env.calibration import Calibration
+from esper_masks.rollout.env.dynamics import Dynamics
+from esper_masks.rollout.env.rule_dynamics import RuleDynamics
 from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.logs import FolderLock, TrainingLog, draw_curve, read_metrics, sparklines
@@ -46,9 +51,11 @@ SHOWN = ("kl", "clip_fraction", "explained_variance", "entropy_op")
 EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments that none of them has seen
 STEPS = 5_000_000
 FREE = ("compile", "threads")  # settings that may be others when a training is resumed
+CODE = ("rules", "dynamics")  # what may be Python code, which a checkpoint names and does not hold
 SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds")
 TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
 COUNTED = ("epochs", "minibatches")
+DYNAMICS_HELP = "what a step does, module:NAME or path/to/file.py:NAME (default: the networks that grow, if known)"
 
 _tell = partial(tell, "esper-masks train")
 
@@ -66,6 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--policy", choices=tuple(POLICIES), help=f"the network (default: {TrainSettings.policy})")
     add("--width", type=positive, metavar="N", help=f"width of its layers (default: {TrainSettings.width})")
     add("--rules", type=_named, metavar="NAME", help=RULES_HELP)
+    add("--dynamics", type=_named, metavar="NAME", help=DYNAMICS_HELP)
     calibration = "statistics by `esper-masks calibrate` (default: the package's)"
     add("--calibration", type=_named, metavar="FILE", help=calibration)
     add("--seed", type=int, metavar="N", help="seed of weights, actions and environments (default: 0)")
@@ -98,6 +106,20 @@ def _named(text: str) -> str:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def find_dynamics(name: str | None) -> Callable[[MaskEngine], Dynamics] | None:
+    """Dynamics as ``LifecycleEnv`` takes them, by ``module:NAME`` or ``path/to/file.py:NAME``; None for None.
+
+    Raises:
+        RulesError: a module or file that does not import, or one that has nothing of this name.
+    """
+
+    def is_one(value: Any) -> bool:
+        is_class = isinstance(value, type) and issubclass(value, Dynamics) and not isabstract(value)
+        return is_class or isinstance(value, RuleDynamics)
+
+    return None if name is None else find_in_code(name, "dynamics", is_one)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -208,8 +230,9 @@ def resume_command(ppo: PPO, steps: int, settings: Mapping[str, Any], options: a
     if several:
         words = ["torchrun", "--nproc-per-node", str(ppo.processes.size), "-m", "esper_masks"]
     words += ["train", "--logdir", options.logdir, "--resume"]
-    if ":" in settings["rules"]:
-        words += ["--rules", settings["rules"]]
+    for name in CODE:
+        if ":" in settings.get(name, ""):
+            words += [_flag(name), settings[name]]
     if steps != ppo.config.horizon:
         words += ["--steps", str(steps)]
     if ppo.env.device.type != "cpu":  # of several each has its own
@@ -230,11 +253,16 @@ def _new(processes: Processes, options: argparse.Namespace) -> tuple[PPO, dict[s
     processes.wait()  # the first process to pass here makes a checkpoint
     settings = TrainSettings(**_given(options, SETTINGS + FREE))
     if options.calibration is not None:
+        if options.dynamics is not None:
+            raise ValueError(
+                "--calibration is of the networks that grow, and --dynamics of something else: leave one out"
+            )
         settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
     config = PPOConfig(horizon=options.steps or STEPS, **_given(options, TUNED + COUNTED))
     name, settings = options.rules or DEFAULT_RULES, _with_threads(settings, processes)
-    ppo = build(find_rules(name), settings, config, options.device, processes)
-    return ppo, {"rules": name, **settings.to_dict()}
+    code = {"rules": name, **_given(options, ("dynamics",))}
+    ppo = build(find_rules(name), settings, config, options.device, processes, find_dynamics(options.dynamics))
+    return ppo, {**code, **settings.to_dict()}
 
 
 def _resumed(processes: Processes, options: argparse.Namespace) -> tuple[PPO, dict[str, Any]]:
@@ -252,23 +280,26 @@ def _resumed(processes: Processes, options: argparse.Namespace) -> tuple[PPO, di
         raise ValueError(f"{reason}: --logdir names another folder for what begins at {options.resume}")
     processes.wait()
     saved = dict(content["settings"])
-    if (name := saved.pop("rules", None)) is None:
+    code = {name: saved.pop(name) for name in CODE if name in saved}
+    if "rules" not in code:
         raise ValueError("the checkpoint does not say its rules, so it is not one that this command saved")
-    if ":" in name:
-        if options.rules is None:
-            reason = f"the checkpoint is of rules in Python code, {name!r:.80}"
-            raise ValueError(f"{reason}: give --rules too, to have it run")
-        name = options.rules  # a path has many spellings; whether these are the same rules, their fingerprint says
-    begun, config, rules = TrainSettings(**saved), PPOConfig(**content["config"]), find_rules(name)
+    for name, place in code.items():
+        if ":" in place:
+            if getattr(options, name) is None:
+                reason = f"the checkpoint is of {name} in Python code, {place!r:.80}"
+                raise ValueError(f"{reason}: give {_flag(name)} too, to have it run")
+            code[name] = getattr(options, name)  # a path has many spellings; whether it is the same, fingerprints say
+    begun, config, rules = TrainSettings(**saved), PPOConfig(**content["config"]), find_rules(code["rules"])
     slots = begun.slots or len(rules.slot_ids)
-    _check_same(options, {**asdict(begun), **asdict(config), "rules": name, "slots": slots})
+    begun_with = {**asdict(begun), **asdict(config), "dynamics": "those of the rules", **code, "slots": slots}
+    _check_same(options, begun_with)
     kept = begun if content["processes"] == processes.size else replace(begun, threads=0)
     settings = _with_threads(replace(kept, **_given(options, FREE)), processes)
-    ppo = build(rules, settings, config, options.device, processes)
+    ppo = build(rules, settings, config, options.device, processes, find_dynamics(code.get("dynamics")))
     checkpoint.restore(ppo, content)
     if processes.rank == 0:
         _say_resumed(ppo, options.steps, content["processes"], begun, settings)
-    return ppo, {"rules": name, **settings.to_dict()}
+    return ppo, {**code, **settings.to_dict()}
 
 
 def _with_threads(settings: TrainSettings, processes: Processes) -> TrainSettings:
@@ -313,7 +344,7 @@ def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any
 
 def _check_same(options: argparse.Namespace, begun: Mapping[str, Any]) -> None:
     """Raises: ValueError: a flag is not what the training was begun with."""
-    for name, value in _given(options, ("rules", *SETTINGS, *TUNED, *COUNTED)).items():
+    for name, value in _given(options, (*CODE, *SETTINGS, *TUNED, *COUNTED)).items():
         if value != begun[name]:
             before = "0, no limit" if name == "max_seeds" and not begun[name] else begun[name]
             raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {before}; leave it out")

@@ -134,6 +134,11 @@ def compile_function(function: Callable[..., Any], options: Mapping[str, Any]) -
         return torch.compile(function, fullgraph=compiles_ahead(), options=known_options(options))
 
 
+def trace_function(function: Callable[..., Any]) -> Any:
+    """A function as one graph that torch traces, and that nothing builds."""
+    return torch.compile(function, fullgraph=True, backend="eager")
+
+
 def can_compile_ahead(call: Any) -> bool:
     """Whether a function that ``torch.compile`` gave can be compiled before its first call."""
     if not compiles_ahead():

@@ -41,7 +41,7 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 
 Mode = Literal["eager", "compiled", "cuda-graph"]
-MODES = ("eager", "compiled", "cuda-graph")
+MODES: tuple[Mode, ...] = ("eager", "compiled", "cuda-graph")
 Logits = Tensor | Mapping[str, Tensor]
 Scores = tuple[Tensor | None, ...]  # the fields of an ``Evaluation``
 

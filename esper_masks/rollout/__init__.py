@@ -1,15 +1,16 @@
 """Environments to train in, grounded in logs of real runs, and a learner. ``import esper_masks`` does not load this.
 
-env        the world: how seeds grow, what an op does, the reward, and what logs say about it
+env        the world: environments, the dynamics by which they run, and what logs say about those of growing networks
 training   the learner: PPO, policies, checkpoints
 """
 
 from esper_masks.rollout.env.calibration import Blueprint, Calibration, Improvement
-from esper_masks.rollout.env.dynamics import Assumptions
+from esper_masks.rollout.env.dynamics import Dynamics, Outcome
 from esper_masks.rollout.env.env import LifecycleEnv, StepInfo
 from esper_masks.rollout.env.measure import Measurement
 from esper_masks.rollout.env.mechanics import MECHANICS, Mechanics
-from esper_masks.rollout.env.state import State
+from esper_masks.rollout.env.network import Assumptions, NetworkDynamics, State
+from esper_masks.rollout.env.rule_dynamics import RuleDynamics, RuleState
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.ppo import PPO
@@ -21,13 +22,18 @@ __all__ = [
     "Assumptions",
     "Blueprint",
     "Calibration",
+    "Dynamics",
     "FactoredActorCritic",
     "FactoredRecurrentActorCritic",
     "Improvement",
     "LifecycleEnv",
     "Measurement",
     "Mechanics",
+    "NetworkDynamics",
+    "Outcome",
     "PPOConfig",
+    "RuleDynamics",
+    "RuleState",
     "State",
     "StepInfo",
     "TrainedPolicy",

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 import esper_masks as em
-from esper_masks.rollout import LifecycleEnv
-from esper_masks.rollout.env.state import State
+from esper_masks.rollout import LifecycleEnv, State
 
 BASE = em.ruleset("esper-2025-12")
 RULES = replace(

@@ -15,8 +15,7 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.rollout import MECHANICS, Assumptions, Calibration, Improvement, LifecycleEnv, Mechanics
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
-from esper_masks.rollout.env.dynamics import normal_quantile
-from esper_masks.rollout.env.state import State
+from esper_masks.rollout.env.network import State, normal_quantile
 from tests.helpers import HOST_READS, OpRecorder, assert_near
 from tests.rollout.twin import Slot, Twin
 
@@ -238,7 +237,9 @@ def test_a_state_of_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match=rf"gain of the state is torch.float64 \({n},\)"):
         env.load_state_dict(env.state_dict() | {"gain": env.state.gain.double()})
     for other in (make(episode_length=9), make(max_seeds=1), make(assumptions=Assumptions(rent=0.0))):
-        with pytest.raises(ValueError, match="other slots, another episode length, seed limit or calibration"):
+        with pytest.raises(
+            ValueError, match="other dynamics, or of other slots, another episode length, seed limit or calibration"
+        ):
             env.load_state_dict(other.state_dict())
     for generator in (None, torch.zeros(16, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="generator of another kind"):
@@ -281,7 +282,7 @@ def test_seeds_are_what_the_calibration_says() -> None:
         ages += env.states[:, 0, 0] == 3
         if env.state.epoch[0] == 23:
             ready = env.states[:, 0, 0] == 6
-            error = (env.improvement[:, 0] - quality[0])[ready]
+            error = (env.dynamics.improvement(env.state)[0] - quality[0])[ready]
         env.step(wait)
     counts = Calibration.default().dwell["TRAINING"]
     mean = sum(epochs * seeds for epochs, seeds in counts.items()) / sum(counts.values())
@@ -324,7 +325,7 @@ def test_outcomes_are_those_of_the_logs() -> None:
         for of, outcome in ended:
             acted = keep if outcome == "FOSSILIZED" else cull
             ended[of, outcome] += int((acted & (stage == int(stages[of]))).sum())
-        points.append(env.improvement[:, 0][keep])
+        points.append(env.dynamics.improvement(env.state)[0][keep])
         ages.append(env.states[:, 0, 1][keep | cull].float())
         zero = torch.zeros_like(op)
         env.step(torch.stack([zero, torch.where(op == 1, blueprint, 0), zero, op], -1))
@@ -349,6 +350,40 @@ def test_normal_numbers() -> None:
     torch.testing.assert_close(made[1:-1], expected[1:-1].float(), rtol=1e-4, atol=1e-5)
     assert made.diff().min() >= 0
     assert math.isclose(normal_quantile(torch.rand(1_000_000)).std(), 1, abs_tol=0.01)
+
+
+OTHER = {em.ruleset(RULES).stages["BLENDING"]: em.ruleset(RULES).stages["CULLED"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "second", "reason"),
+    [
+        (
+            {"sets": {"mark": True}},
+            None,
+            "op CULL of marked sets mark, and in NetworkDynamics ops only move their own sl",
+        ),
+        (
+            {},
+            {"sets": {"mark": True}},
+            "op CULL of marked moves or sets the slot of the head 'second', and in NetworkD",
+        ),
+        ({}, {"moves": OTHER}, "moves or sets the slot of the head 'second', and .* slot: give dynamics of your own"),
+        ({}, {}, None),
+    ],
+)
+def test_ops_that_do_more_are_refused(changes: Any, second: Any, reason: str | None) -> None:
+    december = em.ruleset(RULES)
+    heads = [] if second is None else [em.SlotHead("second", distinct=True, **second)]
+    cull = next(op for op in december.op_rules if op.name == "CULL")
+    cull = replace(cull, uses=(*cull.uses, *[head.name for head in heads]), **changes)
+    ops = [cull if op.name == "CULL" else op for op in december.op_rules]
+    rules = replace(december, name="marked", features={"mark": bool}, heads=[*heads, *december.heads], op_rules=ops)
+    if reason is None:  # it does no more than to name another slot
+        LifecycleEnv(rules, 3, mechanics=MECHANICS[RULES])
+        return
+    with pytest.raises(em.RulesError, match=reason):
+        LifecycleEnv(rules, 3, mechanics=MECHANICS[RULES])
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -39,7 +39,7 @@ def test_an_action_is_legal_under_what_is_given() -> None:
 
 
 def test_what_is_given_comes_from_a_function() -> None:
-    with pytest.raises(ValueError, match=r"given must be a function of a rollout\.State, got dict"):
+    with pytest.raises(ValueError, match=r"given must be a function of the environment's state, got dict"):
         em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 4, given={"row": {}})  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import torch
 
 import esper_masks as em
 from esper_masks.cli.entry import main
-from esper_masks.rollout import LifecycleEnv, PPOConfig, TrainedPolicy, load_policy
+from esper_masks.rollout import Calibration, LifecycleEnv, NetworkDynamics, PPOConfig, TrainedPolicy, load_policy
 from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.train import TrainSettings, build
@@ -118,10 +118,21 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
         ({"settings": {"rules": RULES.name, "nonsense": 1}}, "its settings are not those of esper-masks train"),
         ({"settings": {}}, "do not ship with the package, None"),
         ({"settings": {**settings, "max_seeds": 6}}, "of an environment that its settings do not describe"),
+        (
+            {"settings": {**settings, "max_seeds": -1}},
+            r"odd.pt: no environment can be made .* max_seeds must be an int",
+        ),
+        ({"settings": {**settings, "calibration": "{}"}}, r"odd.pt: no environment can be made by its settings: "),
         ({"settings": {**settings, "width": 9}}, "does not fit: Error.* in loading state_dict"),
     ):
         with pytest.raises(checkpoint.CheckpointError, match=reason):
             load_policy(changed(folder, tmp_path / "odd.pt", **given))
+    calibrated = {**settings, "calibration": Calibration.default().to_json()}
+    path = changed(folder, tmp_path / "calibrated.pt", settings=calibrated)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"calibrated.pt: no environment .* dynamics= together with cal"
+    ):
+        load_policy(path, dynamics=NetworkDynamics)
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in this folder"):
         load_policy(tmp_path)
     policy = load_policy(folder)

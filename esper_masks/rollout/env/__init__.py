@@ -1,9 +1,10 @@
 """The world: environments that follow a lifecycle, grounded in logs of real runs.
 
 env           ``LifecycleEnv``: a batch of environments, and their step
-dynamics      what happens in a step: the op, growth, the reward, the observation; and ``Assumptions``
+dynamics      what happens in a step, as a part: the protocol, and what an environment checks of it
+rule_dynamics the dynamics of any rule set, from the rules alone
+network       the dynamics of growing networks: the op, growth, the reward, the observation; and ``Assumptions``
 mechanics     what a lifecycle does by itself, for each rule set
-state         ``State`` and ``Outcome``: the tensors of a batch
 calibration   statistics of real runs, which set the distributions
 measure       how these statistics are taken from logs
 baselines     policies without a network

@@ -1,12 +1,13 @@
 """What a policy should be better than: functions of an environment to actions, int64 ``[batch, heads]``."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from esper_masks.distributions.factored import FactoredCategorical
-from esper_masks.errors import RulesError
-from esper_masks.rollout.env.dynamics import is_any
 from esper_masks.rollout.env.env import LifecycleEnv
+from esper_masks.rules.names import OP
 
 
 def random_legal(env: LifecycleEnv) -> Tensor:
@@ -17,57 +18,29 @@ def random_legal(env: LifecycleEnv) -> Tensor:
 
 def always_wait(env: LifecycleEnv) -> Tensor:
     """WAIT, always."""
-    return _whole(env, torch.full((env.num_envs,), _wait(env), device=env.device), {})
+    heads = env.engine.layout.heads
+    row = [env.dynamics.wait if head.name == OP else head.canonical for head in heads]
+    return torch.stack([torch.full((env.num_envs,), value, device=env.device) for value in row], -1)
 
 
 def heuristic(env: LifecycleEnv) -> Tensor:
-    """Judge the first seed on probation, or else fill a slot.
-
-    A seed whose measured improvement is negative is culled, any other is kept. New seeds have the blueprint with the
-    largest mean improvement.
+    """What the dynamics of the environment have for one.
 
     Raises:
-        RulesError: rules without ops that fill, keep and cull.
+        ValueError: they have none.
     """
-    dynamics, layout = env.dynamics, env.engine.layout
-    probation = [s for s in dynamics.full if s != dynamics.kept and s not in dict(dynamics.advances)]
-    fill, keep, cull = (_op(env, targets) for targets in ("fill", "keep", "cull"))
-    stage = env.states[..., 0]
-    waits = is_any(stage, probation)
-    empty = (stage == dynamics.empty) & env.masks().slot_by_op[..., fill, :]
-    judged, at = waits.any(-1), waits.int().argmax(-1)
-    negative = env.improvement.gather(-1, at.unsqueeze(-1)).squeeze(-1) < 0
-    filled = empty.any(-1) & ~judged
-    op = torch.where(judged, torch.where(negative, cull, keep), torch.where(filled, fill, _wait(env)))
-    slot = torch.where(judged, at, torch.where(filled, empty.int().argmax(-1), layout.head("slot").canonical))
-    best = max(dynamics.blueprints, key=lambda choice: dynamics.mean[choice])
-    blueprint = torch.where(filled, best, layout.heads[dynamics.blueprint_at].canonical)
-    return _whole(env, op, {dynamics.slot_at: slot, dynamics.blueprint_at: blueprint})
+    if env.dynamics.heuristic is None:
+        raise ValueError(f"{type(env.dynamics).__name__} has no heuristic")
+    return env.dynamics.heuristic(env.state)
 
 
-BASELINES = {"random": random_legal, "wait": always_wait, "heuristic": heuristic}
+BASELINES: dict[str, Callable[[LifecycleEnv], Tensor]] = {
+    "random": random_legal,
+    "wait": always_wait,
+    "heuristic": heuristic,
+}
 
 
-def _wait(env: LifecycleEnv) -> int:
-    """The op that is legal everywhere and does nothing."""
-    layout = env.engine.layout
-    return next(op for op in range(len(layout.ops)) if layout.unconditional >> op & 1)
-
-
-def _op(env: LifecycleEnv, what: str) -> int:
-    """The op that fills a slot, keeps a seed or culls it."""
-    dynamics = env.dynamics
-    gone = dynamics.without_seed
-    for op, source, target in dynamics.moves:
-        fits = {"fill": source == dynamics.empty, "keep": target == dynamics.kept, "cull": target in gone}
-        if fits[what]:
-            return op
-    raise RulesError(f"no op of {env.engine.rules.name} could {what} a seed")
-
-
-def _whole(env: LifecycleEnv, op: Tensor, heads: dict[int, Tensor]) -> Tensor:
-    values = [torch.full_like(op, head.canonical) for head in env.engine.layout.heads]
-    values[env.dynamics.op_at] = op
-    for at, value in heads.items():
-        values[at] = value
-    return torch.stack(values, -1)
+def baselines_of(env: LifecycleEnv) -> dict[str, Callable[[LifecycleEnv], Tensor]]:
+    """``BASELINES``, without the heuristic where the dynamics have none."""
+    return {name: play for name, play in BASELINES.items() if name != "heuristic" or env.dynamics.heuristic}

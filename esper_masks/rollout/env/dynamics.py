@@ -1,311 +1,300 @@
-"""One epoch of many lifecycles: what the op does, how seeds grow, the reward, advances by themselves, the observation.
+"""What happens in a step, as a part: the protocol by which ``LifecycleEnv`` runs any lifecycle."""
 
-All of it is a function of tensors, which ``LifecycleEnv`` keeps. Every value of a slot lies in memory
-``[slots, batch]``, so that a lane runs over environments; a choice between few numbers is a chain of ``where``, because
-gathers are not vectorized.
-"""
-
+import dataclasses
 import hashlib
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
-from itertools import accumulate, pairwise
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from esper_masks.decision.given import Given
-from esper_masks.distributions.noise import NoiseKey, keyed_uniforms
-from esper_masks.errors import RulesError
+from esper_masks.decision.step import MODES, Mode
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.rollout.env.calibration import Calibration, Improvement
-from esper_masks.rollout.env.mechanics import Mechanics
-from esper_masks.rollout.env.state import Outcome, State, improvement
-from esper_masks.rules.names import INT32, OP, SLOT
 
-BLUEPRINT = "blueprint"
-
-CENTRE: tuple[float, ...] = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
-CENTRE += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
-TAIL: tuple[float, ...] = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773)
-TAIL += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+# the fields that every state has, with their dtypes; all but ``states`` are [batch]
+COMMON = {"states": torch.int32, "total_seeds": torch.int32, "epoch": torch.int32, "returns": torch.float32}
+RESERVED = {"rules", "task", "generator", "illegal_actions"}  # what stands beside a state's fields in a ``state_dict``
 
 
-def nothing(state: State) -> Given:
-    """What is given where a caller gives nothing."""
-    return {}
+class Outcome(NamedTuple):
+    """What a step gives, before environments whose episode ended begin another."""
+
+    reward: Tensor  # float32 [batch]
+    terminated: Tensor  # bool [batch]: the episode ends with this step
+    illegal: Tensor  # bool [batch]: the action was illegal, and was taken for an op that does nothing
 
 
-@dataclass(frozen=True)
-class Assumptions:
-    """What the logs do not say; see ``docs/environment.md``.
+class Dynamics(nn.Module, ABC):
+    """What happens in a step of ``LifecycleEnv``: what ops do, what happens by itself, the reward, what is observed.
 
-    Args:
-        rent: accuracy points that one parameter costs in one epoch.
-        noise: standard deviation of a reading of a seed's improvement, accuracy points; by default that of the
-            calibration's seeds that ended before they had a share in the network.
+    A class of one's own has a named tuple for its state, the attributes below, and ``fresh``, ``advance`` and
+    ``observe``; ``docs/environment.md`` has one in full. All of it is a function of tensors, so that one compiler can
+    fuse a step with a policy: no loop over environments, nothing read from the device, and in whatever is compared with
+    a tensor plain numbers, ``int(stage)`` and not a member of an enum.
 
-    Raises:
-        ValueError: a number out of range.
-    """
+    A state has at least these fields, and any others that are tensors:
 
-    rent: float = 1e-6
-    noise: float | None = None
+        states       int32 [batch, slots, features]: the engine's
+        total_seeds  int32 [batch]: seeds that germinated in the episode, which a seed limit counts
+        epoch        int32 [batch]: steps of the episode so far
+        returns      float32 [batch]: rewards of the episode so far
 
-    def __post_init__(self) -> None:
-        for name, value in (("rent", self.rent), ("noise", 0 if self.noise is None else self.noise)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number of points, not negative, got {value!r}")
-
-
-class Dynamics(nn.Module):
-    """Constants of the rules and of a calibration, and what happens in an epoch.
+    The environment itself counts ``epoch`` and ``returns``: ``advance`` reads them as they were before the step. The
+    batch is the last axis of every field but ``states``, whether ``[batch]`` or ``[slots, batch]``, so that lanes run
+    over environments, and that a checkpoint can be divided among processes.
 
     Args:
-        engine: the engine of the masks, with the seed limit of an episode; 0 for none.
-        calibration: distributions.
-        mechanics: mechanics of the engine's rules.
-        episode_length: epochs of an episode.
-        assumptions: what the logs do not say.
-        given: what decides legality beside the states, see ``LifecycleEnv``.
+        engine: the engine of the environment's masks; it has rules, slots, seed limit and device.
 
     Attributes:
-        uniforms: numbers of noise that an environment takes in an epoch: two, and two for each slot.
-        obs_size: numbers that an observation has.
-
-    Raises:
-        RulesError: rules without a head of blueprints or an op that fills an empty slot.
-        ValueError: the calibration has no seed of a legal blueprint, no epochs of a stage that is left by itself, or no
-            seeds that tell the noise of a reading.
+        uniforms: numbers of noise that an environment takes in a step.
+        obs_names: what each number of an observation is, all different.
+        episode_length: steps after which an episode has ended, at the latest.
+        fingerprint: tells these dynamics from others, in checkpoints; ``digest`` makes one.
+        modes: the modes of ``LifecycleEnv`` in which they may run, ``"eager"`` among them. ``"compiled"`` and
+            ``"cuda-graph"`` are for dynamics that only compute new tensors from those they are given.
+        in_place: whether ``advance`` and ``reset`` write into the state that they are given, and return it. Then
+            ``modes`` is ``("eager",)``. A state that was looked at changes with the next step.
+        heuristic: a method of a state to actions, int64 ``[batch, heads]``: a baseline for what is learned; or None.
     """
 
-    def __init__(
-        self,
-        engine: MaskEngine,
-        calibration: Calibration,
-        mechanics: Mechanics,
-        episode_length: int,
-        assumptions: Assumptions,
-        given: Callable[[State], Given] = nothing,
-    ):
+    uniforms: int
+    obs_names: tuple[str, ...]
+    episode_length: int
+    fingerprint: str
+    modes: tuple[Mode, ...] = get_args(Mode)
+    in_place: bool = False
+    heuristic: Callable[[Any], Tensor] | None = None
+
+    def __init__(self, engine: MaskEngine):
         super().__init__()
-        self.engine, self.given, rules, layout = engine, given, engine.rules, engine.layout
-        task = engine.slot_ids, episode_length, engine.max_seeds, calibration.to_json(), mechanics, assumptions
-        self.task = hashlib.sha256(repr(task).encode()).hexdigest()  # stands in checkpoints
-        self.episode_length, self.max_seeds, self.rent = episode_length, engine.max_seeds, assumptions.rent
-        if BLUEPRINT not in layout.head_names:
-            raise RulesError(f"{rules.name} has no head {BLUEPRINT!r}, by which seeds differ")
-        stage = {member.name: int(member) for member in rules.stages}
-        self.empty, self.kept, self.blending = int(rules.empty), stage[mechanics.kept], stage[mechanics.blending]
-        self.full = tuple(stage[name] for name in mechanics.full)
-        self.without_seed = (self.empty, *(stage[name] for name in mechanics.cleared))
-        self.advances = tuple((stage[source], stage[target]) for source, target in mechanics.advances.items())
-        self.moves = tuple(
-            (int(op.id), int(source), int(target))
-            for op in rules.op_rules
-            for source, targets in rules.transitions.items()
-            for target in targets
-            if target in (op.enters, op.moves.get(source))
-        )
-        if all(source != self.empty for _, source, _ in self.moves):
-            raise RulesError(f"no op of {rules.name} fills an empty slot")
-        reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
-        self.stages = tuple(sorted(reached))
-        self.op_at, self.slot_at, self.blueprint_at = (layout.head_names.index(name) for name in (OP, SLOT, BLUEPRINT))
-        known = {name.upper(): entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
-        head = layout.heads[self.blueprint_at]
-        choices = head.choices
-        legal = {c for number, row in enumerate(head.by_op) if head.users >> number & 1 for c in row}
-        if lacking := [choices[c] for c in sorted(legal) if choices[c] not in known]:
-            raise ValueError(
-                f"the calibration lacks the blueprints {', '.join(lacking)}; it has {', '.join(sorted(known))}"
-            )
-        if assumptions.noise is None and not calibration.unblended.seeds:
-            raise ValueError(
-                "no seed of the calibration ended before it was blended in, so it does not tell the noise of readings: "
-                "pass Assumptions(noise=...), or calibrate from logs with such seeds"
-            )
-        self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
-        self.blueprints = tuple(sorted(legal))
-        measured = [known[name].improvement if name in known else Improvement(0, 0.0, 0.0) for name in choices]
-        self.mean = tuple(part.mean for part in measured)
-        self.spread = tuple(max(part.spread**2 - self.noise**2, 0.0) ** 0.5 for part in measured)
-        self.params = tuple(known[name].params if name in known else 0 for name in choices)
-        waits = set(mechanics.advances) - set(mechanics.cleared)
-        if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
-            raise ValueError(f"the calibration has no epochs of {', '.join(unknown)}")
-        self.dwells = {s: _thresholds(calibration.dwell.get(name, {})) for name, s in stage.items()}
-        self.slots = len(engine.slot_ids)
-        self.uniforms = 2 + 2 * self.slots
-        self.obs_size = self.slots * (len(self.stages) + len(self.blueprints) + 4) + 2
+        self.engine = engine
 
-    # -- what is compiled ---------------------------------------------------------------------------------------------
+    # -- what a class of one's own has --------------------------------------------------------------------------------
 
-    def advance(self, given: Sequence[Any], *, reset: bool = True) -> tuple[State, Outcome]:
-        """The next state and the outcome.
+    @abstractmethod
+    def fresh(self, batch: int) -> Any:
+        """The state at the beginning of an episode, in new memory, of any number of environments.
 
-        Noise is uniform, ``[batch, uniforms]``: the quality of a new seed, the dwell time of a stage that an op enters;
-        then for each slot the noise of its reading; then for each slot the dwell time of a stage entered by itself.
+        ``engine.empty_slots(batch)`` gives empty slots. ``epoch`` and ``returns`` are 0.
+        """
+
+    @abstractmethod
+    def advance(self, state: Any, actions: Tensor, noise: Tensor) -> tuple[Any, Outcome]:
+        """One step, without the beginning of another episode where one ends. It is called exactly once a step.
 
         Args:
-            given: the fields of a ``State``, actions, and noise or its key.
-            reset: whether environments whose episode ends are empty again.
+            state: of the same kind as ``fresh`` gives.
+            actions: integer ``[batch, heads]``. Any may be illegal, -1 and numbers out of range among them: an illegal
+                one is as if nothing was done. ``masks(state)`` says which are.
+            noise: float32 ``[batch, uniforms]``, uniform in [0, 1].
+
+        Returns: the state after the step, and its ``Outcome``.
         """
-        *fields, actions, noise = given
-        old = State(*fields)
-        size, keyed = (old.epoch.shape[0], self.uniforms), isinstance(noise, NoiseKey)
-        [uniform] = keyed_uniforms(noise, size, stacked=True) if keyed else [noise.movedim(-1, 0)]
-        stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
-        heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
-        legal, acted = self.masks(old).acts_on(heads)
-        op = heads[self.op_at]
 
-        entered = stage
-        for number, source, target in self.moves:
-            entered = torch.where(acted & (op == number) & (stage == source), target, entered)
-        moved, born = entered != stage, acted & (stage == self.empty) & (entered != self.empty)
-        chosen = heads[self.blueprint_at]
-        blueprint = torch.where(born, chosen, old.blueprint)
-        drawn = self._of(chosen, self.mean) + self._of(chosen, self.spread) * normal_quantile(uniform[0])
-        quality = torch.where(born, drawn, old.quality)
-        evidence, weight = old.evidence.masked_fill(born, 0), old.weight.masked_fill(born, 0)
-        dwell = torch.where(moved, self._dwell(entered, uniform[1]), old.dwell)
-        elapsed = torch.where(moved, 0, old.elapsed) + 1
-        age = torch.where(born, 0, age) + 1
+    @abstractmethod
+    def observe(self, state: Any) -> Tensor:
+        """What a policy sees of a state, float32 ``[batch, len(obs_names)]``, in memory of its own."""
 
-        full, kept = is_any(entered, self.full), entered == self.kept
-        share = torch.where(entered == self.blending, (elapsed.float() / dwell.clamp_min(1)).clamp_max(1), full.float())
-        ends = old.epoch + 1 >= self.episode_length
-        gain, reward = self._reward(old, torch.where(kept | ~ends, share * quality, 0), entered, blueprint)
-        read = torch.where(kept, 0, share)
-        error = self.noise * normal_quantile(uniform[2 : 2 + self.slots])
-        evidence = evidence + read * (read * quality + error)
-        weight = weight + read * read
+    def given(self, state: Any) -> Given:
+        """What decides legality beside the slot states: ``row``, ``head_masks`` and ``restrict`` of ``MaskEngine``.
 
-        following = entered
-        for source, target in self.advances:
-            following = torch.where((entered == source) & (elapsed >= dwell), target, following)
-        advanced = following != entered
-        dwell = torch.where(advanced, self._dwell(following, uniform[2 + self.slots :]), dwell)
-        elapsed = torch.where(advanced, 0, elapsed)
-        returns, seeds = old.returns + reward, old.total_seeds + born.sum(0, dtype=torch.int32)
-        cleared = following == self.empty
-        if reset:
-            cleared = cleared | ends
-            following, gain = torch.where(ends, self.empty, following), gain.masked_fill(ends, 0)
-        of_slots = [age, elapsed, dwell, blueprint, quality, evidence, weight]
-        age, elapsed, dwell, blueprint, quality, evidence, weight = [
-            field.masked_fill(cleared, 0) for field in of_slots
-        ]
-        ended = ends if reset else torch.zeros_like(ends)
-        epoch, seeds, total = [field.masked_fill(ended, 0) for field in (old.epoch + 1, seeds, returns)]
-        further = [torch.zeros_like(age)] * (old.states.shape[-1] - 2)
-        states = torch.stack([following, age, *further]).permute(2, 1, 0)  # [batch, slots, features]
-        state = State(states, elapsed, dwell, blueprint, quality, evidence, weight, epoch, seeds, gain, total)
-        return state, Outcome(reward, ends, ~legal, returns)
+        A function of the state alone: it is asked more than once. By default nothing. What ``LifecycleEnv(given=...)``
+        adds is in it when the dynamics ask themselves, ``self.given(state)``.
+        """
+        return {}
 
-    def masks(self, state: State) -> ActionMasks:
-        """What is legal in a state."""
-        totals = state.total_seeds if self.max_seeds > 0 else None
-        masks: ActionMasks = self.engine(state.states, totals, max_seeds=self.max_seeds, **self.given(state))
+    def reset(self, state: Any, where: Tensor) -> Any:
+        """A state in which some environments begin an episode; the others stay as they are.
+
+        Args:
+            state: as ``advance`` left it.
+            where: bool ``[batch]``: which begin. The environment itself sets their ``epoch`` and ``returns`` to 0.
+        """
+        fresh = self.fresh(where.shape[0])
+        whole = [where.view(-1, 1, 1) if name == "states" else where for name in state._fields]
+        return type(state)(*[torch.where(*parts) for parts in zip(whole, fresh, state)])
+
+    def check(self, mode: Mode) -> None:
+        """Raise ``ValueError`` for what would go wrong in a training, before it; by default nothing is tried.
+
+        Called when an environment is made, without what its ``given`` adds. It may read the device.
+
+        Args:
+            mode: of the environment.
+        """
+
+    # -- what it may use ----------------------------------------------------------------------------------------------
+
+    def masks(self, state: Any) -> ActionMasks:
+        """What is legal in a state, under the seed limit and all that is given."""
+        limit = self.engine.max_seeds
+        totals = state.total_seeds if limit > 0 else None
+        masks: ActionMasks = self.engine(state.states, totals, max_seeds=limit, **self.given(state))
         return masks
 
-    def step(self, given: Sequence[Any]) -> tuple[State, Outcome, Tensor]:
-        """``advance``, and the observation of the state after it."""
-        state, outcome = self.advance(given)
-        return state, outcome, self.observe(state)
+    @property
+    def wait(self) -> int:
+        """The first op that is legal everywhere without a slot: WAIT."""
+        layout = self.engine.layout
+        return next(op for op in range(len(layout.ops)) if layout.unconditional >> op & 1)
 
-    def observe(self, state: State) -> Tensor:
-        """The observation of a state.
-
-        For each slot, feature by feature: its stage, among those that can be reached; its blueprint; age and epochs in
-        the stage, over the length of an episode; the measured improvement over 10 points, and how certain that is,
-        w / (1 + w). Then for the environment: the part of the episode that is over, and the part of the seeds.
-
-        Returns: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
-        """
-        stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
-        occupied = ~is_any(stage, self.without_seed)
-        rows = [(stage == s).float() for s in self.stages]
-        rows += [((state.blueprint == b) & occupied).float() for b in self.blueprints]
-        rows += [age.float() / self.episode_length, state.elapsed.float() / self.episode_length]
-        rows += [improvement(state) / 10, state.weight / (1 + state.weight)]
-        seeds = state.total_seeds.float() / (self.max_seeds if self.max_seeds > 0 else self.episode_length)
-        whole = torch.stack([state.epoch.float() / self.episode_length, seeds])
-        return torch.cat([torch.stack(rows).flatten(0, 1), whole]).movedim(0, -1)
-
-    # -- parts --------------------------------------------------------------------------------------------------------
-
-    def _reward(self, old: State, added: Tensor, stage: Tensor, blueprint: Tensor) -> tuple[Tensor, Tensor]:
-        """The gain after an epoch, and the reward of the epoch: accuracy points, float32 ``[batch]`` both.
-
-            gain    what all seeds together add to the network
-            reward  gain - gain before - rent * parameters of all seeds
+    def digest(self, *facts: Any) -> str:
+        """A fingerprint: of slots, kinds and seed limit of the engine, the class, and whatever else makes a difference.
 
         Args:
-            old: the state before.
-            added: what each seed adds, ``[slots, batch]``: its share of its quality; at the end 0, unless it is kept.
-            stage: stages after the op, ``[slots, batch]``.
-            blueprint: blueprints after the op, ``[slots, batch]``.
+            facts: numbers, strings, bytes, None, members of enums, functions and classes, which count by their
+                qualified names, and tuples, lists, ``functools.partial`` and dataclasses of such.
+
+        Raises:
+            ValueError: a fact of another kind: how it is written may differ from process to process, or be in short.
         """
-        gain = added.sum(0)
-        params = self._of(blueprint, self.params).masked_fill(is_any(stage, self.without_seed), 0)
-        return gain, gain - old.gain - self.rent * params.sum(0)
-
-    def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
-        """The value that belongs to each blueprint, float32."""
-        found = torch.zeros_like(blueprint, dtype=torch.float32)
-        for number in self.blueprints:
-            found = torch.where(blueprint == number, float(values[number]), found)
-        return found
-
-    def _dwell(self, stage: Tensor, uniform: Tensor) -> Tensor:
-        """Epochs in a stage that is entered: at least one, int32."""
-        epochs = torch.ones_like(stage)
-        for source, _ in self.advances:
-            least, steps = self.dwells[source]
-            drawn = torch.full_like(uniform, least)
-            for threshold, step in steps:
-                drawn = drawn + (uniform >= threshold).float() * step
-            epochs = torch.where(stage == source, drawn.int(), epochs)
-        return epochs
+        engine = self.engine
+        kinds = sorted((name, tuple(slots)) for name, slots in engine.kinds.items())
+        text = repr((type(self).__qualname__, engine.slot_ids, kinds, engine.max_seeds, _plain(facts)))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int], ...]]:
-    """The least number of epochs, at least one, and pairs: from which uniform on, how many epochs more."""
-    seeds: Counter[int] = Counter()
-    for epochs, number in counts.items():
-        seeds[max(epochs, 1)] += number
-    dwells = sorted(+seeds)  # without those that no seed had
-    if not dwells:
-        return 1, ()
-    below = accumulate(seeds[epochs] for epochs in dwells)
-    return dwells[0], tuple((n / seeds.total(), after - epochs) for n, (epochs, after) in zip(below, pairwise(dwells)))
+def _plain(fact: Any) -> Any:
+    """A fact as what is written alike in every process; dicts are those made here."""
+    kind = type(fact)
+    if isinstance(fact, Enum):
+        return {kind.__qualname__: [fact.name, _plain(fact.value)]}
+    if fact is None or kind in (bool, int, float, complex, str, bytes):
+        return fact
+    if isinstance(fact, tuple | list):
+        return [_plain(part) for part in fact]
+    if isinstance(fact, partial):
+        return {"partial": _plain([fact.func, fact.args, sorted(fact.keywords.items())])}
+    if isinstance(fact, FunctionType | BuiltinFunctionType | type):
+        return {"named": fact.__qualname__}
+    if dataclasses.is_dataclass(fact):
+        return {kind.__qualname__: [(part.name, _plain(getattr(fact, part.name))) for part in dataclasses.fields(fact)]}
+    raise ValueError(
+        f"a fingerprint is made of numbers, strings, functions, and tuples or dataclasses of such, got {fact!r:.80}: "
+        "give those that it was made from"
+    )
 
 
-def is_any(values: Tensor, of: Sequence[int]) -> Tensor:
-    """Whether each value is one of some numbers, without a copy of the numbers to the device."""
-    return reduce(torch.logical_or, [values == one for one in of]) if of else torch.zeros_like(values, dtype=torch.bool)
+def given_too(own: Callable[[Any], Given], callers: Callable[[Any], Given] | None, state: Any) -> Given:
+    """What dynamics give beside a state, and what their caller does.
 
-
-def normal_quantile(uniform: Tensor) -> Tensor:
-    """Standard normal numbers of float32 uniforms in [0, 1], finite, within some 1e-5 of their size.
-
-    Source: Giles, "Approximating the erfinv function", GPU Computing Gems, 2010, the single-precision formula.
+    Raises:
+        ValueError: what is given is no mapping of mappings, or both give one name of one keyword.
     """
-    inner = uniform * (1 - 2**-23) + 2**-24  # within (0, 1)
-    x = 2 * inner - 1
-    w = -((1 - x) * (1 + x)).log()
-    centre, tail = w - 2.5, w.clamp_min(5).sqrt() - 3
-    return torch.where(w < 5, _polynomial(centre, CENTRE), _polynomial(tail, TAIL)) * (x * 2**0.5)
+    first: Mapping[str, Any] = own(state)
+    second: Mapping[str, Any] = {} if callers is None else callers(state)
+    for made, who in ((first, "given of the dynamics"), (second, "the function given=")):
+        if not isinstance(made, Mapping) or not all(
+            held is None or isinstance(held, Mapping) for held in made.values()
+        ):
+            raise ValueError(f"{who} must give a mapping of keywords to mappings, such as {{}}, got {made!r:.80}")
+    for keyword in first:
+        for name in first[keyword] or ():
+            if name in (second.get(keyword) or ()):
+                raise ValueError(f"{keyword} {name!r} is given by the dynamics and by given=: leave it to one of them")
+    both: Any = {key: {**(first.get(key) or {}), **(second.get(key) or {})} for key in (*first, *second)}
+    return both  # type: ignore[no-any-return]  # a keyword that there is not is the engine's to name
 
 
-def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    value = torch.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = value * x + coefficient
-    return value
+# -- what an environment asks of them ---------------------------------------------------------------------------------
+
+
+def check_dynamics(made: object, engine: MaskEngine, mode: Mode) -> Dynamics:
+    """What a factory gave, if an environment can run by it.
+
+    Raises:
+        ValueError: it is something else, or lacks an attribute, or has one of another kind.
+    """
+    if not isinstance(made, Dynamics):
+        raise ValueError(f"dynamics(engine) gave {made!r:.80}, wanted a rollout.Dynamics")
+    kind = type(made).__name__
+    if made.engine is not engine:
+        raise ValueError(f"{kind} has another engine than it was given: super().__init__(engine) keeps that one")
+    for name, least in (("uniforms", 0), ("episode_length", 1)):
+        value = getattr(made, name, None)
+        if type(value) is not int or value < least:
+            raise ValueError(f"{kind}.{name} must be an int of at least {least}, got {value!r:.80}")
+    names = getattr(made, "obs_names", None)
+    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{kind}.obs_names must be a tuple with a name for each number observed, got {names!r:.80}")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{kind}.obs_names has {', '.join(map(repr, repeated))} more than once")
+    if not isinstance(fingerprint := getattr(made, "fingerprint", None), str):
+        raise ValueError(f"{kind}.fingerprint must be a str, got {fingerprint!r:.80}; self.digest(...) makes one")
+    if not isinstance(made.modes, tuple) or "eager" not in made.modes or not all(each in MODES for each in made.modes):
+        raise ValueError(f"{kind}.modes must be a tuple of {MODES}, 'eager' among them, got {made.modes!r:.80}")
+    if made.in_place and made.modes != ("eager",):
+        raise ValueError(f"{kind} writes in place, so its modes must be ('eager',), got {made.modes!r:.80}")
+    if mode not in made.modes:
+        raise ValueError(f"mode={mode!r} is not one of those in which {kind} may run: {', '.join(made.modes)}")
+    return made
+
+
+def check_fresh(dynamics: Dynamics, state: Any, batch: int) -> None:
+    """Raise for a first state that is none, or an observation of it.
+
+    Raises:
+        ValueError: no named tuple of tensors, a field that lacks, or one of another shape, dtype or device.
+    """
+    kind, device = f"{type(dynamics).__name__}.fresh", dynamics.engine.device
+    fields: dict[str, Any] = getattr(state, "_asdict", dict)()
+    if not fields or not all(isinstance(field, Tensor) for field in fields.values()):
+        raise ValueError(f"{kind} must give a NamedTuple of tensors, got {state!r:.80}")
+    if lacking := [name for name in COMMON if name not in fields]:
+        raise ValueError(f"{kind} gives a state without {', '.join(lacking)}; it has {', '.join(fields)}")
+    if taken := sorted(RESERVED & set(fields)):
+        raise ValueError(f"{kind} gives a state with {', '.join(taken)}, names that the environment has for its own")
+    slots = batch, len(dynamics.engine.slot_ids), len(dynamics.engine.feature_names)
+    for name, field in fields.items():
+        own = name not in COMMON
+        shape = tuple(field.shape) if own else slots if name == "states" else (batch,)
+        check_tensor(f"{kind}: {name}", field, shape, field.dtype if own else COMMON[name], device)
+        if own and field.shape[-1:] != (batch,):
+            raise ValueError(f"{kind}: {name} is {tuple(field.shape)}; its last axis must be the batch, here {batch}")
+    check_observed(dynamics, batch, dynamics.observe(state))
+
+
+def check_advanced(dynamics: Dynamics, before: Any, after: Any, outcome: Any) -> None:
+    """Raise for a step that gave something else than a state as the one before it, and an outcome.
+
+    Metadata alone: compiled code has none of it.
+
+    Raises:
+        ValueError: a field of another shape, dtype or device.
+    """
+    kind, like = f"{type(dynamics).__name__}.advance", before.epoch
+    if type(outcome) is not Outcome:
+        raise ValueError(f"{kind} must give a state and a rollout.Outcome, got {type(outcome).__name__} for the second")
+    check_state(kind, before, after)
+    for name, value, dtype in zip(Outcome._fields, outcome, (torch.float32, torch.bool, torch.bool)):
+        check_tensor(f"{kind}: {name}", value, like.shape, dtype, like.device)
+
+
+def check_observed(dynamics: Dynamics, batch: Any, obs: Any) -> None:
+    """Raise ``ValueError`` for observations of another shape, dtype or device."""
+    seen = batch, len(dynamics.obs_names)
+    check_tensor(f"{type(dynamics).__name__}.observe", obs, seen, torch.float32, dynamics.engine.device)
+
+
+def check_state(what: str, like: Any, state: Any) -> None:
+    """Raise ``ValueError`` for a state of another kind, or with a field of another shape, dtype or device."""
+    if type(state) is not type(like):
+        raise ValueError(f"{what} must be a {type(like).__name__}, got {type(state).__name__}")
+    for name, old, new in zip(like._fields, like, state):
+        check_tensor(f"{what}: {name}", new, old.shape, old.dtype, old.device)
+
+
+def check_tensor(what: str, value: Any, shape: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ``ValueError`` for what is no tensor, or has another shape, dtype or device."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} must be a tensor, got {type(value).__name__}")
+    if value.shape != shape or value.dtype != dtype or value.device != device:
+        got = f"{value.dtype} {tuple(value.shape)} on {value.device}"
+        raise ValueError(f"{what} is {got}; wanted {dtype} {tuple(shape)} on {device}")

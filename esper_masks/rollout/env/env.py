@@ -1,7 +1,9 @@
-"""Thousands of lifecycles on one device, stepped together; what a step does is in ``dynamics``."""
+"""Thousands of lifecycles on one device, stepped together; what a step does is the affair of ``dynamics``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,13 +13,23 @@ from esper_masks.compiled.methods import CompiledMethod, GraphedMethod
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.given import Given
 from esper_masks.decision.step import MODES, Mode
-from esper_masks.distributions.noise import Noise, NoiseKey, uniforms
+from esper_masks.distributions.noise import Noise, NoiseKey, keyed_uniforms, uniforms
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.rollout.env.calibration import Calibration
-from esper_masks.rollout.env.dynamics import Assumptions, Dynamics, nothing
-from esper_masks.rollout.env.mechanics import Mechanics, mechanics_of
-from esper_masks.rollout.env.state import State, improvement
+from esper_masks.rollout.env.dynamics import (
+    RESERVED,
+    Dynamics,
+    Outcome,
+    check_advanced,
+    check_dynamics,
+    check_fresh,
+    check_observed,
+    check_state,
+    given_too,
+)
+from esper_masks.rollout.env.mechanics import Mechanics
+from esper_masks.rollout.env.network import Assumptions, NetworkDynamics
 from esper_masks.rules import MaskRules
 
 
@@ -25,17 +37,18 @@ class StepInfo(Mapping[str, Tensor]):
     """What a step gives beside the rest. The final observation is computed when it is asked for.
 
     info["returns"]    float32 [batch]: rewards of the episode so far, or of the whole episode where it ended
-    info["final_obs"]  float32 [batch, obs_size]: before environments whose episode ended were empty again
+    info["final_obs"]  float32 [batch, obs_size]: before environments whose episode ended began another
     """
 
-    def __init__(self, dynamics: Dynamics, arguments: Sequence[Any], returns: Tensor):
-        self._dynamics, self._arguments, self._made = dynamics, arguments, {"returns": returns}
+    def __init__(self, observe: Callable[[], Tensor], returns: Tensor, final: Tensor | None = None):
+        self._observe, self._made = observe, {"returns": returns}
+        if final is not None:
+            self._made["final_obs"] = final
 
     def __getitem__(self, name: str) -> Tensor:
         if name == "final_obs" and name not in self._made:
             with torch.no_grad():
-                state, _ = self._dynamics.advance(self._arguments, reset=False)
-                self._made[name] = self._dynamics.observe(state)
+                self._made[name] = self._observe()
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -45,19 +58,31 @@ class StepInfo(Mapping[str, Tensor]):
         return 2
 
 
-class LifecycleEnv:
-    """Environments in which seeds germinate, are blended in, and are kept or culled, modelled on logs of real runs.
+class Epoch(NamedTuple):
+    """A step as a function of tensors."""
 
-    An episode has ``episode_length`` epochs, and a step is one epoch. Episodes terminate rather than being truncated:
-    the observation includes the time. The environment then begins the next episode by itself. What happens in an epoch,
-    and which parts are measured and which assumed, is described in ``docs/environment.md``; in short:
+    after: Any  # the state as the dynamics left it
+    outcome: Outcome
+    returns: Tensor  # float32 [batch]: rewards of the episode, also where it ended
+    following: Any  # the state in which the next step begins
+    obs: Tensor  # float32 [batch, obs_size]: of that
+    final: Tensor | None  # the observation of the first state, if the second was written into its memory
+
+
+class LifecycleEnv:
+    """Environments that follow the lifecycle of a rule set, by default those of growing networks.
+
+    What a step does is a part of its own, the dynamics. Without ``dynamics`` it is ``NetworkDynamics``: seeds
+    germinate, are blended in, and are kept or culled, modelled on logs of real runs. ``docs/environment.md`` describes
+    these, what is measured and what assumed, and how to write others. In short:
 
         the op moves a seed along an edge of the rules; an illegal action is WAIT, and is counted
         every seed ages; after its dwell time in a stage it enters the next stage by itself
         accuracy gain  the sum of the hidden qualities of the seeds, each times its share in the network
         reward         change of the gain, less the rent of all parameters; at the end only kept seeds count
 
-    Everything stays on the device. Nothing here reads it back.
+    Episodes terminate rather than being truncated: the observation includes the time. The environment then begins the
+    next episode by itself. Everything stays on the device. Nothing here reads it back.
 
     >>> import esper_masks as em, torch
     >>> env = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 1000, seed=1)
@@ -72,23 +97,36 @@ class LifecycleEnv:
         num_envs: number of environments, the batch.
         slot_ids: names of the slots; by default those of the rules.
         max_seeds: how many seeds may germinate in an episode; 0 for any number.
-        episode_length: epochs of an episode.
-        calibration: distributions; by default those of the package.
+        episode_length: epochs of an episode; by default 25. See ``NetworkDynamics``.
+        calibration: distributions; by default those of the package. See ``NetworkDynamics``.
         seed: seed of the noise that ``step`` draws.
         device: where everything lives.
         mode: how to run; see ``DecisionStep``. Under ``"cuda-graph"`` a step overwrites what the step before gave.
-        mechanics: what the lifecycle does by itself; by default the entry of the rules in ``MECHANICS``.
-        assumptions: what the logs do not say.
+        mechanics: what the lifecycle does by itself; by default the entry of the rules in ``MECHANICS``. See
+            ``NetworkDynamics``.
+        assumptions: what the logs do not say. See ``NetworkDynamics``.
+        dynamics: a function of the engine to ``Dynamics``, such as ``RuleDynamics``, their class, or
+            ``functools.partial`` of it with its own arguments. Not together with ``episode_length``, ``calibration``,
+            ``mechanics`` or ``assumptions``.
         kinds: see ``MaskEngine``.
-        given: a function of a ``rollout.State`` to ``row``, ``head_masks`` and ``restrict`` of ``MaskEngine``, under
-            which actions are legal in that state. It is called for each step, and again for ``masks`` and ``given``, so
-            it must give the same for the same state; it is compiled with the rest. Observations say nothing of it.
+        given: a function of the state to ``row``, ``head_masks`` and ``restrict`` of ``MaskEngine``, under which
+            actions are legal in that state, beside what the dynamics give. It is called for each step, and again for
+            ``masks`` and ``given``, so it must give the same for the same state; it is compiled with the rest.
+            Observations say nothing of it.
         switches: the rule set's switches, by name.
 
+    Attributes:
+        engine: makes the masks.
+        dynamics: what a step does.
+        kind: the class of the state.
+        obs_names: what each number of an observation is.
+        illegal_actions: how many actions of each environment were illegal so far, int64 ``[batch]``.
+
     Raises:
-        RulesError: rules that are not for growing networks, or without mechanics.
+        RulesError: rules that are not for growing networks, or without mechanics, where no dynamics are given.
         SlotStateError: slot ids that are missing or repeat.
-        ValueError: a number out of range, or a calibration without a blueprint or a stage of the rules.
+        ValueError: a number out of range, a mode in which the dynamics may not run, dynamics that lack something, or
+            arguments of ``NetworkDynamics`` beside others; or what these raise.
         RuntimeError: ``"cuda-graph"`` on no CUDA device.
     """
 
@@ -99,50 +137,54 @@ class LifecycleEnv:
         slot_ids: Sequence[str] | None = None,
         *,
         max_seeds: int = 0,
-        episode_length: int = 25,
+        episode_length: int | None = None,
         calibration: Calibration | None = None,
         seed: int = 0,
         device: torch.device | str | None = None,
         mode: Mode = "eager",
         mechanics: Mechanics | None = None,
         assumptions: Assumptions | None = None,
+        dynamics: Callable[[MaskEngine], Dynamics] | None = None,
         kinds: Mapping[str, Sequence[str]] | None = None,
-        given: Callable[[State], Given] = nothing,
+        given: Callable[[Any], Given] | None = None,
         **switches: Any,
     ):
-        numbers = {"num_envs": num_envs, "episode_length": episode_length, "seed": seed, "max_seeds": max_seeds}
-        for name, value in numbers.items():
-            least = int(name in ("num_envs", "episode_length"))
+        for name, value, least in (("num_envs", num_envs, 1), ("seed", seed, 0), ("max_seeds", max_seeds, 0)):
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
-        for kind, part in ((Calibration, calibration), (Mechanics, mechanics), (Assumptions, assumptions)):
-            if not (part is None or isinstance(part, kind)):
-                raise ValueError(f"{kind.__name__.lower()} must be of rollout.{kind.__name__}, got {part!r:.80}")
-        if not callable(given):
-            raise ValueError(f"given must be a function of a rollout.State, got {type(given).__name__}")
+        if not (given is None or callable(given)):
+            raise ValueError(f"given must be a function of the environment's state, got {type(given).__name__}")
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
         if mode == "cuda-graph" and torch.device("cpu" if device is None else device).type != "cuda":
             raise RuntimeError(f"mode='cuda-graph' needs a CUDA device, got device={device!r}")
-        self._like: dict[str, Any] = {"max_seeds": max_seeds, "episode_length": episode_length, "device": device}
-        self._like |= {"calibration": calibration, "mechanics": mechanics, "assumptions": assumptions, **switches}
+        of_networks: dict[str, Any] = {"episode_length": episode_length, "calibration": calibration}
+        of_networks |= {"mechanics": mechanics, "assumptions": assumptions}
+        own = {name: value for name, value in of_networks.items() if value is not None}
+        self._like: dict[str, Any] = {"max_seeds": max_seeds, "device": device, "dynamics": dynamics, **own, **switches}
         self._like |= {"kinds": kinds, "given": given}
+        make = _factory(dynamics, own)
         self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, kinds=kinds, device=device, **switches)
         self.num_envs, self.mode, self.device = num_envs, mode, self.engine.device
-        self.dynamics = Dynamics(
-            self.engine,
-            Calibration.default() if calibration is None else calibration,
-            mechanics_of(rules) if mechanics is None else mechanics.of(rules),
-            episode_length,
-            Assumptions() if assumptions is None else assumptions,
-            given,
-        )
-        self.obs_size = self.dynamics.obs_size
+        self.dynamics = check_dynamics(make(self.engine), self.engine, mode)
+        with _computing():
+            self.dynamics.check(mode)
+        # where the dynamics find it, too
+        self.dynamics.given = partial(given_too, self.dynamics.given, given)  # type: ignore[method-assign]
+        self.obs_names = self.dynamics.obs_names
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        with torch.inference_mode(False):
+        with _computing():
             self.illegal_actions = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        self.state = self._fresh()
-        self._step, self._observe = self._run(self.dynamics.step), self._run(self.dynamics.observe)
+            self._none = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
+            first = self.dynamics.fresh(num_envs)
+            check_fresh(self.dynamics, first, num_envs)
+            self._state = _counted(first, torch.zeros_like(first.epoch), torch.zeros_like(first.returns))
+            self.kind = type(first)
+        # in which environments an episode has ended, and ``_state`` does not yet have the beginning of the next; None
+        # where that is none. Compiled code makes it in the graph of the next step, so that no memory holds both states
+        self._ended: Tensor | None = None
+        self._advance, self._observe = self._run(self.advance), self._run(self.observe)
+        self._begin = self._run(self.following)
 
     def _run(self, method: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if self.mode == "eager":
@@ -150,18 +192,6 @@ class LifecycleEnv:
         compiled = CompiledMethod(method)
         run = GraphedMethod(compiled) if self.mode == "cuda-graph" else compiled
         return lambda given: (method if torch.compiler.is_compiling() or intercepted() else run)(given)
-
-    def _fresh(self) -> State:
-        batch, slots = self.num_envs, len(self.engine.slot_ids)
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
-            return torch.zeros(*shape, dtype=dtype, device=self.device)
-
-        whole = [zeros(slots, batch) for _ in range(3)]
-        real = [zeros(slots, batch, dtype=torch.float32) for _ in range(3)]
-        sums = [zeros(batch, dtype=torch.float32) for _ in range(2)]
-        fields = [self.engine.empty_slots(batch), *whole, *real, zeros(batch), zeros(batch), *sums]
-        return State(*fields)
 
     def another(self, num_envs: int, seed: int, mode: Mode = "eager") -> "LifecycleEnv":
         """Other environments of the same task, at the beginning of an episode."""
@@ -181,12 +211,10 @@ class LifecycleEnv:
             ValueError: ``where`` of another shape, dtype or device.
         """
         if where is None:
-            self.state = self._fresh()
-        else:
-            where = check_bool("where", where, torch.Size([self.num_envs]), self.device)
-            wide = State(*[where] * len(State._fields))._replace(states=where.view(-1, 1, 1))
-            parts = zip(wide, self._fresh(), self.state)
-            self.state = State(*[torch.where(begins, fresh, field) for begins, fresh, field in parts])
+            where = ~self._none
+        where = check_bool("where", where, torch.Size([self.num_envs]), self.device)
+        with _computing():
+            self._state = self.begin(self.state, where)
         if seed is not None:
             self.seed(seed)
         return self.obs
@@ -200,7 +228,7 @@ class LifecycleEnv:
         return self.dynamics.masks(self.state)
 
     def step(self, actions: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, StepInfo]:
-        """One epoch of every environment.
+        """One step of every environment.
 
         Args:
             actions: integer ``[batch, heads]``. An illegal action, -1 too, is WAIT and counted in ``illegal_actions``.
@@ -209,7 +237,7 @@ class LifecycleEnv:
         Returns: observations ``[batch, obs_size]``, of a new episode where one ended; reward float32 ``[batch]``;
             terminated and truncated bool ``[batch]``, the second always False; ``StepInfo``.
         Raises:
-            ValueError: actions or noise that do not fit.
+            ValueError: actions or noise that do not fit, or dynamics that gave what does not.
         """
         check_actions("actions", actions, torch.Size([self.num_envs]), self.engine.layout.head_names)
         if actions.ndim != 2 or actions.device != self.device:
@@ -218,15 +246,21 @@ class LifecycleEnv:
                 f"actions have shape {tuple(actions.shape)} on {actions.device}; wanted {wanted} on {self.device}"
             )
         size = torch.Size([self.num_envs, self.dynamics.uniforms])
-        drawn = self.draw() if noise is None else check_noise(noise, size, self.state.quality)
-        before = [field.clone() for field in self.state] if self.mode == "cuda-graph" else self.state
-        actions = actions.clone()  # the memory may be a buffer's, and ``info`` may need the actions later
-        arguments = *before, actions, drawn
-        with torch.no_grad():
-            self.state, outcome, obs = self._step(arguments)
+        drawn = self.draw() if noise is None else check_noise(noise, size, self._state.returns)
+        actions = actions.clone()  # the memory may be a buffer's, and a state may keep some of it
+        with _computing():
+            if self.mode == "eager":
+                after, outcome, returns, self._state, obs, final = self.epoch(self.state, actions, drawn)
+            else:
+                (after, outcome, obs), final = self._advance((*self.carried, actions, drawn)), None
+                after = self._kept(after)  # ``info`` may be asked after the next step
+                self.carry(after, outcome.terminated)
+                returns = after.returns
             self.illegal_actions = self.illegal_actions + outcome.illegal
-        info = StepInfo(self.dynamics, arguments, outcome.returns)
-        return obs, outcome.reward, outcome.terminated, torch.zeros_like(outcome.terminated), info
+            # the caller's to write to: what the environment keeps may be the same memory
+            reward, terminated, returns = (told.clone() for told in (outcome.reward, outcome.terminated, returns))
+        info = StepInfo(partial(self.observe, after), returns, final)
+        return obs, reward, terminated, torch.zeros_like(terminated), info
 
     def draw(self) -> Noise:
         """Noise of a step from the environment's generator, or the key of such noise."""
@@ -234,17 +268,99 @@ class LifecycleEnv:
             return NoiseKey.draw(self._generator)  # compiled for a CPU, torch draws one by one
         return uniforms((self.num_envs, self.dynamics.uniforms), torch.float32, self.device, self._generator)
 
+    # -- a step as a function of tensors, which is compiled: here, and in one graph with a policy ---------------------
+
+    @property
+    def carried(self) -> tuple[Tensor, ...]:
+        """What a step begins with: the fields of a state, and where an episode ended that the state still holds."""
+        return *self._state, self._none if self._ended is None else self._ended
+
+    def carry(self, after: Any, ended: Tensor | None) -> None:
+        """Keep the fields with which a step ended, and where their episode has ended; None where all have begun."""
+        self._state, self._ended = self.kind(*after), ended
+
+    def begin(self, state: Any, where: Tensor) -> Any:
+        """The state, or the fields of one, with the beginning of an episode in some environments."""
+        before = self.kind(*state)
+        made = self.dynamics.reset(before, where)
+        check_state(f"{type(self.dynamics).__name__}.reset", before, made)
+        return _counted(made, made.epoch.masked_fill(where, 0), made.returns.masked_fill(where, 0))
+
+    def observe(self, state: Any) -> Tensor:
+        """The observation of a state."""
+        obs = self.dynamics.observe(state)
+        check_observed(self.dynamics, state.epoch.shape[0], obs)
+        return obs
+
+    def following(self, carried: Sequence[Tensor]) -> Any:
+        """The state in which the next step begins, of what is ``carried``."""
+        *fields, ended = carried
+        return self.begin(fields, ended)
+
+    def epoch(self, state: Any, actions: Tensor, noise: Noise) -> Epoch:
+        """One step from a state that every environment is in."""
+        dynamics = self.dynamics
+        if isinstance(noise, NoiseKey):
+            size = state.epoch.shape[0], dynamics.uniforms
+            noise = keyed_uniforms(noise, size, stacked=True)[0].movedim(0, -1)
+        after, outcome = dynamics.advance(state, actions, noise)
+        check_advanced(dynamics, state, after, outcome)
+        returns = state.returns + outcome.reward
+        after, final = _counted(after, state.epoch + 1, returns), None
+        if dynamics.in_place:  # what is told of this step is out of the way of what is written for the next
+            outcome = Outcome(*[part.clone() for part in outcome])
+            after, final = after._replace(returns=returns.clone()), self.observe(after)
+        following = self.begin(after, outcome.terminated)
+        return Epoch(after, outcome, returns, following, self.observe(following), final)
+
+    def advance(self, given: Sequence[Any]) -> tuple[Any, Outcome, Tensor]:
+        """One step from what is ``carried``, actions and noise or its key.
+
+        Returns: the state as the dynamics left it, to be carried with ``terminated``; the outcome; observations of the
+            state in which the next step begins.
+        """
+        *carried, actions, noise = given
+        made = self.epoch(self.following(carried), actions, noise)
+        return made.after, made.outcome, made.obs
+
     # -- what is there ------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Any:
+        """The current state, a named tuple of the dynamics; a new one can be set."""
+        if self._ended is not None:
+            with _computing():
+                self._state, self._ended = self._kept(self._begin(self.carried)), None
+        return self._state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        check_state("the state that was set", self._state, state)
+        if self.dynamics.in_place:  # which would write to what is the caller's
+            with _computing():
+                state = self.kind(*[field.clone() for field in state])
+        self._state, self._ended = state, None
+
+    def _kept(self, state: Any) -> Any:
+        """A state that no later call of a graph overwrites."""
+        return self.kind(*[field.clone() for field in state]) if self.mode == "cuda-graph" else state
+
+    @property
+    def obs_size(self) -> int:
+        """How many numbers an observation has."""
+        return len(self.obs_names)
 
     @property
     def states(self) -> Tensor:
         """Slot states, int32 ``[batch, slots, features]``."""
-        return self.state.states
+        states: Tensor = self.state.states
+        return states
 
     @property
     def total_seeds(self) -> Tensor:
         """Seeds germinated in the episode, int32 ``[batch]``."""
-        return self.state.total_seeds
+        seeds: Tensor = self.state.total_seeds
+        return seeds
 
     @property
     def given(self) -> Given:
@@ -258,16 +374,11 @@ class LifecycleEnv:
             observed: Tensor = self._observe(self.state)
         return observed
 
-    @property
-    def improvement(self) -> Tensor:
-        """Measured improvement of each seed in accuracy points, float32 ``[batch, slots]``; 0 without a reading."""
-        return improvement(self.state).movedim(0, -1)
-
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to resume: tensors, the state of the generator, and what identifies rules and task."""
         fields = {name: field.clone() for name, field in self.state._asdict().items()}
         counts = {"illegal_actions": self.illegal_actions.clone(), "generator": self._generator.get_state()}
-        return {"rules": self.engine.fingerprint, "task": self.dynamics.task, **fields, **counts}
+        return {"rules": self.engine.fingerprint, "task": self.dynamics.fingerprint, **fields, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from a ``state_dict``.
@@ -277,12 +388,16 @@ class LifecycleEnv:
                 nothing is changed then.
         """
         wanted = {**self.state._asdict(), "illegal_actions": self.illegal_actions}
-        if not isinstance(state, Mapping) or set(state) != {"rules", "task", "generator", *wanted}:
+        if not isinstance(state, Mapping) or not set(state) >= RESERVED:
             raise ValueError("this is no state_dict of a LifecycleEnv")
         if state["rules"] != self.engine.fingerprint:
             raise ValueError("the state is of an environment with other rules or other settings of their switches")
-        if state["task"] != self.dynamics.task:
-            raise ValueError("the state is of other slots, another episode length, seed limit or calibration")
+        if state["task"] != self.dynamics.fingerprint:
+            raise ValueError(
+                "the state is of other dynamics, or of other slots, another episode length, seed limit or calibration"
+            )
+        if set(state) != RESERVED | set(wanted):
+            raise ValueError(f"the state lacks fields or has others; wanted {', '.join(wanted)}")
         given = state["states"]
         if isinstance(given, Tensor) and given.ndim == 3 and len(given) != self.num_envs:
             raise ValueError(
@@ -298,8 +413,47 @@ class LifecycleEnv:
         except (AttributeError, RuntimeError, TypeError):
             raise ValueError("the state has a generator of another kind of device") from None
         self.illegal_actions = fields.pop("illegal_actions")
-        self.state = State(**fields)
+        self._state, self._ended = self.kind(**fields), None
 
 
 def _form(value: object) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _factory(
+    dynamics: Callable[[MaskEngine], Dynamics] | None, of_networks: Mapping[str, Any]
+) -> Callable[[MaskEngine], Dynamics]:
+    """What makes the dynamics.
+
+    Raises:
+        ValueError: dynamics that are no such function, or arguments of ``NetworkDynamics`` beside others.
+    """
+    if dynamics is None:
+        return partial(NetworkDynamics, **of_networks)
+    if of_networks:
+        names = " and ".join(f"{name}=" for name in of_networks)
+        raise ValueError(
+            f"dynamics= together with {names}: these are of NetworkDynamics. Give them to your own, as in "
+            "functools.partial(YourDynamics, ...), or leave dynamics out"
+        )
+    if isinstance(dynamics, Dynamics) or not callable(dynamics):
+        kind = type(dynamics).__name__
+        raise ValueError(
+            f"dynamics must be a function of an engine to rollout.Dynamics, got {kind}"
+            + f", which is of one engine already: give the class, or functools.partial({kind}, ...)"
+            * isinstance(dynamics, Dynamics)
+        )
+    return dynamics
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Without gradients, and with tensors that code within inference mode and outside may write to."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _counted(state: Any, epoch: Tensor, returns: Tensor) -> Any:
+    """A state with the two fields that the environment counts."""
+    counts = {"epoch": epoch, "returns": returns}
+    return type(state)(*[counts.get(name, field) for name, field in zip(state._fields, state)])

@@ -72,7 +72,9 @@ def mechanics_of(rules: MaskRules) -> Mechanics:
     """
     if rules.name not in MECHANICS:
         raise RulesError(
-            f"no mechanics are known for {rules.name}; known are {', '.join(sorted(MECHANICS))}: pass mechanics=, or, "
-            f"for commands, let the module of the rules enter them as esper_masks.rollout.MECHANICS[{rules.name!r}]"
+            f"no mechanics are known for {rules.name}; known are {', '.join(sorted(MECHANICS))}: if networks grow "
+            "under these rules, pass mechanics=, or, for commands, let the module of the rules enter them as "
+            f"esper_masks.rollout.MECHANICS[{rules.name!r}]; else give dynamics, dynamics= or --dynamics, which "
+            "rollout.RuleDynamics makes from the rules and a reward"
         )
     return MECHANICS[rules.name].of(rules)

@@ -235,7 +235,7 @@ def _divided(parts: Sequence[dict[str, Any]], processes: Processes) -> dict[str,
 
     first = states[0]["env"]
     env = {
-        name: divide([state["env"][name] for state in states], int(field.ndim == 2))  # those are [slots, batch]
+        name: divide([state["env"][name] for state in states], 0 if name == "states" else -1)  # see ``Dynamics``
         for name, field in first.items()
         if isinstance(field, Tensor) and name != "generator"
     }

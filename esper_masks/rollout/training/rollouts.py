@@ -13,7 +13,6 @@ from esper_masks.decision.buffer import RolloutBuffer
 from esper_masks.decision.step import CompiledCategorical, DecisionInputs
 from esper_masks.distributions.noise import NoiseKey
 from esper_masks.rollout.env.env import LifecycleEnv
-from esper_masks.rollout.env.state import State
 from esper_masks.rollout.training.moments import RunningMoments
 from esper_masks.rollout.training.policy import FactoredActorCritic, Hidden
 
@@ -105,16 +104,17 @@ class Collector(nn.Module):
         env, out = self.env, self._rows[step]
         noise = NoiseKey.draw() if env.device.type == "cpu" else None
         first, second = (None, None) if state.hidden is None else state.hidden
-        given = state.obs, *scale, first, second, state.starts, noise, *env.state, env.draw(), env.illegal_actions
+        given = state.obs, *scale, first, second, state.starts, noise, env.illegal_actions, *env.state, env.draw()
         if step < 2:  # the arguments of all later steps are made as those of the second
             self._entry = self.graph.find(given, out)
-        first, second, obs, ended, env.illegal_actions, *after = self._entry(given, out)
-        env.state = State(*after)
+        first, second, obs, ended, env.illegal_actions, *following = self._entry(given, out)
+        env.carry(following, None)
         return RolloutState(obs, None if first is None else (first, second), ended)
 
     def _whole(self, given: Sequence[Any], out: Sequence[Tensor | None]) -> tuple[Any, ...]:
-        obs, mean, spread, first, second, starts, noise, *before, env_noise, illegal = given
-        state, step = State(*before), self.policy.step
+        obs, mean, spread, first, second, starts, noise, illegal, *fields, env_noise = given
+        env, step = self.env, self.policy.step
+        state = env.kind(*fields)
         hidden = None if first is None else (first, second)
         seen = self.moments.scale(obs, mean, spread)
         logits, values, hidden = self.policy(seen, hidden, starts)
@@ -127,13 +127,14 @@ class Collector(nn.Module):
             limit,
             noise=noise,
             entropy=False,
-            given=self.env.dynamics.given(state),
+            given=env.dynamics.given(state),
             words=None if packed is None else packed.shape[-1],
         )
         decision = step.decide(inputs, categorical=CompiledCategorical)
         assert decision is not None  # since it was given no place
-        after, outcome, following = self.env.dynamics.step((*before, decision.actions, env_noise))
-        kept = obs, values, starts, outcome.reward, outcome.terminated, outcome.returns
+        made = env.epoch(state, decision.actions, env_noise)
+        outcome = made.outcome
+        kept = obs, values, starts, outcome.reward, outcome.terminated, made.returns
         copy_into(out, (*decision, *kept))
         kept_hidden = (None, None) if hidden is None else hidden
-        return (*kept_hidden, following, outcome.terminated, illegal + outcome.illegal, *after)
+        return (*kept_hidden, made.obs, outcome.terminated, illegal + outcome.illegal, *made.following)

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from esper_masks.decision.step import DecisionStep, Mode
+from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibration import Calibration
+from esper_masks.rollout.env.dynamics import Dynamics
 from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rollout.training.checkpoint import clean, found, save
 from esper_masks.rollout.training.config import PPOConfig
@@ -31,7 +33,7 @@ SAID = "stopping after this update; again to quit without saving"
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a training is built from, beside the rules and the device.
+    """What a training is built from, beside the rules, the dynamics and the device.
 
     Args:
         envs: number of environments, of all processes.
@@ -67,8 +69,16 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def environment(self, rules: MaskRules, num_envs: int, seed: int, device: str, mode: Mode) -> LifecycleEnv:
-        """Environments with these settings."""
+    def environment(
+        self,
+        rules: MaskRules,
+        num_envs: int,
+        seed: int,
+        device: str,
+        mode: Mode,
+        dynamics: Callable[[MaskEngine], Dynamics] | None = None,
+    ) -> LifecycleEnv:
+        """Environments with these settings, by dynamics as ``LifecycleEnv`` takes them."""
         return LifecycleEnv(
             rules,
             num_envs,
@@ -78,6 +88,7 @@ class TrainSettings:
             seed=seed,
             device=device,
             mode=mode,
+            dynamics=dynamics,
         )
 
     def network(self, env: LifecycleEnv, mode: Mode) -> FactoredActorCritic:
@@ -93,8 +104,11 @@ def build(
     config: PPOConfig,
     device: str = "cpu",
     processes: Processes | None = None,
+    dynamics: Callable[[MaskEngine], Dynamics] | None = None,
 ) -> PPO:
     """A training that has not begun. Seeds torch's own generator.
+
+    Where steps are to be compiled and the dynamics may not be, decisions alone are.
 
     Args:
         rules: a rule set.
@@ -102,6 +116,7 @@ def build(
         config: hyper-parameters.
         device: where everything lives.
         processes: the processes; each has an equal share of the environments, and noise of its own.
+        dynamics: as ``LifecycleEnv`` takes them.
 
     Raises:
         RulesError, ValueError, RuntimeError: rules, settings or a device that no training can have.
@@ -110,7 +125,9 @@ def build(
     torch.manual_seed(settings.seed)
     mode: Mode = "compiled" if settings.compile else "eager"
     envs, seed = processes.share(settings.envs, "environments"), processes.seed(settings.seed, "environment")
-    env = settings.environment(rules, envs, seed, device, mode)
+    env = settings.environment(rules, envs, seed, device, "eager", dynamics)
+    if mode != "eager" and mode in env.dynamics.modes:
+        env = env.another(envs, seed, mode)
     ppo = PPO(env, settings.network(env, mode), config, processes)
     if processes.rank:  # the weights are the same everywhere, the actions are not
         torch.manual_seed(processes.seed(settings.seed, "actions"))

@@ -11,7 +11,8 @@ from torch import Tensor
 from esper_masks.decision.given import Given
 from esper_masks.decision.step import Mode
 from esper_masks.masks.engine import MaskEngine
-from esper_masks.rollout.env.baselines import BASELINES
+from esper_masks.rollout.env.baselines import baselines_of
+from esper_masks.rollout.env.dynamics import Dynamics
 from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rollout.training.checkpoint import CheckpointError, read_any
 from esper_masks.rollout.training.moments import RunningMoments
@@ -119,7 +120,8 @@ class TrainedPolicy:
         """Draw legal actions in the current states of environments.
 
         Args:
-            env: with the same rules, slots, episode length and seed limit; ``env`` makes such environments.
+            env: with the same rules, slots, episode length, seed limit and observations; ``env`` makes such
+                environments.
             hidden: of a recurrent policy, as the step before gave it; forgotten where an episode begins.
             noise: see ``act``.
 
@@ -130,12 +132,16 @@ class TrainedPolicy:
             ("rules", self.engine.fingerprint, env.engine.fingerprint),
             ("slots", len(self.engine.slot_ids), len(env.engine.slot_ids)),
             ("episode_length", self.task.dynamics.episode_length, env.dynamics.episode_length),
-            ("max_seeds", self.task.dynamics.max_seeds, env.dynamics.max_seeds),
+            ("max_seeds", self.task.engine.max_seeds, env.engine.max_seeds),
         ):
             if mine != its:
                 raise ValueError(
                     f"{name} of the environments: {its}; the policy was trained with {mine}, policy.env(n) makes such"
                 )
+        if env.engine.slot_ids == self.task.engine.slot_ids:  # which stand in names, and mean nothing to a policy
+            for mine, its in zip(self.task.obs_names, env.obs_names):
+                if mine != its:
+                    raise ValueError(f"the environments observe {its!r} where those of the training had {mine!r}")
         starts = env.state.epoch == 0
         past: dict[str, Any] = {"hidden": hidden, "starts": starts}
         return self.act(env.obs, env.states, env.total_seeds, **past, noise=noise, **env.given)
@@ -148,7 +154,12 @@ class TrainedPolicy:
 
 
 def load_policy(
-    path: str | os.PathLike[str], *, rules: MaskRules | None = None, device: str = "cpu", mode: Mode = "eager"
+    path: str | os.PathLike[str],
+    *,
+    rules: MaskRules | None = None,
+    dynamics: Callable[[MaskEngine], Dynamics] | None = None,
+    device: str = "cpu",
+    mode: Mode = "eager",
 ) -> TrainedPolicy:
     """The policy of a checkpoint of ``esper-masks train``, for any number of environments. No code in it is run.
 
@@ -157,17 +168,22 @@ def load_policy(
     Args:
         path: a checkpoint, of several processes any part of it, or a log folder for its newest checkpoint.
         rules: rules of the training; needed if they do not ship with the package.
+        dynamics: dynamics of the training, as ``LifecycleEnv`` takes them; needed if it was given any.
         device: where the policy and the environments it makes are; not necessarily the one of the training.
         mode: how decisions run; see ``DecisionStep``.
 
     Raises:
         OSError: the file cannot be read.
-        CheckpointError: the file is damaged, no checkpoint of that command, or of other rules; a ``ValueError``.
-        RulesError, ValueError, RuntimeError: rules, settings or a device that no environment can have.
+        CheckpointError: the file is damaged, no checkpoint of that command, or of other rules or dynamics, or no
+            environment can have its settings; a ``ValueError``.
+        RuntimeError: a device that is not there.
     """
     content = read_any(path)
     given = dict(content["settings"])
-    name = given.pop("rules", None)
+    name, named = given.pop("rules", None), given.pop("dynamics", None)
+    if named is not None and dynamics is None:
+        reason = f"of dynamics in Python code, {named!r:.80}: give dynamics, too"
+        raise CheckpointError(f"{path}: {reason} (dynamics=, or --dynamics)")
     if rules is None:
         if name not in rulesets():
             reason = f"of rules that do not ship with the package, {name!r:.80}: give rules, too"
@@ -177,11 +193,16 @@ def load_policy(
         settings = TrainSettings(**given)
     except TypeError:
         raise CheckpointError(f"{path}: its settings are not those of esper-masks train: {given!r:.120}") from None
-    task, state = settings.environment(rules, 1, settings.seed, device, "eager"), content["training"]
+    try:
+        task = settings.environment(rules, 1, settings.seed, device, "eager", dynamics)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: no environment can be made by its settings: {error}") from error
+    state = content["training"]
     if content["rules"] != task.engine.fingerprint:
         raise CheckpointError(f"{path}: of other rules than {rules.name}, or of other settings of their switches")
-    if state["env"]["task"] != task.dynamics.task:
-        raise CheckpointError(f"{path}: of an environment that its settings do not describe, {settings}")
+    if state["env"]["task"] != task.dynamics.fingerprint:
+        others = "of other dynamics, or " if dynamics is not None else ""
+        raise CheckpointError(f"{path}: {others}of an environment that its settings do not describe, {settings}")
     with torch.random.fork_rng(devices=()):  # first weights, which are replaced, take no noise from the caller
         network = settings.network(task, mode)
     moments = RunningMoments(task.obs_size, task.device)
@@ -220,7 +241,7 @@ def learned(of: PPO | TrainedPolicy) -> Player:
 
 def players(of: PPO | TrainedPolicy) -> dict[str, Player]:
     """What was learned, as ``"learned"``, and the baselines that it should be better than."""
-    return {"learned": learned(of), **BASELINES}
+    return {"learned": learned(of), **baselines_of(of.task if isinstance(of, TrainedPolicy) else of.env)}
 
 
 def returns_of(policy: Player, like: LifecycleEnv, seed: int, envs: int = 8192) -> Returns:
@@ -231,10 +252,21 @@ def returns_of(policy: Player, like: LifecycleEnv, seed: int, envs: int = 8192) 
         like: environments of the same task.
         seed: seed of the noise of the new environments.
         envs: how many there are.
+
+    Raises:
+        ValueError: an episode that has not ended after the ``episode_length`` of the dynamics.
     """
     env = like.another(envs, seed)
-    env.reset()
+    obs = env.reset()
+    returns, over = obs.new_zeros(envs), torch.zeros(envs, dtype=torch.bool, device=obs.device)
     for _ in range(env.dynamics.episode_length):
-        *_, info = env.step(policy(env))
-    returns = info["returns"]
+        _, _, terminated, _, info = env.step(policy(env))
+        returns = torch.where(terminated & ~over, info["returns"], returns)
+        over = over | terminated
+    if not over.all():
+        kind = type(env.dynamics).__name__
+        raise ValueError(
+            f"{int((~over).sum())} of {envs} episodes have not ended after {env.dynamics.episode_length} steps, the "
+            f"episode_length of {kind}: its advance must end them"
+        )
     return Returns(float(returns.mean()), float(returns.std()) / envs**0.5, int(env.illegal_actions.sum()))

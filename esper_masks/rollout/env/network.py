@@ -1,0 +1,366 @@
+"""The dynamics of growing networks: what the op does, how seeds grow, the reward, advances by themselves.
+
+Every value of a slot lies in memory ``[slots, batch]``, so that a lane runs over environments; a choice between few
+numbers is a chain of ``where``, because gathers are not vectorized.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from esper_masks.errors import RulesError
+from esper_masks.masks.engine import MaskEngine
+from esper_masks.rollout.env.calibration import Calibration, Improvement
+from esper_masks.rollout.env.dynamics import Dynamics, Outcome
+from esper_masks.rollout.env.mechanics import Mechanics, mechanics_of
+from esper_masks.rules.names import INT32, OP, SLOT
+
+BLUEPRINT = "blueprint"
+
+CENTRE: tuple[float, ...] = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
+CENTRE += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
+TAIL: tuple[float, ...] = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773)
+TAIL += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+
+
+class State(NamedTuple):
+    """The state of a batch of environments, without what follows from other fields."""
+
+    states: Tensor  # int32 [batch, slots, features]: the engine's
+    elapsed: Tensor  # int32 [slots, batch]: epochs in the stage
+    dwell: Tensor  # int32 [slots, batch]: epochs after which the stage is left by itself
+    blueprint: Tensor  # int32 [slots, batch]
+    quality: Tensor  # float32 [slots, batch]: accuracy points that the seed adds with its whole share; not observed
+    evidence: Tensor  # float32 [slots, batch]: readings times the seed's share in each
+    weight: Tensor  # float32 [slots, batch]: squares of the shares
+    epoch: Tensor  # int32 [batch]
+    total_seeds: Tensor  # int32 [batch]
+    gain: Tensor  # float32 [batch]: accuracy points of all seeds
+    returns: Tensor  # float32 [batch]: rewards of the episode
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What the logs do not say; see ``docs/environment.md``.
+
+    Args:
+        rent: accuracy points that one parameter costs in one epoch.
+        noise: standard deviation of a reading of a seed's improvement, accuracy points; by default that of the
+            calibration's seeds that ended before they had a share in the network.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    rent: float = 1e-6
+    noise: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("rent", self.rent), ("noise", 0 if self.noise is None else self.noise)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of points, not negative, got {value!r}")
+
+
+class NetworkDynamics(Dynamics):
+    """What happens to a network that grows: calibrated by logs of real runs. ``docs/environment.md`` describes it.
+
+    ``LifecycleEnv`` runs by these dynamics where it is given no others, and hands on their arguments.
+
+    Args:
+        engine: the engine of the masks.
+        calibration: distributions; by default those of the package.
+        mechanics: what the lifecycle does by itself; by default the entry of the rules in ``MECHANICS``.
+        episode_length: epochs of an episode.
+        assumptions: what the logs do not say.
+
+    Raises:
+        RulesError: rules that are not for growing networks, or without mechanics; or in which an op does more than to
+            move its slot.
+        ValueError: an argument of another kind or out of range; or the calibration has no seed of a legal blueprint, no
+            epochs of a stage that is left by itself, or no seeds that tell the noise of a reading.
+    """
+
+    def __init__(
+        self,
+        engine: MaskEngine,
+        *,
+        calibration: Calibration | None = None,
+        mechanics: Mechanics | None = None,
+        episode_length: int = 25,
+        assumptions: Assumptions | None = None,
+    ):
+        super().__init__(engine)
+        for kind, part in ((Calibration, calibration), (Mechanics, mechanics), (Assumptions, assumptions)):
+            if not (part is None or isinstance(part, kind)):
+                raise ValueError(f"{kind.__name__.lower()} must be of rollout.{kind.__name__}, got {part!r:.80}")
+        if type(episode_length) is not int or episode_length < 1:
+            raise ValueError(f"episode_length must be an int of at least 1, got {episode_length!r}")
+        rules, layout = engine.rules, engine.layout
+        calibration = Calibration.default() if calibration is None else calibration
+        mechanics = mechanics_of(rules) if mechanics is None else mechanics.of(rules)
+        assumptions = Assumptions() if assumptions is None else assumptions
+        for op in rules.op_rules:
+            moving = [head.name for head in rules.slot_heads if head.name in op.uses and (head.moves or head.sets)]
+            more = [f"sets {', '.join(op.sets)}"] if op.sets else []
+            if more := more + [f"moves or sets the slot of the head {name!r}" for name in moving]:
+                raise RulesError(
+                    f"op {op.name} of {rules.name} {' and '.join(more)}, and in NetworkDynamics ops only move their "
+                    "own slot: give dynamics of your own"
+                )
+        # not by ``digest``: it stands in the checkpoints of 0.1.0
+        facts = engine.slot_ids, episode_length, engine.max_seeds, calibration.to_json(), mechanics, assumptions
+        self.fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
+        self.episode_length, self.rent = episode_length, assumptions.rent
+        if BLUEPRINT not in layout.head_names:
+            raise RulesError(f"{rules.name} has no head {BLUEPRINT!r}, by which seeds differ")
+        stage = {member.name: int(member) for member in rules.stages}
+        self.empty, self.kept, self.blending = int(rules.empty), stage[mechanics.kept], stage[mechanics.blending]
+        self.full = tuple(stage[name] for name in mechanics.full)
+        self.without_seed = (self.empty, *(stage[name] for name in mechanics.cleared))
+        self.advances = tuple((stage[source], stage[target]) for source, target in mechanics.advances.items())
+        self.moves = tuple(
+            (int(op.id), int(source), int(target))
+            for op in rules.op_rules
+            for source, target in sorted(rules.edges(op.id).items())
+        )
+        if all(source != self.empty for _, source, _ in self.moves):
+            raise RulesError(f"no op of {rules.name} fills an empty slot")
+        reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
+        self.stages = tuple(sorted(reached))
+        self.op_at, self.slot_at, self.blueprint_at = (layout.head_names.index(name) for name in (OP, SLOT, BLUEPRINT))
+        known = {name.upper(): entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
+        head = layout.heads[self.blueprint_at]
+        choices = head.choices
+        legal = {c for number, row in enumerate(head.by_op) if head.users >> number & 1 for c in row}
+        if lacking := [choices[c] for c in sorted(legal) if choices[c] not in known]:
+            raise ValueError(
+                f"the calibration lacks the blueprints {', '.join(lacking)}; it has {', '.join(sorted(known))}"
+            )
+        if assumptions.noise is None and not calibration.unblended.seeds:
+            raise ValueError(
+                "no seed of the calibration ended before it was blended in, so it does not tell the noise of readings: "
+                "pass Assumptions(noise=...), or calibrate from logs with such seeds"
+            )
+        self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
+        self.blueprints = tuple(sorted(legal))
+        measured = [known[name].improvement if name in known else Improvement(0, 0.0, 0.0) for name in choices]
+        self.mean = tuple(part.mean for part in measured)
+        self.spread = tuple(max(part.spread**2 - self.noise**2, 0.0) ** 0.5 for part in measured)
+        self.params = tuple(known[name].params if name in known else 0 for name in choices)
+        waits = set(mechanics.advances) - set(mechanics.cleared)
+        if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
+            raise ValueError(f"the calibration has no epochs of {', '.join(unknown)}")
+        self.dwells = {s: _thresholds(calibration.dwell.get(name, {})) for name, s in stage.items()}
+        self.slots = len(engine.slot_ids)
+        self.uniforms = 2 + 2 * self.slots
+        of_slot = [f"stage {rules.stages(number).name}" for number in self.stages]
+        of_slot += [f"blueprint {choices[number]}" for number in self.blueprints]
+        of_slot += ["age", "epochs in stage", "improvement", "certainty"]
+        self.obs_names = (*[f"{slot}: {name}" for name in of_slot for slot in engine.slot_ids], "epoch", "seeds")
+
+    def fresh(self, batch: int) -> State:
+        """All slots empty."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=self.engine.device)
+
+        whole = [zeros(self.slots, batch) for _ in range(3)]
+        real = [zeros(self.slots, batch, dtype=torch.float32) for _ in range(3)]
+        sums = [zeros(batch, dtype=torch.float32) for _ in range(2)]
+        fields = [self.engine.empty_slots(batch), *whole, *real, zeros(batch), zeros(batch), *sums]
+        return State(*fields)
+
+    def advance(self, state: State, actions: Tensor, noise: Tensor) -> tuple[State, Outcome]:
+        """An epoch. Noise is for the quality of a new seed, and for the dwell time of a stage that an op enters; then
+        for each slot for its reading; then for each slot for the dwell time of a stage that is entered by itself.
+        """
+        old, uniform = state, noise.movedim(-1, 0)
+        stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
+        heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
+        legal, acted = self.masks(old).acts_on(heads)
+        op = heads[self.op_at]
+
+        entered = stage
+        for number, source, target in self.moves:
+            entered = torch.where(acted & (op == number) & (stage == source), target, entered)
+        moved, born = entered != stage, acted & (stage == self.empty) & (entered != self.empty)
+        chosen = heads[self.blueprint_at]
+        blueprint = torch.where(born, chosen, old.blueprint)
+        drawn = self._of(chosen, self.mean) + self._of(chosen, self.spread) * normal_quantile(uniform[0])
+        quality = torch.where(born, drawn, old.quality)
+        evidence, weight = torch.where(born, 0, old.evidence), torch.where(born, 0, old.weight)
+        dwell = torch.where(moved, self._dwell(entered, uniform[1]), old.dwell)
+        elapsed = torch.where(moved, 0, old.elapsed) + 1
+        age = torch.where(born, 0, age) + 1
+
+        full, kept = is_any(entered, self.full), entered == self.kept
+        share = torch.where(entered == self.blending, (elapsed.float() / dwell.clamp_min(1)).clamp_max(1), full.float())
+        ends = old.epoch + 1 >= self.episode_length
+        gain, reward = self._reward(old, torch.where(kept | ~ends, share * quality, 0), entered, blueprint)
+        read = torch.where(kept, 0, share)
+        error = self.noise * normal_quantile(uniform[2 : 2 + self.slots])
+        evidence = evidence + read * (read * quality + error)
+        weight = weight + read * read
+
+        following = entered
+        for source, target in self.advances:
+            following = torch.where((entered == source) & (elapsed >= dwell), target, following)
+        advanced = following != entered
+        dwell = torch.where(advanced, self._dwell(following, uniform[2 + self.slots :]), dwell)
+        elapsed = torch.where(advanced, 0, elapsed)
+        seeds, cleared = old.total_seeds + born.sum(0, dtype=torch.int32), following == self.empty
+        of_slots = [age, elapsed, dwell, blueprint, quality, evidence, weight]
+        age, *rest = [torch.where(cleared, 0, field) for field in of_slots]
+        fields = [self._states(following, age), *rest, old.epoch, seeds, gain, old.returns]
+        return State(*fields), Outcome(reward, ends, ~legal)
+
+    def reset(self, state: State, where: Tensor) -> State:
+        """See ``Dynamics``. By numbers: compiled, a step with fresh tensors takes a quarter longer."""
+        stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
+        states = self._states(torch.where(where, self.empty, stage), torch.where(where, 0, age))
+        fields = [states, *[torch.where(where, 0, field) for field in state[1:]]]
+        return State(*fields)
+
+    def observe(self, state: State) -> Tensor:
+        """The observation of a state.
+
+        For each slot, feature by feature: its stage, among those that can be reached; its blueprint; age and epochs in
+        the stage, over the length of an episode; the measured improvement over 10 points, and how certain that is,
+        w / (1 + w). Then for the environment: the part of the episode that is over, and the part of the seeds.
+
+        Returns: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
+        """
+        stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
+        occupied = ~is_any(stage, self.without_seed)
+        rows = [(stage == s).float() for s in self.stages]
+        rows += [((state.blueprint == b) & occupied).float() for b in self.blueprints]
+        rows += [age.float() / self.episode_length, state.elapsed.float() / self.episode_length]
+        rows += [self.improvement(state) / 10, state.weight / (1 + state.weight)]
+        seeds = state.total_seeds.float() / (self.engine.max_seeds or self.episode_length)
+        whole = torch.stack([state.epoch.float() / self.episode_length, seeds])
+        return torch.cat([torch.stack(rows).flatten(0, 1), whole]).movedim(0, -1)
+
+    def improvement(self, state: State) -> Tensor:
+        """The measured improvement of each seed, by least squares over its readings, float32 ``[slots, batch]``; or 0.
+
+        In accuracy points.
+        """
+        return state.evidence / state.weight.masked_fill(state.weight == 0, 1)
+
+    def heuristic(self, state: State) -> Tensor:
+        """Judge the first seed on probation, or else fill a slot.
+
+        A seed whose measured improvement is negative is culled, any other is kept. New seeds have the blueprint with
+        the largest mean improvement.
+
+        Raises:
+            RulesError: rules without ops that fill, keep and cull.
+        """
+        heads = self.engine.layout.heads
+        probation = [s for s in self.full if s != self.kept and s not in dict(self.advances)]
+        fill, keep, cull = (self._op(what) for what in ("fill", "keep", "cull"))
+        stage = state.states[..., 0]
+        waits = is_any(stage, probation)
+        empty = (stage == self.empty) & self.masks(state).slot_by_op[..., fill, :]
+        judged, at = waits.any(-1), waits.int().argmax(-1)
+        negative = self.improvement(state).movedim(0, -1).gather(-1, at.unsqueeze(-1)).squeeze(-1) < 0
+        filled = empty.any(-1) & ~judged
+        op = torch.where(judged, torch.where(negative, cull, keep), torch.where(filled, fill, self.wait))
+        slot = torch.where(judged, at, torch.where(filled, empty.int().argmax(-1), heads[self.slot_at].canonical))
+        best = max(self.blueprints, key=lambda choice: self.mean[choice])
+        blueprint = torch.where(filled, best, heads[self.blueprint_at].canonical)
+        chosen = {self.op_at: op, self.slot_at: slot, self.blueprint_at: blueprint}
+        return torch.stack([chosen.get(i, torch.full_like(op, head.canonical)) for i, head in enumerate(heads)], -1)
+
+    def _op(self, what: str) -> int:
+        """The op that fills a slot, keeps a seed or culls it."""
+        for op, source, target in self.moves:
+            fits = {"fill": source == self.empty, "keep": target == self.kept, "cull": target in self.without_seed}
+            if fits[what]:
+                return op
+        raise RulesError(f"no op of {self.engine.rules.name} could {what} a seed")
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _states(self, stage: Tensor, age: Tensor) -> Tensor:
+        """Slot states of values ``[slots, batch]``; further features are 0."""
+        further = [torch.zeros_like(age)] * (len(self.engine.feature_names) - 2)
+        return torch.stack([stage, age, *further]).permute(2, 1, 0)
+
+    def _reward(self, old: State, added: Tensor, stage: Tensor, blueprint: Tensor) -> tuple[Tensor, Tensor]:
+        """The gain after an epoch, and the reward of the epoch: accuracy points, float32 ``[batch]`` both.
+
+            gain    what all seeds together add to the network
+            reward  gain - gain before - rent * parameters of all seeds
+
+        Args:
+            old: the state before.
+            added: what each seed adds, ``[slots, batch]``: its share of its quality; at the end 0, unless it is kept.
+            stage: stages after the op, ``[slots, batch]``.
+            blueprint: blueprints after the op, ``[slots, batch]``.
+        """
+        gain = added.sum(0)
+        params = torch.where(is_any(stage, self.without_seed), 0, self._of(blueprint, self.params))
+        return gain, gain - old.gain - self.rent * params.sum(0)
+
+    def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
+        """The value that belongs to each blueprint, float32."""
+        found = torch.zeros_like(blueprint, dtype=torch.float32)
+        for number in self.blueprints:
+            found = torch.where(blueprint == number, float(values[number]), found)
+        return found
+
+    def _dwell(self, stage: Tensor, uniform: Tensor) -> Tensor:
+        """Epochs in a stage that is entered: at least one, int32."""
+        epochs = torch.ones_like(stage)
+        for source, _ in self.advances:
+            least, steps = self.dwells[source]
+            drawn = torch.full_like(uniform, least)
+            for threshold, step in steps:
+                drawn = drawn + (uniform >= threshold).float() * step
+            epochs = torch.where(stage == source, drawn.int(), epochs)
+        return epochs
+
+
+def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int], ...]]:
+    """The least number of epochs, at least one, and pairs: from which uniform on, how many epochs more."""
+    seeds: Counter[int] = Counter()
+    for epochs, number in counts.items():
+        seeds[max(epochs, 1)] += number
+    dwells = sorted(+seeds)  # without those that no seed had
+    if not dwells:
+        return 1, ()
+    below = accumulate(seeds[epochs] for epochs in dwells)
+    return dwells[0], tuple((n / seeds.total(), after - epochs) for n, (epochs, after) in zip(below, pairwise(dwells)))
+
+
+def is_any(values: Tensor, of: Sequence[int]) -> Tensor:
+    """Whether each value is one of some numbers, without a copy of the numbers to the device."""
+    return reduce(torch.logical_or, [values == one for one in of]) if of else torch.zeros_like(values, dtype=torch.bool)
+
+
+def normal_quantile(uniform: Tensor) -> Tensor:
+    """Standard normal numbers of float32 uniforms in [0, 1], finite, within some 1e-5 of their size.
+
+    Source: Giles, "Approximating the erfinv function", GPU Computing Gems, 2010, the single-precision formula.
+    """
+    inner = uniform * (1 - 2**-23) + 2**-24  # within (0, 1)
+    x = 2 * inner - 1
+    w = -((1 - x) * (1 + x)).log()
+    centre, tail = w - 2.5, w.clamp_min(5).sqrt() - 3
+    return torch.where(w < 5, _polynomial(centre, CENTRE), _polynomial(tail, TAIL)) * (x * 2**0.5)
+
+
+def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    value = torch.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + coefficient
+    return value
