@@ -286,7 +286,7 @@ def _resumed(processes: Processes, options: argparse.Namespace) -> tuple[PPO, di
     for name, place in code.items():
         if ":" in place:
             if getattr(options, name) is None:
-                reason = f"the checkpoint is of {name} in Python code, {place!r:.80}"
+                reason = f"the checkpoint is of {name} in Python code, {place!r:.300}"
                 raise ValueError(f"{reason}: give {_flag(name)} too, to have it run")
             code[name] = getattr(options, name)  # a path has many spellings; whether it is the same, fingerprints say
     begun, config, rules = TrainSettings(**saved), PPOConfig(**content["config"]), find_rules(code["rules"])

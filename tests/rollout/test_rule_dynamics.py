@@ -484,7 +484,7 @@ def test_an_environment_of_other_rules() -> None:
 
 
 def test_transitions_that_nothing_takes_are_a_note() -> None:
-    leaves = {Loaf.BAKING: {Loaf.DONE: 1}}
+    leaves = {Loaf.BAKING: (Loaf.DONE, {1: 1}), Loaf.DONE: {Loaf.NONE: 0.5}}
     with pytest.warns(
         UserWarning, match="^bakery: neither an op nor leaves takes DONE -> BURNT; BURNT -> NONE$"
     ) as told:

@@ -599,7 +599,7 @@ def test_second_slots_are_judged_by_their_stage_alone() -> None:
     rules = guarded(target=(em.Feature("stage", in_=(only,)), em.Age(at_least=9), em.Row("free", at_least=1)))
     report = replay(*CULLED, rules=rules)
     assert report.illegal == {"CULL": 1}
-    assert report.findings[0].why == "no choice of swap"
+    assert report.findings[0].why == "no choice of swap: early: stage GERMINATED, needs TRAINING"
     assert report.row_unknown == 1
     assert {"age of swap of CULL", "free of swap of CULL"} <= set(report.not_judged)
     trained = (germinate(slot="other"), move("GERMINATED", "TRAINING", slot="other"))

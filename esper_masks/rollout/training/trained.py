@@ -182,7 +182,7 @@ def load_policy(
     given = dict(content["settings"])
     name, named = given.pop("rules", None), given.pop("dynamics", None)
     if named is not None and dynamics is None:
-        reason = f"of dynamics in Python code, {named!r:.80}: give dynamics, too"
+        reason = f"of dynamics in Python code, {named!r:.300}: give dynamics, too"
         raise CheckpointError(f"{path}: {reason} (dynamics=, or --dynamics)")
     if rules is None:
         if name not in rulesets():
