@@ -140,6 +140,11 @@ class ActionLayout:
         return tuple(head.name for head in self.heads)
 
     @property
+    def choice_names(self) -> tuple[str, ...]:
+        """The heads other than op and slot, which callers may mask."""
+        return tuple(name for name in self.head_names if name not in (OP, SLOT))
+
+    @property
     def logit_size(self) -> int:
         """Sum of the head sizes: the width of flat logits and of flat masks, and of the layer that gives them."""
         return sum(head.size for head in self.heads)

@@ -51,7 +51,7 @@ class Packing:
 def build_packings(layout: ActionLayout) -> tuple[Packing, ...]:
     """The forms of a layout, by the number of heads by slot."""
     slots = len(layout.slot_ids)
-    heads = [head for head in layout.heads if head.name not in (SLOT, OP)]
+    heads = [layout.head(name) for name in layout.choice_names]
     per_word = 1 if word_bits(len(layout.ops)) == WORD_BITS else 2
     rows = {head.name: head.by_slot for head in heads}
     able = [head.name for head in heads if slots and not (head.by_slot or head.users & layout.without_slot)]

@@ -7,7 +7,7 @@ import torch
 from esper_masks.actions.layout import ActionLayout, choice_words
 from esper_masks.actions.packing import packed_width
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.rules.names import BY_SLOT, OP, SLOT
+from esper_masks.rules.names import BY_SLOT
 
 
 def in_words(masks: ActionMasks) -> bool:
@@ -28,8 +28,8 @@ def words_for(layout: ActionLayout, head_masks: Collection[str] = (), restrict: 
     """
     names = list(restrict)
     for name in head_masks:
-        if name not in layout.head_names or name in (OP, SLOT):
-            known = ", ".join(one for one in layout.head_names if one not in (OP, SLOT)) or "none"
+        if name not in layout.choice_names:
+            known = ", ".join(layout.choice_names) or "none"
             raise ValueError(f"head_masks names {name!r}; the heads that can have masks are {known}")
         names.append(name if layout.head(name).users & layout.without_slot else f"{name}{BY_SLOT}")
     width = packed_width(layout, names)

@@ -145,7 +145,7 @@ def check_by_slot(names: Sequence[str], layout: ActionLayout) -> Heads:
     """
     if not isinstance(names, str) and not len(names):
         return ()
-    heads = [head.name for head in layout.heads if head.name not in (OP, SLOT)]
+    heads = layout.choice_names
     if isinstance(names, str) or not set(names) <= set(heads) or not layout.slot_ids:
         some = f"some of {', '.join(heads)}" if layout.slot_ids and heads else "none, as this layout has no such head"
         raise ValueError(f"by_slot={names!r}; wanted the names of heads whose logits depend on the slot: {some}")

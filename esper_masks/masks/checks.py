@@ -130,7 +130,7 @@ def check_head_masks(
         return []
     if not isinstance(masks, Mapping):
         raise SlotStateError(f"head_masks must be a mapping from head to mask, got {kind_of(masks)}")
-    known, slots = [name for name in layout.head_names if name not in (OP, SLOT)], len(layout.slot_ids)
+    known, slots = layout.choice_names, len(layout.slot_ids)
     made: list[tuple[str, bool, Any]] = []
     for name, mask in masks.items():
         if name not in known:

@@ -147,18 +147,18 @@ def build_program(rules: MaskRules) -> Program:
     def test(part: Any) -> Test:
         if isinstance(part, InSlot):
             column = rules.feature_names.index(part.reads)
-            return SlotTest(column, _plain_runs(part.runs), _plain(part.stage), part.unless)
+            return SlotTest(column, part.runs, _plain(part.stage), part.unless)
         if isinstance(part, InKind):
             return KindTest(kinds.index(part.kinds), part.unless)
         if isinstance(part, InRow):
-            return RowTest(part.reads, _plain_runs(part.runs), part.unless)
+            return RowTest(part.reads, part.runs, part.unless)
         if isinstance(part, InAny):
             return AnyTest(tuple(tuple(map(test, group)) for group in part.guards))
         if isinstance(part, InEnv):
             return EnvTest(part.closed, bits.place(bits.watched[part.watches]) if part.watches else None)
         kind = None if part.kind is None else kinds.index((part.kind,))
         bit = bits.place(bits.watched[part.watches])
-        return CountTest(bit, part.others, _plain_runs(part.runs), _plain(part.stage), part.unless, kind)
+        return CountTest(bit, part.others, part.runs, _plain(part.stage), part.unless, kind)
 
     steps = [Step(test(part), bits.split(closed)) for part, closed in merged.items()]
     slots, counts, envs = (
@@ -184,10 +184,6 @@ def build_program(rules: MaskRules) -> Program:
 
 def _plain(number: int | None) -> int | None:
     return None if number is None else int(number)
-
-
-def _plain_runs(runs: Runs) -> Runs:
-    return tuple((_plain(first), _plain(last)) for first, last in runs)
 
 
 def is_of_slots(test: Test) -> bool:

@@ -209,12 +209,11 @@ class RunningRules(Dynamics):
         """All slots empty."""
         states, device = self.engine.empty_slots(batch), self.engine.device
         zero = torch.zeros(batch, dtype=torch.int32, device=device)
-        rows = torch.zeros(len(self.row_features), batch, dtype=torch.int32, device=device)
         starts = [
             self._row(f"rows_start of {name}", start(states), name, batch) if callable(start) else zero + int(start)
             for name, start in self.of.starts.items()
         ]
-        rows = torch.stack(starts) if starts else rows
+        rows = torch.stack(starts) if starts else zero.new_zeros(0, batch)
         dwell = torch.zeros(self.slots, batch, dtype=torch.int32, device=device)
         return RuleState(states, zero, zero.clone(), zero.float(), dwell, rows)
 
