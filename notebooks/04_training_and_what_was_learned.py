@@ -87,7 +87,7 @@ def episode(act, num_envs: int = 2048):
     for _ in range(fresh.dynamics.episode_length):
         masks.append(fresh.masks())
         states.append(fresh.states)
-        readings.append(fresh.improvement)
+        readings.append(fresh.dynamics.improvement(fresh.state).movedim(0, -1))
         actions.append(act(fresh))
         fresh.step(actions[-1])
     return em.ActionMasks.stack(masks), *map(torch.stack, (actions, states, readings))

@@ -172,7 +172,7 @@ class ActionLayout:
     @property
     def without_slot(self) -> int:
         """Word of the ops that use none."""
-        return self.all_ops & ~self.slot_users
+        return self.all_ops ^ self.slot_users  # traced code with dynamic shapes knows no ~ of an int
 
     def head(self, name: str) -> HeadLayout:
         return self.heads[self.position(name)]

@@ -51,7 +51,8 @@ def pack_choices(mask: Tensor, bits: Tensor) -> Tensor:
         eights = _filled(truths, 8).view(torch.int64) * MOVES_BYTES >> 56
         return _filled(eights.to(torch.uint8), 4).view(torch.int32)
     parts = torch.split(mask, CHOICE_BITS, -1)
-    return beside([torch.where(part, bits[: part.shape[-1]], 0).sum(-1, dtype=torch.int32) for part in parts])
+    words = [torch.where(part, bits[: part.shape[-1]], 0).sum(-1, dtype=torch.int32) for part in parts]
+    return torch.stack(words, -1)  # in memory as those of large masks, or compiled code that takes both is made twice
 
 
 def is_large(mask: Tensor) -> bool:
