@@ -67,7 +67,12 @@ def clocks(before: Tensor, actions: Tensor, after: Tensor, rows: Any, noise: Ten
     bakes = after[..., STAGE] == int(Loaf.BAKING)
     watered = (actions[:, OP] == int(Do.WATER)).unsqueeze(-1) & rows["power"].unsqueeze(-1)
     heavier = after[..., WEIGHT] + torch.where(noise[:, :1] < 0.5, 1, 2)
-    return {"weight": torch.where(bakes, heavier, after[..., WEIGHT]), "waters": after[..., WATERS] - watered.int()}
+    return {
+        "weight": torch.where(bakes, heavier, after[..., WEIGHT]),
+        "waters": after[..., WATERS] - watered.int(),
+        "wet": (after[..., WET] != 0) & (noise[:, :1] < 0.75),
+        "sort": torch.where(after[..., AGE] == 4, int(Sort.WHITE), after[..., SORT]),
+    }
 
 
 def rows(before: Tensor, actions: Tensor, after: Tensor, rows: Any, noise: Tensor) -> dict[str, Tensor]:
@@ -169,6 +174,8 @@ class Twin:
             if slot[STAGE] == Loaf.BAKING:
                 slot[WEIGHT] += 1 if noise[3] < 0.5 else 2
             slot[WATERS] -= op == Do.WATER and self.power
+            slot[WET] = int(slot[WET] and noise[3] < 0.75)
+            slot[SORT] = int(Sort.WHITE) if slot[AGE] == 4 else slot[SORT]
             points -= slot[STAGE] == Loaf.BURNT
         if op == Do.SELL:
             points += before[action[1]][WEIGHT]

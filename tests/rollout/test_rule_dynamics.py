@@ -14,7 +14,7 @@ import esper_masks as em
 from esper_masks.cli.entry import main
 from esper_masks.compiled import methods
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, RuleDynamics
-from esper_masks.rollout.env.baselines import random_legal
+from esper_masks.rollout.env.baselines import baselines_of, random_legal
 from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.train import TrainSettings, build
 from tests import strategies
@@ -164,6 +164,55 @@ def test_an_episode_may_begin_in_a_stage_with_a_dwell_time() -> None:
         stages.append((env.states[..., 0] == int(Loaf.DOUGH)).int().tolist())
     assert stages == [[[1, 0, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 1]], [[1, 1, 1], [1, 1, 1]]]
     assert not env.total_seeds.any()  # no op filled them
+
+
+def half_baked(states: Tensor) -> Tensor:
+    """A heavy loaf of white in the oven."""
+    return states.index_fill(1, torch.tensor([1]), 0) + torch.tensor(
+        [[0] * 6, [int(Loaf.BAKING), 2, 0, 1, 7, 0], [0] * 6]
+    )
+
+
+def weights(states: Tensor) -> Tensor:
+    return states[..., bakery.WEIGHT].sum(-1)
+
+
+def test_an_episode_may_begin_with_slots_that_are_filled() -> None:
+    """In the first one and all others; rows begin by what is in them."""
+    env = make(3, bakery.make(start=half_baked, rows_start={"customers": weights}))
+    begin = [[[1, 0, 0, 0, 0, 0], [3, 2, 0, 1, 7, 0], [1, 0, 0, 0, 0, 0]]] * 3
+    for _ in range(2):
+        assert env.states.tolist() == begin
+        assert env.state.rows[1].tolist() == [7] * 3
+        assert not env.total_seeds.any()
+        ends = []
+        for _ in range(HORIZON):
+            assert not ends or env.states.tolist() != begin
+            ends = env.step(random_legal(env))[2].tolist()
+    assert ends == [True] * 3
+    env.reset(where=torch.tensor([True, False, False]))
+    assert env.states.tolist() == begin
+    assert env.dynamics.fingerprint != make(3, bakery.make(rows_start={"customers": weights})).dynamics.fingerprint
+
+
+def sell_first(states: Tensor, rows: Any, masks: em.ActionMasks) -> Tensor:
+    """The first loaf that can be sold, or else nothing."""
+    sells = masks.slot_by_op[:, int(Do.SELL)]
+    op = torch.where(sells.any(-1) & (rows["customers"] > 0), int(Do.SELL), int(Do.WAIT))
+    return torch.stack([torch.zeros_like(op), sells.int().argmax(-1), torch.zeros_like(op), op], -1)
+
+
+def test_a_heuristic_is_a_baseline() -> None:
+    env, none = make(40, bakery.make(heuristic=sell_first)), make(40)
+    assert list(baselines_of(none)) == ["random", "wait"]
+    assert env.dynamics.fingerprint == none.dynamics.fingerprint  # the task is the same
+    sold = 0
+    for _ in range(HORIZON):
+        actions = baselines_of(env)["heuristic"](env)
+        sold += int((actions[:, bakery.OP] == int(Do.SELL)).sum())
+        env.step(actions)
+    assert sold > 0
+    assert not env.illegal_actions.any()
 
 
 def test_nothing_is_read_from_the_device() -> None:
@@ -367,6 +416,8 @@ def test_descriptions_that_are_none_are_named(changes: Any, reason: str) -> None
         ({"reward": None}, "reward must be a function, got None"),
         ({"clocks": {"weight": 1}}, "clocks must be a function, got {'weight': 1}"),
         ({"leaves": [Loaf.DONE]}, "leaves must be a mapping, got list"),
+        ({"start": 1}, "start must be a function, got 1"),
+        ({"heuristic": "sell"}, "heuristic must be a function, got 'sell'"),
     ],
 )
 def test_arguments_of_another_kind_are_named(changes: Any, reason: str) -> None:
@@ -376,7 +427,7 @@ def test_arguments_of_another_kind_are_named(changes: Any, reason: str) -> None:
 
 def test_functions_for_what_rules_do_not_have() -> None:
     rules = em.ruleset("esper-2025-12")
-    for name, reason in (("clocks", "has no features that are ints, so"), ("rows", "has no row_features, so there is")):
+    for name, reason in (("clocks", "has no features, so"), ("rows", "has no row_features, so there is")):
         with pytest.raises(em.RulesError, match=f"{name}: esper-2025-12 {reason}"):
             RuleDynamics(rules, reward=kept, **{name: bakery.rows})
     with pytest.raises(ValueError, match="rules must be MaskRules, got str"):
@@ -410,9 +461,18 @@ def gives(made: Any) -> Any:
         ),
         ({"clocks": gives(lambda s: s)}, "clocks must give a mapping from name to tensor, got Tensor"),
         (
-            {"clocks": gives(lambda s: {"wet": s[..., 3]})},
-            "clocks gives 'wet', .* no feature of ints; .* 'weight', 'waters'",
+            {"clocks": gives(lambda s: {"age": s[..., 1]})},
+            "clocks gives 'age', .* no feature that may change; .* 'sort', 'wet', 'weight', 'waters'",
         ),
+        ({"clocks": gives(lambda s: {"sort": s[..., 2] * 0 + 2})}, "clocks: 'sort' becomes 2; wanted WHITE or RYE"),
+        (
+            {"clocks": gives(lambda s: {"wet": s[..., 3].float()})},
+            r"clocks: 'wet' is torch.float32 \(64, 3\) on cpu; wanted torch.int32",
+        ),
+        ({"start": lambda states: states.float()}, r"start is torch.float32 \(64, 3, 6\) on cpu; wanted torch.int32"),
+        ({"start": lambda states: states + 7}, "start: env 0 slot 'a': stage 8 is not a stage of bakery"),
+        ({"heuristic": lambda states, rows, masks: masks["op"].long()}, r"heuristic is .*\(64, 7\) .*\(64, 4\)"),
+        ({"heuristic": lambda states, rows, masks: 0}, "heuristic must be a tensor, got int"),
         (
             {"clocks": gives(lambda s: {"weight": s[..., 4].float()})},
             r"clocks: 'weight' is torch.float32 \(64, 3\) on cpu; wanted torch.int32 \(64, 3\)",

@@ -18,8 +18,9 @@ from esper_masks.compiled.torch_private import compile_error, trace_function
 from esper_masks.decision.given import Given
 from esper_masks.decision.step import Mode
 from esper_masks.distributions.factored import FactoredCategorical
-from esper_masks.errors import RulesError
+from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.engine import MaskEngine
+from esper_masks.masks.masks import ActionMasks
 from esper_masks.rollout.env.dynamics import Dynamics, Outcome, check_tensor
 from esper_masks.rules import MaskRules
 from esper_masks.rules.fields import either, name_of, told_values, values_of
@@ -66,7 +67,7 @@ class RuleDynamics:
         2. ``leaves``: slots that the op does not name leave their stage by chance, or after a dwell time; what enters
            from empty is as after an op, age and features 0, and a slot that becomes empty is all 0
         3. ages of occupied slots + 1
-        4. ``clocks``: new values of features that are ints
+        4. ``clocks``: new values of features, such as those that count
         5. ``rows``: new values of the environment's rows
         reward: of the states before 1 and after 4; the episode terminates after ``horizon`` steps
 
@@ -110,11 +111,15 @@ class RuleDynamics:
         rows_start: row -> its value at the beginning of an episode, or a function of the first slot states to
             ``[batch]``. A row that is left out begins as the first of its values: False, 0, or a member.
         rows: ``(before, actions, after, rows, noise)`` -> name -> bool or integer ``[batch]``; others stay.
-        clocks: ``(before, actions, after, rows, noise)`` -> name -> integer ``[batch, slots]``; others stay, and empty
-            slots hold 0.
+        clocks: ``(before, actions, after, rows, noise)`` -> name of a feature, but not stage or age -> bool or integer
+            ``[batch, slots]``; others stay, and empty slots hold 0.
         head_masks: ``(states, rows)`` -> name of a head -> bool; see ``MaskEngine``.
         horizon: steps of an episode.
         uniforms: how many columns the noise of ``rows`` and ``clocks`` has.
+        start: a function of empty slot states, int32 ``[batch, slots, features]``, to those in which an episode begins;
+            by default all slots are empty.
+        heuristic: ``(states, rows, masks)`` -> actions int64 ``[batch, heads]``, what is legal being in ``masks``,
+            ``ActionMasks`` of the states: a baseline for what is learned. It is not compiled.
 
     Raises:
         RulesError: ``leaves`` that name no stage, no transition or no probabilities, a row that is none, or ``clocks``
@@ -138,11 +143,14 @@ class RuleDynamics:
         head_masks: Callable[[Tensor, Values], Values] | None = None,
         horizon: int = 25,
         uniforms: int = 0,
+        start: Callable[[Tensor], Tensor] | None = None,
+        heuristic: Callable[[Tensor, Values, ActionMasks], Tensor] | None = None,
     ):
         if not isinstance(rules, MaskRules):
             raise ValueError(f"rules must be MaskRules, got {type(rules).__name__}")
         functions: dict[str, Any] = {"reward": reward, "clocks": clocks, "rows": rows, "head_masks": head_masks}
-        for name, function in functions.items():
+        functions["start"] = start
+        for name, function in (*functions.items(), ("heuristic", heuristic)):
             if not (callable(function) or (function is None and name != "reward")):
                 raise ValueError(f"{name} must be a function, got {function!r:.80}")
         for name, value, least in (("horizon", horizon, 1), ("uniforms", uniforms, 0)):
@@ -151,13 +159,13 @@ class RuleDynamics:
         for name, mapping in (("leaves", leaves), ("rows_start", rows_start)):
             if not isinstance(mapping, Mapping):
                 raise ValueError(f"{name} must be a mapping, got {type(mapping).__name__}")
-        changing = {"clocks": [name for name, domain in rules.features.items() if domain is int]}
-        changing["rows"] = list(rules.row_features)
+        changing: dict[str, Mapping[str, Any]] = {"clocks": rules.features, "rows": rules.row_features}
         for name, known in changing.items():
             if functions[name] is not None and not known:
-                kind = "features that are ints" if name == "clocks" else "row_features"
+                kind = "features" if name == "clocks" else "row_features"
                 raise RulesError(f"{name}: {rules.name} has no {kind}, so there is nothing to give; leave it out")
         self.rules, self.horizon, self.uniforms, self.functions = rules, horizon, uniforms, functions
+        self.heuristic = heuristic
         self.leaves = tuple(_leaving(rules, stage, what) for stage, what in leaves.items())
         self.starts = _starts(rules, rows_start)
         if notes := [*_never_taken(rules, leaves)]:
@@ -201,13 +209,17 @@ class RunningRules(Dynamics):
         ]
         names += [f"row {name}" for row, domain in self.row_features.items() for name in _names(row, domain)]
         self.obs_names = (*names, "time", "seeds")
+        if of.heuristic is not None:
+            self.heuristic = self._play
         self.fingerprint = self.digest(
             of.leaves, tuple(of.starts.items()), *of.functions.values(), of.horizon, of.uniforms
         )
 
     def fresh(self, batch: int) -> RuleState:
-        """All slots empty."""
-        states, device = self.engine.empty_slots(batch), self.engine.device
+        """All slots empty, or as ``start`` has them."""
+        states, device, start = self.engine.empty_slots(batch), self.engine.device, self.of.functions["start"]
+        if start is not None:
+            states = _int("start", start(states.clone()), states.shape, device)
         zero = torch.zeros(batch, dtype=torch.int32, device=device)
         starts = [
             self._row(f"rows_start of {name}", start(states), name, batch) if callable(start) else zero + int(start)
@@ -275,6 +287,12 @@ class RunningRules(Dynamics):
         logits = torch.zeros(PROBED, masks.layout.logit_size, device=self.engine.device)
         actions = FactoredCategorical(logits, masks, validate="off").sample(noise=uniform)
         actions[0] = -1
+        if self.heuristic is not None:
+            self.heuristic(state)
+        try:
+            self.engine.check_slots(self.fresh(1).states)
+        except SlotStateError as error:
+            raise SlotStateError(f"start: {error}") from None
         after, outcome = self.advance(state, actions, noise_of_step)
         if bad := int((~outcome.reward.isfinite()).sum()):
             at = int(outcome.reward.isfinite().int().argmin())
@@ -282,15 +300,16 @@ class RunningRules(Dynamics):
                 f"reward is {float(outcome.reward[at])} in a step from the random states {state.states[at].tolist()} "
                 f"by {actions[at].tolist()} to {after.states[at].tolist()}, and not finite in {bad} of {PROBED}"
             )
-        for (name, domain), values in zip(self.row_features.items(), after.rows):
-            if (known := values_of(domain)) is not None and (wrong := set(values.tolist()) - set(known)):
-                raise ValueError(f"rows: {name!r} becomes {min(wrong)}; wanted {told_values(domain)}")
+        self._check_values("rows", self.row_features, after.rows)
+        occupied = after.states[after.states[..., 0] != self.empty]
+        self._check_values("clocks", self.of.rules.features, occupied[:, 2:].unbind(-1))
         if mode == "eager":
             return
         rows = self._rows(state)
         told = torch.where(outcome.illegal.unsqueeze(-1), -1, actions)
         step = (state.states, told, after.states, rows, noise_of_step[:, self.slots :])
         given = {"reward": step[:3], "clocks": step, "rows": step, "head_masks": (state.states, rows)}
+        given["start"] = (self.engine.empty_slots(PROBED),)
         tried = [(name, function, given[name]) for name, function in self.of.functions.items() if function is not None]
         starts = ((name, start) for name, start in self.of.starts.items() if callable(start))
         tried += [(f"rows_start of {name}", start, (state.states,)) for name, start in starts]
@@ -298,6 +317,12 @@ class RunningRules(Dynamics):
             _check_compiled(name, function, arguments)
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _check_values(self, what: str, domains: Mapping[str, Any], columns: Iterable[Tensor]) -> None:
+        """Raise ``ValueError`` for a value that is none of its domain."""
+        for (name, domain), values in zip(domains.items(), columns):
+            if (known := values_of(domain)) is not None and (wrong := set(values.tolist()) - set(known)):
+                raise ValueError(f"{what}: {name!r} becomes {min(wrong)}; wanted {told_values(domain)}")
 
     def _named(self, actions: Tensor) -> Tensor:
         """In which slots legal actions act: those that a head names which the op uses, bool ``[slots, batch]``."""
@@ -328,6 +353,15 @@ class RunningRules(Dynamics):
             dwell = torch.where(here & (was == source) & ~leaves, left.clamp_min(1), dwell)
         return following, dwell
 
+    def _play(self, state: RuleState) -> Tensor:
+        """What ``heuristic`` does."""
+        play = self.of.heuristic
+        assert play is not None  # it is a method only where there is one
+        actions = play(state.states, self._rows(state), self.masks(state))
+        wanted = len(state.epoch), len(self.engine.layout.heads)
+        check_tensor("heuristic", actions, wanted, torch.int64, self.engine.device)
+        return actions
+
     def _rows(self, state: RuleState) -> dict[str, Tensor]:
         items = zip(self.row_features.items(), state.rows.unbind(0))
         return {name: row != 0 if domain is bool else row for (name, domain), row in items}
@@ -338,11 +372,11 @@ class RunningRules(Dynamics):
 
     def _clocked(self, after: Tensor, given: Any) -> Tensor:
         """States with the values that ``clocks`` gives."""
-        ints = [feature for feature, domain in self.of.rules.features.items() if domain is int]
-        new, columns = _mapping("clocks", given, ints), list(after.unbind(-1))
+        features = self.of.rules.features
+        new, columns = _mapping("clocks", given, features), list(after.unbind(-1))
         for feature, values in new.items():
-            at = self.engine.feature_names.index(feature)
-            values = _int(f"clocks: {feature!r}", values, after.shape[:2], after.device)
+            at, may_be_bool = self.engine.feature_names.index(feature), features[feature] is bool
+            values = _int(f"clocks: {feature!r}", values, after.shape[:2], after.device, may_be_bool)
             columns[at] = torch.where(columns[0] != self.empty, values, 0)
         return torch.stack([column.movedim(-1, 0) for column in columns]).permute(2, 1, 0)
 
@@ -472,7 +506,7 @@ def _mapping(what: str, given: Any, known: Iterable[str]) -> Mapping[str, Any]:
         raise ValueError(f"{what} must give a mapping from name to tensor, got {type(given).__name__}")
     for name in given:
         if name not in known:
-            kind = "feature of ints" if what == "clocks" else "row"
+            kind = "feature that may change" if what == "clocks" else "row"
             raise ValueError(f"{what} gives {name!r}, which is no {kind}; there is {_told(known)}")
     return given
 
