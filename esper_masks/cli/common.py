@@ -86,13 +86,20 @@ def _import(module: str) -> ModuleType:
     try:
         if not _is_file(module):
             return importlib.import_module(module)
-        # under its path: a module of another folder may have its name
+        # under its whole path: a module of another folder may have its name
+        module = os.path.realpath(module)
+        if module in sys.modules:  # what else is named in the file is of the same rules
+            return sys.modules[module]
         spec = importlib.util.spec_from_file_location(module, module)
         assert spec is not None  # it ends in .py
         assert spec.loader is not None
         imported = importlib.util.module_from_spec(spec)
         sys.modules[module] = imported  # where dataclasses look themselves up
-        spec.loader.exec_module(imported)
+        try:
+            spec.loader.exec_module(imported)
+        except BaseException:
+            del sys.modules[module]
+            raise
         return imported
     finally:
         sys.path.remove(folder)

@@ -136,7 +136,12 @@ def compile_function(function: Callable[..., Any], options: Mapping[str, Any]) -
 
 def trace_function(function: Callable[..., Any]) -> Any:
     """A function as one graph that torch traces, and that nothing builds."""
-    return torch.compile(function, fullgraph=True, backend="eager")
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    call.__code__ = call.__code__.replace()  # of its own: torch keeps eight graphs to a code object, and then refuses
+    return torch.compile(call, fullgraph=True, backend="eager")
 
 
 def can_compile_ahead(call: Any) -> bool:

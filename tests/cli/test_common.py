@@ -5,8 +5,27 @@ from pathlib import Path
 
 import pytest
 
+import esper_masks as em
+from esper_masks.cli.common import find_in_code
 from tests.cli.running import run
 from tests.own_rules import OWN
+
+
+def test_a_file_is_imported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its path is written: what else a command finds in it, such as dynamics, is of the same rules."""
+    monkeypatch.chdir(tmp_path)
+    Path("once.py").write_text("ONE = object()\nTWO = [ONE]\n")
+    one, two = find_in_code("once.py:ONE", "things", bool), find_in_code(f"{tmp_path}/once.py:TWO", "things", bool)
+    assert two == [one]
+
+
+def test_a_file_that_did_not_import_is_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "late.py"
+    path.write_text("raise ValueError('not yet')")
+    with pytest.raises(em.RulesError, match=r"does not import: ValueError: not yet"):
+        find_in_code(f"{path}:ONE", "things", bool)
+    path.write_text("ONE = 1")
+    assert find_in_code(f"{path}:ONE", "things", bool) == 1
 
 
 @pytest.mark.parametrize("place", ["own_rules.py", "./own_rules.py", "rules/json.py", "{here}/own_rules.py"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import esper_masks as em
 from esper_masks.decision.given import Given
+from esper_masks.decision.step import Mode
 from esper_masks.rollout import Dynamics, Outcome
 
 Kiln = IntEnum("Kiln", "EMPTY FIRING", start=0)
@@ -56,6 +57,10 @@ class Kilns(Dynamics):
         heat = torch.zeros(len(self.engine.slot_ids), batch, dtype=torch.float32, device=self.engine.device)
         whole, real = torch.zeros_like(heat[0], dtype=torch.int32), torch.zeros_like(heat[0])
         return KilnState(heat, self.engine.empty_slots(batch), whole, torch.stack([heat, heat]), whole.clone(), real)
+
+    def check(self, mode: Mode) -> None:
+        super().check(mode)
+        self.calls = self.resets = 0
 
     def given(self, state: KilnState) -> Given:
         return {"row": {"open": state.epoch % 3 != 2}}

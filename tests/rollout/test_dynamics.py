@@ -36,7 +36,7 @@ from esper_masks.rollout.training.train import TrainSettings, build
 from esper_masks.rollout.training.trained import players, returns_of
 from tests.helpers import HOST_READS, OpRecorder, assert_near, seeded
 from tests.rollout import kilns
-from tests.rollout.kilns import RULES, Kilns, KilnsInPlace, KilnState, Twin
+from tests.rollout.kilns import RULES, Do, Kiln, Kilns, KilnsInPlace, KilnState, Twin
 
 DECEMBER = em.ruleset("esper-2025-12")
 BOTH = pytest.mark.parametrize("dynamics", [Kilns, KilnsInPlace])
@@ -875,6 +875,43 @@ def test_compiled_code_names_it_as_well() -> None:
     env = make(4, spoiled(reward=Tensor.double), mode="compiled")
     with pytest.raises(ValueError, match=r"Kilns.advance: reward is torch.float64 \(4,\)"):
         env.step(torch.zeros(4, 2, dtype=torch.int64))
+
+
+def by_member(made: Kilns, state: KilnState, actions: Tensor, noise: Tensor) -> Any:
+    after, outcome = Kilns.advance(made, state, actions, noise)
+    return after, outcome._replace(reward=(outcome.illegal | (actions[:, 1] == Do.STOP)).float())
+
+
+def by_sight(made: Kilns, state: KilnState) -> Tensor:
+    stage = state.states[:, :1, 0]
+    return Kilns.observe(made, state) + ((stage < 0) | (stage == Kiln.FIRING)).float()
+
+
+def by_value(made: Kilns, state: KilnState) -> Tensor:
+    return Kilns.observe(made, state) * (2 if bool(state.states.any()) else 1)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize(
+    ("dynamics", "reason"),
+    [
+        (changed(advance=by_member), r"advance: reward is not the same compiled as op by op.*int\(Stage.NAME\)"),
+        (changed(observe=by_sight), "observe is not the same compiled as op by op"),
+        (changed(observe=by_value), "observe does not compile as one graph"),
+    ],
+)
+def test_what_compiled_code_makes_otherwise_is_named(dynamics: Any, reason: str) -> None:
+    """Before any step. Op by op it is right."""
+    with pytest.raises(ValueError, match=reason):
+        make(4, dynamics, mode="compiled")
+    assert make(4, dynamics).num_envs == 4
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_any_number_of_environments_is_tried() -> None:
+    """More than torch keeps graphs of one function."""
+    for horizon in range(5, 15):
+        assert make(4, partial(Kilns, horizon=horizon), mode="compiled").mode == "compiled"
 
 
 def test_an_instance_is_of_one_engine() -> None:

@@ -43,6 +43,21 @@ def test_what_is_given_comes_from_a_function() -> None:
         em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 4, given={"row": {}})  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("fresh_compiler")
+def test_what_compiled_code_gives_otherwise_is_named() -> None:
+    """A comparison with a member of an enum, which torch takes for False; seen once a seed is there."""
+    rules = em.ruleset("esper-2025-12")
+
+    def unless_training(state: em.rollout.State) -> Any:
+        stage = state.states[..., 0]
+        trains = ((stage < 0) | (stage == rules.stages.TRAINING)).any(-1, keepdim=True)
+        return {"restrict": {"op": ~trains | (torch.arange(4) != int(rules.ops.GERMINATE))}}
+
+    with pytest.raises(ValueError, match=r"given: 'restrict': 'op' is not the same compiled as op by op"):
+        em.rollout.LifecycleEnv(rules, 4, given=unless_training, mode="compiled")
+    assert em.rollout.LifecycleEnv(rules, 4, given=unless_training).given["restrict"]["op"].all()
+
+
 def test_nothing_given_is_as_before() -> None:
     envs = [em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 20, seed=3) for _ in range(2)]
     assert envs[0].given == {}

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
@@ -12,13 +12,20 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from esper_masks.compiled.torch_private import compile_error, trace_function
 from esper_masks.decision.given import Given
 from esper_masks.decision.step import MODES, Mode
+from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 
 # the fields that every state has, with their dtypes; all but ``states`` are [batch]
 COMMON = {"states": torch.int32, "total_seeds": torch.int32, "epoch": torch.int32, "returns": torch.float32}
+PROBED, TRIED = 64, 16  # environments and steps, of those that are tried
+HINT = (
+    "In compiled code torch takes a comparison of a tensor with a member of an enum for False: compare with "
+    "int(Stage.NAME)"
+)
 RESERVED = {"rules", "task", "generator", "illegal_actions"}  # what stands beside a state's fields in a ``state_dict``
 
 
@@ -122,13 +129,19 @@ class Dynamics(nn.Module, ABC):
         return type(state)(*[torch.where(*parts) for parts in zip(whole, fresh, state)])
 
     def check(self, mode: Mode) -> None:
-        """Raise ``ValueError`` for what would go wrong in a training, before it; by default nothing is tried.
+        """Raise ``ValueError`` for what would go wrong in a training, before it.
 
-        Called when an environment is made, without what its ``given`` adds. It may read the device.
+        By default ``advance`` and ``observe``, where they are compiled, are tried on some steps of random legal
+        actions: whether they become one graph, and give what they give op by op. Called when an environment is made,
+        without what its ``given`` adds. It may read the device.
 
         Args:
             mode: of the environment.
         """
+        if mode != "eager":
+            steps = list(played(self))
+            check_compiled("observe", self.observe, [(state,) for state, _, _ in steps])
+            check_compiled("advance", self.advance, steps)
 
     # -- what it may use ----------------------------------------------------------------------------------------------
 
@@ -235,6 +248,66 @@ def check_dynamics(made: object, engine: MaskEngine, mode: Mode) -> Dynamics:
     if mode not in made.modes:
         raise ValueError(f"mode={mode!r} is not one of those in which {kind} may run: {', '.join(made.modes)}")
     return made
+
+
+def some_step(dynamics: Dynamics, state: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random legal actions in a state, and noise of a step; on the device, the generator is of the CPU."""
+    masks, batch, device = dynamics.masks(state), len(state.epoch), dynamics.engine.device
+    uniform, noise = [
+        torch.rand(batch, size, dtype=torch.float32, generator=generator).to(device)
+        for size in (len(masks.layout.heads), dynamics.uniforms)
+    ]
+    logits = torch.zeros(batch, masks.layout.logit_size, dtype=torch.float32, device=device)
+    return FactoredCategorical(logits, masks, validate="off").sample(noise=uniform), noise
+
+
+def played(dynamics: Dynamics) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """State, actions and noise of some steps of random legal actions, from the beginning of an episode."""
+    generator, state = torch.Generator().manual_seed(0), dynamics.fresh(PROBED)
+    for _ in range(TRIED):
+        actions, noise = some_step(dynamics, state, generator)
+        yield state, actions, noise
+        after, outcome = dynamics.advance(state, actions, noise)
+        after = after._replace(epoch=state.epoch + 1, returns=state.returns + outcome.reward)
+        begun = dynamics.reset(after, outcome.terminated)
+        counts = [field.masked_fill(outcome.terminated, 0) for field in (after.epoch, after.returns)]
+        state = begun._replace(epoch=counts[0], returns=counts[1])
+
+
+def check_compiled(name: str, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> None:
+    """Raise ``ValueError`` for a function that gives something else compiled than it does op by op.
+
+    Args:
+        name: what the function is called, for errors.
+        function: of tensors to tensors, in mappings and tuples.
+        calls: arguments with which it is tried.
+    """
+    traced, tried = trace_function(function), [(arguments, function(*arguments)) for arguments in calls]
+    for arguments, plain in tried:
+        try:
+            others = dict(_tensors(name, traced(*arguments)))
+        except compile_error() as failure:
+            reason = str(failure).strip().split("\n", 1)[0]
+            raise ValueError(
+                f"{name} does not compile as one graph ({reason:.200}): mend it, or run in mode='eager'. {HINT}"
+            ) from failure
+        for part, one in _tensors(name, plain):
+            other = others.get(part)
+            same = isinstance(other, Tensor) and one.dtype == other.dtype and one.shape == other.shape
+            if not (same and bool(((one == other) | (one != one) & (other != other)).all())):
+                raise ValueError(f"{part} is not the same compiled as op by op, in states that were tried. {HINT}")
+
+
+def _tensors(name: str, made: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors in what a function gave, each with its place in it."""
+    if isinstance(made, Mapping):
+        for key, value in made.items():
+            yield from _tensors(f"{name}: {key!r}", value)
+    elif isinstance(made, tuple):
+        for field, value in zip(getattr(made, "_fields", [""] * len(made)), made):
+            yield from _tensors(f"{name}: {field}" if field else name, value)
+    elif isinstance(made, Tensor):
+        yield name, made
 
 
 def check_fresh(dynamics: Dynamics, state: Any, batch: int) -> None:

@@ -22,11 +22,13 @@ from esper_masks.rollout.env.dynamics import (
     Dynamics,
     Outcome,
     check_advanced,
+    check_compiled,
     check_dynamics,
     check_fresh,
     check_observed,
     check_state,
     given_too,
+    played,
 )
 from esper_masks.rollout.env.mechanics import Mechanics
 from esper_masks.rollout.env.network import Assumptions, NetworkDynamics
@@ -171,6 +173,9 @@ class LifecycleEnv:
             self.dynamics.check(mode)
         # where the dynamics find it, too
         self.dynamics.given = partial(given_too, self.dynamics.given, given)  # type: ignore[method-assign]
+        if given is not None and mode != "eager":
+            with _computing():
+                check_compiled("given", given, [(state,) for state, _, _ in played(self.dynamics)])
         self.obs_names = self.dynamics.obs_names
         self._generator = torch.Generator(self.device).manual_seed(seed)
         with _computing():

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from esper_masks.decision.step import Mode
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibration import Calibration, Improvement
@@ -165,6 +166,9 @@ class NetworkDynamics(Dynamics):
         of_slot += [f"blueprint {choices[number]}" for number in self.blueprints]
         of_slot += ["age", "epochs in stage", "improvement", "certainty"]
         self.obs_names = (*[f"{slot}: {name}" for name in of_slot for slot in engine.slot_ids], "epoch", "seeds")
+
+    def check(self, mode: Mode) -> None:
+        """Nothing: no function of a caller is in it."""
 
     def fresh(self, batch: int) -> State:
         """All slots empty."""

@@ -14,14 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from esper_masks.compiled.torch_private import compile_error, trace_function
 from esper_masks.decision.given import Given
 from esper_masks.decision.step import Mode
-from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.rollout.env.dynamics import Dynamics, Outcome, check_tensor
+from esper_masks.rollout.env.dynamics import PROBED, Dynamics, Outcome, check_compiled, check_tensor, some_step
 from esper_masks.rules import MaskRules
 from esper_masks.rules.fields import either, name_of, told_values, values_of
 from esper_masks.rules.names import AGE, INT32, OP, SLOT, STAGE
@@ -32,11 +30,6 @@ Values = Mapping[str, Tensor]
 Change = Callable[[Tensor, Tensor, Tensor, Values, Tensor], Values]
 
 NEAR = 1e-6  # by how much a sum of probabilities may miss 1
-PROBED = 64  # random states on which functions are tried
-HINT = (
-    "In compiled code torch takes a comparison of a tensor with a member of an enum for False: compare with "
-    "int(Stage.NAME)"
-)
 
 
 class Leaving(NamedTuple):
@@ -281,11 +274,7 @@ class RunningRules(Dynamics):
         """Try all functions on random states, and beside that compiled, where the environment is."""
         generator = torch.Generator().manual_seed(0)
         state = self._any_state(generator)
-        masks = self.masks(state)
-        noise = [torch.rand(PROBED, size, generator=generator) for size in (len(masks.layout.heads), self.uniforms)]
-        uniform, noise_of_step = [each.to(self.engine.device) for each in noise]
-        logits = torch.zeros(PROBED, masks.layout.logit_size, device=self.engine.device)
-        actions = FactoredCategorical(logits, masks, validate="off").sample(noise=uniform)
+        actions, noise = some_step(self, state, generator)
         actions[0] = -1
         if self.heuristic is not None:
             self.heuristic(state)
@@ -293,7 +282,7 @@ class RunningRules(Dynamics):
             self.engine.check_slots(self.fresh(1).states)
         except SlotStateError as error:
             raise SlotStateError(f"start: {error}") from None
-        after, outcome = self.advance(state, actions, noise_of_step)
+        after, outcome = self.advance(state, actions, noise)
         if bad := int((~outcome.reward.isfinite()).sum()):
             at = int(outcome.reward.isfinite().int().argmin())
             raise ValueError(
@@ -307,14 +296,14 @@ class RunningRules(Dynamics):
             return
         rows = self._rows(state)
         told = torch.where(outcome.illegal.unsqueeze(-1), -1, actions)
-        step = (state.states, told, after.states, rows, noise_of_step[:, self.slots :])
+        step = (state.states, told, after.states, rows, noise[:, self.slots :])
         given = {"reward": step[:3], "clocks": step, "rows": step, "head_masks": (state.states, rows)}
         given["start"] = (self.engine.empty_slots(PROBED),)
         tried = [(name, function, given[name]) for name, function in self.of.functions.items() if function is not None]
         starts = ((name, start) for name, start in self.of.starts.items() if callable(start))
         tried += [(f"rows_start of {name}", start, (state.states,)) for name, start in starts]
         for name, function, arguments in tried:
-            _check_compiled(name, function, arguments)
+            check_compiled(name, function, [arguments])
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -526,21 +515,3 @@ def _int(what: str, values: Any, shape: Any, device: torch.device, may_be_bool: 
     check_tensor(what, values, shape, kind if fits else torch.int32, device)
     made: Tensor = values.int()
     return made
-
-
-def _check_compiled(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Raise ``ValueError`` for a function that gives something else compiled than it does op by op."""
-    plain = function(*arguments)
-    try:
-        traced = trace_function(function)(*arguments)
-    except compile_error() as failure:
-        reason = str(failure).strip().split("\n", 1)[0]
-        raise ValueError(
-            f"{name} does not compile as one graph ({reason:.200}): mend it, or run in mode='eager'. {HINT}"
-        ) from failure
-    pairs = {name: (plain, traced)}
-    if isinstance(plain, Mapping):
-        pairs = {f"{name}: {key!r}": (plain[key], traced[key]) for key in plain}
-    for part, (one, other) in pairs.items():
-        if not (isinstance(other, Tensor) and torch.equal(one, other)):
-            raise ValueError(f"{part} is not the same compiled as op by op, on random states. {HINT}")
