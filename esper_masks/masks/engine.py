@@ -89,6 +89,8 @@ class MaskEngine(UnderRules, nn.Module):
             raise RulesError(f"wanted MaskRules, got {type(rules).__name__}; ruleset(name) gives one")
         ids = check_slot_ids(rules.slot_ids if slot_ids is None else slot_ids)
         self.rules = rules.resolve(**switches)
+        # how each switch was set; ``self.rules`` have none left
+        self.switches = {name: switches.get(name, values[0]) for name, values in rules.switches.items()}
         self.fingerprint = self.rules.fingerprint
         self.feature_names = self.rules.feature_names  # torch 2.11 cannot trace the property
         self.layout = build_layout(self.rules, ids)

@@ -11,6 +11,7 @@ from esper_masks.rollout.env.measure import Measurement
 from esper_masks.rollout.env.mechanics import MECHANICS, Mechanics
 from esper_masks.rollout.env.network import Assumptions, NetworkDynamics, State
 from esper_masks.rollout.env.rule_dynamics import RuleDynamics, RuleState
+from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledNetworkDynamics, ScheduledState
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.ppo import PPO
@@ -34,6 +35,9 @@ __all__ = [
     "PPOConfig",
     "RuleDynamics",
     "RuleState",
+    "ScheduledAssumptions",
+    "ScheduledNetworkDynamics",
+    "ScheduledState",
     "State",
     "StepInfo",
     "TrainedPolicy",

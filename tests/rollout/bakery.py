@@ -67,7 +67,9 @@ def clocks(before: Tensor, actions: Tensor, after: Tensor, rows: Any, noise: Ten
     bakes = after[..., STAGE] == int(Loaf.BAKING)
     watered = (actions[:, OP] == int(Do.WATER)).unsqueeze(-1) & rows["power"].unsqueeze(-1)
     heavier = after[..., WEIGHT] + torch.where(noise[:, :1] < 0.5, 1, 2)
+    made = (after[..., STAGE] == int(Loaf.DONE)) & (before[..., STAGE] != int(Loaf.DONE))
     return {
+        "age": torch.where(made, 0, after[..., AGE]),  # of what is done, from then on
         "weight": torch.where(bakes, heavier, after[..., WEIGHT]),
         "waters": after[..., WATERS] - watered.int(),
         "wet": (after[..., WET] != 0) & (noise[:, :1] < 0.75),
@@ -168,7 +170,7 @@ class Twin:
         for at, slot in enumerate(self.slots):
             self.slots[at] = [1, 0, 0, 0, 0, 0] if slot[STAGE] == Loaf.NONE else [slot[0], slot[1] + 1, *slot[2:]]
         points = 0.0
-        for slot in self.slots:
+        for at, slot in enumerate(self.slots):
             if slot[STAGE] == Loaf.NONE:
                 continue
             if slot[STAGE] == Loaf.BAKING:
@@ -176,6 +178,8 @@ class Twin:
             slot[WATERS] -= op == Do.WATER and self.power
             slot[WET] = int(slot[WET] and noise[3] < 0.75)
             slot[SORT] = int(Sort.WHITE) if slot[AGE] == 4 else slot[SORT]
+            if slot[STAGE] == Loaf.DONE != before[at][STAGE]:
+                slot[AGE] = 0
             points -= slot[STAGE] == Loaf.BURNT
         if op == Do.SELL:
             points += before[action[1]][WEIGHT]

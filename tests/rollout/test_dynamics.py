@@ -82,6 +82,8 @@ def in_lockstep(env: LifecycleEnv, steps: int, **of_twin: Any) -> None:
         assert_near(reward, torch.tensor([points for points, _, _ in results]), 1e-5)
         assert_near(info["returns"], torch.tensor([twin.returns for twin in others]), 1e-5)
         assert_near(info["final_obs"], torch.tensor([twin.observe() for twin in others]), 1e-5)
+        may = [[[twin.is_legal(slot, op) for slot in range(2)] for op in (1, 2)] for twin in others]
+        assert info["final_masks"].slot_by_op[:, 1:].tolist() == may
         early += sum(ended and twin.epoch < twin.horizon for twin, (_, ended, _) in zip(others, results))
         illegal += torch.tensor([not legal for _, _, legal in results])
         others = [Twin(**of_twin) if ended else twin for twin, (_, ended, _) in zip(others, results)]
@@ -135,12 +137,19 @@ def test_one_graph_is_the_same(look: bool) -> None:
         actions, noise = some_actions(other, generator), torch.rand(30, 2, generator=generator)
         if look:
             assert torch.equal(env.masks()["op"], other.masks()["op"])
+            assert torch.equal(env.states, other.states)
+            assert torch.equal(env.total_seeds, other.total_seeds)
+            assert torch.equal(env.given["row"]["open"], other.given["row"]["open"])
+            if step % 2:  # and the whole of it, beside its parts
+                assert torch.equal(env.obs, other.obs)
+                assert torch.equal(env.states, other.states)
         if step == 9:
             assert torch.equal(*[each.reset(torch.arange(30) % 4 == 0) for each in (env, other)])
         ours, theirs = env.step(actions, noise), other.step(actions, noise)
         assert all(torch.equal(mine, its) for mine, its in zip(ours[:4], theirs[:4]))
         assert torch.equal(ours[4]["returns"], theirs[4]["returns"])
         assert torch.equal(ours[4]["final_obs"], theirs[4]["final_obs"])
+        assert torch.equal(*(each[4]["final_masks"].pack() for each in (ours, theirs)))
         for mine in (*ours[:4], ours[4]["returns"]):
             mine.fill_(1)  # it is the caller's
     assert all(torch.equal(mine, its) for mine, its in zip(env.state, other.state))
@@ -166,13 +175,28 @@ def test_what_a_step_tells_later_is_of_that_step(dynamics: Any) -> None:
     for step in range(12):
         *_, info = env.step(some_actions(env, generator))
         infos.append(info)
-        finals.append(info["final_obs"].clone() if step % 2 else None)
+        finals.append((info["final_obs"].clone(), info["final_masks"].pack()) if step % 2 else None)
     again, generator = make(dynamics=dynamics), seeded(0)
     for info, final in zip(infos, finals):
         *_, same = again.step(some_actions(again, generator))
         assert torch.equal(info["final_obs"], same["final_obs"])
-        assert final is None or torch.equal(info["final_obs"], final)
-        assert set(info) == {"returns", "final_obs"}
+        assert torch.equal(info["final_masks"].pack(), same["final_masks"].pack())
+        assert info["final_masks"] is info["final_masks"]
+        assert final is None or all(map(torch.equal, (info["final_obs"], info["final_masks"].pack()), final))
+        assert set(info) == {"returns", "final_obs", "final_masks"}
+        assert len(info) == 3
+
+
+@BOTH
+def test_final_masks_are_made_for_those_who_ask(dynamics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, made = make(dynamics=dynamics), []
+    masks = env.dynamics.masks
+    monkeypatch.setattr(env.dynamics, "masks", lambda state: (made.append(1), masks(state))[1])
+    actions, in_place = torch.zeros(30, 2, dtype=torch.int64), env.dynamics.in_place
+    info = env.step(actions)[4]
+    assert len(made) == 1 + in_place  # the step itself asks once; where the reset writes over the state, it is now
+    assert info["final_masks"]["op"].shape == (30, 3)
+    assert len(made) == 2
 
 
 class FromBuffers(KilnsInPlace):

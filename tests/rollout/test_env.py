@@ -106,7 +106,7 @@ def test_lockstep_with_plain_loops(rules: str, slots: int, settings: dict[str, A
     assert torch.equal(env.illegal_actions, illegal)
     assert illegal.sum() > 100
     assert ended >= 2
-    assert set(info) == {"returns", "final_obs"}
+    assert set(info) == {"returns", "final_obs", "final_masks"}
 
 
 def observed(env: LifecycleEnv, twin: Twin) -> list[float]:
@@ -400,8 +400,8 @@ def test_what_does_not_fit_is_named() -> None:
     for name, value in (("num_envs", 0), ("num_envs", 2.0), ("episode_length", 0), ("seed", -1), ("mode", "fast")):
         with pytest.raises(ValueError, match=name):
             LifecycleEnv(em.ruleset(RULES), **{"num_envs": 3, name: value})
-    with pytest.raises(em.RulesError, match="no mechanics are known for esper-2026-06"):
-        LifecycleEnv(em.ruleset("esper-2026-06"), 3)
+    with pytest.raises(em.RulesError, match="no mechanics are known for mine"):
+        LifecycleEnv(replace(em.ruleset(RULES), name="mine"), 3)
     with pytest.raises(em.RulesError, match="no stage 'GONE'"):
         make(mechanics=Mechanics({"GONE": "DORMANT"}, "BLENDING", ("FOSSILIZED",), "FOSSILIZED", ()))
     with pytest.raises(em.RulesError, match="no transition TRAINING to FOSSILIZED"):
@@ -419,7 +419,7 @@ def test_what_does_not_fit_is_named() -> None:
     few = replace(default, blueprints={"norm": default.blueprints["norm"]})
     with pytest.raises(ValueError, match="lacks the blueprints CONV_LIGHT, ATTENTION, DEPTHWISE"):
         make(calibration=few)
-    with pytest.raises(ValueError, match=r"does not tell the noise of readings: pass Assumptions"):
+    with pytest.raises(ValueError, match=r"does not tell the noise of readings: pass assumptions with noise="):
         make(calibration=replace(default, unblended=Improvement(0, 0.0, 0.0)))
     make(calibration=replace(default, unblended=Improvement(0, 0.0, 0.0)), assumptions=Assumptions(noise=1.0))
     with pytest.raises(AttributeError, match="no attribute 'rollouts'"):

@@ -44,6 +44,13 @@ def some_actions(env: LifecycleEnv, generator: torch.Generator) -> Tensor:
 # -- beside plain loops -----------------------------------------------------------------------------------------------
 
 
+def assert_same_as_reference(made: em.ActionMasks, twins: list[Twin]) -> None:
+    masks = [em.reference.Situation(twin.rules, twin.slots, **twin.situation()).masks() for twin in twins]
+    wanted = {name: torch.tensor([one[name] for one in masks]) for name in masks[0]}
+    assert torch.equal(made.by_slot("tin"), wanted.pop("tin_by_slot"))
+    assert_same_masks(made, {name: mask for name, mask in wanted.items() if not name.endswith("_by_slot")})
+
+
 def in_lockstep(env: LifecycleEnv, steps: int) -> set[tuple[int, int]]:
     """Step an environment beside its twins, and compare all that it says. Returns: pairs of stages that were seen."""
     batch, generator, pairs = env.num_envs, seeded(0), set()
@@ -61,6 +68,7 @@ def in_lockstep(env: LifecycleEnv, steps: int) -> set[tuple[int, int]]:
         assert terminated.tolist() == [ended for _, ended, _ in results]
         assert_near(info["returns"], torch.tensor([twin.returns for twin in twins]))
         assert_near(info["final_obs"], torch.tensor([twin.observe() for twin in twins]))
+        assert_same_as_reference(info["final_masks"], twins)
         illegal += torch.tensor([not legal for _, _, legal in results])
         twins = [begin(at) if ended else twin for at, (twin, (_, ended, _)) in enumerate(zip(twins, results))]
         assert env.states.tolist() == [twin.slots for twin in twins]
@@ -68,10 +76,7 @@ def in_lockstep(env: LifecycleEnv, steps: int) -> set[tuple[int, int]]:
         assert env.total_seeds.tolist() == [twin.seeds for twin in twins]
         rows = [[int(twin.power), twin.customers, twin.day] for twin in twins]
         assert env.state.rows.T.tolist() == rows
-        masks = [em.reference.Situation(twin.rules, twin.slots, **twin.situation()).masks() for twin in twins]
-        wanted = {name: torch.tensor([one[name] for one in masks]) for name in masks[0]}
-        assert torch.equal(env.masks().by_slot("tin"), wanted.pop("tin_by_slot"))
-        assert_same_masks(env.masks(), {name: mask for name, mask in wanted.items() if not name.endswith("_by_slot")})
+        assert_same_as_reference(env.masks(), twins)
         env.engine.check_slots(env.states)
     assert env.illegal_actions.tolist() == illegal.tolist()
     assert illegal.sum() > steps
@@ -137,9 +142,10 @@ def test_a_thousand_steps_under_rules_at_random(rules: em.MaskRules) -> None:
 
 
 @NEVER
-def test_a_dwell_time_counts_the_steps_in_a_stage() -> None:
+@pytest.mark.parametrize("steps", [2, {2: 1}])
+def test_a_dwell_time_counts_the_steps_in_a_stage(steps: Any) -> None:
     """From the step after that in which the stage was entered; an op in the slot puts the end off."""
-    env = make(3, bakery.make(leaves={Loaf.BAKING: (Loaf.DONE, {2: 1})}, head_masks=None))
+    env = make(3, bakery.make(leaves={Loaf.BAKING: (Loaf.DONE, steps)}, head_masks=None))
     noise = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]] * 3)
 
     def go(*ops: Do) -> list[str]:
@@ -425,11 +431,10 @@ def test_arguments_of_another_kind_are_named(changes: Any, reason: str) -> None:
         bakery.make(**changes)
 
 
-def test_functions_for_what_rules_do_not_have() -> None:
+def test_rows_where_rules_have_none() -> None:
     rules = em.ruleset("esper-2025-12")
-    for name, reason in (("clocks", "has no features, so"), ("rows", "has no row_features, so there is")):
-        with pytest.raises(em.RulesError, match=f"{name}: esper-2025-12 {reason}"):
-            RuleDynamics(rules, reward=kept, **{name: bakery.rows})
+    with pytest.raises(em.RulesError, match="rows: esper-2025-12 has no row_features, so there is"):
+        RuleDynamics(rules, reward=kept, rows=bakery.rows)
     with pytest.raises(ValueError, match="rules must be MaskRules, got str"):
         RuleDynamics("bakery", reward=kept)  # type: ignore[arg-type]
 
@@ -461,9 +466,10 @@ def gives(made: Any) -> Any:
         ),
         ({"clocks": gives(lambda s: s)}, "clocks must give a mapping from name to tensor, got Tensor"),
         (
-            {"clocks": gives(lambda s: {"age": s[..., 1]})},
-            "clocks gives 'age', .* no feature that may change; .* 'sort', 'wet', 'weight', 'waters'",
+            {"clocks": gives(lambda s: {"stage": s[..., 0]})},
+            "clocks gives 'stage', .* no feature that may change; .* 'age', 'sort', 'wet', 'weight', 'waters'",
         ),
+        ({"clocks": gives(lambda s: {"age": s[..., 1] * 0 - 1})}, "clocks: 'age' becomes -1; wanted at least 0"),
         ({"clocks": gives(lambda s: {"sort": s[..., 2] * 0 + 2})}, "clocks: 'sort' becomes 2; wanted WHITE or RYE"),
         (
             {"clocks": gives(lambda s: {"wet": s[..., 3].float()})},
@@ -473,6 +479,24 @@ def gives(made: Any) -> Any:
         ({"start": lambda states: states + 7}, "start: env 0 slot 'a': stage 8 is not a stage of bakery"),
         ({"heuristic": lambda states, rows, masks: masks["op"].long()}, r"heuristic is .*\(64, 7\) .*\(64, 4\)"),
         ({"heuristic": lambda states, rows, masks: 0}, "heuristic must be a tensor, got int"),
+        (
+            {"heuristic": lambda states, rows, masks: masks["oven"]},
+            r"heuristic raised KeyError in test_rule_dynamics.py:\d+: .*oven",
+        ),
+        (
+            {"reward": lambda before, actions, after: after.lost},
+            "reward raised AttributeError in test_rule_dynamics.py",
+        ),
+        ({"head_masks": lambda states, rows: {"tin": rows["none"]}}, "head_masks raised KeyError in test_rule"),
+        (
+            {"rows_start": {"power": lambda states: states[..., 99]}},
+            "rows_start of power raised IndexError in test_rule",
+        ),
+        (
+            {"rows": lambda before, actions, after, rows, noise: {"power": rows["pwr"]}},
+            "rows raised KeyError in test_rule_dynamics.py:.*'pwr'; the rows are 'power', 'customers', 'day'",
+        ),
+        ({"uniforms": 0}, "clocks raised RuntimeError in bakery.py:.*; noise has 0 columns, uniforms= says how many"),
         (
             {"clocks": gives(lambda s: {"weight": s[..., 4].float()})},
             r"clocks: 'weight' is torch.float32 \(64, 3\) on cpu; wanted torch.int32 \(64, 3\)",

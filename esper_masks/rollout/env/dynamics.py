@@ -48,7 +48,7 @@ class Dynamics(nn.Module, ABC):
     A state has at least these fields, and any others that are tensors:
 
         states       int32 [batch, slots, features]: the engine's
-        total_seeds  int32 [batch]: seeds that germinated in the episode, which a seed limit counts
+        total_seeds  int32 [batch]: seeds that a seed limit counts, such as those that germinated in the episode
         epoch        int32 [batch]: steps of the episode so far
         returns      float32 [batch]: rewards of the episode so far
 
@@ -147,9 +147,12 @@ class Dynamics(nn.Module, ABC):
 
     def masks(self, state: Any) -> ActionMasks:
         """What is legal in a state, under the seed limit and all that is given."""
+        return self.masks_of(state.states, state.total_seeds, self.given(state))
+
+    def masks_of(self, states: Tensor, total_seeds: Tensor, given: Given) -> ActionMasks:
+        """The same, of the parts of a state that decide it."""
         limit = self.engine.max_seeds
-        totals = state.total_seeds if limit > 0 else None
-        masks: ActionMasks = self.engine(state.states, totals, max_seeds=limit, **self.given(state))
+        masks: ActionMasks = self.engine(states, total_seeds if limit > 0 else None, max_seeds=limit, **given)
         return masks
 
     @property

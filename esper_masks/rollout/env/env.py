@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from esper_masks.checks import check_actions, check_bool, check_noise
 from esper_masks.compiled.methods import CompiledMethod, GraphedMethod
@@ -32,32 +33,43 @@ from esper_masks.rollout.env.dynamics import (
 )
 from esper_masks.rollout.env.mechanics import Mechanics
 from esper_masks.rollout.env.network import Assumptions, NetworkDynamics
+from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledNetworkDynamics
 from esper_masks.rules import MaskRules
 
+# by what environments run that are given no dynamics, by the name of their rules; all others by ``NetworkDynamics``
+DYNAMICS: dict[str, type[Dynamics]] = {"esper-2026-06": ScheduledNetworkDynamics}
 
-class StepInfo(Mapping[str, Tensor]):
-    """What a step gives beside the rest. The final observation is computed when it is asked for.
 
-    info["returns"]    float32 [batch]: rewards of the episode so far, or of the whole episode where it ended
-    info["final_obs"]  float32 [batch, obs_size]: before environments whose episode ended began another
+class StepInfo(Mapping[str, Any]):
+    """What a step gives beside the rest. What is of the final states is computed when it is asked for.
+
+    info["returns"]      float32 [batch]: rewards of the episode so far, or of the whole episode where it ended
+    info["final_obs"]    float32 [batch, obs_size]: before environments whose episode ended began another
+    info["final_masks"]  ActionMasks [batch]: what was legal then, beside ``final_obs``
     """
 
-    def __init__(self, observe: Callable[[], Tensor], returns: Tensor, final: Tensor | None = None):
-        self._observe, self._made = observe, {"returns": returns}
-        if final is not None:
-            self._made["final_obs"] = final
+    def __init__(self, made: Mapping[str, Any], later: Mapping[str, Callable[[], Any]]):
+        self._made, self._later = dict(made), later
 
-    def __getitem__(self, name: str) -> Tensor:
-        if name == "final_obs" and name not in self._made:
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
             with torch.no_grad():
-                self._made[name] = self._observe()
+                self._made[name] = self._later[name]()
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("returns", "final_obs"))
+        return iter(("returns", *self._later))
 
     def __len__(self) -> int:
-        return 2
+        return 1 + len(self._later)
+
+
+class Looked(NamedTuple):
+    """What decides legality in a state."""
+
+    states: Tensor  # int32 [batch, slots, features]
+    total_seeds: Tensor  # int32 [batch]
+    given: Given
 
 
 class Epoch(NamedTuple):
@@ -68,7 +80,7 @@ class Epoch(NamedTuple):
     returns: Tensor  # float32 [batch]: rewards of the episode, also where it ended
     following: Any  # the state in which the next step begins
     obs: Tensor  # float32 [batch, obs_size]: of that
-    final: Tensor | None  # the observation of the first state, if the second was written into its memory
+    final: Mapping[str, Any]  # what ``StepInfo`` has of the first state, if the second was written into its memory
 
 
 class LifecycleEnv:
@@ -76,7 +88,8 @@ class LifecycleEnv:
 
     What a step does is a part of its own, the dynamics. Without ``dynamics`` it is ``NetworkDynamics``: seeds
     germinate, are blended in, and are kept or culled, modelled on logs of real runs. ``docs/environment.md`` describes
-    these, what is measured and what assumed, and how to write others. In short:
+    these, what is measured and what assumed, and how to write others. Under ``esper-2026-06`` it is
+    ``ScheduledNetworkDynamics``, of which ``docs/environment-june.md`` tells. In short:
 
         the op moves a seed along an edge of the rules; an illegal action is WAIT, and is counted
         every seed ages; after its dwell time in a stage it enters the next stage by itself
@@ -98,23 +111,23 @@ class LifecycleEnv:
         rules: a rule set.
         num_envs: number of environments, the batch.
         slot_ids: names of the slots; by default those of the rules.
-        max_seeds: how many seeds may germinate in an episode; 0 for any number.
-        episode_length: epochs of an episode; by default 25. See ``NetworkDynamics``.
+        max_seeds: how many seeds may germinate in an episode, under ``esper-2026-06`` be in slots; 0 for any number.
+        episode_length: epochs of an episode; by default those of the dynamics: 25, under ``esper-2026-06`` 150.
         calibration: distributions; by default those of the package. See ``NetworkDynamics``.
         seed: seed of the noise that ``step`` draws.
         device: where everything lives.
         mode: how to run; see ``DecisionStep``. Under ``"cuda-graph"`` a step overwrites what the step before gave.
         mechanics: what the lifecycle does by itself; by default the entry of the rules in ``MECHANICS``. See
-            ``NetworkDynamics``.
-        assumptions: what the logs do not say. See ``NetworkDynamics``.
+            ``NetworkDynamics``; others have none.
+        assumptions: what the logs do not say. See ``NetworkDynamics``, ``ScheduledNetworkDynamics``.
         dynamics: a function of the engine to ``Dynamics``, such as ``RuleDynamics``, their class, or
             ``functools.partial`` of it with its own arguments. Not together with ``episode_length``, ``calibration``,
             ``mechanics`` or ``assumptions``.
         kinds: see ``MaskEngine``.
         given: a function of the state to ``row``, ``head_masks`` and ``restrict`` of ``MaskEngine``, under which
             actions are legal in that state, beside what the dynamics give. It is called for each step, and again for
-            ``masks`` and ``given``, so it must give the same for the same state; it is compiled with the rest.
-            Observations say nothing of it.
+            ``masks``, ``given`` and ``final_masks``, the last in states with which episodes ended, so it must give the
+            same for the same state; it is compiled with the rest. Observations say nothing of it.
         switches: the rule set's switches, by name.
 
     Attributes:
@@ -128,7 +141,7 @@ class LifecycleEnv:
         RulesError: rules that are not for growing networks, or without mechanics, where no dynamics are given.
         SlotStateError: slot ids that are missing or repeat.
         ValueError: a number out of range, a mode in which the dynamics may not run, dynamics that lack something, or
-            arguments of ``NetworkDynamics`` beside others; or what these raise.
+            arguments that these dynamics do not have; or what these raise.
         RuntimeError: ``"cuda-graph"`` on no CUDA device.
     """
 
@@ -145,7 +158,7 @@ class LifecycleEnv:
         device: torch.device | str | None = None,
         mode: Mode = "eager",
         mechanics: Mechanics | None = None,
-        assumptions: Assumptions | None = None,
+        assumptions: Assumptions | ScheduledAssumptions | None = None,
         dynamics: Callable[[MaskEngine], Dynamics] | None = None,
         kinds: Mapping[str, Sequence[str]] | None = None,
         given: Callable[[Any], Given] | None = None,
@@ -163,9 +176,9 @@ class LifecycleEnv:
         of_networks: dict[str, Any] = {"episode_length": episode_length, "calibration": calibration}
         of_networks |= {"mechanics": mechanics, "assumptions": assumptions}
         own = {name: value for name, value in of_networks.items() if value is not None}
-        self._like: dict[str, Any] = {"max_seeds": max_seeds, "device": device, "dynamics": dynamics, **own, **switches}
-        self._like |= {"kinds": kinds, "given": given}
-        make = _factory(dynamics, own)
+        self._like: dict[str, Any] = {"rules": rules, "max_seeds": max_seeds, "device": device, "dynamics": dynamics}
+        self._like |= {"kinds": kinds, "given": given, **own, **switches}
+        make = _factory(rules, dynamics, own)
         self.engine = MaskEngine(rules, slot_ids, max_seeds=max_seeds, kinds=kinds, device=device, **switches)
         self.num_envs, self.mode, self.device = num_envs, mode, self.engine.device
         self.dynamics = check_dynamics(make(self.engine), self.engine, mode)
@@ -189,7 +202,8 @@ class LifecycleEnv:
         # where that is none. Compiled code makes it in the graph of the next step, so that no memory holds both states
         self._ended: Tensor | None = None
         self._advance, self._observe = self._run(self.advance), self._run(self.observe)
-        self._begin = self._run(self.following)
+        self._begin, self._look = self._run(self.following), self._run(self.looked)
+        self._looked: Looked | None = None  # while ``_state`` does not have it
 
     def _run(self, method: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if self.mode == "eager":
@@ -200,7 +214,8 @@ class LifecycleEnv:
 
     def another(self, num_envs: int, seed: int, mode: Mode = "eager") -> "LifecycleEnv":
         """Other environments of the same task, at the beginning of an episode."""
-        return LifecycleEnv(self.engine.rules, num_envs, self.engine.slot_ids, seed=seed, mode=mode, **self._like)
+        slots = self.engine.slot_ids
+        return LifecycleEnv(num_envs=num_envs, slot_ids=slots, seed=seed, mode=mode, **self._like)
 
     # -- stepping -----------------------------------------------------------------------------------------------------
 
@@ -230,7 +245,7 @@ class LifecycleEnv:
 
     def masks(self) -> ActionMasks:
         """What is legal in the current states, ``[batch]``."""
-        return self.dynamics.masks(self.state)
+        return self.dynamics.masks_of(*self._looked_at())
 
     def step(self, actions: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, StepInfo]:
         """One step of every environment.
@@ -257,14 +272,16 @@ class LifecycleEnv:
             if self.mode == "eager":
                 after, outcome, returns, self._state, obs, final = self.epoch(self.state, actions, drawn)
             else:
-                (after, outcome, obs), final = self._advance((*self.carried, actions, drawn)), None
+                (after, outcome, obs), final = self._advance((*self.carried, actions, drawn)), {}
                 after = self._kept(after)  # ``info`` may be asked after the next step
                 self.carry(after, outcome.terminated)
                 returns = after.returns
             self.illegal_actions = self.illegal_actions + outcome.illegal
             # the caller's to write to: what the environment keeps may be the same memory
             reward, terminated, returns = (told.clone() for told in (outcome.reward, outcome.terminated, returns))
-        info = StepInfo(partial(self.observe, after), returns, final)
+        later: dict[str, Callable[[], Any]] = {"final_obs": partial(self.observe, after)}
+        later["final_masks"] = partial(self.dynamics.masks, after)
+        info = StepInfo({"returns": returns, **final}, later)
         return obs, reward, terminated, torch.zeros_like(terminated), info
 
     def draw(self) -> Noise:
@@ -282,7 +299,7 @@ class LifecycleEnv:
 
     def carry(self, after: Any, ended: Tensor | None) -> None:
         """Keep the fields with which a step ended, and where their episode has ended; None where all have begun."""
-        self._state, self._ended = self.kind(*after), ended
+        self._state, self._ended, self._looked = self.kind(*after), ended, None
 
     def begin(self, state: Any, where: Tensor) -> Any:
         """The state, or the fields of one, with the beginning of an episode in some environments."""
@@ -311,12 +328,18 @@ class LifecycleEnv:
         after, outcome = dynamics.advance(state, actions, noise)
         check_advanced(dynamics, state, after, outcome)
         returns = state.returns + outcome.reward
-        after, final = _counted(after, state.epoch + 1, returns), None
+        after, final = _counted(after, state.epoch + 1, returns), {}
         if dynamics.in_place:  # what is told of this step is out of the way of what is written for the next
             outcome = Outcome(*[part.clone() for part in outcome])
-            after, final = after._replace(returns=returns.clone()), self.observe(after)
+            after = after._replace(returns=returns.clone())
+            final = {"final_obs": self.observe(after), "final_masks": dynamics.masks(after)}
         following = self.begin(after, outcome.terminated)
         return Epoch(after, outcome, returns, following, self.observe(following), final)
+
+    def looked(self, carried: Sequence[Tensor]) -> Looked:
+        """What decides legality in the state in which the next step begins. Compiled, nothing else of it is made."""
+        state = self.following(carried)
+        return Looked(state.states, state.total_seeds, self.dynamics.given(state))
 
     def advance(self, given: Sequence[Any]) -> tuple[Any, Outcome, Tensor]:
         """One step from what is ``carried``, actions and noise or its key.
@@ -350,6 +373,16 @@ class LifecycleEnv:
         """A state that no later call of a graph overwrites."""
         return self.kind(*[field.clone() for field in state]) if self.mode == "cuda-graph" else state
 
+    def _looked_at(self) -> Looked:
+        """What decides legality in the current state, without the rest of it if that is not there yet."""
+        if self._ended is None:
+            return Looked(self._state.states, self._state.total_seeds, self.dynamics.given(self._state))
+        if self._looked is None:
+            with _computing():
+                looked = self._look(self.carried)
+                self._looked = tree_map_only(Tensor, Tensor.clone, looked) if self.mode == "cuda-graph" else looked
+        return self._looked
+
     @property
     def obs_size(self) -> int:
         """How many numbers an observation has."""
@@ -358,19 +391,17 @@ class LifecycleEnv:
     @property
     def states(self) -> Tensor:
         """Slot states, int32 ``[batch, slots, features]``."""
-        states: Tensor = self.state.states
-        return states
+        return self._looked_at().states
 
     @property
     def total_seeds(self) -> Tensor:
-        """Seeds germinated in the episode, int32 ``[batch]``."""
-        seeds: Tensor = self.state.total_seeds
-        return seeds
+        """Seeds that a seed limit counts, int32 ``[batch]``; which these are is the affair of the dynamics."""
+        return self._looked_at().total_seeds
 
     @property
     def given(self) -> Given:
         """What decides legality beside the current states: what a policy is to hand on to its step."""
-        return self.dynamics.given(self.state)
+        return self._looked_at().given
 
     @property
     def obs(self) -> Tensor:
@@ -426,15 +457,21 @@ def _form(value: object) -> str:
 
 
 def _factory(
-    dynamics: Callable[[MaskEngine], Dynamics] | None, of_networks: Mapping[str, Any]
+    rules: MaskRules, dynamics: Callable[[MaskEngine], Dynamics] | None, of_networks: Mapping[str, Any]
 ) -> Callable[[MaskEngine], Dynamics]:
     """What makes the dynamics.
 
     Raises:
-        ValueError: dynamics that are no such function, or arguments of ``NetworkDynamics`` beside others.
+        ValueError: dynamics that are no such function, or arguments that these dynamics do not have.
     """
     if dynamics is None:
-        return partial(NetworkDynamics, **of_networks)
+        default = DYNAMICS.get(getattr(rules, "name", ""), NetworkDynamics)
+        if default is not NetworkDynamics and "mechanics" in of_networks:
+            raise ValueError(
+                f"mechanics= is of NetworkDynamics, and {rules.name} runs by {default.__name__}, which knows what its "
+                "lifecycle does by itself: leave it out"
+            )
+        return partial(default, **of_networks)
     if of_networks:
         names = " and ".join(f"{name}=" for name in of_networks)
         raise ValueError(

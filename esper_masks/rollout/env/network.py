@@ -137,24 +137,12 @@ class NetworkDynamics(Dynamics):
         reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
         self.stages = tuple(sorted(reached))
         self.op_at, self.slot_at, self.blueprint_at = (layout.head_names.index(name) for name in (OP, SLOT, BLUEPRINT))
-        known = {name.upper(): entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
         head = layout.heads[self.blueprint_at]
         choices = head.choices
         legal = {c for number, row in enumerate(head.by_op) if head.users >> number & 1 for c in row}
-        if lacking := [choices[c] for c in sorted(legal) if choices[c] not in known]:
-            raise ValueError(
-                f"the calibration lacks the blueprints {', '.join(lacking)}; it has {', '.join(sorted(known))}"
-            )
-        if assumptions.noise is None and not calibration.unblended.seeds:
-            raise ValueError(
-                "no seed of the calibration ended before it was blended in, so it does not tell the noise of readings: "
-                "pass Assumptions(noise=...), or calibrate from logs with such seeds"
-            )
-        self.noise = float(calibration.unblended.spread if assumptions.noise is None else assumptions.noise)
         self.blueprints = tuple(sorted(legal))
-        measured = [known[name].improvement if name in known else Improvement(0, 0.0, 0.0) for name in choices]
-        self.mean = tuple(part.mean for part in measured)
-        self.spread = tuple(max(part.spread**2 - self.noise**2, 0.0) ** 0.5 for part in measured)
+        known = {name.upper(): entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
+        self.noise, self.mean, self.spread = qualities(calibration, choices, self.blueprints, assumptions.noise)
         self.params = tuple(known[name].params if name in known else 0 for name in choices)
         waits = set(mechanics.advances) - set(mechanics.cleared)
         if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
@@ -317,10 +305,7 @@ class NetworkDynamics(Dynamics):
 
     def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
         """The value that belongs to each blueprint, float32."""
-        found = torch.zeros_like(blueprint, dtype=torch.float32)
-        for number in self.blueprints:
-            found = torch.where(blueprint == number, float(values[number]), found)
-        return found
+        return value_of(blueprint, self.blueprints, values)
 
     def _dwell(self, stage: Tensor, uniform: Tensor) -> Tensor:
         """Epochs in a stage that is entered: at least one, int32."""
@@ -332,6 +317,45 @@ class NetworkDynamics(Dynamics):
                 drawn = drawn + (uniform >= threshold).float() * step
             epochs = torch.where(stage == source, drawn.int(), epochs)
         return epochs
+
+
+def qualities(
+    calibration: Calibration, names: Sequence[str], legal: Sequence[int], noise: float | None
+) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    """How the qualities of seeds are distributed: the noise of a reading; mean and spread for each choice.
+
+    Args:
+        calibration: what logs say.
+        names: the name that the calibration has for each choice of a blueprint.
+        legal: the choices that seeds may have.
+        noise: of a reading; None for that of the calibration.
+
+    Raises:
+        ValueError: the calibration has no seed of a legal choice, or none that tells the noise.
+    """
+    known = {name.upper(): entry.improvement for name, entry in calibration.blueprints.items()}
+    known = {name: improvement for name, improvement in known.items() if improvement.seeds}
+    if lacking := [names[c] for c in legal if names[c] not in known]:
+        raise ValueError(
+            f"the calibration lacks the blueprints {', '.join(lacking)}; it has {', '.join(sorted(known))}"
+        )
+    if noise is None and not calibration.unblended.seeds:
+        raise ValueError(
+            "no seed of the calibration ended before it was blended in, so it does not tell the noise of readings: "
+            "pass assumptions with noise=, or calibrate from logs with such seeds"
+        )
+    noise = float(calibration.unblended.spread if noise is None else noise)
+    measured = [known.get(name, Improvement(0, 0.0, 0.0)) for name in names]
+    spread = tuple(max(part.spread**2 - noise**2, 0.0) ** 0.5 for part in measured)
+    return noise, tuple(part.mean for part in measured), spread
+
+
+def value_of(choice: Tensor, choices: Sequence[int], values: Sequence[float]) -> Tensor:
+    """The value that belongs to each choice, float32; 0 for those that are not among the choices."""
+    found = torch.zeros_like(choice, dtype=torch.float32)
+    for number in choices:
+        found = torch.where(choice == number, float(values[number]), found)
+    return found
 
 
 def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int], ...]]:

@@ -5,8 +5,11 @@ Probabilities are cut into ladders over one uniform number. ``{READY: 0.25, EMPT
 """
 
 import math
+import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 from itertools import product
 from typing import Any, NamedTuple
@@ -60,7 +63,7 @@ class RuleDynamics:
         2. ``leaves``: slots that the op does not name leave their stage by chance, or after a dwell time; what enters
            from empty is as after an op, age and features 0, and a slot that becomes empty is all 0
         3. ages of occupied slots + 1
-        4. ``clocks``: new values of features, such as those that count
+        4. ``clocks``: new values of features, such as those that count, or the age, where it is that of the stage
         5. ``rows``: new values of the environment's rows
         reward: of the states before 1 and after 4; the episode terminates after ``horizon`` steps
 
@@ -99,13 +102,13 @@ class RuleDynamics:
         rules: the rules of the environment, whatever their switches.
         reward: ``(before, actions, after)`` -> float32 ``[batch]``, finite.
         leaves: stage -> ``{target: probability}``, the rest of the probability being to stay; or
-            ``(target, {steps: probability})``, after how many steps in the stage: at least one, drawn in the first of
-            them. A slot that an op then names leaves in the next step in which none does.
+            ``(target, {steps: probability})`` or ``(target, steps)``, after how many steps in the stage: at least one,
+            drawn in the first of them. A slot that an op then names leaves in the next step in which none does.
         rows_start: row -> its value at the beginning of an episode, or a function of the first slot states to
             ``[batch]``. A row that is left out begins as the first of its values: False, 0, or a member.
         rows: ``(before, actions, after, rows, noise)`` -> name -> bool or integer ``[batch]``; others stay.
-        clocks: ``(before, actions, after, rows, noise)`` -> name of a feature, but not stage or age -> bool or integer
-            ``[batch, slots]``; others stay, and empty slots hold 0.
+        clocks: ``(before, actions, after, rows, noise)`` -> name of a feature, ``"age"`` too, but not the stage ->
+            bool or integer ``[batch, slots]``; others stay, and empty slots hold 0.
         head_masks: ``(states, rows)`` -> name of a head -> bool; see ``MaskEngine``.
         horizon: steps of an episode.
         uniforms: how many columns the noise of ``rows`` and ``clocks`` has.
@@ -115,8 +118,8 @@ class RuleDynamics:
             ``ActionMasks`` of the states: a baseline for what is learned. It is not compiled.
 
     Raises:
-        RulesError: ``leaves`` that name no stage, no transition or no probabilities, a row that is none, or ``clocks``
-            or ``rows`` where the rules have nothing for them.
+        RulesError: ``leaves`` that name no stage, no transition or no probabilities, a row that is none, or ``rows``
+            where the rules have none.
         ValueError: an argument of another kind. When an environment is made: a function that gives something else than
             is said here on random states, or something else compiled.
 
@@ -152,11 +155,8 @@ class RuleDynamics:
         for name, mapping in (("leaves", leaves), ("rows_start", rows_start)):
             if not isinstance(mapping, Mapping):
                 raise ValueError(f"{name} must be a mapping, got {type(mapping).__name__}")
-        changing: dict[str, Mapping[str, Any]] = {"clocks": rules.features, "rows": rules.row_features}
-        for name, known in changing.items():
-            if functions[name] is not None and not known:
-                kind = "features" if name == "clocks" else "row_features"
-                raise RulesError(f"{name}: {rules.name} has no {kind}, so there is nothing to give; leave it out")
+        if rows is not None and not rules.row_features:
+            raise RulesError(f"rows: {rules.name} has no row_features, so there is nothing to give; leave it out")
         self.rules, self.horizon, self.uniforms, self.functions = rules, horizon, uniforms, functions
         self.heuristic = heuristic
         self.leaves = tuple(_leaving(rules, stage, what) for stage, what in leaves.items())
@@ -273,16 +273,17 @@ class RunningRules(Dynamics):
     def check(self, mode: Mode) -> None:
         """Try all functions on random states, and beside that compiled, where the environment is."""
         generator = torch.Generator().manual_seed(0)
-        state = self._any_state(generator)
-        actions, noise = some_step(self, state, generator)
-        actions[0] = -1
-        if self.heuristic is not None:
-            self.heuristic(state)
+        with self._naming():
+            state = self._any_state(generator)
+            actions, noise = some_step(self, state, generator)
+            actions[0] = -1
+            if self.heuristic is not None:
+                self.heuristic(state)
+            after, outcome = self.advance(state, actions, noise)
         try:
             self.engine.check_slots(self.fresh(1).states)
         except SlotStateError as error:
             raise SlotStateError(f"start: {error}") from None
-        after, outcome = self.advance(state, actions, noise)
         if bad := int((~outcome.reward.isfinite()).sum()):
             at = int(outcome.reward.isfinite().int().argmin())
             raise ValueError(
@@ -292,6 +293,8 @@ class RunningRules(Dynamics):
         self._check_values("rows", self.row_features, after.rows)
         occupied = after.states[after.states[..., 0] != self.empty]
         self._check_values("clocks", self.of.rules.features, occupied[:, 2:].unbind(-1))
+        if (least := int(after.states[..., 1].min())) < 0:
+            raise ValueError(f"clocks: 'age' becomes {least}; wanted at least 0")
         if mode == "eager":
             return
         rows = self._rows(state)
@@ -306,6 +309,25 @@ class RunningRules(Dynamics):
             check_compiled(name, function, [arguments])
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Say in which function, and in which line of it, an error was raised that is not ours."""
+        try:
+            yield
+        except Exception as error:
+            functions = {**self.of.functions, "heuristic": self.of.heuristic}
+            functions |= {f"rows_start of {name}": start for name, start in self.of.starts.items()}
+            named = {getattr(function, "__code__", None): name for name, function in functions.items()}
+            for frame, line in traceback.walk_tb(error.__traceback__):
+                if name := named.get(frame.f_code):
+                    where = f"{os.path.basename(frame.f_code.co_filename)}:{line}"
+                    indexes = name in ("clocks", "rows") and isinstance(error, IndexError | RuntimeError)
+                    noise = f"; noise has {self.of.uniforms} columns, uniforms= says how many" * indexes
+                    noise += f"; the rows are {', '.join(map(repr, self.row_features))}" * isinstance(error, KeyError)
+                    reason = f"{name} raised {type(error).__name__} in {where}: {error}{noise}"
+                    raise ValueError(reason) from error
+            raise
 
     def _check_values(self, what: str, domains: Mapping[str, Any], columns: Iterable[Tensor]) -> None:
         """Raise ``ValueError`` for a value that is none of its domain."""
@@ -361,7 +383,7 @@ class RunningRules(Dynamics):
 
     def _clocked(self, after: Tensor, given: Any) -> Tensor:
         """States with the values that ``clocks`` gives."""
-        features = self.of.rules.features
+        features = {AGE: int, **self.of.rules.features}
         new, columns = _mapping("clocks", given, features), list(after.unbind(-1))
         for feature, values in new.items():
             at, may_be_bool = self.engine.feature_names.index(feature), features[feature] is bool
@@ -438,6 +460,7 @@ def _leaving(rules: MaskRules, stage: Any, what: Any) -> Leaving:
         )
     where, dwells = f"leaves of {stage.name}", isinstance(what, tuple) and len(what) == 2
     target, chances = what if dwells else (None, what)
+    chances = {chances: 1} if dwells and type(chances) is int else chances
     if not isinstance(chances, Mapping) or (dwells and not chances):
         raise RulesError(
             f"{where}: wanted {{target: probability}} or (target, {{steps: probability}}), got {what!r:.80}"

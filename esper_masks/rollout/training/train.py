@@ -44,7 +44,7 @@ class TrainSettings:
         compile: whether steps are compiled.
         threads: CPU threads of each process, which the command sets; 0 where nobody has chosen.
         calibration: as JSON; by default the package's.
-        max_seeds: seeds that may germinate in an episode; 0 for any number.
+        max_seeds: how many seeds may germinate in an episode, under ``esper-2026-06`` be in slots; 0 for any number.
 
     Raises:
         ValueError: no such policy or seed.
