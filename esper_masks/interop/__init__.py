@@ -3,11 +3,11 @@
 gymnasium    a ``gymnasium.vector.VectorEnv``, registered as ``esper/Lifecycle-v0``
 sb3          a ``VecEnv`` of stable-baselines3 for sb3-contrib's ``MaskablePPO``
 torchrl      an ``EnvBase`` of TorchRL, and ``FactoredCategorical`` for a ``ProbabilisticActor``
-pettingzoo   masks beside an observation, as PettingZoo wants them; it needs no environment of the package
+pettingzoo   a ``ParallelEnv`` whose agents are environments, and masks beside an observation, as PettingZoo wants them
 rllib        masks beside an observation, as RLlib wants them; it needs no environment of the package
 
 action_forms   the two forms of an action, for all of them
-arrays         the environment with numpy arrays in and out, for Gymnasium and stable-baselines3
+arrays         the environment with numpy arrays in and out, for Gymnasium, stable-baselines3 and PettingZoo
 
 ``True``, or 1, is legal everywhere.
 """

@@ -6,7 +6,7 @@ from typing import Any
 from esper_masks.extras import needs
 from esper_masks.interop.action_forms import Form
 from esper_masks.interop.arrays import ArrayEnv, OverArrays
-from esper_masks.rules import MaskRules
+from esper_masks.rollout import LifecycleEnv
 
 with needs("interop.sb3"):
     import numpy as np
@@ -32,25 +32,23 @@ class LifecycleVecEnv(OverArrays, VecEnv):
     ((4, 53), (4, 43))
 
     Args:
-        num_envs: number of environments.
+        num_envs: number of environments, or a ``rollout.LifecycleEnv``, which takes no settings beside it.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
-        rules: a rule set, or the name of one that the package has.
-        settings: settings of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed
-            here or by ``seed``, no two environments have the same noise.
+        settings: ``rules``, a rule set or the name of one, by default ``"esper-2025-12"``; and settings of
+            ``rollout.LifecycleEnv``, ``slot_ids``, ``seed``, ``mode`` and ``dynamics`` among them. Without a seed here
+            or by ``seed``, no two environments have the same noise.
 
     Raises:
-        TypeError: there is no such setting.
+        TypeError: there is no such setting, or there are some beside a ``rollout.LifecycleEnv``.
         RulesError, SlotStateError, ValueError, RuntimeError: see ``rollout.LifecycleEnv``; or no such form.
     """
 
     render_mode = None
 
-    def __init__(
-        self, num_envs: int, *, action: Form = "joint", rules: MaskRules | str = "esper-2025-12", **settings: Any
-    ):
-        self.arrays = ArrayEnv(num_envs, action, rules, settings)
+    def __init__(self, num_envs: int | LifecycleEnv, *, action: Form = "joint", **settings: Any):
+        self.arrays = ArrayEnv(num_envs, action, settings)
         self._actions: Any = None
-        super().__init__(num_envs, *spaces_of(self.arrays.form, self.arrays.env.obs_size))
+        super().__init__(self.arrays.env.num_envs, *spaces_of(self.arrays.form, self.arrays.env.obs_size))
 
     def reset(self) -> Any:
         """Start an episode everywhere; if ``seed`` was called since the last reset, with that seed."""
@@ -83,11 +81,11 @@ class LifecycleVecEnv(OverArrays, VecEnv):
         Raises:
             ValueError: actions of another dtype or shape, or out of range.
         """
-        obs, reward, ended, final = self.arrays.step(self._actions)
+        obs, reward, ended, last = self.arrays.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if final is not None:
+        if last is not None:
             for at in np.flatnonzero(ended):
-                infos[at] = {"terminal_observation": final[at], "TimeLimit.truncated": False}
+                infos[at] = {"terminal_observation": last.obs[at], "TimeLimit.truncated": False}
         return obs, reward, ended, infos
 
     def close(self) -> None:

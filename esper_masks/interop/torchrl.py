@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_masks import distributions
+from esper_masks import distributions, rollout
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.decision.packing import in_words
 from esper_masks.distributions.base import MaskedDistribution
@@ -18,7 +18,6 @@ from esper_masks.extras import needs
 from esper_masks.interop.action_forms import ActionForm, Form
 from esper_masks.interop.arrays import make_env
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.rules import MaskRules
 
 with needs("interop.torchrl"):
     from tensordict import TensorDict, TensorDictBase
@@ -38,9 +37,9 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         "packed"       int32 [num_envs, words], instead of the two where slot words do not hold the masks: where heads
                        depend on the slot, ops are legal without one, or ``given=`` limits them
 
-    At the end of an episode ``("next", "observation")`` is its last observation. TorchRL's collectors, and ``rollout``
-    with ``break_when_any_done=False``, then begin the next episode by themselves; masks beside the last observation are
-    already those of the next episode, and no action is drawn under them.
+    At the end of an episode ``("next", "observation")`` is its last observation, and masks in ``"next"`` are what was
+    legal then: no action is drawn under them, but a value may be. TorchRL's collectors, and ``rollout`` with
+    ``break_when_any_done=False``, then begin the next episode by themselves.
 
     An illegal action is WAIT, and is counted in ``illegal_actions``. Under ``ActionMask`` the joint form has none. The
     factored form has none with ``FactoredCategorical``; a library's own heads, drawn independently of each other, form
@@ -52,29 +51,20 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
     torch.Size([4, 3, 43])
 
     Args:
-        num_envs: number of environments.
+        num_envs: number of environments, or a ``rollout.LifecycleEnv``, which takes no settings beside it.
         action: ``"joint"``, the index of a whole action, or ``"factored"``, one choice a head.
-        rules: a rule set, or the name of one that the package has.
-        device: where everything lives.
-        settings: settings of ``rollout.LifecycleEnv``, ``slot_ids``, ``seed`` and ``mode`` among them. Without a seed
-            here or by ``set_seed``, no two environments have the same noise.
+        settings: ``rules``, a rule set or the name of one, by default ``"esper-2025-12"``; and settings of
+            ``rollout.LifecycleEnv``, ``slot_ids``, ``seed``, ``device``, ``mode`` and ``dynamics`` among them. Without
+            a seed here or by ``set_seed``, no two environments have the same noise.
 
     Raises:
-        TypeError: there is no such setting.
+        TypeError: there is no such setting, or there are some beside a ``rollout.LifecycleEnv``.
         RulesError, SlotStateError, ValueError, RuntimeError: see ``rollout.LifecycleEnv``; or no such form.
     """
 
-    def __init__(
-        self,
-        num_envs: int,
-        *,
-        action: Form = "joint",
-        rules: MaskRules | str = "esper-2025-12",
-        device: torch.device | str | None = None,
-        **settings: Any,
-    ):
-        lifecycles = make_env(num_envs, rules, {**settings, "device": device})
-        form, device = ActionForm(lifecycles.engine, action), lifecycles.device
+    def __init__(self, num_envs: int | rollout.LifecycleEnv, *, action: Form = "joint", **settings: Any):
+        lifecycles = make_env(num_envs, settings)
+        form, device, num_envs = ActionForm(lifecycles.engine, action), lifecycles.device, lifecycles.num_envs
         super().__init__(device=device, batch_size=torch.Size([num_envs]))
         self.lifecycles, self.form = lifecycles, form
         masks, width = lifecycles.masks(), sum(form.sizes)
@@ -109,8 +99,7 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         """How many actions of each environment were illegal since it was made, int64 ``[num_envs]``."""
         return self.lifecycles.illegal_actions
 
-    def _seen(self, observation: Tensor) -> dict[str, Tensor]:
-        masks = self.lifecycles.masks()
+    def _seen(self, observation: Tensor, masks: ActionMasks) -> dict[str, Tensor]:
         return {"observation": observation, "action_mask": self.form.masks(masks), **self._held(masks)}
 
     def _held(self, masks: ActionMasks) -> dict[str, Tensor]:
@@ -126,7 +115,7 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         where = None if tensordict is None else tensordict.get("_reset", None)
         obs = self._own(self.lifecycles.reset(None if where is None else where.view(self.batch_size)))
         ends = {name: torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device) for name in ENDS}
-        return TensorDict({**self._seen(obs), **ends}, self.batch_size, device=self.device)
+        return TensorDict({**self._seen(obs, self.lifecycles.masks()), **ends}, self.batch_size, device=self.device)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         actions = self.form.actions(tensordict["action"], self.batch_size[0])
@@ -134,7 +123,7 @@ class LifecycleEnv(EnvBase):  # type: ignore[misc]  # TorchRL has no types
         obs, reward, terminated = (self._own(each) for each in given)
         if terminated.any():  # TorchRL reads it as well, to begin the next episode
             obs = torch.where(terminated.unsqueeze(-1), info["final_obs"], obs)
-        made = {**self._seen(obs), "reward": reward.unsqueeze(-1)}
+        made = {**self._seen(obs, info["final_masks"]), "reward": reward.unsqueeze(-1)}
         made |= {name: terminated.unsqueeze(-1) for name in ENDS}
         return TensorDict(made, self.batch_size, device=self.device)
 

@@ -55,7 +55,7 @@ def test_a_form_is_one_of_two() -> None:
         ActionForm(em.MaskEngine(RULES), "flat")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("module", ["action_forms", "pettingzoo", "rllib"])
+@pytest.mark.parametrize("module", ["action_forms", "rllib"])
 def test_masks_beside_an_observation_need_no_environment(module: str) -> None:
     code = f"import sys, esper_masks.interop.{module}; print([name for name in sys.modules if 'rollout' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

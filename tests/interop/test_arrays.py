@@ -15,7 +15,7 @@ RULES = em.ruleset("esper-2025-12")
 
 
 def test_actions_in_numpy_are_looked_at() -> None:
-    joint, factored = ArrayEnv(3, "joint", RULES, {}), ArrayEnv(3, "factored", "esper-2025-12", {})
+    joint, factored = ArrayEnv(3, "joint", {"rules": RULES}), ArrayEnv(3, "factored", {})
     with pytest.raises(ValueError, match="the action of environment 1 is 43; wanted from 0 to 42"):
         joint.step(np.array([0, 43, 44]))
     with pytest.raises(ValueError, match="the action of environment 2 is -1; wanted from 0 to 42"):
@@ -25,12 +25,12 @@ def test_actions_in_numpy_are_looked_at() -> None:
     for arrays in (joint, factored):
         assert arrays.env.state.epoch.tolist() == [0, 0, 0]  # nothing was stepped
     with pytest.raises(ValueError, match="action='flat' is not one of"):
-        ArrayEnv(2, "flat", RULES, {})  # type: ignore[arg-type]
+        ArrayEnv(2, "flat", {})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("action", ["joint", "factored"])
 def test_arrays_are_what_the_environment_gives(action: Any) -> None:
-    arrays = ArrayEnv(5, action, RULES, {"max_seeds": 3, "episode_length": 4})
+    arrays = ArrayEnv(5, action, {"rules": RULES, "max_seeds": 3, "episode_length": 4})
     env = em.rollout.LifecycleEnv(RULES, 5, max_seeds=3, episode_length=4)
     rng = np.random.default_rng(0)
     assert np.array_equal(arrays.reset(seed=7), env.reset(seed=7).numpy())
@@ -46,8 +46,8 @@ def test_arrays_are_what_the_environment_gives(action: Any) -> None:
         assert ended.tolist() == terminated.tolist() == [step % 4 == 0] * 5
         assert (final is None) == (step % 4 != 0)
         if final is not None:
-            assert np.array_equal(final, info["final_obs"].numpy())
-            assert not np.array_equal(final, obs)
+            assert np.array_equal(final.obs, info["final_obs"].numpy())
+            assert not np.array_equal(final.obs, obs)
 
 
 @pytest.mark.parametrize("name", ["frameskip", "max_episode_steps"])
@@ -61,10 +61,12 @@ def test_a_setting_that_there_is_not_is_refused_in_pythons_words(name: str) -> N
     with pytest.raises(TypeError) as python:
         Strict(**{name: 1})
     with pytest.raises(TypeError) as ours:
-        ArrayEnv(2, "joint", RULES, {name: 1})
+        ArrayEnv(2, "joint", {name: 1})
     words = str(python.value).partition("__init__()")[2]
     assert f"'{name}'" in words
-    assert str(ours.value).startswith(f"LifecycleEnv.__init__(){words}. There are assumptions, ")  # and no far guess
+    assert str(ours.value).startswith(
+        f"LifecycleEnv.__init__(){words}. There are action, assumptions, "
+    )  # and no far guess
 
 
 def test_importing_the_package_loads_no_library() -> None:
@@ -87,7 +89,7 @@ print(seconds)
 
 @pytest.mark.parametrize(
     ("module", "library"),
-    [("gymnasium", "gymnasium"), ("sb3", "stable_baselines3"), ("torchrl", "tensordict")],
+    [("gymnasium", "gymnasium"), ("sb3", "stable_baselines3"), ("torchrl", "tensordict"), ("pettingzoo", "pettingzoo")],
 )
 def test_a_missing_library_is_named_with_its_extra(module: str, library: str) -> None:
     code = f"""

@@ -1,5 +1,6 @@
 """The environment for stable-baselines3: MaskablePPO trains in it, and nothing of the joint form is ever illegal."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import esper_masks as em
+from tests.rollout import kilns
 
 pytest.importorskip("sb3_contrib")
 
@@ -15,7 +17,7 @@ from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor, VecNormalize
 
 from esper_masks.interop.gymnasium import LifecycleEnv
 from esper_masks.interop.sb3 import LifecycleVecEnv
@@ -89,12 +91,56 @@ def test_steps_are_those_of_the_environment() -> None:
     assert np.array_equal(env.reset(), twin.reset().numpy())  # the seed was for one reset
 
 
+def test_final_masks_that_nobody_sees_are_not_made() -> None:
+    """So that ``given=`` may look up the epoch in a table as long as an episode."""
+    table = torch.ones(6, 3, dtype=torch.bool)
+    dynamics = partial(kilns.Kilns, horizon=6)
+    env = LifecycleVecEnv(
+        3, rules=kilns.RULES, dynamics=dynamics, given=lambda state: {"restrict": {"op": table[state.epoch.long()]}}
+    )
+    env.reset()
+    ends = [env.step(np.zeros(3, dtype=np.int64))[2].any() for _ in range(13)]
+    assert any(ends)
+
+
 def test_the_library_makes_environments_by_their_name() -> None:
     venv = make_vec_env("esper/Lifecycle-v0", 2, seed=1)
     model = ppo(venv)
     model.learn(100)
     assert sum(venv.get_attr("unwrapped")[at].vector.illegal_actions[0] for at in range(2)) == 0
     MaskablePPO("MlpPolicy", "esper/Lifecycle-v0", n_steps=25, batch_size=25, device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode")
+def test_processes_of_the_library_have_the_masks() -> None:
+    """Each process imports what registers the environment, by the module in its name."""
+    settings = {"rules": kilns.RULES, "dynamics": partial(kilns.Kilns, horizon=5)}
+    venv = make_vec_env(
+        "esper_masks.interop.gymnasium:esper/Lifecycle-v0",
+        2,
+        seed=1,
+        env_kwargs=settings,
+        vec_env_cls=SubprocVecEnv,
+        vec_env_kwargs={"start_method": "spawn"},
+    )
+    try:
+        venv.reset()
+        assert is_masking_supported(venv)
+        ends = 0
+        for _ in range(12):
+            masks = get_action_masks(venv)
+            assert np.array_equal(masks, np.stack(venv.env_method("action_masks")))
+            obs, _, done, infos = venv.step([np.flatnonzero(mask)[-1] for mask in masks])
+            assert [info["illegal_actions"] for info in infos] == [0, 0]
+            for at in np.flatnonzero(done):
+                assert infos[at]["terminal_observation"][-1] > 0 == obs[at][-1]  # the time
+                assert infos[at]["action_mask"].dtype == np.int8  # of that observation
+                ends += 1
+        assert ends >= 4
+        ppo(venv).learn(50)
+        assert get_action_masks(venv).shape == (2, 5)
+    finally:
+        venv.close()
 
 
 @pytest.mark.filterwarnings("ignore")

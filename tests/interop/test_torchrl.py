@@ -371,11 +371,14 @@ def test_the_library_passes_on_what_is_misspelt(settings: Any) -> None:
         GymEnv("esper_masks.interop.gymnasium:esper/Lifecycle-v0", **settings)
 
 
-def test_the_library_wraps_a_vector_environment() -> None:
+@pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
+def test_the_library_wraps_a_vector_environment(mode: str) -> None:
     from esper_masks.interop.gymnasium import LifecycleVectorEnv
 
-    vector = LifecycleVectorEnv(3, episode_length=10)
+    vector = LifecycleVectorEnv(3, episode_length=10, autoreset_mode=mode)
     wrapped = GymWrapper(vector, categorical_action_encoding=True)
+    if mode == "Disabled":  # else the library looks for masks by itself
+        wrapped = wrapped.auto_register_info_dict()
     check_env_specs(wrapped, seed=0)
     env = TransformedEnv(wrapped, ActionMask())
     before = torch.as_tensor(vector.illegal_actions)  # of rollouts of the library's own, without masks
