@@ -10,14 +10,16 @@ Every arm is checked before it is trained: what is stored is what was drawn from
 first optimizer step is 1, and the environment counts exactly the actions that its masks do not permit.
 
 ``python -m benchmarks.learning -o FILE --plot PICTURE``, twelve minutes on one core; ``--steps 100000`` for a look, and
-``--from FILE --plot PICTURE`` to draw what is saved. Ctrl-C keeps the rows that are there.
+``--from FILE --plot PICTURE`` to draw what is saved. Ctrl-C keeps the rows that are there. ``--rules module:NAME
+--dynamics module:NAME`` trains in an environment of one's own, with the slots of its rules, and ``--envs`` and
+``--ppo`` say how.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,11 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.bench.suite import BenchError, CheckError, machine, take
 from esper_masks.cli.bench import beside, check_files
-from esper_masks.cli.common import INTERRUPTED, output, positive, reason_of, tell
+from esper_masks.cli.common import INTERRUPTED, find_rules, output, positive, reason_of, tell
+from esper_masks.cli.train import find_dynamics
 from esper_masks.files import write_file
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfig, StepInfo
-from esper_masks.rollout.env.baselines import BASELINES
+from esper_masks.rollout.env.baselines import BASELINES, baselines_of
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import learned, returns_of
 from esper_masks.viz.style import save
@@ -39,6 +42,7 @@ from esper_masks.viz.style import save
 PROGRAM = "python -m benchmarks.learning"
 ARMS = ("masked", "unmasked", "penalized")
 STEPS = 2_000_000  # of all environments, in a training
+ENVS = 1024
 SEEDS = 5  # trainings of an arm
 EVALUATED = 8192  # episodes behind the return of a policy at the end, and of a baseline
 NEAR = 1e-4  # most that a ratio in a minibatch may be off by rounding, since its layers run over other rows at once
@@ -51,20 +55,28 @@ class Case:
 
     Args:
         way: one of ``ARMS`` or of ``BASELINES``.
-        slots: how many.
-        rules: a rule set.
+        slots: how many; 0 for those of the rules.
+        rules: a rule set, or the name of one in Python code.
         batch: environments of a training.
+        dynamics: the name of dynamics in Python code; empty for those of growing networks.
+        config: hyper-parameters that are not at their default, with their values.
     """
 
     way: str
     slots: int = 3
     rules: str = "esper-2025-12"
-    batch: int = 1024
+    batch: int = ENVS
+    dynamics: str = ""
+    config: tuple[tuple[str, float], ...] = ()
 
-    @property
-    def slot_ids(self) -> tuple[str, ...]:
-        """Names of the slots."""
-        return tuple(f"slot{i}" for i in range(self.slots))
+    def env(self, batch: int, seed: int = 0, kind: type[LifecycleEnv] = LifecycleEnv) -> LifecycleEnv:
+        """Environments of the case."""
+        slot_ids = [f"slot{i}" for i in range(self.slots)] or None
+        return kind(find_rules(self.rules), batch, slot_ids, seed=seed, dynamics=find_dynamics(self.dynamics or None))
+
+    def row(self) -> dict[str, Any]:
+        """What a result has of the case: its fields, the rules under their own name."""
+        return {**asdict(self), "rules": find_rules(self.rules).name}
 
 
 CASES = [Case(way, slots) for slots in (3, 16) for way in (*ARMS, *BASELINES)]
@@ -103,7 +115,7 @@ def learn(case: Case, steps: int) -> dict[str, Any]:
         AssertionError: an arm that is not what it should be.
     """
     torch.manual_seed(0)
-    like = LifecycleEnv(em.ruleset(case.rules), EVALUATED, case.slot_ids)
+    like = case.env(EVALUATED)
     if case.way in BASELINES:
         return _returns(BASELINES[case.way], like, 1)
     off, runs = check(build(case, 0, steps), case.way == "masked"), []
@@ -117,11 +129,10 @@ def learn(case: Case, steps: int) -> dict[str, Any]:
 def build(case: Case, seed: int, steps: int) -> PPO:
     """A training that has not begun; arms of one seed begin with the same weights. Seeds torch's own generator."""
     torch.manual_seed(seed)
-    rules = em.ruleset(case.rules)
-    env = (PenalizedEnv if case.way == "penalized" else LifecycleEnv)(rules, case.batch, case.slot_ids, seed=seed)
-    engine = env.engine if case.way == "masked" else AllLegal(rules, case.slot_ids)
+    env = case.env(case.batch, seed, PenalizedEnv if case.way == "penalized" else LifecycleEnv)
+    engine = env.engine if case.way == "masked" else AllLegal(find_rules(case.rules), env.engine.slot_ids)
     policy = FactoredActorCritic(em.DecisionStep(engine, mode="eager"), env.obs_size, TrainSettings().width)
-    return PPO(env, policy, PPOConfig(horizon=steps))
+    return PPO(env, policy, PPOConfig(**{"horizon": steps, **dict(case.config)}))
 
 
 def _returns(policy: Any, like: LifecycleEnv, seed: int) -> dict[str, float]:
@@ -138,8 +149,8 @@ def check(ppo: PPO, masked: bool) -> float:
     ppo.iterate()
     ppo.rollout()
     buffer, env, layout = ppo.buffer, ppo.env, ppo.env.engine.layout
-    assert masked or (buffer.slot_words == layout.possible).all(), "stored masks are not those that were drawn from"
     rows = buffer.minibatch(torch.arange(buffer.steps * buffer.batch))
+    assert masked or (rows.masks.slot_words == layout.possible).all(), "stored masks are not those that were drawn from"
     assert rows.active.all(), "a row that did not act"
     assert rows.masks.permits(rows.actions).all(), "an action that its own masks do not permit"
     with torch.no_grad():
@@ -150,7 +161,7 @@ def check(ppo: PPO, masked: bool) -> float:
     env.reset()
     before, counted = env.illegal_actions, torch.zeros_like(env.illegal_actions)
     for _ in range(env.dynamics.episode_length):
-        acted = ppo.policy.act(ppo.obs_moments(env.obs), env.states, env.total_seeds)
+        acted = ppo.policy.act(ppo.obs_moments(env.obs), env.states, env.total_seeds, **env.given)
         assert torch.equal(_score(ppo, acted.decision), acted.decision.log_prob), "a ratio of one step is not 1"
         counted = counted + ~env.masks().permits(acted.decision.actions)
         env.step(acted.decision.actions)
@@ -161,7 +172,13 @@ def check(ppo: PPO, masked: bool) -> float:
 
 def _score(ppo: PPO, decision: Any) -> Tensor:
     """What the update makes of the decision that was taken last."""
-    masks = em.ActionMasks.from_words(ppo.env.engine.layout, decision.slot_words)
+    engine, layout, packed = ppo.policy.step.engine, ppo.env.engine.layout, decision.packed
+    if isinstance(engine, AllLegal):
+        masks = engine(ppo.env.states)
+    elif packed is None:
+        masks = em.ActionMasks.from_words(layout, decision.slot_words)
+    else:
+        masks = em.ActionMasks.from_packed(layout, packed)
     with torch.no_grad():
         scored = ppo.policy.evaluate_actions(ppo.obs_moments(ppo.env.obs), masks, decision.actions)
     return scored.evaluation.log_prob
@@ -207,8 +224,8 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> Any:
     trained = [row for row in rows if "runs" in row]
     curves: dict[str, dict[str, Any]] = {}
     for row in trained:
-        curves.setdefault(f"{row['slots']} slots", {})[row["way"]] = [run["curve"] for run in row["runs"]]
-    heuristics = {f"{row['slots']} slots": row["return_mean"] for row in rows if row["way"] == "heuristic"}
+        curves.setdefault(_where(row), {})[row["way"]] = [run["curve"] for run in row["runs"]]
+    heuristics = {_where(row): row["return_mean"] for row in rows if row["way"] == "heuristic"}
     figure = em.viz.compare_trainings(curves, heuristics)
     rules, seeds = trained[0]["rules"], len(trained[0]["runs"])
     figure.suptitle(f"{rules}, seeds: {seeds} (line: mean, band: least to most)", fontsize=10)
@@ -239,10 +256,11 @@ def run(cases: Sequence[Case], steps: int, live: Callable[[str], None] = print) 
     about = machine("cpu", scripts=[__file__])  # before the run: files may change under it
 
     def row_of(case: Case) -> dict[str, Any]:
+        row = case.row()
         try:
-            return {**asdict(case), **learn(case, steps)}
+            return {**row, **learn(case, steps)}
         except AssertionError as error:
-            raise CheckError(f"{_name(asdict(case))}: {' '.join(str(error).split())}") from error
+            raise CheckError(f"{_name(row)}: {' '.join(str(error).split())}") from error
 
     def line(row: Mapping[str, Any]) -> None:
         ends = [run["return_mean"] for run in row.get("runs", [row])]
@@ -252,7 +270,11 @@ def run(cases: Sequence[Case], steps: int, live: Callable[[str], None] = print) 
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return f"{row['way']}, {row['slots']} slots"
+    return f"{row['way']}, {_where(row)}"
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    return f"{row['slots']} slots" if row["slots"] else str(row["rules"])
 
 
 def main(arguments: Sequence[str], cases: Sequence[Case] = CASES) -> int:
@@ -271,23 +293,55 @@ def main(arguments: Sequence[str], cases: Sequence[Case] = CASES) -> int:
     parser.add_argument("--plot", type=output, metavar="FILE", help="draw what was learned: .png, .svg or .pdf")
     parser.add_argument("--from", dest="source", metavar="FILE", help="draw a saved result instead of training")
     parser.add_argument("--steps", type=positive, metavar="N", help=f"of a training (default: {STEPS})")
+    parser.add_argument("--rules", metavar="NAME", help="rules of your own, module:NAME or path/to/file.py:NAME")
+    parser.add_argument("--dynamics", metavar="NAME", help="what happens in a step under them, in the same way")
+    parser.add_argument("--envs", type=positive, metavar="N", help=f"environments of a training (default: {ENVS})")
+    what = "a hyper-parameter of PPOConfig; may be given again for another"
+    parser.add_argument("--ppo", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=what)
     options = parser.parse_args(arguments)
     if options.source is None and options.output is None:
         parser.error("wanted -o FILE for the result of trainings, or --from FILE to draw one that is saved")
-    if options.source is not None and (options.plot is None or options.output or options.steps):
-        parser.error("--from draws and trains nothing: it needs --plot, and -o and --steps would be ignored")
+    given = {name for name, value in vars(options).items() if value not in (None, [])}
+    if options.source is not None and given != {"source", "plot"}:
+        parser.error("--from draws and trains nothing: it needs --plot, and all else would be ignored")
+    if (options.rules is None) != (options.dynamics is None):
+        parser.error("--rules and --dynamics go together")
     try:
         check_files(options)
         if options.source is None:
+            if options.rules is not None:
+                cases = own_cases(options.rules, options.dynamics)
+            cases = [replace(case, batch=options.envs or case.batch, config=tuple(options.ppo)) for case in cases]
             return _train_and_keep(options, cases)
         save(picture_of(options.source), options.plot)
-    except (OSError, BenchError) as error:
-        tell(PROGRAM, reason_of(error))
-        return 2
     except CheckError as error:
         tell(PROGRAM, str(error))
         return 1
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # of files, rules, dynamics
+        tell(PROGRAM, reason_of(error).split("\n", 1)[0])
+        return 2
     return 0
+
+
+def _setting(text: str) -> tuple[str, float]:
+    """The value of ``--ppo``."""
+    name, _, value = text.partition("=")
+    try:
+        PPOConfig(**{name: (number := int(value) if value.isdecimal() else float(value))})
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    return name, number
+
+
+def own_cases(rules: str, dynamics: str) -> list[Case]:
+    """The rows of rules and dynamics in Python code: all arms, and the baselines that there are.
+
+    Raises:
+        RulesError: names of nothing.
+        ValueError: dynamics with which no environment can be made.
+    """
+    arms = [Case(way, 0, rules, dynamics=dynamics) for way in ARMS]
+    return [*arms, *(replace(arms[0], way=way) for way in baselines_of(arms[0].env(1)))]
 
 
 def _train_and_keep(options: argparse.Namespace, cases: Sequence[Case]) -> int:

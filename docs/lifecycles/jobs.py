@@ -1,9 +1,15 @@
 """Batch jobs with holds, dependencies, quotas and preemption, after the documentation of Slurm: to copy and to change.
 
-F1, F2, ... are the facts that ``jobs.md`` lists, each with the page that says it. The clock, ``age``, is in minutes.
+F1, F2, ... are the facts that ``jobs.md`` lists, each with the page that says it. The clock, ``age``, is in minutes
+from when a job came to its state. ``JOBS`` are the rules, ``DYNAMICS`` is an environment under them.
 """
 
+import warnings
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
+
+import torch
+from torch import Tensor
 
 import esper_masks as em
 
@@ -190,3 +196,112 @@ JOBS = em.MaskRules(
     ),
     slot_ids=("job0", "job1", "job2", "job3", "job4", "job5"),
 )
+
+# -- an environment: the scheduler of a site; a step is five minutes ---------------------------------------------------
+
+SLOTS, NODES, LICENCES, STEP = len(JOBS.slot_ids), 4, 1, 5  # minutes
+LONG = 35  # minutes that the longest jobs run
+WORTH, WAITING = 3, 0.1  # a job is worth 1, 3 or 9 by its QOS; what a step of waiting costs, in parts of that
+STAGE, AGE, DEPENDENCY, QOS, REQUEUE, LICENSED, BEGIN_IN, RESTARTS = map(
+    JOBS.feature_names.index, ["stage", "age", "dependency", "qos", "requeue", "licensed", "begin_in", "restarts"]
+)
+
+
+def one_of(values: Tensor, members: Iterable[int]) -> Tensor:
+    """Where values are one of some members, bool."""
+    return torch.stack([values == int(member) for member in members]).any(0)
+
+
+def done(states: Tensor) -> Tensor:
+    """What has been done of each job, in what it is worth: float32 ``[batch, slots]``; a run that fails was nothing."""
+    stage, age, qos = states[..., STAGE], states[..., AGE], states[..., QOS]
+    part = torch.where(stage == int(Job.RUNNING), (age / LONG).clamp_max(1), 0)
+    return torch.where(one_of(stage, (Job.COMPLETING, Job.COMPLETED)), 1, part) * WORTH**qos
+
+
+def reward(before: Tensor, actions: Tensor, after: Tensor) -> Tensor:
+    """What is done, less what is lost with a job that fails or gives way, and less what waits that could run."""
+    stage, dependency = after[..., STAGE], after[..., DEPENDENCY]
+    could = one_of(dependency, (Dependency.NONE, Dependency.SATISFIED)) & (after[..., BEGIN_IN] == 0)
+    waits = could & (stage == int(Job.PENDING))
+    gained = torch.where(stage == int(Job.NONE), 0, done(after) - done(before))
+    return (gained - WAITING * waits * WORTH ** after[..., QOS]).sum(-1)
+
+
+def clocks(
+    before: Tensor, actions: Tensor, after: Tensor, rows: Mapping[str, Tensor], noise: Tensor
+) -> dict[str, Tensor]:
+    """What jobs are that arrive; the age, dependencies, begin times and the cleaning of those that are there."""
+    was, stage, dependency = before[..., STAGE], after[..., STAGE], after[..., DEPENDENCY]
+    qos, licensed, requeue, depends, begins = noise[:, : 5 * SLOTS].reshape(-1, 5, SLOTS).unbind(1)
+    comes, queued = was == int(Job.NONE), (was == int(Job.RUNNING)) & (stage == int(Job.PENDING))
+    first = torch.where(depends < 0.3, int(Dependency.WAITING), int(Dependency.NONE))
+    known = (dependency == int(Dependency.WAITING)) & (depends < 0.4)
+    later = torch.where(depends < 0.04, int(Dependency.NEVER), int(Dependency.SATISFIED))
+    return {
+        "age": torch.where(stage == was, before[..., AGE], 0) + STEP,  # minutes in this stage
+        "qos": torch.where(comes, (qos > 0.5).int() + (qos > 0.8).int(), after[..., QOS]),
+        "licensed": torch.where(comes, licensed < torch.where(qos > 0.8, 0.8, 0.4), after[..., LICENSED] != 0),
+        "requeue": torch.where(comes, requeue < 0.8, after[..., REQUEUE] != 0),
+        "dependency": torch.where(comes, first, torch.where(known, later, dependency)),
+        "begin_in": torch.where(comes, 50 * (begins - 0.8), after[..., BEGIN_IN] - STEP).clamp_min(0).int(),
+        "cleaning": queued,
+        "restarts": after[..., RESTARTS] + queued.int(),
+    }
+
+
+def allocated(states: Tensor) -> Tensor:
+    """Jobs that have a node, bool ``[batch, slots]``."""
+    return one_of(states[..., STAGE], ALLOCATED)
+
+
+def site(
+    before: Tensor, actions: Tensor, after: Tensor, rows: Mapping[str, Tensor], noise: Tensor
+) -> dict[str, Tensor]:
+    """Licences that are free, and nodes that are down: idle ones by chance, and they come back by chance."""
+    held, down, chance = allocated(after), rows["nodes_down"], noise[:, -1]
+    fails, back = (chance < 0.2) & (down + held.sum(-1) < NODES), (chance > 0.6) & (down > 0)
+    free = LICENCES - (held & (after[..., LICENSED] != 0)).sum(-1)
+    return {"licences_free": free, "nodes_down": down + fails.int() - back.int()}
+
+
+def head_masks(states: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A job takes a node, and nodes are alike: those that are idle are the first. The scheduler submits nothing."""
+    idle = NODES - rows["nodes_down"] - allocated(states).sum(-1)
+    node = torch.arange(NODES, device=states.device) < idle.unsqueeze(-1)
+    return {"node": node, "partition": torch.zeros_like(node[:, :2])}
+
+
+def heuristic(states: Tensor, rows: Mapping[str, Tensor], masks: em.ActionMasks) -> Tensor:
+    """By QOS, first come, first served; what cannot start is passed over; where no more may run, HIGH preempts."""
+    age, qos, legal = states[..., AGE], states[..., QOS], masks.slot_by_op
+    starts, start = torch.where(legal[:, Do.START], 1000 * qos + age, -1).max(-1)
+    preempts, preempt = torch.where(legal[:, Do.PREEMPT], age, -1).max(-1)
+    op = torch.where(starts >= 0, int(Do.START), torch.where(preempts >= 0, int(Do.PREEMPT), int(Do.WAIT)))
+    slot, each = torch.where(starts >= 0, start, preempt), torch.arange(len(age), device=age.device)
+    node = masks.by_slot("node")[each, slot].int().argmax(-1)
+    loss = 1000 * qos + age  # the victim of the lowest QOS that has run for the shortest
+    victim = torch.where(masks.by_slot("victim")[each, slot], loss, 1 << 30).argmin(-1)
+    return torch.stack([slot, torch.zeros_like(slot), node, victim, op], -1)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # transitions of which this site makes no use
+    DYNAMICS = em.rollout.RuleDynamics(
+        JOBS,
+        reward=reward,
+        leaves={
+            Job.NONE: {Job.PENDING: 0.3},
+            Job.PENDING: {Job.DEADLINE: 0.05},
+            Job.RUNNING: (Job.COMPLETING, {3: 0.5, 7: 0.5}),
+            Job.COMPLETING: {Job.COMPLETED: 0.9, Job.FAILED: 0.1},
+            **{stage: {Job.NONE: 0.8} for stage in FINISHED},
+        },
+        rows_start={"partition_up": True, "licences_free": LICENCES},
+        rows=site,
+        clocks=clocks,
+        head_masks=head_masks,
+        heuristic=heuristic,
+        horizon=25,
+        uniforms=5 * SLOTS + 1,
+    )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from benchmarks import learning
 from benchmarks.learning import ARMS, CASES, PROGRAM, Case
 from esper_masks.bench import plot
 from tests.helpers import ROOT
+from tests.lifecycles.tables import LIFECYCLES
 
 FEW = [Case("unmasked", batch=8), Case("wait", batch=8)]
 
@@ -104,8 +106,23 @@ def test_what_cannot_be_done_is_told_before_a_training(
     [
         ([], "wanted -o FILE for the result of trainings, or --from FILE"),
         (["--from", "a.json"], "it needs --plot"),
-        (["--from", "a.json", "--plot", "a.png", "--steps", "9"], "-o and --steps would be ignored"),
+        *[
+            (["--from", "a.json", "--plot", "a.png", *more], "it needs --plot, and all else would be ignored")
+            for more in (
+                ["-o", "b.json"],
+                ["--steps", "9"],
+                ["--rules", "a.py:A"],
+                ["--rules", "a.py:A", "--dynamics", "a.py:B"],
+                ["--dynamics", "a.py:B"],
+                ["--envs", "8"],
+                ["--ppo", "gamma=0.9"],
+            )
+        ],
         (["-o", "a.json", "--steps", "0"], "'0' is not above 0"),
+        (["-o", "a.json", "--rules", "a.py:A"], "--rules and --dynamics go together"),
+        (["-o", "a.json", "--ppo", "gamma=2"], "'gamma=2': gamma must be a number from 0 to 1, got 2"),
+        (["-o", "a.json", "--ppo", "gama=1"], "unexpected keyword argument 'gama'"),
+        (["-o", "a.json", "--ppo", "gamma"], "'gamma': could not convert string to float: ''"),
     ],
 )
 def test_options_that_do_not_fit(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +149,58 @@ def test_the_check_of_a_training_can_fail(arm: str) -> None:
     ppo = learning.build(Case(arm, batch=8), 0, 1000)
     with pytest.raises(AssertionError):
         learning.check(ppo, masked=arm != "masked")
+
+
+@pytest.mark.parametrize(("name", "arm"), [("jobs", "masked"), ("pods", "unmasked")])
+def test_an_environment_of_ones_own(name: str, arm: str) -> None:
+    code = str(LIFECYCLES / f"{name}.py")
+    cases = learning.own_cases(f"{code}:{name.upper()}", f"{code}:DYNAMICS")
+    assert [case.way for case in cases] == [*ARMS, "random", "wait", "heuristic"]
+    case = replace(cases[ARMS.index(arm)], batch=8, config=(("gae_lambda", 0.9),))
+    ppo = learning.build(case, 0, 1000)
+    assert ppo.config.gae_lambda == 0.9
+    assert learning.check(ppo, masked=arm == "masked") < learning.NEAR
+
+
+def test_rules_and_dynamics_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = str(LIFECYCLES / "jobs.py")
+    assert learning.main(["-o", str(tmp_path / "a.json"), "--rules", f"{code}:JOBS", "--dynamics", f"{code}:NONE"]) == 2
+    assert "has no NONE; dynamics in it: DYNAMICS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "instead", "says"),
+    [
+        (").sum(-1)\n", ").sum(-1).long()\n", "reward is torch.int64 (64,) on cpu; wanted torch.float32 (64,)"),
+        ("{Job.QUEUED: 0.25}", "{Job.DONE: 0.25}", "file {file} does not import: RulesError: leaves of NONE"),
+        ("DYNAMICS = em.rollout.RuleDynamics(", "DYNAMICS = dict(rules=", "dynamics must be a function of an engine"),
+    ],
+)
+def test_dynamics_that_cannot_be_used(
+    what: str, instead: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, file = (ROOT / "docs" / "scheduler.py").read_text(encoding="utf-8"), tmp_path / "scheduler.py"
+    assert code.count(what) == 1
+    file.write_text(code.replace(what, instead), encoding="utf-8")
+    arguments = ["-o", str(tmp_path / "a.json"), "--rules", f"{file}:SCHEDULER", "--dynamics", f"{file}:DYNAMICS"]
+    assert learning.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"{PROGRAM}: {says.format(file=file)}")
+
+
+def test_a_result_has_the_name_of_the_rules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However one's own were named on the command line, as in a picture's title."""
+    run = {"return_mean": 1.0, "curve": {"env_steps": [10], "return_mean": [1.0], "illegal_share": [0.0]}}
+    monkeypatch.setattr(learning, "learn", lambda case, steps: {"runs": [run]} if case.way in ARMS else run)
+    code, out = ROOT / "docs" / "scheduler.py", tmp_path / "a.json"
+    arguments = ["-o", str(out), "--rules", f"{code}:SCHEDULER", "--dynamics", f"{code}:DYNAMICS"]
+    assert learning.main(arguments) == 0
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert {row["rules"] for row in rows} == {"scheduler"}
+    assert f"{PROGRAM}: masked, scheduler: return 1.00 to 1.00" in capsys.readouterr().err.splitlines()
+    pytest.importorskip("matplotlib", reason="the extra `viz` is not installed")
+    assert learning.picture(rows).get_suptitle() == "scheduler, seeds: 1 (line: mean, band: least to most)"
 
 
 def test_an_arm_in_a_line() -> None:

@@ -5,6 +5,7 @@ the rules.
 """
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,14 +24,19 @@ Changes = Mapping[str, Any]
 Verdict = bool | tuple[str, ...]  # whether it is legal, or the choices of a head
 
 
-def example(name: str) -> em.MaskRules:
-    """The rule set of an example: ``SERVERS`` of ``docs/lifecycles/servers.py``."""
+def module_of(name: str) -> Any:
+    """The file of an example, ``docs/lifecycles/servers.py``, as a module."""
     spec = importlib.util.spec_from_file_location(f"lifecycles_{name}", LIFECYCLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where a compiler looks for it
     spec.loader.exec_module(module)
-    rules: em.MaskRules = getattr(module, name.upper())
+    return module
+
+
+def example(name: str) -> em.MaskRules:
+    """The rule set of an example: ``SERVERS`` of ``docs/lifecycles/servers.py``."""
+    rules: em.MaskRules = getattr(module_of(name), name.upper())
     return rules
 
 
