@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 import symtable
 import sys
@@ -57,6 +58,10 @@ def promised(block: str) -> list[str]:
     return lines
 
 
+# a block of one line that trains: it comes before the page's Python, which may need what was learned; here for a moment
+TRAINS = re.compile(r"^```\nesper-masks (train .*)\n```", re.MULTILINE)
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     """A page may set how many there are."""
@@ -72,6 +77,11 @@ def test_a_page_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(page.parent)  # files beside a page, which its reader copies
+    for command in TRAINS.findall(text_of(page)):
+        for file in page.parent.glob("*.py"):
+            shutil.copy(file, tmp_path)
+        assert main([*shlex.split(command), "--envs", "64", "--steps", "3200"]) == 0
+        capsys.readouterr()
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": page.stem}
     missing: list[str] = []
@@ -127,10 +137,16 @@ SHELL = [
 
 @pytest.mark.parametrize(("page", "command", "says"), SHELL, ids=name_of)
 def test_a_command_prints_what_a_page_says(
-    page: Path, command: str, says: str, capsys: pytest.CaptureFixture[str]
+    page: Path, command: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(page.parent)
     assert main(shlex.split(command)) == 0
-    assert capsys.readouterr().out == says
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == says.splitlines()
+
+
+def test_the_page_of_a_lifecycle_of_your_own_has_the_whole_file() -> None:
+    rules, dynamics = blocks(DOCS / "your-own-lifecycle.md")[:2]
+    assert f"{rules}\n{dynamics}" == text_of(DOCS / "scheduler.py")
 
 
 def test_the_quickstart_is_quick() -> None:

@@ -14,7 +14,7 @@ from esper_masks.errors import RulesError, SlotStateError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.slots import SlotState, domain_of
 from esper_masks.rules import MaskRules
-from esper_masks.rules.fields import name_of, values_of
+from esper_masks.rules.fields import name_of, told_values, values_of
 from esper_masks.rules.names import INT32
 
 
@@ -66,7 +66,11 @@ def run(options: argparse.Namespace) -> int:
     if options.total_seeds not in INT32:
         raise SlotStateError(f"total seeds {options.total_seeds} is no 32-bit integer")
     totals = torch.full((len(batch),), options.total_seeds, dtype=torch.int32)
-    rows = {name: torch.full((len(batch),), value) for name, value in _rows(rules, options.row).items()}
+    given = _rows(rules, options.row)
+    if missing := [name for name in engine.program.rows if name not in given]:
+        wanted = f"--row {missing[0]}=VALUE, {told_values(rules.row_features[missing[0]])}"
+        raise SlotStateError(f"row {missing[0]!r} is missing, which guards read: {wanted}")
+    rows = {name: torch.full((len(batch),), value) for name, value in given.items()}
     explanation = engine.explain(engine.pack_slots(batch), options.env, totals, row=rows)
     if options.json:
         print(json.dumps(explanation.to_json(), indent=2))

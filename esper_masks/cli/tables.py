@@ -36,9 +36,11 @@ def show(rules: MaskRules, console: Console) -> None:
             console.print(f"{name}: {'; '.join(notes)}", soft_wrap=False)
     console.print("\nHeads, in order, and the ops that use them")
     console.print(_head_table(rules, facts))
-    for name, domain in rules.row_features.items():
-        known = values_of(domain)
-        console.print(f"row {name}: {'a number' if known is None else ', '.join(name_of(domain, v) for v in known)}")
+    for kind, domains in (("feature", rules.features), ("row", rules.row_features)):
+        for name, domain in domains.items():
+            known = values_of(domain)
+            told = "a number" if known is None else ", ".join(name_of(domain, value) for value in known)
+            console.print(f"{kind} {name}: {told}")
     for name, slots in rules.kinds.items():
         console.print(f"kind {name}: {', '.join(slots) or 'no slot'}")
     for name, values in rules.switches.items():

@@ -68,7 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     steps = f"environment steps in all, over which the learning rate falls (default: {STEPS}, or as the run was begun)"
     add("--steps", type=positive, metavar="N", help=steps)
     add("--slots", type=positive, metavar="N", help="slots of each environment (default: those of the rules)")
-    seeds = "seeds that may germinate in an episode, 0 for any number (default: 0)"
+    seeds = "seeds that may germinate in an episode, under esper-2026-06 be in slots; 0 for any number (default: 0)"
     add("--max-seeds", type=count, metavar="N", help=seeds)
     add("--policy", choices=tuple(POLICIES), help=f"the network (default: {TrainSettings.policy})")
     add("--width", type=positive, metavar="N", help=f"width of its layers (default: {TrainSettings.width})")
@@ -426,12 +426,13 @@ class _Progress:
             return
         self.last = now
         shown = "  ".join(f"{name.replace('_', ' ')} {figures[name]:.3f}" for name in SHOWN)
-        speed, gain = f"{figures['env_steps_per_s']:,.0f}/s", figures["return_mean"]
+        speed, gain = f"{figures['env_steps_per_s']:,.0f}/s", f"{figures['return_mean']:.2f}"
+        gain = "-" if gain == "nan" else gain  # no episode has ended in this iteration
         if self.live.terminal:
             far = how_far(done, self.steps, now - self.first[0], self.first[1])
-            self.live.show(f"{far}  return {gain:.2f}  {done:,.0f} steps  {speed}  {shown}")
+            self.live.show(f"{far}  return {gain}  {done:,.0f} steps  {speed}  {shown}")
             return
         try:
-            print(f"{done:>12,.0f} steps  {speed:>10}  return {gain:6.2f}  {shown}", flush=True)
+            print(f"{done:>12,.0f} steps  {speed:>10}  return {gain:>6}  {shown}", flush=True)
         except OSError:  # the reader went away, as in `| head`, or the disk is full: no reason to end a training
             self.quiet = True

@@ -124,8 +124,15 @@ def verdict(rules: MaskRules, op: Op, stage: IntEnum) -> str:
 
 
 def takers(rules: MaskRules, stage: IntEnum, to: IntEnum) -> list[str]:
-    """Names of the ops that move a seed along an edge of the lifecycle; none where it goes on by itself."""
-    return [op.name for op in rules.op_rules if not op.disabled and to in (op.enters, op.moves.get(stage))]
+    """Names of the ops that move a seed along an edge of the lifecycle, in their slot or in a second one; none where it
+    goes on by itself.
+    """
+    by_heads = {head.name for head in rules.slot_heads if head.moves.get(stage) == to}
+
+    def takes(op: Op) -> bool:
+        return rules.edges(op.id).get(stage) == to or not by_heads.isdisjoint(op.uses)
+
+    return [op.name for op in rules.op_rules if not op.disabled and takes(op)]
 
 
 def stayers(rules: MaskRules, stage: IntEnum) -> list[str]:

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 
 from esper_masks.rules import Count, Kind, MaskRules, Op, Row, SlotHead, Unless
+from esper_masks.rules.bounds import outside
 from esper_masks.rules.combined import plain_guards
-from esper_masks.rules.fields import either
+from esper_masks.rules.fields import either, name_of
 from esper_masks.rules.guards import Bounded
-from esper_masks.rules.judged import Guard
-from esper_masks.rules.names import OP
+from esper_masks.rules.judged import Guard, InSlot
+from esper_masks.rules.names import OP, STAGE
 
 
 def lint(rules: MaskRules) -> list[str]:
@@ -27,11 +28,13 @@ def lint(rules: MaskRules) -> list[str]:
 
 
 def _of_stages(rules: MaskRules, reached: Sequence[IntEnum]) -> Iterator[str]:
-    acting = [op for op in rules.op_rules if op.in_slot and not op.always]
+    legal = [rules.legal_stages(op.id) for op in rules.op_rules if op.in_slot and not op.always]
+    legal += [rules.target_scopes[head.name].legal for head in rules.slot_heads if head.moves or head.sets]
+    acted_in = frozenset().union(*legal)
     for stage in rules.stages:
         if stage not in reached:
-            yield f"stage {stage.name} is never reached from {rules.empty.name}"
-        elif not any(stage in rules.legal_stages(op.id) for op in acting):
+            yield f"stage {stage.name} is never reached from {rules.empty.name}, unless an episode begins in it"
+        elif stage not in acted_in:
             onward = ", ".join(to.name for to in rules.transitions[stage])
             after = f"it moves on by itself to {onward}" if onward else "it never ends"
             yield f"stage {stage.name}: no op acts in it; {after}"
@@ -40,7 +43,9 @@ def _of_stages(rules: MaskRules, reached: Sequence[IntEnum]) -> Iterator[str]:
 def _of_op(rules: MaskRules, op: Op, reached: Sequence[IntEnum]) -> Iterator[str]:
     legal = rules.legal_stages(op.id)
     if legal.isdisjoint(reached):
-        yield " never becomes legal"
+        yield f" never becomes legal, unless an episode begins with slots in {either(s.name for s in sorted(legal))}"
+    if rules.empty in legal:
+        yield from _of_empty(rules, op)
     if op.enters is not None:
         sources = [stage for stage in rules.stages if op.enters in rules.transitions[stage]]
         others = either(stage.name for stage in sources if stage != rules.empty)
@@ -48,6 +53,17 @@ def _of_op(rules: MaskRules, op: Op, reached: Sequence[IntEnum]) -> Iterator[str
             empty = f"{rules.empty.name}, where a slot is empty,"
             yield f" enters {op.enters.name} from {empty} and from {others}; moves says which of them are meant"
     yield from _unbounded(op.when, legal)
+
+
+def _of_empty(rules: MaskRules, op: Op) -> Iterator[str]:
+    """Guards that no empty slot passes, since all that it holds is 0."""
+    number, empty = int(op.id), rules.empty
+    for guard in rules.gates[number]:  # what Any and Unless hold may be made up for by another part, or by a row
+        for part in guard.closes(rules.scopes[number]):
+            here = isinstance(part, InSlot) and part.reads != STAGE and part.stage in (None, empty)
+            if here and part.unless is None and outside(0, part.runs):
+                held = name_of(rules.features.get(part.reads, int), 0)
+                yield f" is never legal in {empty.name}: there a slot is empty, and its {part.reads} is {held}"
 
 
 def _of_slot_head(rules: MaskRules, head: SlotHead) -> Iterator[str]:

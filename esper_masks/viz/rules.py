@@ -79,9 +79,10 @@ def validity_table(rules: MaskRules) -> "Figure":
 def lifecycle_graph(rules: MaskRules) -> "Figure":
     """Stages as boxes, transitions as arrows, and on them the ops that move a seed along.
 
-    A grey, dashed arrow is a move that happens by itself. What acts in a stage without moving the seed stands below its
-    name. A box with a double frame is the stage of an empty slot, a thick one a stage that nothing leaves, a dashed one
-    a stage that nothing enters. Stages stand in columns by how many moves they are from an empty slot.
+    An op that moves a second slot stands on the arrows of both. A grey, dashed arrow is a move that happens by itself.
+    What acts in a stage without moving the seed stands below its name. A box with a double frame is the stage of an
+    empty slot, a thick one a stage that nothing leaves, a dashed one a stage that nothing enters. Stages stand in
+    columns by how many moves they are from an empty slot.
 
         for stage, to in transitions:  # the id of an arrow, in an SVG too
             an arrow "stage->to", labelled with the ops that take it

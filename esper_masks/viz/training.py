@@ -25,8 +25,8 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], baselines: Mapping[st
     ['learned', 'heuristic: 8.70']
 
     Args:
-        metrics: figures of each iteration, as ``metrics.jsonl`` has them: ``env_steps`` and, in accuracy points,
-            ``return_mean``. Iterations without a return, in which no episode ended, are left out.
+        metrics: figures of each iteration, as ``metrics.jsonl`` has them: ``env_steps`` and ``return_mean``.
+            Iterations without a return, in which no episode ended, are left out.
         baselines: name -> mean return. Each is a line, the best first; only the best three are drawn.
 
     Raises:
@@ -40,7 +40,7 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], baselines: Mapping[st
     best = sorted((baselines or {}).items(), key=lambda item: -item[1])
     for (name, value), (colour, stroke, _) in zip(best, BASELINES):
         axis.axhline(value, color=colour, linestyle=stroke, linewidth=1.2, label=f"{name}: {value:.2f}")
-    axis.set_ylabel("return of an episode, accuracy points")
+    axis.set_ylabel("return of an episode")
     _over_steps(axis)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False, fontsize=9)
     return figure
@@ -80,7 +80,7 @@ def compare_trainings(
 
     Args:
         groups: title of a column -> name of a way -> the curves of its seeds, each with as many numbers: ``env_steps``,
-            ``return_mean`` in accuracy points, and ``illegal_share`` from 0 to 1.
+            ``return_mean`` and ``illegal_share`` from 0 to 1.
         heuristics: title of a column -> return to compare with.
 
     Raises:
@@ -107,9 +107,10 @@ def compare_trainings(
         _over_steps(below)
         from_zero(below, 100)
         plain(above)
-    axes[0, 0].set_ylabel("return, accuracy points")
+    axes[0, 0].set_ylabel("return of an episode")
     axes[1, 0].set_ylabel("illegal actions, %")
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
+    columns = min(4, 2 * len(groups))  # as many as the width has room for
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

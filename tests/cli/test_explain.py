@@ -73,7 +73,8 @@ def test_explain_rows_and_kinds(own: Path, capsys: pytest.CaptureFixture[str]) -
     result = json.loads(run(capsys, *crews, "night=False", "--row", "cranes=0", *others, "--json"))
     assert result["reasons"]["LIGHT"] == {"x": "x is not of kind lit", "y": None}
     for row, says in (
-        (("night=1",), "row 'cranes' is missing, which guards read"),
+        (("night=1",), "row 'cranes' is missing, which guards read: --row cranes=VALUE, "),
+        (("cranes=1",), "row 'night' is missing, which guards read: --row night=VALUE, False or True"),
         (("day=1",), "no row 'day'; crews has night, cranes"),
         (("cranes=few",), "cranes 'few' is no integer"),
         (("night=1", "--row", "night=0"), "'night' is given twice"),

@@ -8,7 +8,7 @@ import pytest
 import esper_masks as em
 from esper_masks.inspection.describe import difference, mermaid
 from tests.cli.running import run
-from tests.lifecycles.tables import LIFECYCLES
+from tests.lifecycles.tables import LIFECYCLES, example
 from tests.own_rules import odd_rules
 
 
@@ -35,6 +35,8 @@ def test_show_says_what_an_op_sets(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = f"{LIFECYCLES / 'jobs.py'}:JOBS"
     printed = " ".join(run(capsys, "show", jobs).split())
     assert "HOLD: own True, unless operator; hold NO; sets: hold USER" in printed
+    # in the order of a slot state
+    assert "feature begin_in: a number feature restarts: a number row operator: False, True row partition_up" in printed
     assert "moves: RUNNING to PENDING sets: cleaning True" in printed.replace("│", " ")
     facts = json.loads(run(capsys, "show", jobs, "--json"))
     assert facts["ops"]["ADMIN_HOLD"]["sets"] == {"hold": "ADMIN"}
@@ -69,6 +71,7 @@ def test_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
     assert "    BLENDING --> HOLDING: ADVANCE" in lines
     assert "    PRUNED --> EMBARGOED" in lines
     assert "    note right of HOLDING: SET_ALPHA_TARGET without moving" in lines
+    assert "    RUNNING --> PENDING: REQUEUE, REQUEUE_HOLD, PREEMPT" in mermaid(example("jobs")).splitlines()
     for name in em.rulesets():
         rules = em.ruleset(name)
         edges = [line for line in mermaid(rules).splitlines() if "-->" in line]

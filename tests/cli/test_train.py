@@ -1,6 +1,7 @@
 """``train`` on the command line: it goes on to the last bit, survives what ends it, and refuses what is not its own."""
 
 import json
+import math
 import os
 import pty
 import signal
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 from esper_masks.cli.entry import main
-from esper_masks.cli.train import resume_command
+from esper_masks.cli.train import SHOWN, _Progress, resume_command
 from esper_masks.rollout import MECHANICS, PPOConfig
 from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.logs import FolderLock, TrainingLog, read_metrics
@@ -222,7 +223,7 @@ def test_the_command_names_what_is_wrong(
         (["--logdir", str(tmp_path / "file")], "File exists"),
         (["--resume", str(tmp_path / "none")], "No such file"),
         (["--resume", str(tmp_path / "bad.pt")], "damaged"),
-        (["--rules", "esper-2026-06", "--logdir", str(tmp_path / "a")], "no mechanics are known"),
+        (["--rules", "unknown_kind:RULES", "--logdir", str(tmp_path / "a")], "no mechanics are known"),
         (["--rules", "nonsense"], "nonsense"),
         (["--seed", "-1", "--logdir", str(tmp_path / "b")], "seed must be from 0 to 4294967295"),
         (["--device", "nonsense", "--logdir", str(tmp_path / "c")], "device"),
@@ -397,6 +398,14 @@ def test_a_terminal_has_one_line_that_fits(tmp_path: Path) -> None:
     assert [text for text in live[2:] if text] == [f"comparing with baselines: {name}" for name in names]
     assert all(len(text) < 60 and "\n" not in text for text in live)
     assert "500 environment steps" in summary
+
+
+def test_no_return_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """In an iteration in which no episode ended."""
+    figures = {"env_steps": 100.0, "env_steps_per_s": 10.0, **dict.fromkeys(SHOWN, 0.5)}
+    for gain, told in ((math.nan, "return      -  kl"), (-7.25, "return  -7.25  kl")):
+        _Progress(100, None, quiet=False)({**figures, "return_mean": gain})
+        assert told in capsys.readouterr().out
 
 
 def test_a_folder_is_of_one_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_the_rule_sets_of_the_package(name: str) -> None:
     assert calls[-1] == (expected, expected)
     assert len(calls) > 2 * len(rules.op_rules)  # it moves within a setting too
     assert result.environments > expected * (1000 + 4 * 300)
-    assert "stage UNKNOWN is never reached from DORMANT" in result.notes
+    assert "stage UNKNOWN is never reached from DORMANT, unless an episode begins in it" in result.notes
     assert "stage FOSSILIZED: no op acts in it; it never ends" in result.notes
     assert not any("legal in nothing" in note for note in result.notes)
 
@@ -123,12 +123,34 @@ def test_how_many_environments_differ_in_so_many_factors(sizes: list[int], toget
 def test_lints() -> None:
     assert lint(ODD) == [
         "stage STUCK: no op acts in it; it never ends",
-        "stage LOST is never reached from EMPTY",
+        "stage LOST is never reached from EMPTY, unless an episode begins in it",
         "op FILL enters BUSY from EMPTY, where a slot is empty, and from LOST; moves says which of them are meant",
-        "op NEVER never becomes legal",
+        "op NEVER never becomes legal, unless an episode begins with slots in LOST",
         "head unused is used by no op",
     ]
     assert verify(ODD).agrees
+    guarded = dataclasses.replace(
+        ODD,
+        features={"charge": int, "kind": bool},
+        op_rules=[
+            *ODD.op_rules[:1],
+            em.Op(
+                Act.FILL,
+                moves={Stage.EMPTY: Stage.BUSY, Stage.LOST: Stage.BUSY},
+                when=[em.Feature("charge", at_least=3), em.Feature("kind", in_=(False,))],
+                uses=["slot"],
+            ),
+            *ODD.op_rules[2:],
+        ],
+    )
+    assert lint(guarded)[2] == "op FILL is never legal in EMPTY: there a slot is empty, and its charge is 0"
+    assert len(lint(guarded)) == 5  # whatever 0 passes is no matter
+    charge = em.Feature("charge", at_least=3)
+    for waived in (em.Any(charge, em.Row("open", in_=(True,))), em.Unless("open", charge)):
+        ops = [*ODD.op_rules[:1], dataclasses.replace(guarded.op_rules[1], when=[waived]), *ODD.op_rules[2:]]
+        assert "is never legal" not in "".join(
+            lint(dataclasses.replace(guarded, op_rules=ops, row_features={"open": bool}))
+        )
     noted = dataclasses.replace(
         SITES,
         op_rules=(
@@ -148,6 +170,23 @@ def test_lints() -> None:
         "row spare is read by no guard",
         "kind odd is asked for by no guard",
     }
+
+
+@pytest.mark.parametrize("second", [{"moves": {Site.BUILD: Site.READY}}, {"sets": {"locked": True}}])
+def test_an_op_acts_in_its_second_slot_too(second: Any) -> None:
+    """BUILD is left by a second slot alone, which is moved out of it or set in it."""
+    ops = [em.Op(Do.WAIT, always=True), em.Op(Do.ACT, moves={Site.EMPTY: Site.BUILD}, uses=("slot", "mate"))]
+    ops += [em.Op(Do.SWAP, moves={Site.READY: Site.EMPTY}, uses=("slot",)), em.Op(Do.CALL, always=True)]
+    when = (em.Feature("stage", in_=(Site.BUILD,)),)
+    mates = [em.SlotHead("mate", when=when, distinct=True, **given) for given in (second, {})]
+    changed, alone = (
+        dataclasses.replace(
+            SITES, op_rules=ops, heads=(em.Head("slot"), mate, em.Head("op")), row_features={}, kinds={}
+        )
+        for mate in mates
+    )
+    assert lint(changed) == []
+    assert lint(alone) == ["stage BUILD: no op acts in it; it moves on by itself to EMPTY, READY"]
 
 
 @pytest.mark.slow

@@ -296,6 +296,13 @@ def test_compare_trainings() -> None:
     assert below.lines[0].get_ydata().tolist() == [50, 50]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["masked", "other", "heuristic"]
     assert above.lines[0].get_color() == beside.lines[0].get_color()
+    for titles in (["few"], ["few", "many"]):
+        ways = {way: [curve(0, 1)] for way in ("masked", "unmasked", "penalized")}
+        figure = em.viz.compare_trainings(dict.fromkeys(titles, ways), {"few": 4.0})
+        FigureCanvasAgg(figure).draw()
+        legend = figure.legends[0].get_window_extent()
+        assert legend.x0 >= 0
+        assert legend.x1 <= figure.bbox.x1
 
 
 def row(case: Case, **figures: Any) -> dict[str, Any]:
@@ -446,7 +453,7 @@ def test_the_table_is_coloured_where_there_are_colours() -> None:
         assert re.search(f"48;2;{red};{green};{blue}m *{word}", line)
 
 
-def test_show_over_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_over_time(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     assert main(["show", "--over-time", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert list(facts["legal"]) == ["WAIT", "GERMINATE", "CULL", "FOSSILIZE"]
@@ -460,5 +467,9 @@ def test_show_over_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert printed.splitlines()[6].split() == ["0", "100", "100", "0", "0", "0", "37.0"]
-    assert main(["show", "esper-2026-06", "--over-time"]) == 2
+    unknown = tmp_path / "unknown.py"
+    unknown.write_text("from dataclasses import replace\nfrom esper_masks import ruleset\n", encoding="utf-8")
+    with unknown.open("a", encoding="utf-8") as stream:
+        stream.write("RULES = replace(ruleset('esper-2025-12'), name='unknown')\n")
+    assert main(["show", f"{unknown}:RULES", "--over-time"]) == 2
     assert "no mechanics are known" in capsys.readouterr().err
