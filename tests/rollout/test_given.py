@@ -58,6 +58,18 @@ def test_what_compiled_code_gives_otherwise_is_named() -> None:
     assert em.rollout.LifecycleEnv(rules, 4, given=unless_training).given["restrict"]["op"].all()
 
 
+def test_what_is_given_is_made_for_those_who_ask() -> None:
+    asked = []
+    env = em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 4, given=lambda state: asked.append(1) or {})
+    begun = len(asked)
+    assert env.states.shape == (4, 3, 2)
+    assert env.total_seeds.shape == (4,)
+    assert len(asked) == begun
+    assert env.given == {}
+    env.masks()
+    assert len(asked) == begun + 2
+
+
 def test_nothing_given_is_as_before() -> None:
     envs = [em.rollout.LifecycleEnv(em.ruleset("esper-2025-12"), 20, seed=3) for _ in range(2)]
     assert envs[0].given == {}

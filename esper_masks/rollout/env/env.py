@@ -245,7 +245,8 @@ class LifecycleEnv:
 
     def masks(self) -> ActionMasks:
         """What is legal in the current states, ``[batch]``."""
-        return self.dynamics.masks_of(*self._looked_at())
+        seen = self._seen()
+        return self.dynamics.masks_of(seen.states, seen.total_seeds, self.given)
 
     def step(self, actions: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, StepInfo]:
         """One step of every environment.
@@ -373,10 +374,10 @@ class LifecycleEnv:
         """A state that no later call of a graph overwrites."""
         return self.kind(*[field.clone() for field in state]) if self.mode == "cuda-graph" else state
 
-    def _looked_at(self) -> Looked:
-        """What decides legality in the current state, without the rest of it if that is not there yet."""
+    def _seen(self) -> Any:
+        """The current state, or a ``Looked`` of it where the rest is not there yet."""
         if self._ended is None:
-            return Looked(self._state.states, self._state.total_seeds, self.dynamics.given(self._state))
+            return self._state
         if self._looked is None:
             with _computing():
                 looked = self._look(self.carried)
@@ -391,17 +392,20 @@ class LifecycleEnv:
     @property
     def states(self) -> Tensor:
         """Slot states, int32 ``[batch, slots, features]``."""
-        return self._looked_at().states
+        states: Tensor = self._seen().states
+        return states
 
     @property
     def total_seeds(self) -> Tensor:
         """Seeds that a seed limit counts, int32 ``[batch]``; which these are is the affair of the dynamics."""
-        return self._looked_at().total_seeds
+        seeds: Tensor = self._seen().total_seeds
+        return seeds
 
     @property
     def given(self) -> Given:
         """What decides legality beside the current states: what a policy is to hand on to its step."""
-        return self._looked_at().given
+        seen = self._seen()
+        return seen.given if isinstance(seen, Looked) else self.dynamics.given(seen)
 
     @property
     def obs(self) -> Tensor:
