@@ -166,11 +166,19 @@ class MaskEngine(UnderRules, nn.Module):
             SlotStateError: shape, dtype or device that does not fit, or a limit without totals; before any work.
             ValueError, KeyError: see ``ActionMasks.restrict``.
         """
-        enabled = from_numpy(enabled, self.device)
+        program, layout, device = self.program, self.layout, self.device
+        enabled = from_numpy(enabled, device)
         limit = self.max_seeds if max_seeds is None else max_seeds
         limited = self._check_inputs(states, total_seeds, limit, enabled)
-        rows = check_rows(row, self.rules.row_features, self.program.rows, states.shape[:-2], self.device)
-        given = check_head_masks(head_masks, self.layout, states.shape[:-2], self.device)
+        batch, rows, given = (
+            states.shape[:-2],
+            {},
+            [],
+        )  # a small batch is all dispatch: what is not asked for is left out
+        if row is not None or program.rows:
+            rows = check_rows(row, self.rules.row_features, program.rows, batch, device)
+        if head_masks is not None:
+            given = check_head_masks(head_masks, layout, batch, device)
         constraints = check_restrict(restrict)
         if states.dtype == torch.int16:
             states = states.int()  # a threshold of the rules may be beyond int16
@@ -180,10 +188,10 @@ class MaskEngine(UnderRules, nn.Module):
         words, op_words = self._words(closing, enabled)
         left = self._choices(states, words)
         left += [(head, by_slot, words_of(mask, self._choice_bits)) for head, by_slot, mask in given]
-        slot_words, all_ops = words[0], self.layout.all_ops
-        if self.program.strips:
-            slot_words, op_words = slot_words & all_ops, op_words & all_ops
-        masks = ActionMasks.of_state(self.layout, slot_words, op_words | self.layout.unconditional, left)
+        slot_words = words[0]
+        if program.strips:
+            slot_words, op_words = slot_words & layout.all_ops, op_words & layout.all_ops
+        masks = ActionMasks.of_state(layout, slot_words, op_words | layout.unconditional, left)
         return masks.restrict(**constraints) if constraints else masks
 
     def successors(
@@ -254,27 +262,34 @@ class MaskEngine(UnderRules, nn.Module):
 
     def _words(self, closing: Closing, enabled: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """What gates leave: words of slots, ``[..., slots]`` each, and that of the ops, ``[...]``; helper bits stay."""
+        program, layout = self.program, self.layout
         words = look_up(closing.states[..., 0], self._stage_tables, self.stage_rows)
-        for test, clears in self.program.slots:
+        for test, clears in program.slots:
             words = _less(words, closing.in_slots(test), clears)
         if enabled is not None:
             words = [word * enabled for word in words]
-        elif len(self.enabled_ids) < len(self.slot_ids):
+        elif len(self.enabled_ids) < len(layout.slot_ids):
             words = [word * self.default_enabled for word in words]
         closing.words = words
-        for test, clears in self.program.counts:
+        for test, clears in program.counts:
             words = _less(words, closing.in_slots(test), clears)
-        closing.words = words
+        closing.words = words = list(words)
         op_words = closing.union(0)
-        if self.layout.free:
-            op_words = op_words | self.layout.free
-        vetoes = [(closing.in_envs(test), clears) for test, clears in self.program.envs]
-        for at, subjects in enumerate(self.program.subjects):
-            closed = [no.to(words[at].dtype) * clears[at] for no, clears in vetoes if no is not None and clears[at]]
-            if closed:
-                kept = reduce(torch.bitwise_or, closed) ^ subjects
-                words = [word & kept.unsqueeze(-1) if at == i else word for i, word in enumerate(words)]
-                op_words = op_words & kept if at == 0 else op_words
+        if layout.free:
+            op_words = op_words | layout.free
+        wide = layout.word_dtype == torch.int64
+        closed: dict[int, Tensor] = {}  # the bits of environments in which a test is closed, of each word that has any
+        for test, clears in program.envs:
+            if (veto := closing.in_envs(test)) is not None:
+                for at, bits in enumerate(clears):
+                    if bits:
+                        no = (veto.long() if wide else veto.int()) * bits
+                        closed[at] = closed[at] | no if at in closed else no
+        for at, no in closed.items():
+            kept = no ^ program.subjects[at]
+            words[at] = words[at] & kept.unsqueeze(-1)
+            if at == 0:
+                op_words = op_words & kept
         return words, op_words
 
     def _choices(self, states: Tensor, words: Sequence[Tensor]) -> list[tuple[str, bool, Tensor]]:
@@ -297,7 +312,8 @@ class MaskEngine(UnderRules, nn.Module):
 
     @property
     def _stage_tables(self) -> list[Tensor]:
-        return [self.stage_words, *(getattr(self, f"stage_words_{at}") for at in range(1, len(self.stage_rows)))]
+        more = range(1, len(self.stage_rows))
+        return [self.stage_words, *[getattr(self, f"stage_words_{at}") for at in more]]
 
     @property
     def _choice_bits(self) -> Tensor:
@@ -434,14 +450,15 @@ class MaskEngine(UnderRules, nn.Module):
         self, states: Tensor, total_seeds: Tensor | None, limit: int | Tensor, enabled: Tensor | None
     ) -> bool:
         """Raise for metadata that does not fit; return whether a seed limit applies."""
-        check_states(self.feature_names, self.slot_ids, states, self.device)
+        device = self.device
+        check_states(self.feature_names, self.layout.slot_ids, states, device)
         batch = states.shape[:-2]
         if enabled is not None:
-            check_enabled(enabled, states.shape[:-1], self.device)
+            check_enabled(enabled, states.shape[:-1], device)
         if isinstance(limit, Tensor):
-            check_counts("max_seeds", limit, batch, self.device)
+            check_counts("max_seeds", limit, batch, device)
         if total_seeds is not None:
-            check_counts("total_seeds", total_seeds, batch, self.device)
+            check_counts("total_seeds", total_seeds, batch, device)
         check_limit(self.rules, self.program.limited, limit)
         if not isinstance(limit, Tensor) and limit <= 0:
             return False

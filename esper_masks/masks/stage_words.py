@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-UNROLLED_VALUES, UNROLLED_SLOTS = 16, 8  # what compiled code compares and ORs one by one
+UNROLLED_VALUES = 16  # what compiled code compares one by one
+UNROLLED_SLOTS = 8  # what is ORed one by one
 BELOW, ABOVE = 1, 1  # rows of a table before value 0 and after the last, for integers that are not in it
 
 
@@ -66,14 +67,15 @@ def compare(values: Tensor, dtype: torch.dtype, rows: WordRows) -> Tensor:
 
 
 def or_over_slots(words: Tensor) -> Tensor:
-    """Bitwise OR over the last axis: ``[..., slots]`` -> ``[...]``, in ceil(log2(slots)) steps; 0 without slots.
+    """Bitwise OR over the last axis: ``[..., slots]`` -> ``[...]``; 0 without slots.
 
-    torch has no OR-reduction. Halves may overlap, because a word ORed twice is unchanged. A compiler fuses a few slots
-    taken one by one with what they come from; halves it keeps in memory.
+    torch has no OR-reduction. A few slots are taken one by one: fewest calls, and a compiler fuses them with what they
+    come from. More go in halves, ceil(log2(slots)) times, which may overlap: a word ORed twice is unchanged.
     """
-    if not words.shape[-1]:
+    slots = words.shape[-1]
+    if not slots:
         return words.new_zeros(words.shape[:-1])
-    if torch.compiler.is_compiling() and words.shape[-1] <= UNROLLED_SLOTS:
+    if slots <= UNROLLED_SLOTS:
         return reduce(torch.bitwise_or, words.unbind(-1))
     while (width := words.shape[-1]) > 1:
         half = (width + 1) // 2

@@ -8,7 +8,7 @@ numbers of one environment.
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import reduce
-from operator import and_, or_
+from operator import and_
 from typing import Any, NamedTuple
 
 from esper_masks.rules.fields import Member, Number, either, is_a, name_of, show, told_values, values_of
@@ -21,14 +21,16 @@ Bound = Number | Mapping[Member, Number] | None
 
 def outside(value: Any, runs: Runs) -> Any:
     """Whether a number, or each of a tensor, lies in none of the runs, of which there is at least one."""
-    return reduce(and_, [_beyond(value, least, most) for least, most in runs])
+    first, *rest = runs
+    return reduce(and_, [_beyond(value, *run) for run in rest], _beyond(value, *first))
 
 
 def _beyond(value: Any, least: int | None, most: int | None) -> Any:
-    if least is not None and least == most:
+    if least == most:
         return value != least
-    ends = [] if least is None else [value < least]
-    return reduce(or_, ends if most is None else [*ends, value > most])
+    if most is None:
+        return value < least
+    return value > most if least is None else (value < least) | (value > most)
 
 
 class Bounds(NamedTuple):
