@@ -6,6 +6,7 @@ slot, then copies of masks that were unpacked once. Words and masks come from th
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import gt, lt, ne
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
 from esper_masks.masks.stage_words import BELOW
 from esper_masks.rules import MaskRules
-from esper_masks.rules.bounds import outside
+from esper_masks.rules.bounds import Runs, outside
 from esper_masks.rules.gates import Env
 from esper_masks.rules.names import INT32, OP, SLOT, SLOT_BY_OP
 
@@ -59,7 +60,9 @@ class OneEnvironment:
         self.empty, self.inert = words[BELOW + rules.empty], words[0]
         self.by_stage = {int(stage): words[BELOW + stage] for stage in rules.stages if stage != rules.empty}
         names = ["stage", "seed_age_epochs", *rules.features]
-        self.slot_steps = [(names[step.test.column], step.test.runs, step.clears[0]) for step in engine.program.slots]
+        self.slot_steps = [
+            (names[step.test.column], *_comparison(step.test.runs), step.clears[0]) for step in engine.program.slots
+        ]
         self.env_steps = [(step.test.closed, step.test.bit, step.clears[0]) for step in engine.program.envs]
         self.all_ops = engine.layout.all_ops
         self.unconditional = engine.layout.unconditional
@@ -98,8 +101,8 @@ class OneEnvironment:
 
     def _word(self, seed: Seed) -> int:
         word: int = self.by_stage.get(seed.stage, self.inert)
-        for name, runs, ops in self.slot_steps:
-            if outside(getattr(seed, name), runs):
+        for name, compare, value, ops in self.slot_steps:
+            if compare(getattr(seed, name), value):
                 word &= ~ops
         return word
 
@@ -114,6 +117,16 @@ class OneEnvironment:
 
     def _make_slots(self, *on: bool) -> Tensor:
         return torch.tensor(on, device="cpu")
+
+
+def _comparison(runs: Runs) -> tuple[Callable[[Any, Any], Any], Any]:
+    """What tells, of a number and the second of the two, whether it lies outside: one operator where that will do."""
+    [(least, most), *further] = runs
+    if further or (least != most and None not in (least, most)):
+        return outside, runs
+    if least == most:
+        return ne, least
+    return (lt, least) if most is None else (gt, most)
 
 
 class Generation:

@@ -7,8 +7,6 @@ numbers of one environment.
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
-from functools import reduce
-from operator import and_
 from typing import Any, NamedTuple
 
 from esper_masks.rules.fields import Member, Number, either, is_a, name_of, show, told_values, values_of
@@ -21,8 +19,10 @@ Bound = Number | Mapping[Member, Number] | None
 
 def outside(value: Any, runs: Runs) -> Any:
     """Whether a number, or each of a tensor, lies in none of the runs, of which there is at least one."""
-    first, *rest = runs
-    return reduce(and_, [_beyond(value, *run) for run in rest], _beyond(value, *first))
+    closed = _beyond(value, *runs[0])
+    for run in runs[1:]:
+        closed = closed & _beyond(value, *run)
+    return closed
 
 
 def _beyond(value: Any, least: int | None, most: int | None) -> Any:

@@ -15,6 +15,8 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.compat import esper_2025_12 as older
 from esper_masks.compat import esper_2026_06 as newer
+from esper_masks.compat.environment import _comparison
+from esper_masks.rules.bounds import Runs, outside
 from tests.helpers import random_states, shared
 
 OLDER, NEWER = ["early", "mid", "late"], ["r0c0", "r0c1", "r0c2"]
@@ -518,3 +520,13 @@ def test_the_older_distribution_takes_arrays_of_numpy(dtype: str) -> None:
     dist = older.MaskedCategorical(torch.zeros(1, 3), mask)
     mask[:] = 1
     assert dist.probs.tolist() == [[0.5, 0.0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    "runs", [((2, None),), ((None, 2),), ((2, 2),), ((1, 3),), ((1, 2), (4, None)), ((0, 0), (3, 3))]
+)
+def test_a_comparison_is_what_the_engine_tests(runs: Runs) -> None:
+    compare, value = _comparison(runs)
+    for number in (*range(-2, 7), 1.5, 2.5):
+        inside = any((a is None or number >= a) and (b is None or number <= b) for a, b in runs)
+        assert compare(number, value) == outside(number, runs) == (not inside)
