@@ -18,7 +18,7 @@ PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
-SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin guards training learning)
+SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin guards growth training learning)
 GPU_OUT = runs/gpu
 LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 
@@ -82,9 +82,9 @@ bench: $(READY)
 	      $(if $(BENCH_ARGS),--steps 100000,--plot docs/learning-cpu.png); \
 	  fi; \
 	  if [ -n "$(BENCH_ARGS)" ]; then exit 0; fi; \
-	  if [ -n "$(filter scaling,$(SUITES))" ]; then \
-	    $(BIN)/python -m esper_masks bench --from $$folder/scaling-$(DEVICE).json --plot docs/scaling-$(DEVICE).png; \
-	  fi; \
+	  for suite in $(filter scaling growth,$(SUITES)); do \
+	    $(BIN)/python -m esper_masks bench --from $$folder/$$suite-$(DEVICE).json --plot docs/$$suite-$(DEVICE).png; \
+	  done; \
 	  $(BIN)/python -m docs.make_bench
 
 # with the environment if it is there, and else with the Python of a machine on which nothing can be installed

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from esper_masks.bench.lifecycles import GUARDS, MASKED, PODS, PREFIX, rules_of
+from esper_masks.bench.lifecycles import GROWN, GUARDS, MASKED, PODS, PREFIX, rules_of
 
 Run = Callable[[], Any]  # what is timed
 Verify = Callable[[Any], Any]  # the check of what it gave; may give figures for the row
@@ -244,6 +244,23 @@ def guards() -> list[Case]:
     ]
 
 
+def growth() -> list[Case]:
+    """What a decision costs as one thing grows and the others stay: environments, slots, heads, ops, guards."""
+
+    def rows(heads: int = 4, ops: int = 6, guards: int = 0, batch: int = 16384, slots: int = 3) -> list[Case]:
+        name = GROWN.format(heads=heads, ops=ops, guards=guards)
+        return grid(rules=[name], batch=[batch], slots=[slots], way=OURS[:2])
+
+    grown: dict[str, tuple[int, ...]] = {
+        "batch": tuple(1 << power for power in range(6, 21, 2)),
+        "slots": (1, 2, 4, 8, 16, 32, 64),
+        "heads": (2, 6, 8, 10, 12),
+        "ops": (4, 12, 24, 48, 60),
+        "guards": (2, 4, 8, 12),
+    }
+    return [*rows(), *(c for name, sizes in grown.items() for n in sizes for c in rows(**{name: n}) if c not in rows())]
+
+
 def trainings() -> list[Case]:
     """Ours against MaskablePPO, and the parts of an iteration of ours: its decisions, and its scores with gradients."""
     ours, parts = OURS[:2], (1024, 8192)
@@ -260,6 +277,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
     "distributions": distributions,
     "dropin": dropins,
     "guards": guards,
+    "growth": growth,
     "training": trainings,
 }
 

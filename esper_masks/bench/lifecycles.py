@@ -1,11 +1,12 @@
-"""Rule sets of rows beyond those that ship: one for each kind of guard, and pods.
+"""Rule sets of rows beyond those that ship: one for each kind of guard, those that grow, and pods.
 
-The sets of guards differ in ``when`` of one op alone, so that the difference of two rows is what a guard costs. The
-pods are those of the documentation less some ops that add nothing to the cost: rows are measured of what is installed,
-and the documentation is not.
+The sets of guards differ in ``when`` of one op alone, so that the difference of two rows is what a guard costs. Those
+that grow have as many heads, ops and guards as their names say. The pods are those of the documentation less some ops
+that add nothing to the cost: rows are measured of what is installed, and the documentation is not.
 """
 
 from enum import IntEnum
+from itertools import islice
 
 from esper_masks.rules import MaskRules, Op
 from esper_masks.rules.combined import Any, Unless
@@ -13,6 +14,7 @@ from esper_masks.rules.guards import Age, Count, Feature, Kind, Row
 from esper_masks.rules.judged import Guard
 from esper_masks.rules.parts import Head
 from esper_masks.rulesets import ruleset
+from esper_masks.viz.measuring import sizes_of
 
 
 class Stage(IntEnum):
@@ -73,6 +75,42 @@ def guarded(name: str) -> MaskRules:
         row_features={"night": bool, "free": int},
         kinds={"gpu": ("slot0", "slot2")},
         slot_ids=tuple(f"slot{i}" for i in range(8)),
+    )
+
+
+# as ``viz.growth`` reads it
+GROWN = "{heads} heads, {ops} ops, {guards} guards"
+
+
+def grown(heads: int, ops: int, guards: int) -> MaskRules:
+    """A set of any size: every op but WAIT uses the slot, and the further heads, of 8 choices each, go round among
+    them. So do the guards, of one kind after another.
+    """
+    acting, kinds = ops - 1, [each for each in GUARDS.values() if each]
+    number = IntEnum("GrownOp", {f"OP{i}": i for i in range(ops)})  # type: ignore[misc]
+    names = [f"head{i}" for i in range(heads - 2)]
+    return MaskRules(
+        name=GROWN.format(heads=heads, ops=ops, guards=guards),
+        stages=Stage,
+        transitions={stage: tuple(other for other in Stage if other != stage) for stage in Stage},
+        empty=Stage.EMPTY,
+        op_rules=(
+            Op(number(0), always=True),
+            *(
+                Op(
+                    number(1 + i),
+                    enters=Stage((1 + i) % len(Stage)),
+                    when=tuple(guard for n in range(i, guards, acting) for guard in kinds[n % len(kinds)]),
+                    uses=("slot", *islice(names, i, None, acting)),
+                )
+                for i in range(acting)
+            ),
+        ),
+        heads=(Head("slot"), *(Head(name, tuple(f"c{i}" for i in range(8))) for name in names), Head("op")),
+        features={"task": Task, "load": int},
+        row_features={"night": bool, "free": int},
+        kinds={"gpu": ("slot0",)},
+        slot_ids=("slot0", "slot1", "slot2"),
     )
 
 
@@ -160,4 +198,6 @@ def rules_of(name: str) -> MaskRules:
     """A rule set of a row, by its name."""
     if name.startswith(PREFIX):
         return guarded(name.removeprefix(PREFIX))
+    if sizes := sizes_of(name):
+        return grown(**sizes)
     return PODS if name == PODS.name else ruleset(name)

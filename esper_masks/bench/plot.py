@@ -23,18 +23,19 @@ def check_plot(path: str | Path) -> None:
 
 def is_drawn(case: Case) -> bool:
     """Whether a row is a point of one of the lines."""
-    return measuring.is_drawn(asdict(case))
+    return measuring.is_drawn(asdict(case)) or bool(measuring.sizes_of(case.rules))
 
 
 def plot(result: dict[str, Any], path: str | Path) -> None:
-    """Write the picture of ``viz.scaling``.
+    """Write the picture of ``viz.scaling``, or of ``viz.growth`` for rows of that group.
 
     Raises:
         BenchError: a result without a row to draw.
         OSError: where the file cannot be written.
     """
     try:
-        figure = measuring.scaling(result)
+        grown = any(measuring.sizes_of(row.get("rules", "")) for row in result["rows"])
+        figure = (measuring.growth if grown else measuring.scaling)(result)
     except ValueError as error:
         raise BenchError(str(error)) from None
     save(figure, path)

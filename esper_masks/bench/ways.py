@@ -113,7 +113,9 @@ def decision(case: Case, step: em.DecisionStep, inputs: Decision, alike: bool) -
         assert made.raw_entropy is not None
         assert made.slot_words is not None
         # all their bits: ``from_words`` ignores those of no op
-        assert torch.equal(made.slot_words.int(), inputs.masks.slot_words), "words are not those of the engine"
+        assert torch.equal(made.slot_words.to(inputs.masks.slot_words), inputs.masks.slot_words), (
+            "words are not those of the engine"
+        )
         checking.check_masks(inputs, checking.masks_of(step.engine.layout, made))
         scored = Scored(made.actions, (made.log_prob, made.raw_entropy))
         checking.check_scores(ours_decision, logits, inputs.masks, scored)

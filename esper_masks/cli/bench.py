@@ -32,7 +32,7 @@ LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each envir
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, guards or training"
+    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, guards, growth or training"
     groups += " (default: %(default)s)"
     parser.add_argument("group", nargs="?", default=SCALING, metavar="GROUP", help=groups)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
@@ -49,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     where = "write the result to a file; - is standard output, and then the table goes to standard error"
     parser.add_argument("-o", "--output", type=output, metavar="FILE", help=where)
-    parser.add_argument("--plot", type=output, metavar="FILE", help="draw scaling: .png, .svg or .pdf (extra `viz`)")
+    parser.add_argument(
+        "--plot", type=output, metavar="FILE", help="draw scaling or growth: .png, .svg or .pdf (extra `viz`)"
+    )
     parser.add_argument("--from", dest="source", metavar="FILE", help="print or draw a result instead of measuring")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="how many times as fast result B is as A")
     parser.set_defaults(parser=parser)

@@ -8,7 +8,7 @@ rules       ``validity_table``, ``lifecycle_graph``
 masks       ``masks_over_time``, ``legal_counts_over_time``
 actions     ``ops_over_time``
 training    ``learning_curve``, ``entropy_curves``, ``compare_trainings``
-measuring   ``scaling``, ``speedups``
+measuring   ``scaling``, ``growth``, ``speedups``
 
 rules       the table of ops by stages, and the graph of stages
 routes      where the arrows go
@@ -18,7 +18,7 @@ measuring   benchmarks
 style       colours and sizes
 """
 
-from esper_masks.viz.measuring import scaling, speedups
+from esper_masks.viz.measuring import growth, scaling, speedups
 from esper_masks.viz.over_time import legal_counts_over_time, masks_over_time, ops_over_time
 from esper_masks.viz.rules import lifecycle_graph, validity_table
 from esper_masks.viz.training import compare_trainings, entropy_curves, learning_curve
@@ -26,6 +26,7 @@ from esper_masks.viz.training import compare_trainings, entropy_curves, learning
 __all__ = [
     "compare_trainings",
     "entropy_curves",
+    "growth",
     "learning_curve",
     "legal_counts_over_time",
     "lifecycle_graph",

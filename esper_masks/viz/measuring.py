@@ -1,5 +1,7 @@
 """How fast things are."""
 
+import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ LINES = (  # label, look, and the way and work of its rows
 LIMIT = "limit: a decision's fewest bytes, copied", Look(BLACK, ":")
 OTHERS = "#999999"
 TIMES = "\N{MULTIPLICATION SIGN}"
+GROWING = {"batch": "environments", "slots": "slots", "heads": "heads", "ops": "ops", "guards": "guards"}
+SIZES = r"(\d+) heads, (\d+) ops, (\d+) guards"  # in the names of rule sets of rows of ``bench growth``
 NEEDED = ("way", "work", "batch", "slots", *CENTRE)
 
 
@@ -45,12 +49,7 @@ def scaling(result: Mapping[str, Any]) -> "Figure":
         ValueError: no such result, or one without a row to draw.
         ImportError: matplotlib is not installed.
     """
-    if not isinstance(result, Mapping) or not {"rows", "machine"} <= set(result):
-        raise ValueError("this is no result of esper-masks bench: wanted a mapping with rows and machine")
-    for row in result["rows"]:
-        if lacking := [name for name in NEEDED if name not in row]:
-            raise ValueError(f"a row of the result has no {lacking[0]}; it has {', '.join(row)}")
-    rows = [row for row in result["rows"] if "error" not in row and is_drawn(row)]
+    rows = [row for row in _rows(result) if is_drawn(row)]
     if not rows:
         raise ValueError("the result has no row to draw")
     _, look_of_compiled, compiled = LINES[3]
@@ -80,6 +79,53 @@ def scaling(result: Mapping[str, Any]) -> "Figure":
     threads = "" if machine["gpu"] else f", {CENTRE['threads']} thread"
     figure.suptitle(f"{CENTRE['rules']} on {machine['gpu'] or machine['cpu']}{threads}", fontsize=10)
     return figure
+
+
+def growth(result: Mapping[str, Any]) -> "Figure":
+    """What a decision costs as one thing grows, a column for each: time of an environment above, and memory below.
+
+        em.viz.growth(json.loads(Path("growth-cpu.json").read_text()))
+
+    Args:
+        result: what ``esper-masks bench growth --json`` prints. Rows that failed are left out.
+
+    Raises:
+        ValueError: no such result, or one without a row to draw.
+        ImportError: matplotlib is not installed.
+    """
+    rows = [{**row, **found} for row in _rows(result) if (found := sizes_of(row["rules"]))]
+    if not rows:
+        raise ValueError("the result has no row to draw")
+    centre = {name: _most([row[name] for row in rows]) for name in GROWING}
+    figure = new_figure(11, 5)
+    grid = figure.subplots(2, len(GROWING), sharey="row", sharex="col")
+    for column, (over, label) in enumerate(GROWING.items()):
+        for what, axis in zip(("ns_per_env", "bytes_per_env"), grid[:, column]):
+            for name, look, (way, _) in (LINES[2], LINES[3]):
+                on = [row for row in rows if row["way"] == way and _only(row, centre, over)]
+                values = [{**row, "bytes_per_env": (row["peak_bytes"] or math.nan) / row["batch"]} for row in on]
+                _line(axis, over, values, what, name, look)
+            axis.set_yscale("log")
+            axis.set_xscale("linear" if over == "guards" else "log", **({} if over == "guards" else {"base": 2}))
+            plain(axis)
+        axis.set_xlabel(label)
+        ticks = sorted({row[over] for row in rows if _only(row, centre, over)})
+        axis.set_xticks(ticks[:: 1 + len(ticks) // 6], [_short(tick) for tick in ticks[:: 1 + len(ticks) // 6]])
+        axis.minorticks_off()
+    grid[0][0].set_ylabel("ns per environment")
+    grid[1][0].set_ylabel("bytes per environment")
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
+    machine, fixed = result["machine"], ", ".join(f"{centre[name]:,} {label}" for name, label in GROWING.items())
+    figure.suptitle(f"from {fixed}, one at a time, on {machine['gpu'] or machine['cpu']}", fontsize=10)
+    return figure
+
+
+def sizes_of(rules: str) -> dict[str, int]:
+    """What the name of a rule set says of how large it is; nothing if it does not."""
+    found = re.fullmatch(SIZES, rules)
+    return {} if found is None else dict(zip(("heads", "ops", "guards"), map(int, found.groups())))
 
 
 def speedups(
@@ -141,6 +187,34 @@ def speedups(
     axis.grid(False, axis="y")
     axis.tick_params(axis="y", length=0)
     return figure
+
+
+def _rows(result: Mapping[str, Any]) -> list[Row]:
+    """The rows of a result that did not fail.
+
+    Raises:
+        ValueError: no such result.
+    """
+    if not isinstance(result, Mapping) or not {"rows", "machine"} <= set(result):
+        raise ValueError("this is no result of esper-masks bench: wanted a mapping with rows and machine")
+    for row in result["rows"]:
+        if lacking := [name for name in NEEDED if name not in row]:
+            raise ValueError(f"a row of the result has no {lacking[0]}; it has {', '.join(row)}")
+    return [row for row in result["rows"] if "error" not in row]
+
+
+def _only(row: Row, centre: Row, over: str) -> bool:
+    """Whether a row is that of the centre but for one number."""
+    return all(row[name] == value for name, value in centre.items() if name != over)
+
+
+def _most(values: Sequence[int]) -> int:
+    """What occurs most often: the number that the others start from."""
+    return max(sorted(set(values)), key=values.count)
+
+
+def _short(number: int) -> str:
+    return f"{number:,}" if number < 1024 else f"2^{number.bit_length() - 1}"
 
 
 def _of(rows: Sequence[Row], kind: tuple[str, str]) -> list[Row]:

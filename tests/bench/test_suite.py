@@ -82,7 +82,8 @@ def test_rows_of_a_group_have_names_of_their_own(name: str) -> None:
     rows = GROUPS[name]()
     assert len({(case.name, case.batch) for case in rows}) == len(rows)
     assert {case.way for case in rows} <= set(WAYS)
-    assert any(case.way in ("loop, small tensors", "torch eager", "sb3 joint") for case in rows)
+    compared = any(case.way in ("loop, small tensors", "torch eager", "sb3 joint") for case in rows)
+    assert compared == (name != "growth")  # which compares ours with itself
 
 
 @pytest.mark.parametrize("name", [SCALING, *GROUPS])
@@ -463,7 +464,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, guards, training"),
+        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, guards, growth, training"),
         (["masks", "--from", "a"], "--from measures nothing, so masks would be ignored"),
         (["--device", "tpu"], "--device tpu: the devices are cpu and cuda"),
         (["--device", "cuda"], "--device cuda: torch finds no GPU here"),

@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 
 import esper_masks as em
-from esper_masks.bench.cases import CENTRE, LOOPS, Case
+from esper_masks.bench.cases import CENTRE, LOOPS, Case, growth
+from esper_masks.bench.lifecycles import rules_of
 from esper_masks.cli.entry import main
 from esper_masks.cli.tables import show
 from esper_masks.inspection.describe import takers
@@ -330,6 +331,39 @@ def test_scaling() -> None:
     assert left.get_ylabel() == "time per environment, ns"
 
 
+def test_growth() -> None:
+    cases = [case for case in growth() if case.way != "cuda-graph"]
+    rows = [row(case, ns_per_env=float(at), peak_bytes=2 * case.batch) for at, case in enumerate(cases)]
+    rows[4] = {**asdict(cases[4]), "error": "out of memory"}
+    figure = em.viz.growth({"rows": rows, "machine": {"cpu": "a CPU", "gpu": None}})
+    above, below = figure.axes[:5], figure.axes[5:]
+    assert [axis.get_xlabel() for axis in below] == ["environments", "slots", "heads", "ops", "guards"]
+    for axis, other, name in zip(above, below, ("batch", "slots", "heads", "ops", "guards")):
+        for line, memory in zip(axis.lines, other.lines, strict=True):
+            way = {"compiled step": "compiled", "eager step": "eager"}[str(line.get_label())]
+            points = {int(x): y for x, y in line.get_xydata().tolist()}
+            assert memory.get_xydata().tolist() == [[x, 2] for x in points]
+            expected = {}
+            for at, case in enumerate(cases):
+                sizes = {"batch": 16384, "slots": 3, "heads": 4, "ops": 6, "guards": 0}
+                of = {"batch": case.batch, "slots": case.slots, **measuring.sizes_of(case.rules)}
+                if at != 4 and case.way == way and all(of[key] == sizes[key] for key in sizes if key != name):
+                    expected[of[name]] = at
+            assert points == expected
+    assert figure.get_suptitle().startswith(
+        "from 16,384 environments, 3 slots, 4 heads, 6 ops, 0 guards, one at a time"
+    )
+
+
+def test_sizes_are_those_that_a_name_says() -> None:
+    for case in growth():
+        rules = rules_of(case.rules)
+        sizes = measuring.sizes_of(rules.name)
+        guards = sum(len(op.when) for op in rules.op_rules)
+        assert sizes == {"heads": len(rules.heads), "ops": len(rules.op_rules), "guards": guards}
+    assert measuring.sizes_of("esper-2025-12") == {}
+
+
 def test_the_picture_is_of_the_suite_s_centre() -> None:
     centre = {**measuring.CENTRE, "slots": measuring.SLOTS, "batch": measuring.BATCH}
     assert centre == {name: getattr(CENTRE, name) for name in centre}
@@ -394,6 +428,8 @@ def of(masks: em.ActionMasks, actions: torch.Tensor) -> list[tuple[Callable[[], 
         (lambda: em.viz.compare_trainings({"a": {"b": []}}), ValueError, "a, b: there is no curve with a point"),
         (lambda: em.viz.compare_trainings({"a": {"b": [curve(1.0), bad]}}), ValueError, "have the same env_steps"),
         (lambda: em.viz.scaling({}), ValueError, "no result of esper-masks bench"),
+        (lambda: em.viz.growth({}), ValueError, "no result of esper-masks bench"),
+        (lambda: em.viz.growth({"rows": [], "machine": {}}), ValueError, "no row to draw"),
         (lambda: em.viz.scaling({"rows": [], "machine": {}}), ValueError, "no row to draw"),
         (lambda: em.viz.scaling({"rows": [{"way": "eager"}], "machine": {}}), ValueError, "has no work; it has way"),
         (lambda: em.viz.speedups({}, "x"), ValueError, "no rows to draw"),
