@@ -4,14 +4,14 @@ env        the world: environments, the dynamics by which they run, and what log
 training   the learner: PPO, policies, checkpoints
 """
 
+from esper_masks.rollout.env.calibrated import Assumptions, CalibratedDynamics, State
 from esper_masks.rollout.env.calibration import Blueprint, Calibration, Improvement
 from esper_masks.rollout.env.dynamics import Dynamics, Outcome
 from esper_masks.rollout.env.env import LifecycleEnv, StepInfo
 from esper_masks.rollout.env.measure import Measurement
 from esper_masks.rollout.env.mechanics import MECHANICS, Mechanics
-from esper_masks.rollout.env.network import Assumptions, NetworkDynamics, State
 from esper_masks.rollout.env.rule_dynamics import RuleDynamics, RuleState
-from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledNetworkDynamics, ScheduledState
+from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledDynamics, ScheduledState
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.ppo import PPO
@@ -22,6 +22,7 @@ __all__ = [
     "PPO",
     "Assumptions",
     "Blueprint",
+    "CalibratedDynamics",
     "Calibration",
     "Dynamics",
     "FactoredActorCritic",
@@ -30,13 +31,12 @@ __all__ = [
     "LifecycleEnv",
     "Measurement",
     "Mechanics",
-    "NetworkDynamics",
     "Outcome",
     "PPOConfig",
     "RuleDynamics",
     "RuleState",
     "ScheduledAssumptions",
-    "ScheduledNetworkDynamics",
+    "ScheduledDynamics",
     "ScheduledState",
     "State",
     "StepInfo",

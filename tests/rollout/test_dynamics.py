@@ -19,11 +19,11 @@ from esper_masks.compiled import methods
 from esper_masks.rollout import (
     PPO,
     Assumptions,
+    CalibratedDynamics,
     Dynamics,
     FactoredActorCritic,
     FactoredRecurrentActorCritic,
     LifecycleEnv,
-    NetworkDynamics,
     Outcome,
     PPOConfig,
     TrainedPolicy,
@@ -968,9 +968,9 @@ def test_a_class_that_lacks_a_method() -> None:
     ],
 )
 def test_arguments_of_networks_are_not_for_others(settings: dict[str, Any], names: str) -> None:
-    with pytest.raises(ValueError, match=f"dynamics= together with {names}: these are of NetworkDynamics"):
+    with pytest.raises(ValueError, match=f"dynamics= together with {names}: these are of CalibratedDynamics"):
         make(4, **settings)
-    env = LifecycleEnv(DECEMBER, 4, dynamics=partial(NetworkDynamics, **settings))
+    env = LifecycleEnv(DECEMBER, 4, dynamics=partial(CalibratedDynamics, **settings))
     same = LifecycleEnv(DECEMBER, 4, **settings)
     assert env.dynamics.fingerprint == same.dynamics.fingerprint
     assert env.obs_names == same.obs_names

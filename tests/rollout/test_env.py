@@ -15,7 +15,7 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.rollout import MECHANICS, Assumptions, Calibration, Improvement, LifecycleEnv, Mechanics
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
-from esper_masks.rollout.env.network import State, normal_quantile
+from esper_masks.rollout.env.calibrated import State, normal_quantile
 from tests.helpers import HOST_READS, OpRecorder, assert_near
 from tests.rollout.twin import Slot, Twin
 
@@ -361,7 +361,7 @@ OTHER = {em.ruleset(RULES).stages["BLENDING"]: em.ruleset(RULES).stages["CULLED"
         (
             {"sets": {"mark": True}},
             None,
-            "op CULL of marked sets mark, and in NetworkDynamics ops only move their own sl",
+            "op CULL of marked sets mark, and in CalibratedDynamics ops only move their own sl",
         ),
         (
             {},

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import esper_masks as em
 from esper_masks.cli.common import find_rules
 from esper_masks.cli.train import find_dynamics
-from esper_masks.rollout import Calibration, LifecycleEnv, ScheduledAssumptions, ScheduledNetworkDynamics
+from esper_masks.rollout import Calibration, LifecycleEnv, ScheduledAssumptions, ScheduledDynamics
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.env.calibration import Improvement
 from esper_masks.rollout.training.train import TrainSettings, build
@@ -32,7 +32,7 @@ SURE = ScheduledAssumptions(refusal=0.0, strict_refusal=0.0, noise=0.0)
 def make(batch: int = 1, slots: int = 3, max_seeds: int = 0, mode: Any = "eager", **settings: Any) -> LifecycleEnv:
     """Settings that the rules have are switches; others are of the dynamics."""
     switches = {name: settings.pop(name) for name in JUNE.switches if name in settings}
-    dynamics = partial(ScheduledNetworkDynamics, **settings)
+    dynamics = partial(ScheduledDynamics, **settings)
     ids = [f"s{i}" for i in range(slots)]
     return LifecycleEnv(JUNE, batch, ids, max_seeds=max_seeds, mode=mode, dynamics=dynamics, **switches)
 
@@ -584,14 +584,12 @@ def test_the_heuristic_leaves_out_seeds_that_are_dead() -> None:
 
 def test_the_rules_have_these_dynamics() -> None:
     env = LifecycleEnv(JUNE, 4, episode_length=30, assumptions=SURE, calibration=Calibration.default())
-    assert type(env.dynamics) is ScheduledNetworkDynamics
+    assert type(env.dynamics) is ScheduledDynamics
     assert env.dynamics.episode_length == 30
     assert env.dynamics.noise == 0
     assert LifecycleEnv(JUNE, 4).dynamics.episode_length == 150
-    assert type(env.another(3, 1).dynamics) is ScheduledNetworkDynamics
-    with pytest.raises(
-        ValueError, match="mechanics= is of NetworkDynamics, and esper-2026-06 runs by ScheduledNetworkD"
-    ):
+    assert type(env.another(3, 1).dynamics) is ScheduledDynamics
+    with pytest.raises(ValueError, match="mechanics= is of CalibratedDynamics, and esper-2026-06 runs by ScheduledD"):
         LifecycleEnv(JUNE, 4, mechanics=em.rollout.MECHANICS["esper-2025-12"])
     with pytest.raises(ValueError, match=r"^assumptions must be of rollout.ScheduledAssumptions, got Assumptions"):
         LifecycleEnv(JUNE, 4, assumptions=em.rollout.Assumptions())
@@ -599,7 +597,7 @@ def test_the_rules_have_these_dynamics() -> None:
 
 def test_a_training_begins() -> None:
     ppo = build(JUNE, TrainSettings(envs=16, width=16), em.rollout.PPOConfig(epochs=1, minibatches=1))
-    assert type(ppo.env.dynamics) is ScheduledNetworkDynamics
+    assert type(ppo.env.dynamics) is ScheduledDynamics
     assert ppo.iterate()["illegal_actions"] == 0
 
 
@@ -609,7 +607,7 @@ def test_a_training_takes_settings_and_switches_from_a_file(tmp_path: Path) -> N
         "from functools import partial",
         "import esper_masks as em",
         'MINE = em.ruleset("esper-2026-06").resolve(topology="transformer", disable_advance=True)',
-        'SHAPED = partial(em.rollout.ScheduledNetworkDynamics, reward="shaped", automatic=("G1", "G2", "G3"))',
+        'SHAPED = partial(em.rollout.ScheduledDynamics, reward="shaped", automatic=("G1", "G2", "G3"))',
     ]
     (tmp_path / "june.py").write_text("\n".join(text))
     place, settings = tmp_path / "june.py", TrainSettings(envs=16, width=16)
@@ -649,14 +647,12 @@ def test_what_does_not_fit_is_named() -> None:
         with pytest.raises(ValueError, match=f"{name} must be a"):
             ScheduledAssumptions(**{name: value})
     december = em.ruleset("esper-2025-12")
-    with pytest.raises(
-        em.RulesError, match=r"stages of esper-2025-12 are .*, and ScheduledNetworkDynamics knows what th"
-    ):
-        LifecycleEnv(december, 4, dynamics=ScheduledNetworkDynamics)
+    with pytest.raises(em.RulesError, match=r"stages of esper-2025-12 are .*, and ScheduledDynamics knows what th"):
+        LifecycleEnv(december, 4, dynamics=ScheduledDynamics)
     stays = {**JUNE.transitions, STAGES.RESETTING: ()}
     fork = replace(JUNE, name="fork", transitions=stays)
-    with pytest.raises(em.RulesError, match="fork has no transition RESETTING to DORMANT, which ScheduledNetworkDynam"):
-        LifecycleEnv(fork, 4, dynamics=ScheduledNetworkDynamics)
+    with pytest.raises(em.RulesError, match="fork has no transition RESETTING to DORMANT, which ScheduledDynam"):
+        LifecycleEnv(fork, 4, dynamics=ScheduledDynamics)
     with pytest.raises(em.RulesError, match="no mechanics are known for fork"):
         LifecycleEnv(fork, 4)
     for change, reason in (
@@ -675,9 +671,9 @@ def test_what_does_not_fit_is_named() -> None:
     ):
         changed = [replace(op, **change.get(op.name, {})) for op in JUNE.op_rules]
         with pytest.raises(em.RulesError, match=reason):
-            LifecycleEnv(replace(JUNE, name="fork", op_rules=changed), 4, dynamics=ScheduledNetworkDynamics)
+            LifecycleEnv(replace(JUNE, name="fork", op_rules=changed), 4, dynamics=ScheduledDynamics)
     older = [replace(op, min_age=7) if op.name == "PRUNE" else op for op in JUNE.op_rules]
-    LifecycleEnv(replace(JUNE, name="older", op_rules=older), 4, dynamics=ScheduledNetworkDynamics)
+    LifecycleEnv(replace(JUNE, name="older", op_rules=older), 4, dynamics=ScheduledDynamics)
 
 
 def test_parameters_are_those_of_the_topology() -> None:
@@ -687,19 +683,19 @@ def test_parameters_are_those_of_the_topology() -> None:
     fork = replace(JUNE, name="fork", heads=[head if old.name == "blueprint" else old for old in JUNE.heads])
     norm = head.choices.index("NORM")
     for topology, params in (("cnn", 129), ("transformer", 769)):
-        given = {"dynamics": ScheduledNetworkDynamics, "topology": topology}
+        given = {"dynamics": ScheduledDynamics, "topology": topology}
         env: Any = LifecycleEnv(fork, 4, **given)
         assert env.dynamics.params[norm] == params
         assert env.another(3, 1).dynamics.fingerprint == env.dynamics.fingerprint
         env = LifecycleEnv(JUNE.resolve(topology=topology), 4)
         assert env.dynamics.params[norm] == params
     with pytest.raises(em.RulesError, match=r"ATTENTION, NORM may be blueprints of cnn or transformer, .* switch 'top"):
-        LifecycleEnv(fork.resolve(topology="transformer"), 4, dynamics=ScheduledNetworkDynamics)
+        LifecycleEnv(fork.resolve(topology="transformer"), 4, dynamics=ScheduledDynamics)
     switch = {**JUNE.switches, "topology": ("cnn", "mlp")}
     head = replace(head, legal={"cnn": both, "mlp": both})
     other = replace(fork, switches=switch, heads=[head if old.name == "blueprint" else old for old in fork.heads])
     with pytest.raises(em.RulesError, match="ATTENTION, NORM are not known together, under topology='mlp'; known: for"):
-        LifecycleEnv(other, 4, dynamics=ScheduledNetworkDynamics, topology="mlp")
+        LifecycleEnv(other, 4, dynamics=ScheduledDynamics, topology="mlp")
 
 
 def test_other_dynamics_are_told_apart() -> None:

@@ -10,7 +10,7 @@ import torch
 
 import esper_masks as em
 from esper_masks.cli.entry import main
-from esper_masks.rollout import Calibration, LifecycleEnv, NetworkDynamics, PPOConfig, TrainedPolicy, load_policy
+from esper_masks.rollout import CalibratedDynamics, Calibration, LifecycleEnv, PPOConfig, TrainedPolicy, load_policy
 from esper_masks.rollout.env.baselines import BASELINES
 from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.train import TrainSettings, build
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         checkpoint.CheckpointError, match=r"calibrated.pt: no environment .* dynamics= together with cal"
     ):
-        load_policy(path, dynamics=NetworkDynamics)
+        load_policy(path, dynamics=CalibratedDynamics)
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in this folder"):
         load_policy(tmp_path)
     policy = load_policy(folder)

@@ -3,7 +3,7 @@
 env           ``LifecycleEnv``: a batch of environments, and their step
 dynamics      what happens in a step, as a part: the protocol, and what an environment checks of it
 rule_dynamics the dynamics of any rule set, from the rules alone
-network       the dynamics of growing networks: the op, growth, the reward, the observation; and ``Assumptions``
+calibrated    the dynamics of growing networks: the op, growth, the reward, the observation; and ``Assumptions``
 scheduled     those of June 2026: ramps, gates, cooldowns; and ``ScheduledAssumptions``
 ramps         how a share changes along them
 shaped        the shaped reward of June 2026

@@ -17,6 +17,7 @@ from esper_masks.decision.step import MODES, Mode
 from esper_masks.distributions.noise import Noise, NoiseKey, keyed_uniforms, uniforms
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
+from esper_masks.rollout.env.calibrated import Assumptions, CalibratedDynamics
 from esper_masks.rollout.env.calibration import Calibration
 from esper_masks.rollout.env.dynamics import (
     RESERVED,
@@ -32,12 +33,11 @@ from esper_masks.rollout.env.dynamics import (
     played,
 )
 from esper_masks.rollout.env.mechanics import Mechanics
-from esper_masks.rollout.env.network import Assumptions, NetworkDynamics
-from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledNetworkDynamics
+from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledDynamics
 from esper_masks.rules import MaskRules
 
-# by what environments run that are given no dynamics, by the name of their rules; all others by ``NetworkDynamics``
-DYNAMICS: dict[str, type[Dynamics]] = {"esper-2026-06": ScheduledNetworkDynamics}
+# by what environments run that are given no dynamics, by the name of their rules; all others by ``CalibratedDynamics``
+DYNAMICS: dict[str, type[Dynamics]] = {"esper-2026-06": ScheduledDynamics}
 
 
 class StepInfo(Mapping[str, Any]):
@@ -86,10 +86,10 @@ class Epoch(NamedTuple):
 class LifecycleEnv:
     """Environments that follow the lifecycle of a rule set, by default those of growing networks.
 
-    What a step does is a part of its own, the dynamics. Without ``dynamics`` it is ``NetworkDynamics``: seeds
+    What a step does is a part of its own, the dynamics. Without ``dynamics`` it is ``CalibratedDynamics``: seeds
     germinate, are blended in, and are kept or culled, modelled on logs of real runs. ``docs/environment.md`` describes
     these, what is measured and what assumed, and how to write others. Under ``esper-2026-06`` it is
-    ``ScheduledNetworkDynamics``, of which ``docs/environment-june.md`` tells. In short:
+    ``ScheduledDynamics``, of which ``docs/environment-june.md`` tells. In short:
 
         the op moves a seed along an edge of the rules; an illegal action is WAIT, and is counted
         every seed ages; after its dwell time in a stage it enters the next stage by itself
@@ -113,13 +113,13 @@ class LifecycleEnv:
         slot_ids: names of the slots; by default those of the rules.
         max_seeds: how many seeds may germinate in an episode, under ``esper-2026-06`` be in slots; 0 for any number.
         episode_length: epochs of an episode; by default those of the dynamics: 25, under ``esper-2026-06`` 150.
-        calibration: distributions; by default those of the package. See ``NetworkDynamics``.
+        calibration: distributions; by default those of the package. See ``CalibratedDynamics``.
         seed: seed of the noise that ``step`` draws.
         device: where everything lives.
         mode: how to run; see ``DecisionStep``. Under ``"cuda-graph"`` a step overwrites what the step before gave.
         mechanics: what the lifecycle does by itself; by default the entry of the rules in ``MECHANICS``. See
-            ``NetworkDynamics``; others have none.
-        assumptions: what the logs do not say. See ``NetworkDynamics``, ``ScheduledNetworkDynamics``.
+            ``CalibratedDynamics``; others have none.
+        assumptions: what the logs do not say. See ``CalibratedDynamics``, ``ScheduledDynamics``.
         dynamics: a function of the engine to ``Dynamics``, such as ``RuleDynamics``, their class, or
             ``functools.partial`` of it with its own arguments. Not together with ``episode_length``, ``calibration``,
             ``mechanics`` or ``assumptions``.
@@ -469,17 +469,17 @@ def _factory(
         ValueError: dynamics that are no such function, or arguments that these dynamics do not have.
     """
     if dynamics is None:
-        default = DYNAMICS.get(getattr(rules, "name", ""), NetworkDynamics)
-        if default is not NetworkDynamics and "mechanics" in of_networks:
+        default = DYNAMICS.get(getattr(rules, "name", ""), CalibratedDynamics)
+        if default is not CalibratedDynamics and "mechanics" in of_networks:
             raise ValueError(
-                f"mechanics= is of NetworkDynamics, and {rules.name} runs by {default.__name__}, which knows what its "
-                "lifecycle does by itself: leave it out"
+                f"mechanics= is of CalibratedDynamics, and {rules.name} runs by {default.__name__}, which knows what "
+                "its lifecycle does by itself: leave it out"
             )
         return partial(default, **of_networks)
     if of_networks:
         names = " and ".join(f"{name}=" for name in of_networks)
         raise ValueError(
-            f"dynamics= together with {names}: these are of NetworkDynamics. Give them to your own, as in "
+            f"dynamics= together with {names}: these are of CalibratedDynamics. Give them to your own, as in "
             "functools.partial(YourDynamics, ...), or leave dynamics out"
         )
     if isinstance(dynamics, Dynamics) or not callable(dynamics):

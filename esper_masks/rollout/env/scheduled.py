@@ -21,9 +21,9 @@ from torch import Tensor
 from esper_masks.decision.step import Mode
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
+from esper_masks.rollout.env.calibrated import is_any, normal_quantile, qualities, value_of
 from esper_masks.rollout.env.calibration import Calibration
 from esper_masks.rollout.env.dynamics import Dynamics, Outcome
-from esper_masks.rollout.env.network import is_any, normal_quantile, qualities, value_of
 from esper_masks.rollout.env.ramps import RAMPS, SIDE, SPEEDS, TARGETS, TEMPOS
 from esper_masks.rollout.env.shaped import Decision, shaped_terms
 from esper_masks.rules import MaskRules
@@ -70,7 +70,7 @@ LIKE |= {"MLP_SMALL": "CONV_LIGHT", "MLP": "CONV_HEAVY", "FLEX_ATTENTION": "ATTE
 
 
 class ScheduledState(NamedTuple):
-    """The state of environments under ``ScheduledNetworkDynamics``. What a slot has no seed for is 0."""
+    """The state of environments under ``ScheduledDynamics``. What a slot has no seed for is 0."""
 
     states: Tensor  # int32 [batch, slots, features]: stage, age and alpha_mode
     in_stage: Tensor  # int32 [slots, batch]: epochs since the last move, cooldowns included
@@ -132,7 +132,7 @@ class ScheduledAssumptions:
                 raise ValueError(f"{name} must be a number, not negative, got {value!r}")
 
 
-class ScheduledNetworkDynamics(Dynamics):
+class ScheduledDynamics(Dynamics):
     """What happens to a network that grows under ``esper-2026-06``: by facts of the original, and assumptions.
 
     ``LifecycleEnv`` runs by these dynamics under these rules, and hands on ``calibration``, ``episode_length`` and
@@ -149,7 +149,7 @@ class ScheduledNetworkDynamics(Dynamics):
 
     >>> import esper_masks as em, torch
     >>> from functools import partial
-    >>> shaped = partial(em.rollout.ScheduledNetworkDynamics, reward="shaped", strict=True)
+    >>> shaped = partial(em.rollout.ScheduledDynamics, reward="shaped", strict=True)
     >>> env = em.rollout.LifecycleEnv(em.ruleset("esper-2026-06"), 1000, dynamics=shaped, topology="transformer")
     >>> policy = em.FactoredCategorical(torch.zeros(1000, 41), env.masks())
     >>> obs, reward, terminated, truncated, info = env.step(policy.sample())
@@ -566,7 +566,7 @@ def _check_rules(engine: MaskEngine) -> None:
     ):
         if got != wanted:
             raise RulesError(
-                f"{what} of {rules.name} are {got!r:.80}, and ScheduledNetworkDynamics knows what those of "
+                f"{what} of {rules.name} are {got!r:.80}, and ScheduledDynamics knows what those of "
                 f"{RULES.name} do: give dynamics of your own"
             )
     for op, shipped in zip(rules.op_rules, RULES.op_rules):
@@ -579,15 +579,13 @@ def _check_rules(engine: MaskEngine) -> None:
                 here = f"leads from {SeedStage(stage).name} to {SeedStage(to).name}"
                 there = f"to {SeedStage(known[stage]).name}"
             raise RulesError(
-                f"{op.name} of {rules.name} {here}, under {RULES.name} {there}, and ScheduledNetworkDynamics knows "
+                f"{op.name} of {rules.name} {here}, under {RULES.name} {there}, and ScheduledDynamics knows "
                 "what it does there: give dynamics of your own"
             )
     for source, to in MOVES:
         if rules.stages(to) not in rules.transitions[rules.stages(source)]:
             names = rules.stages(source).name, rules.stages(to).name
-            raise RulesError(
-                f"{rules.name} has no transition {names[0]} to {names[1]}, which ScheduledNetworkDynamics takes"
-            )
+            raise RulesError(f"{rules.name} has no transition {names[0]} to {names[1]}, which ScheduledDynamics takes")
 
 
 def _ways(rules: MaskRules, op: IntEnum) -> dict[int, int]:

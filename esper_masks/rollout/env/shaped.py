@@ -38,7 +38,7 @@ class Decision(NamedTuple):
 
 
 def shaped_terms(at: Decision, host: int) -> dict[str, Tensor]:
-    """What ``ScheduledNetworkDynamics.shaped_terms`` says, of a decision.
+    """What ``ScheduledDynamics.shaped_terms`` says, of a decision.
 
     Args:
         at: the decision.

@@ -70,7 +70,7 @@ class Assumptions:
                 raise ValueError(f"{name} must be a number of points, not negative, got {value!r}")
 
 
-class NetworkDynamics(Dynamics):
+class CalibratedDynamics(Dynamics):
     """What happens to a network that grows: calibrated by logs of real runs. ``docs/environment.md`` describes it.
 
     ``LifecycleEnv`` runs by these dynamics where it is given no others, and hands on their arguments.
@@ -113,7 +113,7 @@ class NetworkDynamics(Dynamics):
             more = [f"sets {', '.join(op.sets)}"] if op.sets else []
             if more := more + [f"moves or sets the slot of the head {name!r}" for name in moving]:
                 raise RulesError(
-                    f"op {op.name} of {rules.name} {' and '.join(more)}, and in NetworkDynamics ops only move their "
+                    f"op {op.name} of {rules.name} {' and '.join(more)}, and in CalibratedDynamics ops only move their "
                     "own slot: give dynamics of your own"
                 )
         # not by ``digest``: it stands in the checkpoints of 0.1.0
