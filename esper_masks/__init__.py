@@ -13,6 +13,7 @@ from esper_masks import compat, reference
 from esper_masks.actions.joint import JointActions
 from esper_masks.actions.layout import ActionLayout, HeadLayout
 from esper_masks.decision.buffer import Minibatch, RolloutBuffer
+from esper_masks.decision.export import export_step
 from esper_masks.decision.rows import Decision, Evaluation
 from esper_masks.decision.step import DecisionStep
 from esper_masks.distributions.categorical import MaskedCategorical
@@ -76,6 +77,7 @@ __all__ = [
     "SlotStateError",
     "Unless",
     "compat",
+    "export_step",
     "raise_on_fault",
     "reference",
     "ruleset",

@@ -13,13 +13,18 @@ from typing import TextIO
 NO_OTHER_FILE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)  # folders that take none, a file that is a mount
 
 
-def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+def write_file(path: str | os.PathLike[str], content: bytes, *, private: bool = False) -> None:
     """Write a file so that whoever reads it, after a crash too, finds the old content or all of the new one.
 
         regular file, or none      replaced at once; its mode stays, and its owner where the system permits
         link                       stays; what it leads to is written
         device, pipe               written through, like a regular file in a folder that takes no other file
         standard output and error  written behind what was printed before, by whichever name (/dev/stdout)
+
+    Args:
+        path: the file.
+        content: of all of it.
+        private: only its owner may read and write it, if it is a new file.
 
     Raises:
         OSError: it cannot be written, with ``path`` as its ``filename``; a regular file is as it was. Or the disk fails
@@ -35,7 +40,7 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         return
     try:
         if there is None or stat.S_ISREG(there.st_mode):
-            _replace(Path(os.path.realpath(path)), content, there)
+            _replace(Path(os.path.realpath(path)), content, there, 0o600 if private else 0o666)
         else:
             Path(path).write_bytes(content)
     except OSError as error:  # of a part of the file, or of no name: the caller's name is wanted
@@ -93,12 +98,12 @@ def _standard_stream(there: os.stat_result) -> TextIO | None:
     return None
 
 
-def _replace(place: Path, content: bytes, there: os.stat_result | None) -> None:
+def _replace(place: Path, content: bytes, there: os.stat_result | None, mode: int) -> None:
     if there is not None and not os.access(place, os.W_OK):  # a new name would not ask
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     part = place.with_name(f".{place.name[:50]}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as stream:
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             if there is not None:
                 _keep_owner_and_mode(stream.fileno(), there)
             stream.write(content)

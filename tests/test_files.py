@@ -161,10 +161,10 @@ def test_a_folder_that_takes_no_other_file(reason: int, place: Path, monkeypatch
     """What is there can be written all the same, and a new file cannot be made."""
     whole = open
 
-    def denied(path: object, mode: str) -> object:
+    def denied(path: object, mode: str, **options: object) -> object:
         if mode == "xb":
             raise OSError(reason, os.strerror(reason), str(path))
-        return whole(path, mode)  # type: ignore[call-overload]
+        return whole(path, mode, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr("builtins.open", denied)
     write_file(place, b"new")

@@ -14,7 +14,7 @@ from typing import Protocol
 import esper_masks
 from esper_masks import starting
 from esper_masks.bench.suite import BenchError, CheckError
-from esper_masks.cli import bench, calibrate, evaluate, explain, replay, show, train, verify
+from esper_masks.cli import bench, calibrate, evaluate, explain, replay, show, train, verify, warm
 from esper_masks.cli.common import INTERRUPTED, NO_ROOM, CommandError, discard, reason_of, tell
 from esper_masks.errors import RulesError, SlotStateError
 
@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "train": (train, "train a policy in the environment, and compare it with baselines"),
     "evaluate": (evaluate, "compare the policy of a checkpoint with baselines"),
     "calibrate": (calibrate, "measure from logs what environments to train in are made of"),
+    "warm": (warm, "build compiled steps before a program needs them"),
 }
 
 

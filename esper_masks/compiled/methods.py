@@ -27,7 +27,9 @@ for any number of rows from 2 on. It serves 66 rows, a third key, too.
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from dataclasses import dataclass, field
+from itertools import chain, count
+from threading import RLock
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -35,14 +37,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from esper_masks.compiled import kept
 from esper_masks.compiled.torch_private import (
     Ahead,
     can_compile_ahead,
+    can_keep,
     compile_ahead,
     compile_error,
     compile_function,
     compile_lock,
     function_modes,
+    has_compiler,
+    saves_plainly,
+    tell_seen,
+    watches,
 )
 
 CPU_OPTIONS = {
@@ -54,12 +62,17 @@ CPU_OPTIONS = {
     "realize_opcount_threshold": 25,
     # sizes are looked at before, by what chooses the graph
     "size_asserts": False,
+    # what the processor says it can do is taken as true: by default a program is built for each instruction set to find
+    # out, which takes 6 of the 18 seconds of a first call; a compiler that lacks one fails, see ``_run_as_is``
+    "cpp.vec_isa_ok": True,
 }
+ANY = "any"  # a size or a number of a graph for several
 WARM_UP = 3  # calls before a capture
 CONSTANTS = (bool, int, float, torch.dtype)  # to a graph; so is None
 
 LOG = logging.getLogger("esper_masks")  # silent unless a program asks for INFO
 _numbers = count()
+_LOCK = RLock()  # one thread at a time looks for graphs, and makes them
 
 
 class Entry(NamedTuple):
@@ -70,6 +83,26 @@ class Entry(NamedTuple):
 
     def __call__(self, inputs: Sequence[Any], *out: Any) -> Any:
         return self.graph(_crossing(inputs, self.as_bits), out)
+
+
+@dataclass
+class Graphs:
+    """What serves the calls of one signature."""
+
+    function: Any  # what is compiled
+    options: Mapping[str, Any]
+    on_cpu: bool
+    call: Any = None  # what ``torch.compile`` gave for it, once something has to be built
+    made: list[Ahead] | None = field(default_factory=list)  # the graphs made ahead; None if none can be
+    sizes: Sequence[Any] | None = None  # those that the graphs were made for, see ``sizes_with``
+    seen: list[bytes] = field(default_factory=list)  # by graphs that were made in another process, see ``tell_seen``
+
+    def sizes_with(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        """Numbers, sizes and strides of these leaves; ``ANY`` where they differ from those of a graph made before."""
+        new = [_sizes(leaf) for leaf in leaves]
+        if self.sizes is None:
+            return new
+        return [tuple([a if a == b else ANY for a, b in zip(*pair)]) for pair in zip(self.sizes, new)]
 
 
 class CompiledMethod:
@@ -83,17 +116,24 @@ class CompiledMethod:
             It takes one tuple or named tuple, of tensors, pytrees of tensors, numbers and None. If it also takes
             memory to write to, that is its second argument: a call has at most one place in ``out``.
         cpu_options: of torch's compiler, beside ``CPU_OPTIONS``.
+        told: gives all that the graphs are constant to, as ``kept.described`` takes it, for code that is kept for the
+            next process. By default, and where it gives None, none is.
         constants: further arguments of the method, by name.
     """
 
     max_entries = 4096  # calls of so many keys are remembered
 
-    def __init__(self, method: Callable[..., Any], cpu_options: Mapping[str, Any] | None = None, **constants: Any):
-        self.method, self.constants = method, constants
+    def __init__(
+        self,
+        method: Callable[..., Any],
+        cpu_options: Mapping[str, Any] | None = None,
+        told: Callable[[], Any] = lambda: None,
+        **constants: Any,
+    ):
+        self.method, self.constants, self.told = method, constants, told
         self.name = method.__qualname__.replace("._", ".")
         self.cpu_options = {**CPU_OPTIONS, **(cpu_options or {})}
-        # for each signature, what ``torch.compile`` gave and the graphs made of it ahead; None if none can be
-        self.graphs: dict[Any, tuple[Any, list[Ahead] | None]] = {}
+        self.graphs: dict[Any, Graphs] = {}  # for each signature
         self.entries: dict[Any, Entry] = {}
 
     def __call__(self, inputs: Sequence[Any], *out: Any) -> Any:
@@ -113,7 +153,7 @@ class CompiledMethod:
         if entry is None:
             if len(self.entries) >= self.max_entries:
                 self.entries.clear()
-            with compile_lock():
+            with _LOCK:
                 entry = self.entries[key] = self._choose(inputs, out)
         return entry
 
@@ -122,25 +162,101 @@ class CompiledMethod:
         as_bits = [at for at, a in enumerate(inputs) if isinstance(a, Tensor) and a.dtype == torch.int32 and a.is_cpu]
         signature = spec, *[_signature(leaf) for leaf in leaves]
         if signature not in self.graphs:
-            if not self.graphs:
-                LOG.info("building %s: this first call takes some 10 to 90 seconds", self.name)
             on_cpu = all(leaf.is_cpu for leaf in leaves if isinstance(leaf, Tensor))
-            self.graphs[signature] = self._compile(type(inputs), as_bits, self.cpu_options if on_cpu else {}), []
-        call, graphs = self.graphs[signature]
-        if graphs is None or not can_compile_ahead(call):
-            return Entry(call, as_bits)
+            options = self.cpu_options if on_cpu else {}
+            self.graphs[signature] = Graphs(self._function(type(inputs), as_bits), options, on_cpu)
+        graphs = self.graphs[signature]
+        if (
+            graphs.call is None and not watches()
+        ):  # there may be a transform around the call, under which none is chosen
+            self._begin(graphs)
+            graphs.made = None
+        if graphs.made is None:
+            return Entry(graphs.call, as_bits)
         # two tensors even where one was given for two inputs: the graph is for all that are like them
         given, places = tree_map_only(Tensor, _like, (_crossing(inputs, as_bits), out))
-        fitting = next((graph for graph in graphs if graph.fits(given, places)), None)
+        fitting = next((graph for graph in graphs.made if graph.fits(given, places)), None)
         if fitting is None:
-            fitting = compile_ahead(call, ((given, places), {}))
+            sizes = graphs.sizes_with(leaves)
+            keys = self._keys(signature, sizes, tree_flatten((given, places))[0]) if graphs.on_cpu else []
+            fitting = self._revived(graphs, keys, given, places) or self._built(graphs, keys, sizes, given, places)
             if fitting is None:  # nor will it for other sizes, and to try takes as long as to compile
-                self.graphs[signature] = call, None
-                return Entry(call, as_bits)
-            graphs.append(fitting)
+                graphs.made = None
+                return Entry(graphs.call, as_bits)
+            graphs.made.append(fitting)
         return Entry(fitting.call, as_bits)
 
-    def _compile(self, kind: type[Any], as_bits: Sequence[int], options: Mapping[str, Any]) -> Any:
+    def _revived(self, graphs: "Graphs", keys: Sequence[str], given: Any, places: Any) -> Ahead | None:
+        modes = _modes()
+        for found in filter(None, (kept.read(key, graphs.function) for key in keys)):
+
+            def fits(given: Any, places: Any, found: kept.Kept = found) -> bool:
+                """What torch's guards ask, and what the key has told apart."""
+                leaves = tree_flatten((given, places))[0]
+                known = all(a in (b, ANY) for leaf, own in zip(leaves, found.sizes) for a, b in zip(own, _sizes(leaf)))
+                return known and modes == _modes() and _are_plain(leaves) and found.code.fits(given, places)
+
+            if fits(given, places):
+                graphs.seen.append(found.seen)
+                graphs.sizes = found.sizes
+                return Ahead(fits, found.code.call)
+        return None
+
+    def _built(self, graphs: "Graphs", keys: Sequence[str], sizes: Any, given: Any, places: Any) -> Ahead | None:
+        with compile_lock():
+            return self._build(graphs, keys, sizes, given, places)
+
+    def _build(self, graphs: "Graphs", keys: Sequence[str], sizes: Any, given: Any, places: Any) -> Ahead | None:
+        if graphs.on_cpu and not has_compiler():
+            self._run_as_is(graphs, "no C++ compiler is found; CXX names one")
+            return None
+        if graphs.call is None:
+            self._begin(graphs)
+        if not can_compile_ahead(graphs.call):
+            return None
+        while graphs.seen:
+            tell_seen(graphs.function, graphs.seen.pop())
+        keep = bool(keys) and can_keep()
+        try:
+            made = compile_ahead(graphs.call, ((given, places), {}), keep=keep)
+        except compile_error("BackendCompilerFailed") as error:
+            if not graphs.on_cpu:
+                raise
+            self._run_as_is(graphs, f"the compiler fails: {build_reason(error)}")
+            return None
+        if made is not None:
+            graphs.sizes = sizes
+            if keep:
+                kept.write(keys if ANY in chain(*sizes) else keys[:1], graphs.function, made.made, sizes)
+        return made
+
+    def _run_as_is(self, graphs: "Graphs", reason: str) -> None:
+        kept.say(f"{self.name} runs op by op, as in eager mode: {reason}")
+        graphs.call = graphs.function
+
+    def _begin(self, graphs: "Graphs") -> None:
+        if not any(other.call for other in self.graphs.values()):
+            LOG.info("building %s: this first call takes some 10 to 90 seconds", self.name)
+        graphs.call = compile_function(graphs.function, {**graphs.options, "guard_filter_fn": _of_inputs})
+
+    def _keys(self, signature: Any, sizes: Any, leaves: Sequence[Any]) -> list[str]:
+        """What tells a graph of these sizes, and one of any, from those of other calls; none where that is not known.
+
+        So a graph for any number of rows, which is as fast, serves the first call if there is none for its number.
+        """
+        modes = _modes()
+        plain = not modes[-1] and not torch.is_autocast_enabled("cpu") and saves_plainly()
+        if not plain or not _are_plain(leaves) or (own := self.told()) is None or not kept.is_on():
+            return []
+        try:
+            told = kept.described((own, self.constants, self.cpu_options, modes))
+            each = [kept.described(own) for own in (sizes, ANY)]
+        except kept.UnknownError as error:
+            LOG.info("%s is not kept for the next process: it depends on %s", self.name, error)
+            return []
+        return [repr((self.name, told, [str(part) for part in signature], own)) for own in each]
+
+    def _function(self, kind: type[Any], as_bits: Sequence[int]) -> Any:
         method, constants, named = self.method, self.constants, hasattr(kind, "_fields")
 
         def call(crossed: list[Any], out: tuple[Any, ...]) -> Any:
@@ -149,8 +265,14 @@ class CompiledMethod:
 
         # with code of its own it learns by itself which sizes change; what is compiled is kept by its globals
         code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
-        own_call = FunctionType(code, dict(globals()), closure=call.__closure__)
-        return compile_function(own_call, {**options, "guard_filter_fn": _of_inputs})
+        return FunctionType(code, dict(globals()), closure=call.__closure__)
+
+
+def build_reason(error: Exception) -> str:
+    """What went wrong while torch built something, in one line."""
+    inner = getattr(error, "inner_exception", error)
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()] or [""]
+    return f"{type(inner).__name__}: {next((line for line in lines if 'error:' in line), lines[0])}"
 
 
 def _crossing(inputs: Sequence[Any], as_bits: Sequence[int]) -> list[Any]:
@@ -195,6 +317,17 @@ def _signature(leaf: Any) -> Any:
         small = tuple([size if size < 2 else 2 for size in leaf.shape])
         return leaf.dtype, leaf.device, leaf.is_contiguous(), leaf.requires_grad, small
     return leaf if leaf is None or isinstance(leaf, bool | torch.dtype) else type(leaf)
+
+
+def _are_plain(leaves: Sequence[Any]) -> bool:
+    """Whether no tensor is of a class of its own."""
+    return all(type(leaf) is Tensor for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _sizes(leaf: Any) -> tuple[Any, ...]:
+    if isinstance(leaf, Tensor):
+        return *leaf.shape, *leaf.stride()
+    return (leaf,) if isinstance(leaf, CONSTANTS) else ()
 
 
 def _like(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ step      ``DecisionStep``: slot states and logits in, actions out; eager, compi
 rows      ``Decision`` and ``Evaluation``: what a step gives
 buffer    ``RolloutBuffer``: the decisions of a rollout
 given     ``Given``: what a caller knows beside the states
+export    a step as a file that runs without Python
 packing   how many words the masks of a row are kept in
 chunks    large batches in chunks that stay in a CPU's cache
 checks    what a buffer is made with and called with

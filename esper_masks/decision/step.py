@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.actions.tables import layout_tables
 from esper_masks.checks import from_numpy
+from esper_masks.compiled.kept import is_changed
 from esper_masks.compiled.methods import CompiledMethod, GraphedMethod
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.chunks import CHUNK_VALUES, chunks, fresh_decision, values_per_row
@@ -30,6 +31,7 @@ from esper_masks.decision.rows import (
     is_double,
     write,
 )
+from esper_masks.distributions import forms
 from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.distributions.faults import Validate, check_mode
 from esper_masks.distributions.logits import check_by_slot, check_floors
@@ -391,16 +393,26 @@ class DecisionStep(nn.Module):
         masks = self._masks(inputs)
         return masks.slot_words, masks.op_words, masks.choices, masks.slot_mask
 
+    def score(
+        self, inputs: EvaluationInputs, *, categorical: type[FactoredCategorical] = FactoredCategorical
+    ) -> Scores:
+        """What ``evaluate`` computes, with nothing checked or chosen before: for code of which a step is a part.
+
+        Args:
+            inputs: as ``evaluate`` makes them.
+            categorical: see ``decide``.
+        """
+        held = inputs.slot_words, inputs.op_words, inputs.choices, inputs.slot_mask
+        joint = self._joint(categorical, inputs.logits, ActionMasks(self.layout, *held), inputs.active)
+        each = joint.head_entropies() if inputs.head_entropies else None
+        log_prob, faults = joint.log_prob_and_faults(inputs.actions, "actions")
+        return log_prob, joint.raw_entropy(), each, faults
+
     def _evaluate(
         self, inputs: EvaluationInputs, *, categorical: type[FactoredCategorical] = FactoredCategorical
     ) -> Scores:
         def score(logits: Logits) -> Scores:
-            held = inputs.slot_words, inputs.op_words, inputs.choices, inputs.slot_mask
-            masks = ActionMasks(self.layout, *held)
-            joint = self._joint(categorical, logits, masks, inputs.active)
-            each = joint.head_entropies() if inputs.head_entropies else None
-            log_prob, faults = joint.log_prob_and_faults(inputs.actions, "actions")
-            return log_prob, joint.raw_entropy(), each, faults
+            return self.score(inputs._replace(logits=logits), categorical=categorical)
 
         if not torch.compiler.is_compiling():
             return score(inputs.logits)
@@ -460,10 +472,23 @@ class DecisionStep(nn.Module):
         key = method.__name__, device
         if key not in self.runs:
             layout_tables(self.layout, device)  # masks of an equal layout bring none
-            made = CompiledMethod(method, **compiled)
+            made = CompiledMethod(method, told=self._told, **compiled)
             graphed = self.mode == "cuda-graph" and method != self._evaluate  # whose gradient no such graph would have
             self.runs[key] = GraphedMethod(made) if graphed else made
         return self.runs[key](inputs, *out)
+
+    def _told(self) -> Any:
+        """All that compiled code is constant to; None where a class of another package, or a hook, has a part in it."""
+        engine = self.engine
+        if (
+            any(map(is_changed, self.modules()))
+            or type(self) is not DecisionStep
+            or type(engine) not in (MaskEngine, type(None))
+        ):
+            return None
+        of_engine = None if engine is None else engine.told()
+        settings = self.by_slot, self.min_prob, self.validate, self._wide, forms.chosen()
+        return of_engine, self.layout, settings
 
     def _packed(self, given: Any, states: Any, device: torch.device) -> Any:
         """What is given, with large masks of heads as words where compiled code runs on a CPU.

@@ -64,6 +64,11 @@ def choice_words(masks: ActionMasks) -> Tensor:
     return torch.cat(words, -1)
 
 
+def chosen() -> tuple[Form | None, int]:
+    """What decides on the form beside the action, see ``use``."""
+    return _used, _longest_row
+
+
 @contextmanager
 def use(form: Form, *, longest_row: int = LONGEST_ROW) -> Iterator[None]:
     """Every distribution that this process makes inside takes one form, in eager code too: for tests of the forms.

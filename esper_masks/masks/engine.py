@@ -111,6 +111,13 @@ class MaskEngine(UnderRules, nn.Module):
             self.register_buffer(name, table.to(place), persistent=False)
         layout_tables(self.layout, self.device)  # before any trace or capture
 
+    def told(self) -> tuple[Any, ...]:
+        """All that code which is compiled for this engine is constant to, but for its layout."""
+        names = self.feature_names, self.enabled_ids, self.kinds, tuple(self.rules.row_features)
+        numbers = self.max_seeds, self.program, self.changes, self.stage_rows, self.lookups
+        tables = [(name, table.dtype, tuple(table.shape)) for name, table in self.named_buffers()]
+        return self.fingerprint, names, numbers, tables
+
     def _build_tables(self) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.device("cpu"):  # an engine made for a rollout may serve an update
             of_kind = [

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ def hide() -> Iterator[Taken]:
 
     def forget() -> None:
         torch_private.compiles_ahead.cache_clear()
+        torch_private.watches.cache_clear()
+        torch_private.can_keep.cache_clear()
+        torch_private.can_revive.cache_clear()
         torch_private.warn_lost.cache_clear()
 
     forget()
@@ -52,6 +56,7 @@ def lost(caught: list[warnings.WarningMessage]) -> list[str]:
 
 def test_this_torch_has_every_name() -> None:
     names = (*torch_private.COMPILING, *torch_private.WATCHING, *torch_private.BATCHING, "_assert_async")
+    names += (*torch_private.KEEPING, *torch_private.REVIVING, torch_private.EXPORTING)
     assert [name for name in names if torch_private.lacks(name)] == []
     assert torch_private.compiles_ahead()
     assert torch_private.Known(vmap=True, assertions=True) == torch_private.KNOWN
@@ -74,9 +79,38 @@ def test_without_a_name_calls_go_through_torch_compile(take: Taken, name: str) -
             assert torch.equal(run((one, other, False)), one * 2 + other)
         assert torch.equal(run((one[:3].int(), one[:3].int(), False)), one[:3].int() * 3)
         assert torch.equal(methods.CompiledMethod(Sums().add)((one, one, True)), (one * 3).double())
-    assert all(not made for _, made in run.graphs.values())
+    assert all(not graphs.made for graphs in run.graphs.values())
     [said] = lost(caught)
     assert f"torch.{name}: a call of compiled code takes some tens of microseconds longer" in said
+
+
+@pytest.mark.parametrize("name", [*torch_private.KEEPING, *torch_private.REVIVING])
+def test_without_a_name_no_code_is_kept(
+    take: Taken, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESPER_MASKS_CACHE", str(tmp_path / "kept"))
+    take(name)
+    one = torch.randn(5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for told in ("one", "other"):
+            assert torch.equal(methods.CompiledMethod(Sums().add, told=partial(str, told))((one, one, False)), one * 3)
+    [said] = lost(caught)
+    assert f"torch.{name}: compiled code is not kept for the next process" in said
+    assert list(tmp_path.rglob("*.graph")) == []
+
+
+def test_settings_are_told_while_they_are_changed() -> None:
+    config, before = torch._inductor.config, torch_private.changed_settings()
+    with config.patch({"max_fusion_size": 3, "size_asserts": config.size_asserts}):
+        assert set(torch_private.changed_settings()) - set(before) == {"_inductor.max_fusion_size=3"}
+    assert torch_private.changed_settings() == before
+
+
+def test_hooks_of_what_is_saved_are_seen() -> None:
+    assert torch_private.saves_plainly()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        assert not torch_private.saves_plainly()
 
 
 class Unfit:
@@ -116,7 +150,7 @@ def test_what_torch_compile_gives_may_be_another_thing(
 
 def test_what_cannot_be_compiled_ahead_is_tried_once(take: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Any] = []
-    monkeypatch.setattr(methods, "compile_ahead", lambda *arguments: tried.append(arguments))
+    monkeypatch.setattr(methods, "compile_ahead", lambda *arguments, **_: tried.append(arguments))
     run = methods.CompiledMethod(Sums().add)
     for size in range(2, 6):
         one = torch.randn(size)

@@ -32,4 +32,4 @@ def composed(engine: em.MaskEngine, states: Tensor, logits: Tensor, noise: Tenso
 
 def graphs(step: em.DecisionStep) -> int:
     """How many graphs a compiled step has made."""
-    return sum(len(made or ()) for run in step.runs.values() for _, made in run.graphs.values())
+    return sum(len(graphs.made or ()) for run in step.runs.values() for graphs in run.graphs.values())

@@ -605,9 +605,10 @@ def test_rows_are_gathered_before_they_are_widened() -> None:
 
     class Sizes(OpRecorder):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made: Tensor = super().__torch_dispatch__(func, types, args, kwargs)
-            if made.untyped_storage().data_ptr() not in stored:
-                sizes.append(made.untyped_storage().nbytes() // made.element_size())
+            made = super().__torch_dispatch__(func, types, args, kwargs)
+            for each in made if isinstance(made, list) else [made]:
+                if each.untyped_storage().data_ptr() not in stored:
+                    sizes.append(each.untyped_storage().nbytes() // each.element_size())
             return made
 
     index, envs = torch.arange(5), torch.arange(5)
