@@ -89,7 +89,7 @@ def _index(ppo: PPO) -> torch.Tensor:
 
 def _score(ppo: PPO, index: torch.Tensor | None = None) -> None:
     rows = ppo.buffer.minibatch(_index(ppo) if index is None else index)
-    scored = ppo.scoring(rows, None)
+    scored = ppo.learner.scoring(rows, None)
     ppo.optimizer.zero_grad(set_to_none=True)
     (scored.evaluation.log_prob.mean() + scored.values.mean()).backward()
 

@@ -78,7 +78,7 @@ def _group(told: Report, device: str, envs: int) -> None:
     name = "NCCL" if device == "cuda" else "gloo"
     with told.piece(f"{name}: a training in a group of one is that without a group"), group(device):
         ppo = training("eager", envs, device, processes=Alone())
-        ppo.scoring = ppo.processes.averaged(ppo.scoring, ppo.env.device)
+        ppo.learner.scoring = ppo.processes.averaged(ppo.learner.scoring, ppo.env.device)
         ppo.processes.wait()
         figures = [ppo.iterate() for _ in range(2)]
         assert ppo.processes.agreed(7, ppo.env.device) == 7

@@ -57,8 +57,8 @@ def check():
         everyone, mine = torch.arange(12), torch.arange(12).chunk(2)[processes.rank]
         hidden = whole.first_hidden
         share = None if hidden is None else tuple(state[mine] for state in hidden)
-        whole.learn(whole.buffer.sequences(everyone), hidden, advantages, returns)
-        half.learn(whole.buffer.sequences(mine), share, advantages[:, mine], returns[:, mine])
+        whole.learner.learn(whole.buffer.sequences(everyone), hidden, advantages, returns)
+        half.learner.learn(whole.buffer.sequences(mine), share, advantages[:, mine], returns[:, mine])
         for a, b in zip(whole.policy.parameters(), half.policy.parameters()):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

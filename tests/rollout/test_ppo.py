@@ -203,6 +203,15 @@ def test_figures_are_named_and_finite() -> None:
     assert all(value == value and abs(value) < float("inf") for value in figures.values())
 
 
+@pytest.mark.parametrize("value", [0.1, 1000.3, 70001.7])
+def test_moments_of_what_is_always_the_same(value: float) -> None:
+    """Rounded sums of equal numbers are no spread, by which they would be scaled up."""
+    moments = RunningMoments(1)
+    moments.update(torch.full((25600, 1), value))
+    assert moments.spread.item() == 1
+    assert moments.mean.item() == pytest.approx(value)
+
+
 def test_moments_are_those_of_all_rows() -> None:
     rows = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.0]) + 7
     moments = RunningMoments(3)
@@ -213,6 +222,9 @@ def test_moments_are_those_of_all_rows() -> None:
     torch.testing.assert_close(moments.spread[:2], rows.std(0, correction=0)[:2])
     assert moments.spread[2] == 1  # of what never differs
     assert moments(torch.full((2, 3), 1e9)).max() == 10
+    wanted, written = moments(rows * 30), rows * 30
+    moments.scale_(written)
+    assert torch.equal(written, wanted)
 
 
 def test_the_learning_rate_is_told_as_it_falls() -> None:

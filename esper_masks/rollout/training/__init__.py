@@ -1,6 +1,7 @@
 """The learner: proximal policy optimization of policies whose actions have several heads.
 
 ppo          ``PPO``: rollout, advantages, update
+learner      what an update does to the policy: a step of the optimizer, eager or as one graph
 config       ``PPOConfig``: the hyper-parameters
 policy       the networks: ``FactoredActorCritic``, and the same with a recurrence
 rollouts     ``Collector``: the policy acts, and what it did goes to a buffer

@@ -33,11 +33,11 @@ def gae(
         )
     if terminated.dtype != torch.bool:
         raise ValueError(f"terminated must be bool, got {terminated.dtype}")
-    advantages = torch.empty_like(rewards)
-    following, advantage = last_value, torch.zeros_like(last_value)
-    for step in reversed(range(len(rewards))):
-        on = (~terminated[step]).to(rewards.dtype)
-        delta = rewards[step] + gamma * following * on - values[step]
-        advantage = delta + gamma * gae_lambda * on * advantage
-        advantages[step], following = advantage, values[step]
+    on = (~terminated).to(rewards.dtype)
+    deltas = rewards + gamma * torch.cat([values[1:], last_value.unsqueeze(0)]) * on - values
+    advantage, made = torch.zeros_like(last_value), []
+    for delta, weight in zip(reversed(deltas.unbind()), reversed((gamma * gae_lambda * on).unbind())):
+        advantage = delta + weight * advantage
+        made.append(advantage)
+    advantages = torch.stack(made[::-1])
     return advantages, advantages + values

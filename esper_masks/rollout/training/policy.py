@@ -1,5 +1,6 @@
 """Actor-critics whose actions are drawn from the joint distribution over all heads, under masks."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
 import torch
@@ -29,12 +30,32 @@ class Scored(NamedTuple):
 
 
 class Tanh(nn.Module):
-    """Hyperbolic tangent. In float32 on a CPU by the logistic function, 2e-7 from torch's and three times as fast."""
+    """Hyperbolic tangent. In float32 on a CPU within 4e-7 of torch's, and several times as fast.
+
+    Eager code takes torch's logistic function, which has a fast exponential. Compiled code has none, and takes a
+    quotient of polynomials: all of it is multiplied and added where the layer before has just been written.
+    """
+
+    # tanh(x) is x times a quotient of these in x squared, lowest power first: least relative error, 7e-9, up to LIMIT
+    OVER = (0.999999994, 0.134444849, 0.00357158147, 2.18943384e-05, 1.52298483e-08)
+    UNDER = (1.0, 0.467778122, 0.0261643827, 0.000341126287, 8.52224074e-07)
+    LIMIT = 8.0  # beyond, 1 is less than 3e-7 away
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.is_cpu and values.dtype == torch.float32:
+        if not values.is_cpu or values.dtype != torch.float32:
+            return values.tanh()
+        if not torch.compiler.is_compiling():
             return 2 * torch.sigmoid(2 * values) - 1
-        return values.tanh()
+        within = values.clamp(-self.LIMIT, self.LIMIT)
+        x = within.detach()
+        made = x * self._polynomial(self.OVER, x * x) / self._polynomial(self.UNDER, x * x)
+        return made + (1 - made * made) * (within - x)  # plus 0, whose gradient is that of the tangent
+
+    def _polynomial(self, terms: Sequence[float], at: Tensor) -> Tensor:
+        made = torch.full_like(at, terms[-1])
+        for term in reversed(terms[:-1]):
+            made = made * at + term
+        return made
 
 
 class FactoredActorCritic(nn.Module):

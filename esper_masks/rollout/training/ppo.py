@@ -8,33 +8,19 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from esper_masks.decision.buffer import Minibatch
-from esper_masks.distributions.faults import raise_on_fault
 from esper_masks.errors import InvalidStateMachineError
 from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.gae import gae
+from esper_masks.rollout.training.learner import Learned, Learner
 from esper_masks.rollout.training.moments import RunningMoments
-from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic, Hidden, Scored
+from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.processes import Processes
 from esper_masks.rollout.training.rollouts import Collector, RolloutState
 
 LEARNED = ("policy", "optimizer", "obs_moments", "return_moments")  # parts that have a state, beside ``env``
-
-
-class Scoring(nn.Module):
-    """``evaluate_actions`` as a forward pass: ``DistributedDataParallel`` averages the gradients of nothing else."""
-
-    def __init__(self, policy: FactoredActorCritic):
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, rows: Minibatch, hidden: Hidden | None) -> Scored:
-        obs, masks, actions = rows.fields["obs"], rows.masks, rows.actions
-        starts = None if hidden is None else rows.fields["start"]
-        return self.policy.evaluate_actions(obs, masks, actions, active=rows.active, hidden=hidden, starts=starts)
 
 
 class PPO:
@@ -72,7 +58,7 @@ class PPO:
             of = "environments, whose sequences a recurrent policy learns from" if recurrent else "steps of a rollout"
             raise ValueError(f"{self.config.minibatches} minibatches cannot be made of {self.rows} {of}")
         device = env.device
-        self.optimizer = torch.optim.Adam(policy.parameters(), self.config.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(policy.parameters(), self.config.learning_rate, eps=1e-5, fused=True)
         self.obs_moments = RunningMoments(env.obs_size, device, self.processes)
         self.return_moments = RunningMoments(1, device, self.processes)  # values are fitted to unit spread
         self.collector = Collector(env, policy, self.obs_moments, self.config.steps)
@@ -81,9 +67,9 @@ class PPO:
         self.state = RolloutState(env.reset(), policy.initial(env.num_envs), starts)
         self.first_hidden = self.state.hidden  # with which the rollout in the buffer began
         self.env_steps = 0  # of all processes
-        self.scoring: nn.Module = Scoring(policy)
-        if self.processes.size > 1:
-            self.scoring = self.processes.averaged(self.scoring, device)
+        self.learner = Learner(
+            policy, self.buffer, self.optimizer, self.config, self.processes, self.collector.graph is not None
+        )
 
     def iterate(self) -> dict[str, float]:
         """One rollout and one update.
@@ -146,6 +132,8 @@ class PPO:
                 f"the state is of {there} environments, and there are {here} here: make as many, or load it with "
                 "environments=False, which takes what was learned and leaves these environments as they are"
             )
+        groups = [{**group, "fused": True} for group in state["optimizer"]["param_groups"]]  # what else 0.1.0 has saved
+        state = {**state, "optimizer": {**state["optimizer"], "param_groups": groups}}
         for name in ("env", *LEARNED) if environments else LEARNED:
             getattr(self, name).load_state_dict(state[name])
         self.env_steps = state["env_steps"]
@@ -201,7 +189,7 @@ class PPO:
         with torch.no_grad():
             _, last_value, _ = self.policy(self.obs_moments(self.state.obs), self.state.hidden, self.state.starts)
             seen = self.obs_moments.measure(fields["obs"])
-            fields["obs"].copy_(self.obs_moments(fields["obs"]))  # as the policy saw them
+            self.obs_moments.scale_(fields["obs"])  # as the policy saw them
             scale = self.return_moments.spread
             values, last = fields["value"] * scale, last_value * scale
             advantages, returns = gae(
@@ -214,69 +202,18 @@ class PPO:
             advantages = advantages / self.processes.mean(advantages.square().mean()).sqrt().clamp_min(1e-8)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        learned, near = [], True
-        for rows, hidden, (gained, target) in self._minibatches(advantages, returns):
-            figures, near = self.learn(rows, hidden, gained, target)
-            learned.append(figures)
-            if not near:
+        learned: list[Learned] = []
+        for index in self._order():
+            learned.append(self.learner.step(index, self.first_hidden, advantages, returns))
+            if not learned[-1].near:
                 break
         self.obs_moments.merge(*seen)
-        steps, tried = float(len(learned) - (not near)), len(learned)
-        mean = {name: float(sum(each[name] for each in learned)) / tried for name in learned[0]}
+        total = torch.stack([each.figures for each in learned]).sum(0)
+        mean = {name: value / len(learned) for name, value in zip(self.learner.names, total.tolist())}
+        steps = float(sum(each.near for each in learned))
         return {**mean, "explained_variance": float(1 - unexplained), "optimizer_steps": steps}
 
-    def _minibatches(self, *values: Tensor) -> Iterator[tuple[Minibatch, Hidden | None, list[Tensor]]]:
-        """Rows of the buffer and of ``values``, in another order in each epoch; for a recurrent policy sequences."""
+    def _order(self) -> Iterator[Tensor]:
+        """Rows of the buffer in parts, in another order in each epoch; for a recurrent policy environments."""
         for _ in range(self.config.epochs):
-            for index in torch.randperm(self.rows, device=self.env.device).chunk(self.config.minibatches):
-                if self.first_hidden is not None:
-                    hidden = self.first_hidden[0][index], self.first_hidden[1][index]
-                    yield self.buffer.sequences(index), hidden, [value[:, index] for value in values]
-                else:
-                    yield self.buffer.minibatch(index), None, [value.flatten()[index] for value in values]
-
-    def learn(
-        self, rows: Minibatch, hidden: Hidden | None, advantages: Tensor, returns: Tensor
-    ) -> tuple[dict[str, Tensor], bool]:
-        """One optimizer step, unless the policy has gone too far from that of the rollout.
-
-        Args:
-            rows: of the buffer, ``[rows]``; for a recurrent policy ``[steps, envs]``.
-            hidden: of a recurrent policy, at the first step of each sequence.
-            advantages: as many.
-            returns: as many, over their spread.
-
-        Returns: figures to log, and whether the step was taken.
-        """
-        config, policy = self.config, self.policy
-        scored: Scored = self.scoring(rows, hidden)
-        log_ratio = scored.evaluation.log_prob - rows.log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
-        value_loss = 0.5 * (scored.values - returns).square().mean()
-        heads = scored.evaluation.head_entropies
-        assert heads is not None
-        entropies = heads.flatten(0, -2).mean(0)
-        loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropies.mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-        names, faults = self.env.engine.layout.head_names, scored.evaluation.faults
-        with torch.no_grad():
-            kl = (ratio - 1 - log_ratio).mean()
-            fault = (faults != 0).any() | ~norm.isfinite()
-            # one read of the device for all that decides whether the step is taken, and one decision of all processes
-            far, anywhere = self.processes.mean(torch.stack([kl, fault.float()])).tolist()
-        if anywhere:
-            raise_on_fault(heads=names, faults=faults, gradient_norm=norm)
-            raise InvalidStateMachineError("another process of the training met a fault, and says which")
-        near = far <= 1.5 * config.target_kl
-        if near:
-            with torch.device("cpu"):  # torch 2.11 counts its steps on the default device, which may be "meta"
-                self.optimizer.step()
-        with torch.no_grad():
-            figures = {"policy_loss": policy_loss, "value_loss": value_loss, "kl": kl, "gradient_norm": norm}
-            figures["clip_fraction"] = (ratio != clipped).float().mean()
-            figures |= {f"entropy_{name}": value for name, value in zip(names, entropies)}
-        return {name: value.detach() for name, value in figures.items()}, near
+            yield from torch.randperm(self.rows, device=self.env.device).chunk(self.config.minibatches)
