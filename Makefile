@@ -1,6 +1,7 @@
 # The first target that runs makes .venv; later ones use it as it is.
 #
 #   make run                 train for about a minute; make run TRAIN_ARGS="--policy lstm --slots 16"
+#   make networks            train a controller on real networks for about seven minutes, and compare it with fixed plans
 #   make replay              replay the sample log      make replay LOG=path/to/log.jsonl RULES=esper-2025-11
 #   make test                all tests                  make lint     format, lint and types
 #   make matrix              all tests under each promised pair of Python and torch; downloads some gigabytes.
@@ -18,17 +19,20 @@ PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
-SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin guards growth training learning)
+SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin guards growth networks training learning)
 GPU_OUT = runs/gpu
 LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 
 BIN   := .venv/bin
 READY := .venv/ready
 
-.PHONY: run replay test matrix lint docs site notebooks dist bench gpu clean
+.PHONY: run networks replay test matrix lint docs site notebooks dist bench gpu clean
 
 run: $(READY)
 	@$(BIN)/python -m esper_masks train --rules "$(RULES)" --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
+
+networks: $(READY)
+	@$(BIN)/python -m esper_masks train --world networks --device $(DEVICE) --logdir "$(LOGDIR)" $(TRAIN_ARGS)
 
 replay: $(READY)
 	@$(BIN)/python -m esper_masks replay "$(LOG)" --rules "$(RULES)"

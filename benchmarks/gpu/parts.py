@@ -54,7 +54,7 @@ PARTS = (  # whatever takes part later has a row in one of these, and the limits
     own("a", "tests", "tests with their tensors on the device", 65),
     own("b", "decisions", "masks and decisions", 100),
     own("c", "rollouts", "no synchronization, and a whole rollout in one CUDA graph", 38),
-    own("d", "speed", "environment and training", 55),
+    own("d", "speed", "environment, training and networks", 55),
     own("e", "training", "NCCL, and policies in bfloat16", 40),
 )
 

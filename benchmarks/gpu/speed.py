@@ -1,4 +1,4 @@
-"""Steps of environments in a second, of the environment alone and of training, in every mode."""
+"""Steps of environments in a second, of the environment alone and of training, in every mode; epochs of networks."""
 
 import math
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import esper_masks as em
+from benchmarks.gpu import networks
 from benchmarks.gpu.child import in_turn
 from benchmarks.gpu.measuring import seconds, wait
 from benchmarks.gpu.ppo import CONFIG, RULES, training
@@ -16,6 +17,7 @@ from esper_masks.rollout.env.baselines import random_legal
 
 ENVS, QUICK = (4096, 16384, 65536, 262144), (512,)
 ITERATIONS = 3
+NETWORKS = "networks"  # the job of these
 TABLES = {
     "env": f"LifecycleEnv, {RULES}, 3 slots: million steps/s (times as fast as eager)",
     "training": f"PPO.iterate, {RULES}, 3 slots, width 64, bfloat16 on a GPU: million steps/s (times as fast as eager)",
@@ -27,10 +29,13 @@ def run(told: Report, device: str, quick: bool) -> None:
     sizes = [str(envs) for envs in (QUICK if quick else ENVS)]
     modes = ["compiled", *(["cuda-graph"] if device == "cuda" else [])]
     built = [[mode, envs] for mode in modes for envs in sizes]
-    in_turn(told, "speed", device, quick, [["eager", *sizes], *built])  # of the first nothing is built
+    in_turn(told, "speed", device, quick, [["eager", *sizes], *built, [NETWORKS]])  # of the first nothing is built
 
 
 def work(told: Report, device: str, quick: bool, mode: str, *sizes: str) -> Iterator[None]:
+    if mode == NETWORKS:
+        yield from networks.work(told, device, quick)
+        return
     works = [
         (f"{what}, {mode}, {int(envs):,} environments", measure(told, device, mode, int(envs)))
         for envs in sizes

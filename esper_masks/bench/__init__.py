@@ -7,6 +7,8 @@ checking        what each has to give, checked before it is timed
 dropin          the drop-in functions, and the loops that they replace
 training        training, ours and MaskablePPO's
 maskable_ppo    sb3-contrib's MaskablePPO in our environment
+networks        an epoch of a population of networks, or of one after another
+sequential      networks that are trained one after another
 inputs          states and logits of a case
 measure         timing: warm-up, medians, spreads
 memory          bytes, and the bandwidth that limits

@@ -22,13 +22,21 @@ VECTORIZED = "ours compiled, vectorized"  # by an option of the compiler, see ``
 ANY_BATCH = "ours compiled, any batch"  # one graph for batches of any size, where the others are compiled for theirs
 DROPINS = ("drop-in, one by one", "drop-in, batch")
 MASKABLE_PPO = ("sb3 heads", "sb3 joint")  # one choice a head, or the index of a whole action
+POPULATION, SEQUENTIAL, PRODUCTS = "population", "one after another", "products alone"  # see ``networks``
 LIBRARY_WAYS = (*DISTRIBUTIONS, VECTORIZED, ANY_BATCH)
-WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *LIBRARY_WAYS, *DROPINS, *MASKABLE_PPO)
-USUAL = (LOOPS[0], "torch eager", "sb3 joint")  # the first that did the same work is what a row is compared with
+NETWORK_WAYS = (POPULATION, SEQUENTIAL, PRODUCTS)
+WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *LIBRARY_WAYS, *DROPINS, *MASKABLE_PPO, *NETWORK_WAYS)
+USUAL = (
+    LOOPS[0],
+    "torch eager",
+    "sb3 joint",
+    SEQUENTIAL,
+)  # the first that did the same work is what a row is compared with
 SAME_WORK = ("work", "rules", "slots", "step")  # the fields in which rows that are compared agree
 STEPS = ("forward", "forward+backward")
 TRAININGS = ("rollout", "training")  # a rollout, or a rollout and its update
 ROLLOUT, MINIBATCHES = 25, 4  # steps of an environment in a rollout, and parts that the update takes of it
+EPOCH, VALIDATED = "epoch of ", " with validation"  # of a host, before and after what it is
 SCALING = "scaling"  # the group that is measured where none is named
 HEAD = "head of "
 AXES = ("batch", "work", "slots", "rules", "memory", "threads", "layout", "step", "way")  # the order of a table
@@ -57,10 +65,10 @@ class Case:
     Args:
         work: "decision": from slot states and logits to actions, log-probabilities and entropies; "words": the masks;
             "head of N": the distribution of one head; "dropin": the masks from the objects that callers hold;
-            "rollout", "training": see ``TRAININGS``.
+            "rollout", "training": see ``TRAININGS``; "epoch of HOST": that of a network, see ``networks``.
         rules: a rule set that ships, or one of ``lifecycles``.
         slots: how many.
-        batch: environments, or rows of a distribution.
+        batch: environments, rows of a distribution, or hosts.
         way: ours in one of its modes, a loop over environments, or another library: one of ``WAYS``.
         step: "forward", or "forward+backward": log-probability and entropy of given actions and their gradient.
         layout: of the logits, "row-major" as a linear layer gives them or "batch-last"; states are batch-last.
@@ -128,6 +136,11 @@ class Case:
     def steps(self) -> int:
         """Of each environment, in one call."""
         return ROLLOUT if self.work in TRAININGS else 1
+
+    @property
+    def validates(self) -> bool:
+        """Whether an epoch of a network ends with its validation."""
+        return self.work.endswith(VALIDATED)
 
     @property
     def limit_bytes(self) -> int:
@@ -272,6 +285,23 @@ def trainings() -> list[Case]:
     ]
 
 
+def networks() -> list[Case]:
+    """Populations of hosts against hosts trained one after another, which take as long each, however many they are."""
+    works, mlp = partial(grid, slots=[3]), f"{EPOCH}MLP of width 16"
+    ways = partial(works, way=(SEQUENTIAL, POPULATION))
+    return [
+        *ways(work=(mlp, mlp + VALIDATED), batch=[16]),
+        *works(work=(mlp, mlp + VALIDATED), way=[POPULATION], batch=(4, 64, 256, 1024)),
+        *works(work=[mlp], way=[PRODUCTS], batch=(64, 1024)),
+        *ways(work=[f"{EPOCH}MLP of width 8"], batch=[16]),
+        *works(work=[f"{EPOCH}MLP of width 8"], way=[POPULATION], batch=(64, 1024)),
+        *works(work=[f"{EPOCH}MLP of width 8"], way=[PRODUCTS], batch=[1024]),
+        *ways(work=[f"{EPOCH}CNN of 8 channels", f"{EPOCH}CNN of 8 channels{VALIDATED}"], batch=[16]),
+        *works(work=[f"{EPOCH}CNN of 8 channels"], way=[POPULATION], batch=(64, 256)),
+        *works(work=[f"{EPOCH}CNN of 8 channels"], way=[PRODUCTS], batch=[64]),
+    ]
+
+
 GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
     "masks": masks,
     "distributions": distributions,
@@ -279,6 +309,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
     "guards": guards,
     "growth": growth,
     "training": trainings,
+    "networks": networks,
 }
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from esper_masks.rollout.networks.memory import told_bytes
+
 SHORT = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory", "bad_alloc")
 
 
@@ -16,7 +18,7 @@ def start_of_peak(device: str) -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # or a call would take what earlier ones left to the allocator, and show none
         Path("/proc/self/clear_refs").write_text("5")
-        return _told("/proc/self/status", "VmRSS")
+        return told_bytes("/proc/self/status", "VmRSS")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -27,23 +29,16 @@ def end_of_peak(device: str, before: int | None) -> int | None:
         return None
     if device == "cuda":
         return torch.cuda.max_memory_allocated() - before
-    return max(0, _told("/proc/self/status", "VmHWM") - before)
+    return max(0, told_bytes("/proc/self/status", "VmHWM") - before)
 
 
-def free_memory(device: str) -> int | None:
-    """Bytes that are free; None where the system does not tell."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
+def held_bytes() -> int | None:
+    """The bytes that the process holds, less what the allocator gives back; None where the system does not tell."""
     try:
-        return _told("/proc/meminfo", "MemAvailable")
-    except (OSError, ValueError):
+        ctypes.CDLL(None).malloc_trim(0)
+        return told_bytes("/proc/self/status", "VmRSS")
+    except (OSError, ValueError, AttributeError):
         return None
-
-
-def _told(path: str, name: str) -> int:
-    """Bytes that the system tells, in a line such as ``VmRSS:  4096 kB``."""
-    [line] = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.startswith(name)]
-    return int(line.split()[1]) * 1024
 
 
 def out_of_memory(words: str) -> bool:

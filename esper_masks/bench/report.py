@@ -14,8 +14,8 @@ from esper_masks.progress import duration
 LEGEND = """\
 ns/env  the fastest block of calls; ±: middle half of the blocks, of the median
 x usual times faster than the loop of small tensors with Categorical (for masks:
-        than its masks), or else than torch's eager Categorical or sb3 joint;
-        * where that was measured at another batch
+        than its masks), or else than torch's eager Categorical, sb3 joint or
+        hosts one after another; * where that was measured at another batch
 limit   time to copy the fewest bytes, in the same process, over the time taken
 peak    most memory over the timed calls, beyond inputs; built: time to compile"""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import esper_masks as em
-from esper_masks.bench import cases, checking, dropin, loops, loops_pods, training
+from esper_masks.bench import cases, checking, dropin, loops, loops_pods, networks, training
 from esper_masks.bench.cases import LOOPS, Case, Run, Verify
 from esper_masks.bench.checking import Scored, draw, scores, with_gradient
 from esper_masks.bench.inputs import LIMIT, Decision, Head
@@ -33,6 +33,8 @@ def prepare(case: Case, device: str, step: em.DecisionStep | None = None, *, ali
     """
     if case.work in cases.TRAININGS:
         return training.prepare(case)
+    if case.work.startswith(cases.EPOCH):
+        return networks.prepare(case, device)
     if case.work == "dropin":
         return dropin.prepare(case)
     if case.width:

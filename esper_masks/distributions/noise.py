@@ -64,14 +64,14 @@ def keyed_uniforms(
     if stacked:
         place = torch.arange(pairs, dtype=torch.int32, device=row.device).view(-1, *[1] * len(batch))
         words = torch.cat(threefry((first, second), (row.expand(pairs, *batch), place.expand(pairs, *batch))))
-        return [_unit(words[:numbers])]
+        return [unit(words[:numbers])]
     drawn = [threefry((first, second), (row, torch.full_like(row, place))) for place in range(pairs)]
     if double:
         return [((a & 0x7FFFFFF).double() * 2**26 + (b & 0x3FFFFFF).double()) * 2**-53 for a, b in drawn]
-    return [_unit(word) for pair in drawn for word in pair][:numbers]
+    return [unit(word) for pair in drawn for word in pair][:numbers]
 
 
-def _unit(word: Tensor) -> Tensor:
+def unit(word: Tensor) -> Tensor:
     """24 bits of an int32 as a float32 in [0, 1)."""
     return (word & 0xFFFFFF).float() * 2**-24
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import child, decisions, rollouts, speed
+from benchmarks.gpu import child, decisions, networks, rollouts, speed
 from benchmarks.gpu.__main__ import SUMMARY, main
 from benchmarks.gpu.child import in_turn
 from benchmarks.gpu.parts import LOG, PARTS, ROOT, Part
@@ -194,6 +194,7 @@ def told_by(report: Report) -> tuple[list[str], set[str]]:
         (decisions, ["update", "esper-2025-12"], 1),
         (rollouts, ["eager"], 1),
         (speed, ["eager", "32", "50"], 3),
+        (speed, ["networks"], 2),
     ],
 )
 def test_the_jobs_of_the_parts(
@@ -203,6 +204,7 @@ def test_the_jobs_of_the_parts(
     monkeypatch.setattr(decisions, "BATCHES", (64,))
     monkeypatch.setattr(decisions, "QUICK", (64, 100))
     monkeypatch.setattr(rollouts, "QUICK", 32)
+    monkeypatch.setattr(networks, "QUICK", (6,))
     report = Report(tmp_path / "told")
     work = module.work(report, "cpu", True, *job)
     next(work)

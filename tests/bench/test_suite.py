@@ -23,11 +23,13 @@ from esper_masks.bench.cases import (
     DROPINS,
     GROUPS,
     LOOPS,
+    NETWORK_WAYS,
     OURS,
     PEERS,
     QUICK,
     SAME_WORK,
     SCALING,
+    USUAL,
     WAYS,
     Case,
     Settings,
@@ -82,8 +84,7 @@ def test_rows_of_a_group_have_names_of_their_own(name: str) -> None:
     rows = GROUPS[name]()
     assert len({(case.name, case.batch) for case in rows}) == len(rows)
     assert {case.way for case in rows} <= set(WAYS)
-    compared = any(case.way in ("loop, small tensors", "torch eager", "sb3 joint") for case in rows)
-    assert compared == (name != "growth")  # which compares ours with itself
+    assert any(case.way in USUAL for case in rows) == (name != "growth")  # which compares ours with itself
 
 
 @pytest.mark.parametrize("name", [SCALING, *GROUPS])
@@ -169,6 +170,8 @@ def test_a_guard_costs_what_the_rules_without_it_do_not() -> None:
         *(Case(batch=8, way=way, rules="pods", slots=8) for way in ("eager", LOOPS[0], "ours eager", "torch eager")),
         Case(batch=4, way="eager", work="rollout"),
         Case(batch=4, way="eager", work="training"),
+        *(Case(batch=5, way=way, work="epoch of MLP of width 8") for way in NETWORK_WAYS),
+        *(Case(batch=3, way=way, work="epoch of CNN of 8 channels with validation") for way in NETWORK_WAYS[:2]),
     ],
     ids=lambda case: case.name,
 )
@@ -180,7 +183,7 @@ def test_a_row_is_checked_and_timed(case: Case) -> None:
         assert made["limit_ns_per_env"] == pytest.approx(case.limit_bytes / made["copy_gb_per_s"])
         assert made["share_of_limit"] == pytest.approx(made["limit_ns_per_env"] / made["ns_per_env"])
     else:  # what it computes is no copy of a decision's bytes
-        assert case.work in ("dropin", "rollout", "training")
+        assert case.work in ("dropin", "rollout", "training") or case.work.startswith("epoch of ")
         assert made["limit_ns_per_env"] is made["share_of_limit"] is made["copy_gb_per_s"] is None
     assert made["compile_s"] is None
 
@@ -356,6 +359,7 @@ def test_an_interpreter_that_drops_assertions_is_not_used(monkeypatch: pytest.Mo
     assert "PATH" in seen
     assert "PYTHONOPTIMIZE" not in seen
     assert not Path(seen["TORCHINDUCTOR_CACHE_DIR"]).exists()  # nothing is left of what was compiled
+    assert seen["ESPER_MASKS_CACHE"] == "off"
 
 
 def test_out_of_memory_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -464,7 +468,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, guards, growth, training"),
+        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, guards, growth, training, networks"),
         (["masks", "--from", "a"], "--from measures nothing, so masks would be ignored"),
         (["--device", "tpu"], "--device tpu: the devices are cpu and cuda"),
         (["--device", "cuda"], "--device cuda: torch finds no GPU here"),
