@@ -17,8 +17,8 @@ SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 MAX_BYTES = 600_000
 
 
-def test_there_are_six() -> None:
-    assert [source.name[:2] for source in SOURCES] == ["01", "02", "03", "04", "05", "06"]
+def test_there_are_seven() -> None:
+    assert [source.name[:2] for source in SOURCES] == ["01", "02", "03", "04", "05", "06", "07"]
     assert {source.stem for source in SOURCES} == {made.stem for made in NOTEBOOKS.glob("*.ipynb")}
 
 

@@ -9,8 +9,10 @@ show        a rule set, or two
 verify      engine and oracle agree
 bench       measure
 train       train a policy
+networks    what ``train --world networks`` adds
 evaluate    a policy against baselines
 calibrate   measure logs
+warm        build compiled steps
 """
 
 from esper_masks.cli.entry import main

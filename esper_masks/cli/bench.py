@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from esper_masks.bench import plot, report, suite
-from esper_masks.bench.cases import FROM_OBJECTS, GROUPS, QUICK, SCALING, Case, Settings, group
+from esper_masks.bench.cases import EPOCH, FROM_OBJECTS, GROUPS, QUICK, SCALING, Case, Settings, group
 from esper_masks.bench.compare import compare, differences, print_comparison
-from esper_masks.bench.memory import free_memory
 from esper_masks.bench.suite import BenchError
 from esper_masks.cli.common import console, output
 from esper_masks.files import check_output, is_standard_output, write_file
+from esper_masks.rollout.networks.memory import free_memory
 
 DEVICES = ("cpu", "cuda")
 HEEDED = {  # options that make a command of their own, and those that they heed
@@ -27,6 +27,7 @@ HEEDED = {  # options that make a command of their own, and those that they heed
     "list": ("group", "json", "rows", "batch", "threads", "device"),
 }
 FUSED, UNFUSED = 8, 40  # how many times its fewest bytes a row takes at most, inputs and check included, as measured
+HOST_BYTES = 1 << 19  # of a network with its samples
 LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each environment
 
 
@@ -149,6 +150,8 @@ def choose(options: argparse.Namespace) -> list[Case]:
 
 
 def _bytes_per_env(case: Case) -> int:
+    if case.work.startswith(EPOCH):
+        return HOST_BYTES
     if "loop" in case.way or "drop-in" in case.way or case.way == FROM_OBJECTS or case.steps > 1:
         return UNFUSED * case.limit_bytes + LOOP_BYTES
     fused = case.way in ("compiled", "cuda-graph") and case.step == "forward"

@@ -15,7 +15,9 @@ from time import monotonic
 from typing import Any
 
 import torch
+from rich.table import Table
 
+from esper_masks.cli import networks
 from esper_masks.cli.common import (
     DEFAULT_RULES,
     INTERRUPTED,
@@ -27,6 +29,7 @@ from esper_masks.cli.common import (
     find_in_code,
     find_rules,
     positive,
+    print_wrapped,
     reason_of,
     tell,
 )
@@ -37,13 +40,15 @@ from esper_masks.progress import Live, how_far
 from esper_masks.rollout.env.calibration import Calibration
 from esper_masks.rollout.env.dynamics import Dynamics
 from esper_masks.rollout.env.rule_dynamics import RuleDynamics
+from esper_masks.rollout.networks.dynamics import NetworkDynamics
+from esper_masks.rollout.networks.tasks import TASKS
 from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.logs import FolderLock, TrainingLog, draw_curve, read_metrics, sparklines
 from esper_masks.rollout.training.ppo import PPO
 from esper_masks.rollout.training.processes import Processes
-from esper_masks.rollout.training.train import POLICIES, Stopping, TrainSettings, build, threads_for, train
-from esper_masks.rollout.training.trained import players, returns_of
+from esper_masks.rollout.training.train import POLICIES, WORLDS, Stopping, TrainSettings, build, threads_for, train
+from esper_masks.rollout.training.trained import learned, players, returns_of
 
 EVERY_S = 2.0  # seconds between lines of progress
 LIVE_S = 0.1  # seconds between texts of a live line
@@ -52,7 +57,7 @@ EVALUATION_SEED = 0xE7A1_5EED  # the same for all trainings, of environments tha
 STEPS = 5_000_000
 FREE = ("compile", "threads")  # settings that may be others when a training is resumed
 CODE = ("rules", "dynamics")  # what may be Python code, which a checkpoint names and does not hold
-SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds")
+SETTINGS = ("envs", "slots", "policy", "width", "seed", "max_seeds", "world", "task")
 TUNED = ("learning_rate", "final_learning_rate", "gamma", "gae_lambda", "entropy_weight", "clip", "target_kl")
 COUNTED = ("epochs", "minibatches")
 DYNAMICS_HELP = "what a step does, module:NAME or path/to/file.py:NAME (default: the networks that grow, if known)"
@@ -67,6 +72,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--envs", type=positive, metavar="N", help=envs)
     steps = f"environment steps in all, over which the learning rate falls (default: {STEPS}, or as the run was begun)"
     add("--steps", type=positive, metavar="N", help=steps)
+    world = "networks: real ones, which are trained side by side (default: the environment of the rules)"
+    add("--world", choices=WORLDS, help=world)
+    task = f"what networks are trained on: {', '.join(TASKS)} (default: {next(iter(TASKS))})"
+    add("--task", choices=tuple(TASKS), metavar="NAME", help=task)
+    hosts = f"how many networks, another name of --envs (default: {networks.HOSTS})"
+    add("--hosts", type=positive, metavar="N", help=hosts)
     add("--slots", type=positive, metavar="N", help="slots of each environment (default: those of the rules)")
     seeds = "seeds that may germinate in an episode, under esper-2026-06 be in slots; 0 for any number (default: 0)"
     add("--max-seeds", type=count, metavar="N", help=seeds)
@@ -141,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
             torch.cuda.set_device(options.device)
         with processes.joined(options.device):
             return _train(processes, options)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:  # of flags, a checkpoint, a device, another process
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:  # of flags, a checkpoint, a device
         _tell(reason_of(error).split("\n", 1)[0])
         return _leave(processes, 2)
     finally:
@@ -250,15 +261,20 @@ def _new(processes: Processes, options: argparse.Namespace) -> tuple[PPO, dict[s
         RulesError, ValueError, TypeError, RuntimeError: flags that no training can have, or a folder with checkpoints.
     """
     _check_new(Path(options.logdir))
+    if options.hosts is not None and options.world is None:
+        raise ValueError("--hosts is of --world networks: name that, too, or give --envs")
     processes.wait()  # the first process to pass here makes a checkpoint
-    settings = TrainSettings(**_given(options, SETTINGS + FREE))
+    settings, steps, tuned = TrainSettings(**_given(options, SETTINGS + FREE)), STEPS, {}
+    if settings.world:
+        settings = replace(settings, envs=options.hosts or options.envs or networks.HOSTS)
+        steps, tuned = settings.envs * networks.EPISODES * networks.CONFIG["steps"], networks.CONFIG
     if options.calibration is not None:
         if options.dynamics is not None:
             raise ValueError(
                 "--calibration is of the networks that grow, and --dynamics of something else: leave one out"
             )
         settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
-    config = PPOConfig(horizon=options.steps or STEPS, **_given(options, TUNED + COUNTED))
+    config = PPOConfig(horizon=options.steps or steps, **{**tuned, **_given(options, TUNED + COUNTED)})
     name, settings = options.rules or DEFAULT_RULES, _with_threads(settings, processes)
     code = {"rules": name, **_given(options, ("dynamics",))}
     ppo = build(find_rules(name), settings, config, options.device, processes, find_dynamics(options.dynamics))
@@ -344,9 +360,11 @@ def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any
 
 def _check_same(options: argparse.Namespace, begun: Mapping[str, Any]) -> None:
     """Raises: ValueError: a flag is not what the training was begun with."""
+    if options.hosts is not None and options.hosts != begun["envs"]:
+        raise ValueError(f"--hosts {options.hosts}: the checkpoint was begun with {begun['envs']}; leave it out")
     for name, value in _given(options, (*CODE, *SETTINGS, *TUNED, *COUNTED)).items():
         if value != begun[name]:
-            before = "0, no limit" if name == "max_seeds" and not begun[name] else begun[name]
+            before = "0, no limit" if name == "max_seeds" and not begun[name] else begun[name] or "none"
             raise ValueError(f"{_flag(name)} {value}: the checkpoint was begun with {before}; leave it out")
     if options.calibration is not None:
         raise ValueError("--calibration: a checkpoint has its own; leave it out")
@@ -358,13 +376,26 @@ def _check_same(options: argparse.Namespace, begun: Mapping[str, Any]) -> None:
 def _summarize(
     ppo: PPO, options: argparse.Namespace, progress: "_Progress", illegal: int, path: Path, interrupted: bool
 ) -> None:
-    results = {}
-    for name, play in players(ppo).items():
-        progress.live.show(f"comparing with baselines: {name}")
-        results[name] = returns_of(play, ppo.env, EVALUATION_SEED)
+    facts: dict[str, Any]
+    table: Table | str
+    if isinstance(ppo.env.dynamics, NetworkDynamics) and interrupted:
+        facts, baselines, table = {"return_mean": None, "baselines": {}}, {}, "not compared with baselines"
+        lines = ["esper-masks evaluate compares it"]
+    elif isinstance(ppo.env.dynamics, NetworkDynamics):
+        scores, found = networks.scores_of(learned(ppo), ppo.env, progress.live.show)
+        facts = {"return_mean": scores["learned"].validation.mean, **networks.facts_of(scores, progress.steps_per_s)}
+        lines, table = networks.plans_told(found, ppo.env), networks.table_of(scores)
+        baselines = {name: each.validation.mean for name, each in scores.items() if name != "learned"}
+        illegal += sum(each.illegal_actions for each in scores.values())
+    else:
+        results = {}
+        for name, play in players(ppo).items():
+            progress.live.show(f"comparing with baselines: {name}")
+            results[name] = returns_of(play, ppo.env, EVALUATION_SEED)
+        baselines, lines, table = {name: each.mean for name, each in results.items()}, [], policy_table(results)
+        facts = {"return_mean": baselines.pop("learned"), "baselines": baselines}
+        illegal += sum(each.illegal_actions for each in results.values())
     progress.live.end()
-    baselines = {name: each.mean for name, each in results.items() if name != "learned"}
-    illegal += sum(each.illegal_actions for each in results.values())
     try:
         curve = draw_curve(path.parent, baselines)
     except OSError as failure:  # the training is done, and saved
@@ -373,8 +404,7 @@ def _summarize(
     summary = {
         "env_steps": ppo.env_steps,
         "env_steps_per_s": progress.steps_per_s,
-        "return_mean": results["learned"].mean,
-        "baselines": baselines,
+        **facts,
         "illegal_actions": illegal,
         "threads": torch.get_num_threads(),
         "faults": 0,  # one would have ended the training
@@ -384,7 +414,9 @@ def _summarize(
     if options.json:
         print(json.dumps(summary), flush=True)
         return
-    console().print(policy_table(results))
+    console().print(table)
+    for line in lines:
+        print_wrapped(line)
     for line in sparklines(read_metrics(path.parent)):  # from the beginning of the training to its end
         print(line)
     print(f"{ppo.env_steps:,} environment steps, {progress.steps_per_s:,.0f} a second; {illegal} actions were illegal")

@@ -1,6 +1,7 @@
 """Environments to train in, grounded in logs of real runs, and a learner. ``import esper_masks`` does not load this.
 
 env        the world: environments, the dynamics by which they run, and what logs say about those of growing networks
+networks   real networks that are trained, in whose slots seeds grow
 training   the learner: PPO, policies, checkpoints
 """
 
@@ -12,6 +13,8 @@ from esper_masks.rollout.env.measure import Measurement
 from esper_masks.rollout.env.mechanics import MECHANICS, Mechanics
 from esper_masks.rollout.env.rule_dynamics import RuleDynamics, RuleState
 from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledDynamics, ScheduledState
+from esper_masks.rollout.networks.dynamics import NetworkDynamics, NetworkState
+from esper_masks.rollout.networks.tasks import TASKS, Task
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.ppo import PPO
@@ -20,6 +23,7 @@ from esper_masks.rollout.training.trained import TrainedPolicy, load_policy
 __all__ = [
     "MECHANICS",
     "PPO",
+    "TASKS",
     "Assumptions",
     "Blueprint",
     "CalibratedDynamics",
@@ -31,6 +35,8 @@ __all__ = [
     "LifecycleEnv",
     "Measurement",
     "Mechanics",
+    "NetworkDynamics",
+    "NetworkState",
     "Outcome",
     "PPOConfig",
     "RuleDynamics",
@@ -40,6 +46,7 @@ __all__ = [
     "ScheduledState",
     "State",
     "StepInfo",
+    "Task",
     "TrainedPolicy",
     "load_policy",
 ]

@@ -366,7 +366,7 @@ OTHER = {em.ruleset(RULES).stages["BLENDING"]: em.ruleset(RULES).stages["CULLED"
         (
             {},
             {"sets": {"mark": True}},
-            "op CULL of marked moves or sets the slot of the head 'second', and in NetworkD",
+            "op CULL of marked moves or sets the slot of the head 'second', and in CalibratedD",
         ),
         ({}, {"moves": OTHER}, "moves or sets the slot of the head 'second', and .* slot: give dynamics of your own"),
         ({}, {}, None),

@@ -212,10 +212,16 @@ class LifecycleEnv:
         run = GraphedMethod(compiled) if self.mode == "cuda-graph" else compiled
         return lambda given: (method if torch.compiler.is_compiling() or intercepted() else run)(given)
 
-    def another(self, num_envs: int, seed: int, mode: Mode = "eager") -> "LifecycleEnv":
-        """Other environments of the same task, at the beginning of an episode."""
-        slots = self.engine.slot_ids
-        return LifecycleEnv(num_envs=num_envs, slot_ids=slots, seed=seed, mode=mode, **self._like)
+    def another(
+        self,
+        num_envs: int,
+        seed: int,
+        mode: Mode = "eager",
+        dynamics: Callable[[MaskEngine], Dynamics] | None = None,
+    ) -> "LifecycleEnv":
+        """Other environments of the same task, or by other dynamics, at the beginning of an episode."""
+        like = self._like if dynamics is None else {**self._like, "dynamics": dynamics}
+        return LifecycleEnv(num_envs=num_envs, slot_ids=self.engine.slot_ids, seed=seed, mode=mode, **like)
 
     # -- stepping -----------------------------------------------------------------------------------------------------
 

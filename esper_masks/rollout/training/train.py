@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,8 @@ from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibration import Calibration
 from esper_masks.rollout.env.dynamics import Dynamics
 from esper_masks.rollout.env.env import LifecycleEnv
+from esper_masks.rollout.networks.dynamics import NetworkDynamics
+from esper_masks.rollout.networks.tasks import TASKS
 from esper_masks.rollout.training.checkpoint import clean, found, save
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
@@ -26,6 +29,8 @@ from esper_masks.rollout.training.processes import Processes
 from esper_masks.rules import MaskRules
 
 POLICIES = {"mlp": FactoredActorCritic, "lstm": FactoredRecurrentActorCritic}
+NUMBERED, HOSTS_OF_A_SEED = 1 << 12, 1 << 20
+WORLDS = ("networks",)  # beside that of the rules
 WORK_OF_A_THREAD = 1 << 16  # less gains less by a second thread than it loses where others want the cores, too
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAID = "stopping after this update; again to quit without saving"
@@ -45,9 +50,11 @@ class TrainSettings:
         threads: CPU threads of each process, which the command sets; 0 where nobody has chosen.
         calibration: as JSON; by default the package's.
         max_seeds: how many seeds may germinate in an episode, under ``esper-2026-06`` be in slots; 0 for any number.
+        world: ``"networks"`` for real ones, by ``NetworkDynamics``; by default the environment of the rules.
+        task: what these are trained on, a name in ``TASKS``; by default the first one.
 
     Raises:
-        ValueError: no such policy or seed.
+        ValueError: no such policy, seed, world or task.
     """
 
     envs: int = 1024
@@ -59,15 +66,29 @@ class TrainSettings:
     threads: int = 0
     calibration: str = ""
     max_seeds: int = 0
+    world: str = ""
+    task: str = ""
 
     def __post_init__(self) -> None:
+        for name, value, known in (("world", self.world, WORLDS), ("task", self.task, tuple(TASKS))):
+            if value and value not in known:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
+        if self.task and not self.world:
+            raise ValueError(f"task={self.task!r} is of the world 'networks': name that, too")
         if self.policy not in POLICIES:
             raise ValueError(f"policy={self.policy!r} is not one of {', '.join(POLICIES)}")
+        if self.world and not self.task:
+            object.__setattr__(self, "task", next(iter(TASKS)))
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed must be from 0 to {(1 << 32) - 1}, got {self.seed}")
 
+    def first(self, at: int) -> int:
+        """Number of a host of real networks: hosts of trainings with other seeds are others, up to ``NUMBERED``."""
+        return self.seed % NUMBERED * HOSTS_OF_A_SEED + at
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As checkpoints have it; without what is of real networks where there are none."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("world", "task")}
 
     def environment(
         self,
@@ -77,8 +98,17 @@ class TrainSettings:
         device: str,
         mode: Mode,
         dynamics: Callable[[MaskEngine], Dynamics] | None = None,
+        first: int = 0,
     ) -> LifecycleEnv:
-        """Environments with these settings, by dynamics as ``LifecycleEnv`` takes them."""
+        """Environments with these settings, by dynamics as ``LifecycleEnv`` takes them.
+
+        Raises:
+            ValueError: dynamics together with a world; or what the environment raises.
+        """
+        if self.world:
+            if dynamics is not None or self.calibration:
+                raise ValueError(f"world={self.world!r} has dynamics of its own: leave dynamics and calibration out")
+            dynamics = partial(NetworkDynamics, task=self.task, first=first)
         return LifecycleEnv(
             rules,
             num_envs,
@@ -125,7 +155,9 @@ def build(
     torch.manual_seed(settings.seed)
     mode: Mode = "compiled" if settings.compile else "eager"
     envs, seed = processes.share(settings.envs, "environments"), processes.seed(settings.seed, "environment")
-    env = settings.environment(rules, envs, seed, device, "eager", dynamics)
+    env = settings.environment(
+        rules, envs, seed, device, "eager", dynamics, first=settings.first(processes.rank * envs)
+    )
     if mode != "eager" and mode in env.dynamics.modes:
         env = env.another(envs, seed, mode)
     ppo = PPO(env, settings.network(env, mode), config, processes)

@@ -1,0 +1,34 @@
+"""Small tasks and environments of real networks."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+import esper_masks as em
+from esper_masks.rollout import LifecycleEnv, NetworkDynamics, Task
+
+RULES = em.ruleset("esper-2025-12")
+WAIT, GERMINATE, CULL, FOSSILIZE = range(4)
+CONV_LIGHT, ATTENTION, NORM, DEPTHWISE = range(1, 5)
+
+
+def dots(name: str = "dots", seed: int = 0, sizes: tuple[int, int, int] = (60, 20, 25)) -> Task:
+    """Points whose classes are the signs of two of their numbers."""
+    inputs = torch.randn(sum(sizes), 6, generator=torch.Generator().manual_seed(seed))
+    return Task(name, inputs, (inputs[:, 0] > 0).long() + 2 * (inputs[:, 1] > 0).long(), sizes)
+
+
+TASKS = dots("dots"), dots("more dots", 1)
+SMALL: dict[str, Any] = {"task": TASKS, "width": 4, "episode_length": 12, "steps": 3, "rows": 8}
+
+
+def small(num_envs: int, slots: int = 3, **changes: Any) -> LifecycleEnv:
+    """Environments in which an episode takes little time."""
+    names = [f"slot{at}" for at in range(slots)]
+    return LifecycleEnv(RULES, num_envs, names, dynamics=partial(NetworkDynamics, **{**SMALL, **changes}))
+
+
+def acted(env: LifecycleEnv, op: int, slot: int = 0, blueprint: int = 0) -> torch.Tensor:
+    """The same action everywhere."""
+    return torch.tensor([[slot, blueprint, 0, op]]).expand(env.num_envs, -1).contiguous()
