@@ -2,11 +2,14 @@
 
 ``python -m benchmarks.endurance -o FILE``: 20 million steps, and a row for each million of them. Of each, the steps a
 second by the clock and by the time that the processor gave the training: on a machine with other work the two differ.
-``--beside 1`` keeps another process busy meanwhile, on whatever cores the training has.
+``--beside 1`` keeps another process busy meanwhile, on the one core that the training then has. No update ends early,
+so that every million has as many optimizer steps.
 """
 
 import argparse
 import json
+import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +29,11 @@ from esper_masks.rollout.training.train import TrainSettings, build
 PROGRAM = "python -m benchmarks.endurance"
 STEPS = 20_000_000  # of all environments
 EVERY = 1_000_000  # steps of a row
-BUSY = "while True: pass"
+BUSY = """
+import os, sys, threading
+threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()  # with whoever started it
+while True: pass
+"""
 
 
 def rows(settings: TrainSettings, steps: int, every: int) -> Iterator[dict[str, Any]]:
@@ -40,7 +47,7 @@ def rows(settings: TrainSettings, steps: int, every: int) -> Iterator[dict[str, 
     Yields: ``env_steps`` so far; ``steps_per_s`` and ``steps_per_cpu_s`` since the row before; ``held_bytes`` by the
         process; ``return_mean`` of the last iteration.
     """
-    ppo = build(em.ruleset("esper-2025-12"), settings, PPOConfig(horizon=steps))
+    ppo = build(em.ruleset("esper-2025-12"), settings, PPOConfig(horizon=steps, target_kl=math.inf))
     while ppo.env_steps < steps:
         began, wall, cpu = ppo.env_steps, perf_counter(), process_time()
         while ppo.env_steps < min(began + every, steps):
@@ -68,7 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     settings = TrainSettings(envs=options.envs, compile=options.compile)
-    others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(options.beside)]
+    if options.beside and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    others = [subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE) for _ in range(options.beside)]
     try:
         taken = take(rows(settings, options.steps, options.every), lambda row: print(json.dumps(row), file=sys.stderr))
     finally:
