@@ -20,8 +20,10 @@ CONFIG: dict[str, Any] = {
     "minibatches": 4,
     "learning_rate": 3e-3,
     "final_learning_rate": 3e-4,
+    "gae_lambda": 0.97,
+    "entropy_weight": 0.005,
+    "target_kl": 0.03,
 }
-CONFIG |= {"gae_lambda": 0.97, "entropy_weight": 0.005, "target_kl": 0.03}
 
 
 def scores_of(

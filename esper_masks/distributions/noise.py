@@ -76,6 +76,21 @@ def unit(word: Tensor) -> Tensor:
     return (word & 0xFFFFFF).float() * 2**-24
 
 
+def keyed_words(keys: Tensor, purposes: Tensor, number: int) -> Tensor:
+    """Pseudo-random words of each row: a function of its key, its purpose and the place of the word there.
+
+    Args:
+        keys: int64 ``[batch]``.
+        purposes: integers of 32 bits ``[batch]``.
+        number: of words.
+
+    Returns: int32 ``[batch, number]``.
+    """
+    low, high = ((((keys >> shift) & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)).int().unsqueeze(-1) for shift in (0, 32))
+    place = torch.arange(-(-number // 2), dtype=torch.int32, device=keys.device)  # threefry gives two words
+    return torch.cat(threefry((low, high), (place, purposes.int().unsqueeze(-1))), -1)[:, :number]
+
+
 def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor], rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
     """Threefry-2x32, pseudo-random words of numbered places; int32 all.
 

@@ -20,7 +20,7 @@ from esper_masks.decision.step import Mode
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibration import Calibration, Improvement
-from esper_masks.rollout.env.dynamics import Dynamics, Outcome
+from esper_masks.rollout.env.dynamics import Dynamics, Outcome, whole_actions
 from esper_masks.rollout.env.mechanics import Mechanics, mechanics_of
 from esper_masks.rules.names import INT32, OP, SLOT
 
@@ -269,8 +269,7 @@ class CalibratedDynamics(Dynamics):
         slot = torch.where(judged, at, torch.where(filled, empty.int().argmax(-1), heads[self.slot_at].canonical))
         best = max(self.blueprints, key=lambda choice: self.mean[choice])
         blueprint = torch.where(filled, best, heads[self.blueprint_at].canonical)
-        chosen = {self.op_at: op, self.slot_at: slot, self.blueprint_at: blueprint}
-        return torch.stack([chosen.get(i, torch.full_like(op, head.canonical)) for i, head in enumerate(heads)], -1)
+        return whole_actions(self.engine.layout, {OP: op, SLOT: slot, BLUEPRINT: blueprint})
 
     def _op(self, what: str) -> int:
         """The op that fills a slot, keeps a seed or culls it."""

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from esper_masks.actions.layout import ActionLayout
 from esper_masks.compiled.torch_private import compile_error, trace_function
 from esper_masks.decision.given import Given
 from esper_masks.decision.step import MODES, Mode
 from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
+from esper_masks.rules.names import OP
 
 # the fields that every state has, with their dtypes; all but ``states`` are [batch]
 COMMON = {"states": torch.int32, "total_seeds": torch.int32, "epoch": torch.int32, "returns": torch.float32}
@@ -196,6 +198,12 @@ def _plain(fact: Any) -> Any:
         f"a fingerprint is made of numbers, strings, functions, and tuples or dataclasses of such, got {fact!r:.80}: "
         "give those that it was made from"
     )
+
+
+def whole_actions(layout: ActionLayout, values: Mapping[str, Tensor]) -> Tensor:
+    """Actions, int64 ``[batch, heads]``, of values ``[batch]`` of some heads, the op too; the others are canonical."""
+    op = values[OP]
+    return torch.stack([values.get(head.name, torch.full_like(op, head.canonical)) for head in layout.heads], -1).long()
 
 
 def given_too(own: Callable[[Any], Given], callers: Callable[[Any], Given] | None, state: Any) -> Given:

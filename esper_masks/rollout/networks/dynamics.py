@@ -11,7 +11,7 @@ from esper_masks.decision.step import Mode
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibrated import BLUEPRINT, is_any
-from esper_masks.rollout.env.dynamics import Dynamics, Outcome
+from esper_masks.rollout.env.dynamics import Dynamics, Outcome, whole_actions
 from esper_masks.rollout.env.mechanics import mechanics_of
 from esper_masks.rollout.networks.hosts import CNNHost, Host, MLPHost
 from esper_masks.rollout.networks.memory import check_memory
@@ -392,8 +392,7 @@ class NetworkDynamics(Dynamics):
         op = torch.where(judged, torch.where(good, keep, cull), torch.where(filled, fill, self.wait))
         values = {OP: op, SLOT: torch.where(judged, at, torch.where(filled, (empty & legal).int().argmax(0), 0))}
         values[BLUEPRINT] = torch.where(filled, turn, heads[self.blueprint_at].canonical)
-        whole = [values.get(head.name, torch.full_like(op, head.canonical)) for head in heads]
-        return torch.stack(whole, -1).long()
+        return whole_actions(self.engine.layout, values)
 
     @property
     def bytes_beside(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.env.calibrated import BLUEPRINT, is_any
+from esper_masks.rollout.env.dynamics import whole_actions
 from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rollout.networks.dynamics import NetworkDynamics
 from esper_masks.rules.names import OP, SLOT
@@ -63,8 +64,7 @@ def playing(plans: Sequence[Plan | None]) -> Player:
         fill, keep = dynamics.op("fill"), dynamics.op("keep")
         op = torch.where(born, fill, torch.where(ripe, keep, dynamics.wait))
         values = {OP: op, SLOT: slot, BLUEPRINT: torch.where(born, blueprint, 0)}
-        heads = dynamics.engine.layout.heads
-        return torch.stack([values.get(head.name, torch.full_like(op, head.canonical)) for head in heads], -1).long()
+        return whole_actions(dynamics.engine.layout, values)
 
     return act
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esper_masks.distributions.noise import threefry, unit
+from esper_masks.distributions.noise import keyed_words, unit
 from esper_masks.rollout.networks.blueprints import BLUEPRINTS, Blueprint, initial
 from esper_masks.rollout.networks.compact import Architecture, Compact, Rates, listed, named, numbers
 from esper_masks.rollout.networks.hosts import Host
@@ -219,12 +219,8 @@ class Population:
 
     def _uniforms(self, keys: Tensor, shapes: Shapes, purpose: int) -> dict[str, Tensor]:
         """Uniforms ``[batch, *shape]`` for each parameter."""
-        low, high = (keys & 0xFFFFFFFF, keys >> 32)
-        words = [(part ^ 1 << 31).sub(1 << 31).int().unsqueeze(1) for part in (low, high & 0xFFFFFFFF)]
-        count = numbers(shapes)
-        place = torch.arange(-(-count // 2), dtype=torch.int32, device=keys.device)
-        drawn = torch.cat(threefry((words[0], words[1]), (place, torch.full_like(place, purpose))), 1)
-        return named(unit(drawn[:, :count]).to(self.dtype), shapes)
+        words = keyed_words(keys, torch.full_like(keys, purpose), numbers(shapes))
+        return named(unit(words).to(self.dtype), shapes)
 
     def _check(self) -> None:
         if type(self.slots) is not int or not 1 <= self.slots <= SLOTS:

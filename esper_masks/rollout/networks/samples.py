@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from esper_masks.distributions.noise import threefry
+from esper_masks.distributions.noise import keyed_words
 from esper_masks.rollout.networks.population import Batches
 from esper_masks.rollout.networks.tasks import Split, Task
 
@@ -82,10 +82,8 @@ class Samples:
         """
         inputs, labels = (part.flatten(0, 1) for part in self._splits["training"])
         size = self.sizes[0]
-        low, high = (_word(keys >> shift).unsqueeze(-1) for shift in (0, 32))
-        place = torch.arange(-(-steps * rows // 2), dtype=torch.int32, device=keys.device)
-        words = torch.cat(threefry((low, high), (place, (DRAWN + epoch.int()).unsqueeze(-1))), -1)
-        chosen = (words[:, : steps * rows].long() & (1 << BITS) - 1) * size >> BITS
+        words = keyed_words(keys, DRAWN + epoch, steps * rows)
+        chosen = (words.long() & (1 << BITS) - 1) * size >> BITS
         chosen = (chosen + self.tasks_of(keys).unsqueeze(-1) * size).view(-1, steps, rows).movedim(1, 0)
 
         def batch(step: int, hosts: slice) -> tuple[Tensor, Tensor]:
@@ -101,8 +99,3 @@ class Samples:
         inputs, labels = self._splits[split]
         tasks = self.tasks_of(keys)
         return lambda step, hosts: (inputs.index_select(0, tasks[hosts]), labels.index_select(0, tasks[hosts]))
-
-
-def _word(part: Tensor) -> Tensor:
-    """The lowest 32 bits, int32."""
-    return ((part & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)).int()
