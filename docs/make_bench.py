@@ -15,7 +15,8 @@ from typing import Any
 
 import esper_masks as em
 from benchmarks.learning import ARMS, summary
-from esper_masks.bench.cases import CENTRE, DISTRIBUTIONS, DROPINS, LOOPS, MASKABLE_PPO, ROLLOUT
+from esper_masks.bench.cases import CENTRE, DISTRIBUTIONS, DROPINS, LOOPS, MASKABLE_PPO, OURS, ROLLOUT
+from esper_masks.bench.lifecycles import GUARDS, PODS, PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / em.__version__
@@ -167,6 +168,41 @@ def distributions() -> str:
     return Grid("distributions", "nanoseconds per row, batch 65,536", rows, columns, best="row")()
 
 
+def guards() -> str:
+    cells = []
+    for name in GUARDS:
+        fields = {**WORDS, "rules": PREFIX + name, "slots": 8}
+        each = [nanoseconds("guards", {**fields, "way": way}) for way in OURS[:2]]
+        eager = found("guards", {**fields, "way": OURS[1]})
+        cells.append([name, "" if eager is None else str(eager["aten_ops"]), *map(figure, reversed(each))])
+    return table("guards", ["guard of one op of three, 8 slots", "operators", "eager", "compiled"], *cells)
+
+
+def pods() -> str:
+    sets = {"rules": PODS.name, "slots": 8}
+    names = {
+        "masks: loop": {**WORDS, **LOOP},
+        "masks: engine, eager": {**WORDS, "way": "eager"},
+        "masks: engine, compiled": WORDS,
+        "decision: loop, `Categorical` head by head": LOOP,
+        "decision: `DecisionStep`, eager": {"way": "eager"},
+        "decision: `DecisionStep`, compiled": {"way": "compiled"},
+        "ready masks: ours, compiled": {"way": "ours compiled"},
+        "ready masks: ours, eager": {"way": "ours eager"},
+        "ready flat masks: torch, eager": {"way": "torch eager"},
+        "ready flat masks: torch, compiled": {"way": "torch compiled"},
+        "ready flat masks: TorchRL": {"way": "torchrl eager"},
+        "ready flat masks: sb3-contrib": {"way": "sb3 eager"},
+    }
+    cells = []
+    for name, fields in names.items():
+        row = found("guards", {**sets, **fields}) or {}
+        ours = name.startswith(("decision: `DecisionStep`", "ready masks"))  # no row of which passes its check else
+        share = row.get("illegal_share", 0.0 if ours else None)
+        cells.append([name, figure(float(row.get("ns_per_env", "nan"))), "" if share is None else f"{share:.0%}"])
+    return table("guards", ["8 pods, 16 nodes, batch 65,536", "nanoseconds", "illegal actions"], *cells)
+
+
 def dropin() -> str:
     names = dict(zip((LOOPS[0], *DROPINS), ("the loop", "drop-in, one by one", "drop-in, batch")))
     rows = [
@@ -257,6 +293,8 @@ TABLES: dict[str, Callable[[], str]] = {
         batches(4, 4096, 65536, 1 << 20),
     ),
     "distributions": distributions,
+    "guards": guards,
+    "pods": pods,
     "dropin": dropin,
     "training": training,
     "parts": parts,

@@ -129,7 +129,11 @@ def test_results_are_complete_and_anonymous(path: Path, capsys: pytest.CaptureFi
     for case, row in zip(cases, made["rows"]):
         assert row.get("error") == "out of memory" or row["ns_per_env"] > 0
         if "illegal_share" in row:
-            assert (row["illegal_share"] > 0) == (case.way == "sb3 heads")
+            independent = case.way == "sb3 heads" or (case.work == "decision" and not case.way.startswith("ours"))
+            if not independent:
+                assert row["illegal_share"] == 0
+            elif case.batch >= 100:  # fewer rows may all be legal by chance
+                assert row["illegal_share"] > 0
     assert suite.load(path)["rows"]
     if path.parent.name == em.__version__:
         assert set(cases) == set(group(path.stem.split("-")[0], made["device"], made["machine"]["cores"]))
