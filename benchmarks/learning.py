@@ -94,11 +94,13 @@ class AllLegal(em.MaskEngine):
 class PenalizedEnv(LifecycleEnv):
     """An environment that charges for illegal actions; the returns in ``info`` are as without."""
 
+    penalty = PENALTY
+
     def step(self, actions: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, StepInfo]:
         """See ``LifecycleEnv.step``."""
         before = self.illegal_actions
         obs, reward, terminated, truncated, info = super().step(actions, noise)
-        return obs, reward - PENALTY * (self.illegal_actions - before), terminated, truncated, info
+        return obs, reward - self.penalty * (self.illegal_actions - before), terminated, truncated, info
 
 
 def learn(case: Case, steps: int) -> dict[str, Any]:

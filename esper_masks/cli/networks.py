@@ -51,14 +51,15 @@ def scores_of(
 
 def facts_of(results: dict[str, Scores], env_steps_per_s: float | None = None) -> dict[str, Any]:
     """What ``--json`` has of them, beside what it always has."""
-    told = {name: _told(scores) for name, scores in results.items()}
+    told = {name: policy_facts(scores) for name, scores in results.items()}
     mine = told.pop("learned")
     for name, each in told.items():  # host by host
         each["learned_ahead"] = Score.of(results["learned"].hosts - results[name].hosts)._asdict()
     return {**mine, "host_epochs_per_s": env_steps_per_s, "baselines": told}
 
 
-def _told(scores: Scores) -> dict[str, Any]:
+def policy_facts(scores: Scores) -> dict[str, Any]:
+    """What it has of one policy."""
     return {
         "score_validation": scores.validation._asdict(),
         "score_test": scores.test._asdict(),
