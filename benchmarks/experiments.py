@@ -4,6 +4,8 @@
     widths    the same policies on hosts of other widths, without a new training, beside plans that are found there
     unmasked  trainings without masks at as many host-epochs: the same network and update draw from all that exists, and
               an illegal action is WAIT; ``penalized``: it costs nats, too
+    mnist1d   hosts of MNIST-1D: a controller is trained on short episodes, the best plan is found on long ones, and
+              what both grow in long ones is compared with hosts that had as many parameters from the start
 
 ``esper-masks train --world networks --seed N --logdir RUN`` trains what the first two are given. ``python -m
 benchmarks.experiments PART -o FILE [RUN ...]``, a few minutes each on one core, the third six for each seed.
@@ -13,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from statistics import fmean, stdev
@@ -27,7 +30,9 @@ from esper_masks.cli.common import output, positive, reason_of, tell
 from esper_masks.cli.networks import CONFIG, EPISODES, HOSTS, HOSTS_IN_TEST, HOSTS_PLANNED, policy_facts
 from esper_masks.files import write_file
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, NetworkDynamics, PPOConfig
-from esper_masks.rollout.networks.plans import Found, Plan, baselines_for, find_plans, playing
+from esper_masks.rollout.networks.compact import numbers
+from esper_masks.rollout.networks.hosts import CNNHost, Host, MLPHost
+from esper_masks.rollout.networks.plans import BIRTHS, Found, Plan, baselines_for, find_plans, plans_for, playing
 from esper_masks.rollout.networks.score import Score, Scores, score_of
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import Player, learned, load_policy
@@ -36,6 +41,13 @@ PROGRAM = "python -m benchmarks.experiments"
 WIDTHS = 4, 6, 12, 16, 32
 AGAIN = 4  # plans of each task that are tried once more, on as many hosts as a policy is judged by
 SEEDS = 3  # trainings without masks
+MNIST1D: dict[str, tuple[str, Host]] = {
+    "mlp": ("mnist1d-flat", MLPHost(40, 16)),
+    "cnn": ("mnist1d", CNNHost((1, 40), 8, kernel=5, stride=2, pooled=False)),
+}
+SHORT, LONG = 30, 300  # steps of an epoch: 600 of an episode, and 6,000
+HOSTS_LONG, HOSTS_TRIED = 32, 16  # that are judged, and on which each plan is tried
+MNIST1D_TRAINING = 48, 60  # hosts and episodes
 FIRST = 1 << 19  # a host of the training pool that no training with so few has met
 
 
@@ -103,6 +115,69 @@ def without_masks(seed: int, kind: type[LifecycleEnv]) -> PPO:
     return PPO(env, policy, PPOConfig(horizon=HOSTS * EPISODES * CONFIG["steps"], **CONFIG))
 
 
+def mnist1d(kind: str) -> dict[str, Any]:
+    """Test accuracies of grown hosts of a kind, of their twins, and of hosts as large from the start."""
+    task, host = MNIST1D[kind]
+    rules, of = em.ruleset("esper-2025-12"), partial(NetworkDynamics, task=task, host=host)
+    hosts, episodes = MNIST1D_TRAINING
+    torch.manual_seed(0)
+    env = LifecycleEnv(rules, hosts, seed=0, dynamics=partial(of, steps=SHORT))
+    policy = FactoredActorCritic(em.DecisionStep(env.engine, mode="eager"), env.obs_size, TrainSettings().width)
+    ppo = PPO(env, policy, PPOConfig(horizon=hosts * episodes * CONFIG["steps"], **CONFIG))
+    curve = train(ppo, ppo.config.horizon)
+    tell(PROGRAM, f"{kind}: trained, {curve['return_mean'][-1]:+.3f} nats")
+    tried = LifecycleEnv(rules, HOSTS_TRIED, dynamics=partial(of, steps=LONG, rounds=1))
+    dynamics = tried.dynamics
+    assert isinstance(dynamics, NetworkDynamics)
+    found = find_plans(tried, [plan for plan in plans_for(dynamics) if plan.epoch == BIRTHS[1]])
+    tell(PROGRAM, f"{kind}: the best plan is {found.fixed}")
+    long = LifecycleEnv(rules, HOSTS_LONG, dynamics=partial(of, steps=LONG, rounds=1, pool="test"))
+    dynamics = long.dynamics
+    assert isinstance(dynamics, NetworkDynamics)
+    rows, most = [], 0.0
+    for name, play in {"learned": learned(ppo), "fixed_plan": playing([found.fixed])}.items():
+        scored = score_of(play, long)
+        number, alpha = dynamics.kept_alone(scored.final)
+        _, right = dynamics.measure(scored.final.networks, number, alpha, scored.final.key, "test")
+        sizes = torch.tensor([*dynamics.population.seed_parameters, 0])[number.long()].sum(0).float()
+        seeds = [int((number == at).sum()) for at in range(len(dynamics.blueprints))]
+        facts = {"accuracy_of_host": Score.of(right)._asdict(), "parameters": host_size(host) + float(sizes.mean())}
+        most = max(most, facts["parameters"])
+        rows.append({**_row(name, scored, {}), **facts, "kept_seeds": dict(zip(dynamics.population.names, seeds))})
+    for name, one in {"host alone": host, "as large from the start": wider(host, most)}.items():
+        there = LifecycleEnv(rules, 1, dynamics=partial(of, host=one, steps=LONG, rounds=1, pool="test")).dynamics
+        assert isinstance(there, NetworkDynamics)
+        loss, right = there.twins.final(long.state.key, "test")
+        rows.append(
+            {
+                "policy": name,
+                "accuracy_of_host": Score.of(right)._asdict(),
+                "loss": Score.of(loss)._asdict(),
+                "parameters": host_size(one),
+            }
+        )
+    return {
+        "host": repr(host),
+        "rows": rows,
+        "plans": [{**plan._asdict(), "by_task": list(by_task)} for plan, by_task in found.tried],
+        "curve": curve,
+    }
+
+
+def host_size(host: Host) -> int:
+    """Parameters of a host."""
+    return numbers(host.shapes)
+
+
+def wider(host: Host, parameters: float) -> Host:
+    """The narrowest host of a kind with so many parameters."""
+    name = "width" if isinstance(host, MLPHost) else "channels"
+    made = host
+    while host_size(made) < parameters:
+        made = replace(made, **{name: getattr(made, name) + 1})
+    return made
+
+
 def test_env(like: LifecycleEnv) -> LifecycleEnv:
     """The hosts by which everybody is judged."""
     dynamics = like.dynamics
@@ -164,7 +239,7 @@ def _both(hosts: torch.Tensor) -> dict[str, float]:
 def main(arguments: Sequence[str]) -> int:
     """Run a part; the exit code is 0, or 2 for arguments that cannot be used."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("part", choices=("scores", "widths", "unmasked", "penalized"))
+    parser.add_argument("part", choices=("scores", "widths", "unmasked", "penalized", "mnist1d"))
     parser.add_argument("runs", nargs="*", metavar="RUN", help="log folders of trainings, for scores and widths")
     parser.add_argument("-o", "--output", type=output, required=True, metavar="FILE", help="the result, as JSON")
     parser.add_argument("--seeds", type=positive, default=SEEDS, metavar="N", help="trainings (default: %(default)s)")
@@ -178,6 +253,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.part in parts:
             made = parts[options.part](options.runs)
+        elif options.part == "mnist1d":
+            made = {"kinds": {kind: mnist1d(kind) for kind in MNIST1D}}
         else:
             made = unmasked(options.seeds, PenalizedHosts if options.part == "penalized" else LifecycleEnv)
     except (OSError, ValueError, RuntimeError) as error:
