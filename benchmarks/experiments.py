@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -34,6 +35,7 @@ from esper_masks.rollout.networks.compact import numbers
 from esper_masks.rollout.networks.hosts import CNNHost, Host, MLPHost
 from esper_masks.rollout.networks.plans import BIRTHS, Found, Plan, baselines_for, find_plans, plans_for, playing
 from esper_masks.rollout.networks.score import Score, Scores, score_of
+from esper_masks.rollout.training.logs import read_metrics
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import Player, learned, load_policy
 
@@ -61,8 +63,10 @@ def scores(runs: Sequence[str]) -> dict[str, Any]:
     everybody: dict[str, Player] = {**players, "known_task, tried again": playing(again.by_task), **trained}
     results = {name: score_of(play, test_env(like)) for name, play in everybody.items()}
     return {
+        "tasks": list(results["no_op"].by_task),
         "rows": [_row(name, each, results) for name, each in results.items()],
         "over_seeds": _over_seeds(results),
+        "runs": [{"seed": policy.settings.get("seed", 0), "curve": _curve(run)} for policy, run in zip(policies, runs)],
         "plans": [{**plan._asdict(), "by_task": list(by_task)} for plan, by_task in found.tried],
         "chosen": {"fixed_plan": found.fixed, "known_task": found.by_task, "tried again": again.by_task},
     }
@@ -138,30 +142,28 @@ def mnist1d(kind: str) -> dict[str, Any]:
     for name, play in {"learned": learned(ppo), "fixed_plan": playing([found.fixed])}.items():
         scored = score_of(play, long)
         number, alpha = dynamics.kept_alone(scored.final)
-        _, right = dynamics.measure(scored.final.networks, number, alpha, scored.final.key, "test")
+        loss, right = dynamics.measure(scored.final.networks, number, alpha, scored.final.key, "test")
         sizes = torch.tensor([*dynamics.population.seed_parameters, 0])[number.long()].sum(0).float()
         seeds = [int((number == at).sum()) for at in range(len(dynamics.blueprints))]
-        facts = {"accuracy_of_host": Score.of(right)._asdict(), "parameters": host_size(host) + float(sizes.mean())}
+        facts = {**of_host(loss, right), "parameters": host_size(host) + float(sizes.mean())}
         most = max(most, facts["parameters"])
         rows.append({**_row(name, scored, {}), **facts, "kept_seeds": dict(zip(dynamics.population.names, seeds))})
     for name, one in {"host alone": host, "as large from the start": wider(host, most)}.items():
         there = LifecycleEnv(rules, 1, dynamics=partial(of, host=one, steps=LONG, rounds=1, pool="test")).dynamics
         assert isinstance(there, NetworkDynamics)
         loss, right = there.twins.final(long.state.key, "test")
-        rows.append(
-            {
-                "policy": name,
-                "accuracy_of_host": Score.of(right)._asdict(),
-                "loss": Score.of(loss)._asdict(),
-                "parameters": host_size(one),
-            }
-        )
+        rows.append({"policy": name, **of_host(loss, right), "parameters": host_size(one)})
     return {
         "host": repr(host),
         "rows": rows,
         "plans": [{**plan._asdict(), "by_task": list(by_task)} for plan, by_task in found.tried],
         "curve": curve,
     }
+
+
+def of_host(loss: torch.Tensor, right: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Means of what was measured of hosts, with their errors."""
+    return {"loss_of_host": Score.of(loss)._asdict(), "accuracy_of_host": Score.of(right)._asdict()}
 
 
 def host_size(host: Host) -> int:
@@ -204,6 +206,14 @@ def _again(found: Found, like: LifecycleEnv) -> Found:
         best |= dict.fromkeys(plan for plan, _ in sorted(found.tried, key=lambda each: -worth(each[1]))[:AGAIN])
     others = partial(dynamics.of_pool("train"), first=FIRST)
     return find_plans(like.another(HOSTS_IN_TEST, 0, dynamics=others), best)
+
+
+def _curve(run: str) -> dict[str, list[float]]:
+    """The curve of a training by the command, as ``benchmarks.learning.train`` has it; nothing was illegal."""
+    metrics = read_metrics(Path(run))
+    curve = {name: [line[name] for line in metrics] for name in ("env_steps", "return_mean", "illegal_actions")}
+    assert not any(curve.pop("illegal_actions")), "an illegal action under masks"
+    return {**curve, "illegal_share": [0.0] * len(metrics)}
 
 
 def _row(name: str, scores: Scores, others: Mapping[str, Scores]) -> dict[str, Any]:

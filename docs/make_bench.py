@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean, stdev
 from textwrap import fill
 from typing import Any
 
@@ -48,7 +49,7 @@ def with_tables(page: str) -> str:
 
 @cache
 def result(group: str) -> Any:
-    """What is committed of a group."""
+    """What is committed of a group, or of an experiment as ``"experiments/PART"``."""
     return json.loads((RESULTS / f"{group}-cpu.json").read_text(encoding="utf-8"))
 
 
@@ -268,6 +269,93 @@ def learning() -> str:
     return table("learning", ["", *heads], *rows, ["heuristic", *last])
 
 
+def grown() -> str:
+    names = {
+        "no_op": "nothing",
+        "random": "random legal actions",
+        "heuristic": "heuristic: a seed where the loss stands still, judged by alpha 0",
+        "fixed_plan": "the best of 36 plans",
+        "known_task": "the best plan for each task, the task being known",
+        "known_task, tried again": "the same, four of each tried again on four times the hosts",
+    }
+    made = result("experiments/scores")
+    rows = [[names.get(row["policy"], row["policy"]), *_scored(row)] for row in made["rows"]]
+    over = made["over_seeds"]
+    mean = ["learned, mean; ± over seeds", *(nats(over[name], "se_seeds") for name in ("test", *made["tasks"]))]
+    return table("experiments/scores", ["score on test, nats", "all", *made["tasks"]], *rows, mean)
+
+
+def widths() -> str:
+    made: dict[int, dict[str, Fields]] = {}
+    for row in result("experiments/widths")["rows"]:
+        made.setdefault(row["width"], {})[row["policy"]] = row["score_test"]
+    plans = ("fixed_plan", "known_task", "fixed_plan, found there", "known_task, found there")
+    cells = []
+    for width, rows in made.items():
+        seeds = [each["mean"] for name, each in rows.items() if name.startswith("learned")]
+        learned = {"mean": fmean(seeds), "se": stdev(seeds) / len(seeds) ** 0.5}
+        cells.append([str(width), nats(learned), *(nats(rows[name]) for name in plans)])
+    heads = ["width", "learned at 8", "fixed plan of 8", "known task of 8", "fixed plan, found there", "known task"]
+    return table("experiments/widths", heads, *cells)
+
+
+def arms() -> str:
+    """Masked trainings and others, by what they came to and how soon they were as good as the fixed plan."""
+    mark = next(row for row in result("experiments/scores")["rows"] if row["policy"] == "fixed_plan")
+    wanted, cells = mark["score_validation"]["mean"], []
+    for name, file in (("masked", "scores"), ("unmasked", "unmasked"), ("penalized", "penalized")):
+        made = result(f"experiments/{file}")
+        curves = [run["curve"] for run in made["runs"]]
+        reached = [
+            next((at for at, mean in zip(curve["env_steps"], curve["return_mean"]) if mean >= wanted), None)
+            for curve in curves
+        ]
+        first, last = (fmean(curve["illegal_share"][at] for curve in curves) for at in (0, -1))
+        slowest = "" if None in reached else f"{max(filter(None, reached)):,}"
+        share = f"{first:.0%}, {last:.1%}" if first else "0"
+        cells.append([name, str(len(curves)), nats(made["over_seeds"]["test"], "se_seeds"), slowest, share])
+    heads = ["", "seeds", "score on test, nats", "host-epochs to the fixed plan's", "illegal, first and last"]
+    return table("experiments/unmasked", heads, *cells)
+
+
+def slots() -> str:
+    cells = []
+    for count in (1, 3, 8):
+        made = result(f"experiments/{f'slots-{count}' if count != 3 else 'scores'}")
+        rows = {row["policy"]: row["score_test"] for row in made["rows"]}
+        names = ("learned, seed 0", "fixed_plan", "known_task", "known_task, tried again")
+        cells.append([str(count), *(nats(rows[name]) for name in names)])
+    heads = ["slots", "learned, seed 0", "fixed plan", "known task", "known task, tried again"]
+    return table("experiments/slots-8", heads, *cells)
+
+
+def mnist1d() -> str:
+    names = {
+        "learned": "grown by a policy that was learned in 600 steps",
+        "fixed_plan": "grown by the best plan",
+        "host alone": "the host alone",
+        "as large from the start": "a wider host, as large from the start",
+    }
+    cells = []
+    for kind, made in result("experiments/mnist1d")["kinds"].items():
+        for row in made["rows"]:
+            right, loss = row["accuracy_of_host"], row.get("loss_of_host")
+            seeds = ", ".join(f"{count} {name}" for name, count in row.get("kept_seeds", {}).items() if count)
+            facts = [f"{right['mean']:.1%} ± {right['se']:.1%}", "" if loss is None else f"{loss['mean']:.2f}"]
+            cells.append([f"{kind.upper()}: {names[row['policy']]}", *facts, f"{row['parameters']:,.0f}", seeds])
+    heads = ["MNIST-1D, 32 hosts, 6,000 steps", "accuracy on test", "loss", "parameters", "kept seeds"]
+    return table("experiments/mnist1d", heads, *cells)
+
+
+def _scored(row: Fields) -> list[str]:
+    return [nats(row["score_test"]), *(f"{each['mean']:+.3f}" for each in row["by_task"].values())]
+
+
+def nats(score: Fields, error: str = "se") -> str:
+    """A score and its standard error."""
+    return f"{score['mean']:+.3f} ± {score[error]:.3f}"
+
+
 WHOLE = ("rollout", "training")
 TABLES: dict[str, Callable[[], str]] = {
     "readme": Grid("scaling", "nanoseconds per environment", [USUAL, READY, STEP], batches(4, 4096, 65536)),
@@ -299,6 +387,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "parts": parts,
     "learning": learning,
+    "grown": grown,
+    "widths": widths,
+    "arms": arms,
+    "slots": slots,
+    "mnist1d": mnist1d,
 }
 
 if __name__ == "__main__":
