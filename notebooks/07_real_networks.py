@@ -28,6 +28,7 @@ import torch
 
 import esper_masks as em
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, NetworkDynamics, PPOConfig
+from esper_masks.rollout.networks.compact import named
 from esper_masks.rollout.networks.plans import baselines_for
 from esper_masks.rollout.networks.score import score_of
 from esper_masks.rollout.training.trained import learned
@@ -80,8 +81,7 @@ for name, result in results.items():
 # %% [markdown]
 # ## Accuracy with and without seeds
 #
-# Solid is the mean of the hosts with what the controller did, drawn once more, dashed that of their twins, on
-# validation.
+# Means of the hosts with what the controller did, drawn once more, and of their twins.
 
 # %%
 play, kept = learned(ppo), []
@@ -98,10 +98,11 @@ for at, task in enumerate(tasks):
     axis = figure.add_subplot(1, len(tasks), at + 1)
     mine = torch.stack(kept)[:, of_task == at].mean(1)
     its = twins.accuracy[: len(kept), of_task == at].mean(1)
-    axis.plot(mine, color=LOOKS[0].colour)
-    axis.plot(its, color=LOOKS[1].colour, linestyle="--")
-    axis.set(title=task, xlabel="epoch", ylim=(0, 1))
+    axis.plot(mine, color=LOOKS[0].colour, label="with seeds")
+    axis.plot(its, color=LOOKS[1].colour, linestyle="--", label="twins")
+    axis.set(title=task, xlabel="epoch", ylabel="" if at else "accuracy on validation", ylim=(0, 1))
     plain(axis)
+axis.legend(frameon=False, loc="lower right")
 figure
 
 # %% [markdown]
@@ -127,26 +128,32 @@ for at, task in enumerate(tasks):
 # %% [markdown]
 # ## A grown network
 #
-# The host of the test pool with the most seeds: the strength of each weight of its layers, and its seeds where they
-# are.
+# The host of the test pool with the most seeds: its units, its weights, the stronger the darker, and its seeds where
+# they are.
 
 # %%
 host = int(fossils.sum(0).argmax())
 print(f"host {host}, {tasks[int(of_task[host])]}")
 architecture = dynamics.population.host
-figure = new_figure(7.5, 2.4)
+weights = [each[0] for name, each in named(ended.host.T[[host]], architecture.shapes).items() if "weight" in name]
+figure = new_figure(7.5, 3)
 axis = figure.add_subplot()
-width, depth = architecture.width, architecture.depth
-for layer in range(depth):
-    axis.barh(range(width), 0.3, left=layer, color=LOOKS[0].colour)
-    axis.text(layer + 0.15, width + 0.2, f"layer {layer + 1}", ha="center")
-axis.barh(range(architecture.classes), 0.3, left=depth, color=LOOKS[2].colour)
-axis.text(depth + 0.15, architecture.classes + 0.2, "classes", ha="center")
+for layer, weight in enumerate(weights):
+    strengths = (weight.abs() / weight.abs().max()).tolist()
+    for to, row in enumerate(strengths):
+        for of, strength in enumerate(row):
+            ends = of - (len(row) - 1) / 2, to - (len(strengths) - 1) / 2
+            axis.plot((layer, layer + 1), ends, color=LOOKS[0].colour, alpha=strength**2, linewidth=1)
+for layer, count in enumerate((architecture.inputs, *[architecture.width] * architecture.depth, architecture.classes)):
+    places = [at - (count - 1) / 2 for at in range(count)]
+    axis.scatter([layer] * count, places, s=25, color=LOOKS[0].colour, zorder=2)
+    name = f"layer {layer}" if 0 < layer < len(weights) else ("inputs" if layer == 0 else "classes")
+    axis.text(layer, architecture.inputs / 2 + 0.5, name, ha="center")
 for slot, slot_id in enumerate(env.engine.slot_ids):
-    layer = slot * depth // dynamics.slots
+    layer = 1 + slot * architecture.depth // dynamics.slots
     seed = names[int(ended.blueprint[slot, host])] if fossils[slot, host] else "no seed"
     colour = LOOKS[1].colour if fossils[slot, host] else "#dddddd"
-    axis.barh([width / 2 - 0.5], 0.4, height=width, left=layer + 0.45, color=colour, alpha=0.6)
-    axis.text(layer + 0.65, width / 2 - 0.5, f"{slot_id}\n{seed}", ha="center", va="center", fontsize=8)
+    axis.barh([0], 0.3, height=architecture.width, left=layer + 0.08, color=colour, alpha=0.85, zorder=3)
+    axis.text(layer + 0.23, 0, f"{slot_id}: {seed}", rotation=90, ha="center", va="center", fontsize=8, zorder=4)
 axis.axis("off")
 figure
