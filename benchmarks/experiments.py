@@ -43,9 +43,11 @@ PROGRAM = "python -m benchmarks.experiments"
 WIDTHS = 4, 6, 12, 16, 32
 AGAIN = 4  # plans of each task that are tried once more, on as many hosts as a policy is judged by
 SEEDS = 3  # trainings without masks
-MNIST1D: dict[str, tuple[str, Host]] = {
-    "mlp": ("mnist1d-flat", MLPHost(40, 16)),
-    "cnn": ("mnist1d", CNNHost((1, 40), 8, kernel=5, stride=2, pooled=False)),
+CNN = CNNHost((1, 40), 8, kernel=5, stride=2, pooled=False)
+MNIST1D: dict[str, tuple[str, Host, bool]] = {  # the last one is whether seeds are isolated
+    "mlp": ("mnist1d-flat", MLPHost(40, 16), False),
+    "cnn": ("mnist1d", CNN, True),
+    "cnn, co-adapting": ("mnist1d", CNN, False),
 }
 SHORT, LONG = 30, 300  # steps of an epoch: 600 of an episode, and 6,000
 HOSTS_LONG, HOSTS_TRIED = 32, 16  # that are judged, and on which each plan is tried
@@ -121,8 +123,8 @@ def without_masks(seed: int, kind: type[LifecycleEnv]) -> PPO:
 
 def mnist1d(kind: str) -> dict[str, Any]:
     """Test accuracies of grown hosts of a kind, of their twins, and of hosts as large from the start."""
-    task, host = MNIST1D[kind]
-    rules, of = em.ruleset("esper-2025-12"), partial(NetworkDynamics, task=task, host=host)
+    task, host, isolated = MNIST1D[kind]
+    rules, of = em.ruleset("esper-2025-12"), partial(NetworkDynamics, task=task, host=host, isolated=isolated)
     hosts, episodes = MNIST1D_TRAINING
     torch.manual_seed(0)
     env = LifecycleEnv(rules, hosts, seed=0, dynamics=partial(of, steps=SHORT))
@@ -250,12 +252,15 @@ def main(arguments: Sequence[str]) -> int:
     """Run a part; the exit code is 0, or 2 for arguments that cannot be used."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("part", choices=("scores", "widths", "unmasked", "penalized", "mnist1d"))
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="log folders of trainings, for scores and widths")
+    runs = "log folders of trainings, for scores and widths; for mnist1d kinds of hosts (default: all)"
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=runs)
     parser.add_argument("-o", "--output", type=output, required=True, metavar="FILE", help="the result, as JSON")
     parser.add_argument("--seeds", type=positive, default=SEEDS, metavar="N", help="trainings (default: %(default)s)")
     options = parser.parse_intermixed_args(arguments)
-    if (options.part in ("scores", "widths")) != bool(options.runs):
+    if options.part != "mnist1d" and (options.part in ("scores", "widths")) != bool(options.runs):
         parser.error("scores and widths want log folders of trainings, and the others none")
+    if options.part == "mnist1d" and not set(options.runs) <= set(MNIST1D):
+        parser.error(f"the kinds of hosts are {', '.join(map(repr, MNIST1D))}")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     about = machine("cpu", scripts=[__file__])  # before the run: files may change under it
@@ -264,7 +269,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.part in parts:
             made = parts[options.part](options.runs)
         elif options.part == "mnist1d":
-            made = {"kinds": {kind: mnist1d(kind) for kind in MNIST1D}}
+            made = {"kinds": {kind: mnist1d(kind) for kind in options.runs or MNIST1D}}
         else:
             made = unmasked(options.seeds, PenalizedHosts if options.part == "penalized" else LifecycleEnv)
     except (OSError, ValueError, RuntimeError) as error:

@@ -337,12 +337,20 @@ def mnist1d() -> str:
         "as large from the start": "a wider host, as large from the start",
     }
     cells = []
-    for kind, made in result("experiments/mnist1d")["kinds"].items():
+    both = [result(f"experiments/{file}")["kinds"] for file in ("mnist1d", "mnist1d-coadapting")]
+    for kind, made in [each for kinds in both for each in kinds.items()]:
         for row in made["rows"]:
             right, loss = row["accuracy_of_host"], row.get("loss_of_host")
             seeds = ", ".join(f"{count} {name}" for name, count in row.get("kept_seeds", {}).items() if count)
             facts = [f"{right['mean']:.1%} ± {right['se']:.1%}", "" if loss is None else f"{loss['mean']:.2f}"]
-            cells.append([f"{kind.upper()}: {names[row['policy']]}", *facts, f"{row['parameters']:,.0f}", seeds])
+            cells.append(
+                [
+                    f"{kind.replace('mlp', 'MLP').replace('cnn', 'CNN')}: {names[row['policy']]}",
+                    *facts,
+                    f"{row['parameters']:,.0f}",
+                    seeds,
+                ]
+            )
     heads = ["MNIST-1D, 32 hosts, 6,000 steps", "accuracy on test", "loss", "parameters", "kept seeds"]
     return table("experiments/mnist1d", heads, *cells)
 

@@ -109,5 +109,8 @@ def test_what_it_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         with pytest.raises(SystemExit):
             experiments.main(wrong)
         assert "want log folders" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        experiments.main(["mnist1d", "-o", out, "RNN"])
+    assert "'mlp', 'cnn'" in capsys.readouterr().err
     assert experiments.main(["scores", "-o", out, str(tmp_path / "nothing")]) == 2
     assert "nothing" in capsys.readouterr().err
