@@ -120,7 +120,7 @@ def told(group: str) -> str:
     machine, versions = made["machine"], made["versions"]
     others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "esper_masks")
     where = f"one thread of an {machine['cpu']} ({machine['capability']}), {others} (`{group}-cpu.json`)."
-    return fill(f"Commit `{made['commit']['id'][:SHORT]}`, {where}", 120)
+    return fill(f"Commit `{made['commit']['id'][:SHORT]}`, {where}", 120, break_on_hyphens=False)
 
 
 def figure(value: float) -> str:
@@ -303,7 +303,7 @@ def arms() -> str:
     """Masked trainings and others, by what they came to and how soon they were as good as the fixed plan."""
     mark = next(row for row in result("experiments/scores")["rows"] if row["policy"] == "fixed_plan")
     wanted, cells = mark["score_validation"]["mean"], []
-    for name, file in (("masked", "scores"), ("unmasked", "unmasked"), ("penalized", "penalized")):
+    for name, file in (("with masks", "scores"), ("without", "unmasked")):
         made = result(f"experiments/{file}")
         curves = [run["curve"] for run in made["runs"]]
         reached = [

@@ -30,6 +30,7 @@ from tests.helpers import ROOT, assert_same_masks
 
 make_bench = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "make_bench.py")))
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
+EXPERIMENTS = sorted((ROOT / "benchmarks" / "results").glob("*/experiments/*.json"))
 
 
 @pytest.mark.parametrize("way", ["small_tensors", "one_tensor"])
@@ -157,6 +158,17 @@ def test_results_are_of_one_commit() -> None:
         assert not any(commit["dirty"] for commit in commits.values())
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_are_of_a_commit_and_anonymous(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|work|tmp|Users)/", text)
+    made = json.loads(text)
+    assert re.fullmatch("[0-9a-f]{40}", made["commit"]["id"])
+    assert not made["commit"]["dirty"], "of changes that are in no commit"
+    assert path.stem.startswith(("slots", made["part"]))
+    assert made["machine"]["cpu"]
+
+
 def test_what_was_learned() -> None:
     rows = make_bench.result("learning")["rows"]
     trained = {(row["slots"], row["way"]): row for row in rows}
@@ -185,7 +197,7 @@ def test_the_commit_stands_below_each_table() -> None:
     for page in make_bench.pages():
         for part in make_bench.PART.finditer(page.read_text(encoding="utf-8")):
             shown.add(part[2])
-            [(commit, file)] = re.findall(r"^Commit `(\w+)`,[^`]*\(`([\w-]+\.json)`\)\.$", part[0], re.MULTILINE)
+            [(commit, file)] = re.findall(r"^Commit `(\w+)`,[^`]*\(`([\w/-]+\.json)`\)\.$", part[0], re.MULTILINE)
             made = json.loads((make_bench.RESULTS / file).read_text(encoding="utf-8"))
             assert made["commit"]["id"].startswith(commit)
             assert len(commit) == make_bench.SHORT
