@@ -54,26 +54,34 @@ def norm(features: int, dims: int) -> nn.Module:
     return nn.GroupNorm(1, features) if dims else nn.LayerNorm(features)
 
 
-def low_rank(features: int, dims: int) -> nn.Module:
-    rank = max(1, features // 4)
+def low_rank(features: int, dims: int, part: int = 4) -> nn.Module:
+    rank = max(1, features // part)
     return Residual(pointwise(features, rank, dims, bias=False), pointwise(rank, features, dims, bias=False))
 
 
-def light(features: int, dims: int) -> nn.Module:
-    return Residual(pointwise(features, 2 * features, dims), nn.Tanh(), pointwise(2 * features, features, dims))
+def light(features: int, dims: int, inner: int = 0) -> nn.Module:
+    inner = inner or 2 * features
+    return Residual(pointwise(features, inner, dims), nn.Tanh(), pointwise(inner, features, dims))
 
 
-def conv(features: int, dims: int) -> nn.Module:
-    wide = CONVOLUTIONS[dims](features, features, 3, padding=1)
-    return Residual(wide, nn.ReLU(), pointwise(features, features, dims))
+def conv(features: int, dims: int, inner: int = 0) -> nn.Module:
+    inner = inner or features
+    wide = CONVOLUTIONS[dims](features, inner, 3, padding=1)
+    return Residual(wide, nn.ReLU(), pointwise(inner, features, dims))
 
 
 SEEDS: dict[str, Callable[[int, int], nn.Module]] = {  # by features and axes of space
     "norm": norm,
     "gate": Gate,
     "low_rank": low_rank,
+    "half_rank": lambda features, dims: low_rank(features, dims, 2),
+    "narrow": lambda features, dims: light(features, dims, max(1, features // 2)),
+    "small": lambda features, dims: light(features, dims, features),
     "light": light,
+    "heavy": lambda features, dims: light(features, dims, 4 * features),
+    "conv_narrow": lambda features, dims: conv(features, dims, max(1, features // 2)),
     "conv": conv,
+    "conv_wide": lambda features, dims: conv(features, dims, 2 * features),
 }
 
 
@@ -124,6 +132,7 @@ class Seed:
     sgd: torch.optim.SGD
     alpha: float = 0.0
     ste: bool = True
+    frozen: bool = False  # whether its gradients are switched off
 
 
 @dataclass
@@ -179,6 +188,8 @@ class Alone:
         """Gradients of a batch of samples, and its loss."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
+        for seed in self.seeds.values():
+            seed.module.requires_grad_(not seed.frozen)
         loss = nn.functional.cross_entropy(self.net(x, self.after), y)
         loss.backward()
         return loss.detach()

@@ -13,7 +13,8 @@ from esper_masks.rollout.env.measure import Measurement
 from esper_masks.rollout.env.mechanics import MECHANICS, Mechanics
 from esper_masks.rollout.env.rule_dynamics import RuleDynamics, RuleState
 from esper_masks.rollout.env.scheduled import ScheduledAssumptions, ScheduledDynamics, ScheduledState
-from esper_masks.rollout.networks.dynamics import NetworkDynamics, NetworkState
+from esper_masks.rollout.networks.dynamics import NetworkDynamics
+from esper_masks.rollout.networks.lifecycles import NetworkState
 from esper_masks.rollout.networks.tasks import TASKS, Task
 from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic

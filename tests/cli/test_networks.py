@@ -67,7 +67,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (("--hosts", "6"), "--hosts is of --world networks: name that, too, or give --envs"),
         (("--task", "digits"), "task='digits' is of the world 'networks': name that, too"),
-        (("--world", "networks", "--rules", "esper-2026-06"), "no mechanics are known for esper-2026-06"),
         (("--world", "networks", "--dynamics", "docs/scheduler.py:DYNAMICS"), "has dynamics of its own"),
         (("--world", "networks", "--hosts", str(10**7)), "would fit"),
     ],

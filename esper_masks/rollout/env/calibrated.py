@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -17,14 +16,13 @@ import torch
 from torch import Tensor
 
 from esper_masks.decision.step import Mode
-from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.rollout.env.calibration import Calibration, Improvement
-from esper_masks.rollout.env.dynamics import Dynamics, Outcome, whole_actions
+from esper_masks.rollout.env.choices import is_any, value_of
+from esper_masks.rollout.env.dwells import Dwells
+from esper_masks.rollout.env.dynamics import BLUEPRINT, Dynamics, Outcome, whole_actions
 from esper_masks.rollout.env.mechanics import Mechanics, mechanics_of
-from esper_masks.rules.names import INT32, OP, SLOT
-
-BLUEPRINT = "blueprint"
+from esper_masks.rules.names import OP, SLOT
 
 CENTRE: tuple[float, ...] = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
 CENTRE += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
@@ -108,51 +106,23 @@ class CalibratedDynamics(Dynamics):
         calibration = Calibration.default() if calibration is None else calibration
         mechanics = mechanics_of(rules) if mechanics is None else mechanics.of(rules)
         assumptions = Assumptions() if assumptions is None else assumptions
-        for op in rules.op_rules:
-            moving = [head.name for head in rules.slot_heads if head.name in op.uses and (head.moves or head.sets)]
-            more = [f"sets {', '.join(op.sets)}"] if op.sets else []
-            if more := more + [f"moves or sets the slot of the head {name!r}" for name in moving]:
-                raise RulesError(
-                    f"op {op.name} of {rules.name} {' and '.join(more)}, and in CalibratedDynamics ops only move their "
-                    "own slot: give dynamics of your own"
-                )
+        self.lifecycle = Dwells(engine, mechanics, "CalibratedDynamics")
         # not by ``digest``: it stands in the checkpoints of 0.1.0
         facts = engine.slot_ids, episode_length, engine.max_seeds, calibration.to_json(), mechanics, assumptions
         self.fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
         self.episode_length, self.rent = episode_length, assumptions.rent
-        if BLUEPRINT not in layout.head_names:
-            raise RulesError(f"{rules.name} has no head {BLUEPRINT!r}, by which seeds differ")
-        stage = {member.name: int(member) for member in rules.stages}
-        self.empty, self.kept, self.blending = int(rules.empty), stage[mechanics.kept], stage[mechanics.blending]
-        self.full = tuple(stage[name] for name in mechanics.full)
-        self.without_seed = (self.empty, *(stage[name] for name in mechanics.cleared))
-        self.advances = tuple((stage[source], stage[target]) for source, target in mechanics.advances.items())
-        self.moves = tuple(
-            (int(op.id), int(source), int(target))
-            for op in rules.op_rules
-            for source, target in sorted(rules.edges(op.id).items())
-        )
-        if all(source != self.empty for _, source, _ in self.moves):
-            raise RulesError(f"no op of {rules.name} fills an empty slot")
-        reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
-        self.stages = tuple(sorted(reached))
-        self.op_at, self.slot_at, self.blueprint_at = (layout.head_names.index(name) for name in (OP, SLOT, BLUEPRINT))
-        head = layout.heads[self.blueprint_at]
-        choices = head.choices
-        legal = {c for number, row in enumerate(head.by_op) if head.users >> number & 1 for c in row}
-        self.blueprints = tuple(sorted(legal))
+        self.stages, self.blueprints = self.lifecycle.stages, self.lifecycle.blueprints
+        choices = layout.head(BLUEPRINT).choices
         known = {name.upper(): entry for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
         self.noise, self.mean, self.spread = qualities(calibration, choices, self.blueprints, assumptions.noise)
         self.params = tuple(known[name].params if name in known else 0 for name in choices)
         waits = set(mechanics.advances) - set(mechanics.cleared)
         if unknown := sorted(name for name in waits if not sum(calibration.dwell.get(name, {}).values())):
             raise ValueError(f"the calibration has no epochs of {', '.join(unknown)}")
-        self.dwells = {s: _thresholds(calibration.dwell.get(name, {})) for name, s in stage.items()}
+        self.dwells = {int(s): _thresholds(calibration.dwell.get(s.name, {})) for s in rules.stages}
         self.slots = len(engine.slot_ids)
         self.uniforms = 2 + 2 * self.slots
-        of_slot = [f"stage {rules.stages(number).name}" for number in self.stages]
-        of_slot += [f"blueprint {choices[number]}" for number in self.blueprints]
-        of_slot += ["age", "epochs in stage", "improvement", "certainty"]
+        of_slot = [*self.lifecycle.seen, "improvement", "certainty"]
         self.obs_names = (*[f"{slot}: {name}" for name in of_slot for slot in engine.slot_ids], "epoch", "seeds")
 
     def check(self, mode: Mode) -> None:
@@ -174,17 +144,13 @@ class CalibratedDynamics(Dynamics):
         """An epoch. Noise is for the quality of a new seed, and for the dwell time of a stage that an op enters; then
         for each slot for its reading; then for each slot for the dwell time of a stage that is entered by itself.
         """
-        old, uniform = state, noise.movedim(-1, 0)
+        old, uniform, lifecycle = state, noise.movedim(-1, 0), self.lifecycle
         stage, age = (old.states[..., column].movedim(-1, 0) for column in (0, 1))  # [slots, batch]
-        heads = [values.int() for values in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
-        legal, acted = self.masks(old).acts_on(heads)
-        op = heads[self.op_at]
+        heads, legal, acted = self._read(old, actions)
 
-        entered = stage
-        for number, source, target in self.moves:
-            entered = torch.where(acted & (op == number) & (stage == source), target, entered)
-        moved, born = entered != stage, acted & (stage == self.empty) & (entered != self.empty)
-        chosen = heads[self.blueprint_at]
+        entered = lifecycle.entered(stage, heads[OP], acted)
+        moved, born = entered != stage, acted & (stage == lifecycle.empty) & (entered != lifecycle.empty)
+        chosen = heads[BLUEPRINT]
         blueprint = torch.where(born, chosen, old.blueprint)
         drawn = self._of(chosen, self.mean) + self._of(chosen, self.spread) * normal_quantile(uniform[0])
         quality = torch.where(born, drawn, old.quality)
@@ -193,8 +159,7 @@ class CalibratedDynamics(Dynamics):
         elapsed = torch.where(moved, 0, old.elapsed) + 1
         age = torch.where(born, 0, age) + 1
 
-        full, kept = is_any(entered, self.full), entered == self.kept
-        share = torch.where(entered == self.blending, (elapsed.float() / dwell.clamp_min(1)).clamp_max(1), full.float())
+        kept, share = entered == lifecycle.kept, lifecycle.share(entered, elapsed, dwell.clamp_min(1))
         ends = old.epoch + 1 >= self.episode_length
         gain, reward = self._reward(old, torch.where(kept | ~ends, share * quality, 0), entered, blueprint)
         read = torch.where(kept, 0, share)
@@ -202,22 +167,20 @@ class CalibratedDynamics(Dynamics):
         evidence = evidence + read * (read * quality + error)
         weight = weight + read * read
 
-        following = entered
-        for source, target in self.advances:
-            following = torch.where((entered == source) & (elapsed >= dwell), target, following)
+        following = lifecycle.left(entered, elapsed >= dwell)
         advanced = following != entered
         dwell = torch.where(advanced, self._dwell(following, uniform[2 + self.slots :]), dwell)
         elapsed = torch.where(advanced, 0, elapsed)
-        seeds, cleared = old.total_seeds + born.sum(0, dtype=torch.int32), following == self.empty
+        seeds, cleared = old.total_seeds + born.sum(0, dtype=torch.int32), following == lifecycle.empty
         of_slots = [age, elapsed, dwell, blueprint, quality, evidence, weight]
         age, *rest = [torch.where(cleared, 0, field) for field in of_slots]
-        fields = [self._states(following, age), *rest, old.epoch, seeds, gain, old.returns]
+        fields = [lifecycle.states(following, age), *rest, old.epoch, seeds, gain, old.returns]
         return State(*fields), Outcome(reward, ends, ~legal)
 
     def reset(self, state: State, where: Tensor) -> State:
         """See ``Dynamics``. By numbers: compiled, a step with fresh tensors takes a quarter longer."""
         stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
-        states = self._states(torch.where(where, self.empty, stage), torch.where(where, 0, age))
+        states = self.lifecycle.states(torch.where(where, self.lifecycle.empty, stage), torch.where(where, 0, age))
         fields = [states, *[torch.where(where, 0, field) for field in state[1:]]]
         return State(*fields)
 
@@ -230,11 +193,7 @@ class CalibratedDynamics(Dynamics):
 
         Returns: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
         """
-        stage, age = (state.states[..., column].movedim(-1, 0) for column in (0, 1))
-        occupied = ~is_any(stage, self.without_seed)
-        rows = [(stage == s).float() for s in self.stages]
-        rows += [((state.blueprint == b) & occupied).float() for b in self.blueprints]
-        rows += [age.float() / self.episode_length, state.elapsed.float() / self.episode_length]
+        rows = self.lifecycle.rows(state, self.episode_length)
         rows += [self.improvement(state) / 10, state.weight / (1 + state.weight)]
         seeds = state.total_seeds.float() / (self.engine.max_seeds or self.episode_length)
         whole = torch.stack([state.epoch.float() / self.episode_length, seeds])
@@ -256,35 +215,21 @@ class CalibratedDynamics(Dynamics):
         Raises:
             RulesError: rules without ops that fill, keep and cull.
         """
-        heads = self.engine.layout.heads
-        probation = [s for s in self.full if s != self.kept and s not in dict(self.advances)]
-        fill, keep, cull = (self._op(what) for what in ("fill", "keep", "cull"))
+        layout, lifecycle = self.engine.layout, self.lifecycle
+        fill, keep, cull = (lifecycle.op(what) for what in ("fill", "keep", "cull"))
         stage = state.states[..., 0]
-        waits = is_any(stage, probation)
-        empty = (stage == self.empty) & self.masks(state).slot_by_op[..., fill, :]
+        waits = is_any(stage, lifecycle.waiting)
+        empty = (stage == lifecycle.empty) & self.masks(state).slot_by_op[..., fill, :]
         judged, at = waits.any(-1), waits.int().argmax(-1)
         negative = self.improvement(state).movedim(0, -1).gather(-1, at.unsqueeze(-1)).squeeze(-1) < 0
         filled = empty.any(-1) & ~judged
         op = torch.where(judged, torch.where(negative, cull, keep), torch.where(filled, fill, self.wait))
-        slot = torch.where(judged, at, torch.where(filled, empty.int().argmax(-1), heads[self.slot_at].canonical))
+        slot = torch.where(judged, at, torch.where(filled, empty.int().argmax(-1), layout.head(SLOT).canonical))
         best = max(self.blueprints, key=lambda choice: self.mean[choice])
-        blueprint = torch.where(filled, best, heads[self.blueprint_at].canonical)
-        return whole_actions(self.engine.layout, {OP: op, SLOT: slot, BLUEPRINT: blueprint})
-
-    def _op(self, what: str) -> int:
-        """The op that fills a slot, keeps a seed or culls it."""
-        for op, source, target in self.moves:
-            fits = {"fill": source == self.empty, "keep": target == self.kept, "cull": target in self.without_seed}
-            if fits[what]:
-                return op
-        raise RulesError(f"no op of {self.engine.rules.name} could {what} a seed")
+        blueprint = torch.where(filled, best, layout.head(BLUEPRINT).canonical)
+        return whole_actions(layout, {OP: op, SLOT: slot, BLUEPRINT: blueprint})
 
     # -- parts --------------------------------------------------------------------------------------------------------
-
-    def _states(self, stage: Tensor, age: Tensor) -> Tensor:
-        """Slot states of values ``[slots, batch]``; further features are 0."""
-        further = [torch.zeros_like(age)] * (len(self.engine.feature_names) - 2)
-        return torch.stack([stage, age, *further]).permute(2, 1, 0)
 
     def _reward(self, old: State, added: Tensor, stage: Tensor, blueprint: Tensor) -> tuple[Tensor, Tensor]:
         """The gain after an epoch, and the reward of the epoch: accuracy points, float32 ``[batch]`` both.
@@ -299,7 +244,7 @@ class CalibratedDynamics(Dynamics):
             blueprint: blueprints after the op, ``[slots, batch]``.
         """
         gain = added.sum(0)
-        params = torch.where(is_any(stage, self.without_seed), 0, self._of(blueprint, self.params))
+        params = torch.where(is_any(stage, self.lifecycle.without_seed), 0, self._of(blueprint, self.params))
         return gain, gain - old.gain - self.rent * params.sum(0)
 
     def _of(self, blueprint: Tensor, values: Sequence[float]) -> Tensor:
@@ -309,7 +254,7 @@ class CalibratedDynamics(Dynamics):
     def _dwell(self, stage: Tensor, uniform: Tensor) -> Tensor:
         """Epochs in a stage that is entered: at least one, int32."""
         epochs = torch.ones_like(stage)
-        for source, _ in self.advances:
+        for source, _ in self.lifecycle.advances:
             least, steps = self.dwells[source]
             drawn = torch.full_like(uniform, least)
             for threshold, step in steps:
@@ -349,14 +294,6 @@ def qualities(
     return noise, tuple(part.mean for part in measured), spread
 
 
-def value_of(choice: Tensor, choices: Sequence[int], values: Sequence[float]) -> Tensor:
-    """The value that belongs to each choice, float32; 0 for those that are not among the choices."""
-    found = torch.zeros_like(choice, dtype=torch.float32)
-    for number in choices:
-        found = torch.where(choice == number, float(values[number]), found)
-    return found
-
-
 def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int], ...]]:
     """The least number of epochs, at least one, and pairs: from which uniform on, how many epochs more."""
     seeds: Counter[int] = Counter()
@@ -367,11 +304,6 @@ def _thresholds(counts: Mapping[int, int]) -> tuple[int, tuple[tuple[float, int]
         return 1, ()
     below = accumulate(seeds[epochs] for epochs in dwells)
     return dwells[0], tuple((n / seeds.total(), after - epochs) for n, (epochs, after) in zip(below, pairwise(dwells)))
-
-
-def is_any(values: Tensor, of: Sequence[int]) -> Tensor:
-    """Whether each value is one of some numbers, without a copy of the numbers to the device."""
-    return reduce(torch.logical_or, [values == one for one in of]) if of else torch.zeros_like(values, dtype=torch.bool)
 
 
 def normal_quantile(uniform: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ from esper_masks.decision.step import MODES, Mode
 from esper_masks.distributions.factored import FactoredCategorical
 from esper_masks.masks.engine import MaskEngine
 from esper_masks.masks.masks import ActionMasks
-from esper_masks.rules.names import OP
+from esper_masks.rules.names import INT32, OP
 
 # the fields that every state has, with their dtypes; all but ``states`` are [batch]
 COMMON = {"states": torch.int32, "total_seeds": torch.int32, "epoch": torch.int32, "returns": torch.float32}
+BLUEPRINT = "blueprint"  # the head by which seeds differ
 PROBED, TRIED = 64, 16  # environments and steps, of those that are tried
 HINT = (
     "In compiled code torch takes a comparison of a tensor with a member of an enum for False: compare with "
@@ -126,9 +127,7 @@ class Dynamics(nn.Module, ABC):
             state: as ``advance`` left it.
             where: bool ``[batch]``: which begin. The environment itself sets their ``epoch`` and ``returns`` to 0.
         """
-        fresh = self.fresh(where.shape[0])
-        whole = [where.view(-1, 1, 1) if name == "states" else where for name in state._fields]
-        return type(state)(*[torch.where(*parts) for parts in zip(whole, fresh, state)])
+        return begun_in(state, where, self.fresh(where.shape[0]))
 
     def check(self, mode: Mode) -> None:
         """Raise ``ValueError`` for what would go wrong in a training, before it.
@@ -156,6 +155,11 @@ class Dynamics(nn.Module, ABC):
         limit = self.engine.max_seeds
         masks: ActionMasks = self.engine(states, total_seeds if limit > 0 else None, max_seeds=limit, **given)
         return masks
+
+    def _read(self, state: Any, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Actions by heads, int32 ``[batch]``; which are legal, bool ``[batch]``; in which slots they act."""
+        values = [head.int() for head in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
+        return dict(zip(self.engine.layout.head_names, values)), *self.masks(state).acts_on(values)
 
     @property
     def wait(self) -> int:
@@ -198,6 +202,12 @@ def _plain(fact: Any) -> Any:
         f"a fingerprint is made of numbers, strings, functions, and tuples or dataclasses of such, got {fact!r:.80}: "
         "give those that it was made from"
     )
+
+
+def begun_in(state: Any, where: Tensor, begun: Any) -> Any:
+    """A state with another one where, bool ``[batch]``, an episode begins."""
+    whole = [where.view(-1, 1, 1) if name == "states" else where for name in state._fields]
+    return type(state)(*[torch.where(*parts) for parts in zip(whole, begun, state)])
 
 
 def whole_actions(layout: ActionLayout, values: Mapping[str, Tensor]) -> Tensor:

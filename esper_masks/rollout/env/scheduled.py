@@ -10,9 +10,8 @@ An epoch of the original, and what is a step here, from decision to decision:
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -21,38 +20,19 @@ from torch import Tensor
 from esper_masks.decision.step import Mode
 from esper_masks.errors import RulesError
 from esper_masks.masks.engine import MaskEngine
-from esper_masks.rollout.env.calibrated import is_any, normal_quantile, qualities, value_of
+from esper_masks.rollout.env.calibrated import normal_quantile, qualities
 from esper_masks.rollout.env.calibration import Calibration
-from esper_masks.rollout.env.dynamics import Dynamics, Outcome
-from esper_masks.rollout.env.ramps import RAMPS, SIDE, SPEEDS, TARGETS, TEMPOS
+from esper_masks.rollout.env.choices import is_any, value_of
+from esper_masks.rollout.env.dynamics import BLUEPRINT, Dynamics, Outcome
+from esper_masks.rollout.env.schedule import BLENDING, DORMANT, GERMINATED, HOLD, HOLDING, LEAST, TRAINING, Schedule
 from esper_masks.rollout.env.shaped import Decision, shaped_terms
-from esper_masks.rules import MaskRules
 from esper_masks.rules.fields import FrozenMapping
-from esper_masks.rules.names import AGE, INT32, OP, SLOT, STAGE
-from esper_masks.rulesets.esper_2026_06 import RULES, AlphaMode, LifecycleOp, SeedStage
+from esper_masks.rules.names import OP, SLOT
+from esper_masks.rulesets.esper_2026_06 import LifecycleOp
 
 Reward = Literal["gain", "shaped"]
 
-# plain numbers: compiled code takes a comparison of a tensor with a member of an enum for False
-DORMANT, GERMINATED, TRAINING, BLENDING, HOLDING, FOSSILIZED, PRUNED, EMBARGOED, RESETTING = (
-    int(stage) for stage in SeedStage if stage != SeedStage.UNKNOWN
-)
-HOLD, UP, DOWN = (int(mode) for mode in AlphaMode)
-STAGES = (DORMANT, GERMINATED, TRAINING, BLENDING, HOLDING, FOSSILIZED, PRUNED, EMBARGOED, RESETTING)
-WITH_SEED = (GERMINATED, TRAINING, BLENDING, HOLDING, FOSSILIZED)
-MOVES: Sequence[tuple[int, int]] = (
-    *((DORMANT, GERMINATED), (GERMINATED, TRAINING), (TRAINING, BLENDING), (BLENDING, HOLDING)),
-    *((HOLDING, BLENDING), (HOLDING, FOSSILIZED), (GERMINATED, PRUNED), (TRAINING, PRUNED), (BLENDING, PRUNED)),
-    *((HOLDING, PRUNED), (PRUNED, EMBARGOED), (EMBARGOED, RESETTING), (RESETTING, DORMANT)),
-)
-
-MOVING = tuple(op for op in LifecycleOp if op != LifecycleOp.WAIT)
-GATES = {"G1": GERMINATED, "G2": TRAINING, "G3": BLENDING}  # those that may open by themselves, and out of what
-LEAST = 10  # epochs in TRAINING before G2; if strict, in BLENDING before G3
 WORTH = 1.0  # accuracy points of a contribution that a strict G5 wants
-EMBARGO = 5  # a slot leaves EMBARGOED at a tick that brings its count of epochs there to this
-
-SIGMOID_ADD, SIGMOID = 2, 3  # a style, and a curve: the first ramp of that style; those of other styles are linear
 
 # Parameters of a seed: facts of the original, for 64 channels of a convolutional host and a width of 384 of the other
 PARAMS: Mapping[str, Mapping[str, int]] = {
@@ -171,8 +151,6 @@ class ScheduledDynamics(Dynamics):
             that which it is ``like``, or not the noise.
     """
 
-    ramps: Tensor
-
     def __init__(
         self,
         engine: MaskEngine,
@@ -193,32 +171,13 @@ class ScheduledDynamics(Dynamics):
                 raise ValueError(f"{name} must be of rollout.{kind.__name__}, got {part!r:.80}")
         if type(episode_length) is not int or episode_length < 1:
             raise ValueError(f"episode_length must be an int of at least 1, got {episode_length!r}")
-        some = isinstance(automatic, Collection) and not isinstance(automatic, str)
-        if not some or any(gate not in tuple(GATES) for gate in automatic):
-            raise ValueError(f"automatic must be some of {tuple(GATES)}, got {automatic!r:.80}")
-        if type(strict) is not bool:
-            raise ValueError(f"strict must be True or False, got {strict!r:.80}")
         if reward not in get_args(Reward):
             raise ValueError(f"reward={reward!r} is not one of {get_args(Reward)}")
-        _check_rules(engine)
-        layout = engine.layout
-        closed = {gate: stage for gate, stage in GATES.items() if gate not in automatic}
-        advances = layout.possible >> int(LifecycleOp.ADVANCE) & 1
-        if not closed and advances:
-            raise ValueError(
-                "automatic has all three gates, and then the original masks ADVANCE: give disable_advance=True, too"
-            )
-        if closed and not advances:
-            gate, stage = next(iter(closed.items()))
-            raise ValueError(
-                f"no seed could ever advance from {SeedStage(stage).name}: ADVANCE is disabled and automatic, "
-                f"{automatic!r:.80}, lacks {gate}; give all of {tuple(GATES)}"
-            )
+        self.lifecycle = Schedule(engine, "ScheduledDynamics", automatic=automatic, strict=strict)
+        self.automatic, self.strict, self.blueprints = self.lifecycle.automatic, strict, self.lifecycle.blueprints
         calibration = Calibration.default() if calibration is None else calibration
         assumptions = ScheduledAssumptions() if assumptions is None else assumptions
-        head = layout.head("blueprint")
-        names, germinate = head.choices, int(LifecycleOp.GERMINATE)
-        self.blueprints = tuple(sorted(head.by_op[germinate]))
+        names = engine.layout.head(BLUEPRINT).choices
         legal = {names[choice] for choice in self.blueprints}
         topology = _topology(engine, legal)
         known = {name.upper() for name, entry in calibration.blueprints.items() if entry.improvement.seeds}
@@ -230,15 +189,9 @@ class ScheduledDynamics(Dynamics):
         self.rent = RENTS[topology] if assumptions.rent is None else assumptions.rent
         self.host = HOSTS[topology] if assumptions.host is None else assumptions.host
         self.refusal = assumptions.strict_refusal if strict else assumptions.refusal
-        self.automatic, self.strict, self.reward = tuple(g for g in GATES if g in automatic), strict, reward
-        self.episode_length, self.slots = episode_length, len(engine.slot_ids)
+        self.reward, self.episode_length, self.slots = reward, episode_length, len(engine.slot_ids)
         self.uniforms = 2 + self.slots
-        self.register_buffer("ramps", torch.tensor(RAMPS, dtype=torch.float32, device=engine.device), persistent=False)
-        of_slot = [f"stage {SeedStage(number).name}" for number in STAGES]
-        of_slot += [f"blueprint {names[number]}" for number in self.blueprints]
-        of_slot += [f"style {name}" for name in layout.head("style").choices]
-        of_slot += ["age", "epochs in stage", "tempo", "goal", "alpha", "alpha velocity", "target", "alpha mode"]
-        of_slot += ["steps", "steps done", "steps left", "contribution", "improvement", "certainty"]
+        of_slot = [*self.lifecycle.seen, "contribution", "improvement", "certainty"]
         self.obs_names = (*[f"{slot}: {name}" for name in of_slot for slot in engine.slot_ids], "epoch", "seeds")
         told = self.noise, self.mean, self.spread, self.params, self.rent, self.host, self.refusal
         self.fingerprint = self.digest(*told, self.blueprints, episode_length, self.automatic, strict, reward)
@@ -255,77 +208,18 @@ class ScheduledDynamics(Dynamics):
     def advance(self, state: ScheduledState, actions: Tensor, noise: Tensor) -> tuple[ScheduledState, Outcome]:
         """An epoch. Noise is for the quality of a new seed, for G2, and then for the reading of each slot."""
         old, uniform = state, noise.movedim(-1, 0)
-        stage, age, mode = (old.states[..., column].movedim(-1, 0) for column in range(3))  # [slots, batch]
         heads, legal, acted = self._read(old, actions)
         ends = old.epoch + 1 >= self.episode_length
+        worthy = (old.contribution >= WORTH) | (not self.strict)
+        moved = self.lifecycle.move(
+            old, heads, acted, lambda *seeds: (uniform[1] >= self.refusal) & ~self._is_dead(*seeds), worthy
+        )
+        born, held, kept, _, fields = moved
+        blueprint, alpha = fields["blueprint"], fields["alpha"]
 
-        # 1. the op
-        born, retargets, prunes, fossilizes, advances = (acted & (heads[OP] == int(op)) for op in MOVING)
-        blueprint = torch.where(born, heads["blueprint"], old.blueprint)
-        style = torch.where(born | retargets, heads["style"], old.style)
-        tempo = torch.where(born, _one_of(heads["tempo"], TEMPOS).int(), old.tempo)
-        wanted = _one_of(heads["alpha_target"], TARGETS)  # [batch]
-        goal = torch.where(born, wanted, old.goal)
-        mean, spread = (value_of(heads["blueprint"], self.blueprints, of) for of in (self.mean, self.spread))
+        mean, spread = (value_of(heads[BLUEPRINT], self.blueprints, of) for of in (self.mean, self.spread))
         quality = torch.where(born, mean + spread * normal_quantile(uniform[0]), old.quality)
         base = torch.where(born, old.gain, old.base)
-
-        healthy = (uniform[1] >= self.refusal) & ~self._is_dead(blueprint, style)
-        there = (old.target == 1) & (old.alpha == 1) & (mode == HOLD)
-        to_blending = advances & (stage == TRAINING) & healthy & (old.in_stage >= LEAST)
-        to_holding = advances & (stage == BLENDING) & there & self._is_long(old.in_stage)
-        fossilized = fossilizes & ((old.contribution >= WORTH) | (not self.strict))
-        epochs = _one_of(heads["alpha_speed"], SPEEDS).int()
-        at_once = prunes & ((epochs == 0) | (old.alpha == 0))
-        fades = prunes & ~at_once & (mode == HOLD)  # a ramp begins from HOLD alone
-
-        begins = retargets | fades
-        start = torch.where(begins, old.alpha, old.start)
-        target = torch.where(fades, 0, torch.where(retargets, wanted, old.target))
-        steps = torch.where(begins, epochs, old.steps)
-        done = torch.where(begins, 0, old.done)
-        curve = torch.where(begins, heads["alpha_curve"], old.curve)
-        alpha = torch.where(begins & (epochs == 0), target, old.alpha)
-        mode = torch.where(begins, (target > alpha).int() * UP + (target < alpha).int() * DOWN, mode)  # HOLD is 0
-
-        after = torch.where(born, GERMINATED, stage)
-        after = torch.where(advances & (stage == GERMINATED), TRAINING, after)
-        after = torch.where(to_blending, BLENDING, after)
-        after = torch.where(to_holding, HOLDING, after)
-        after = torch.where(begins & (stage == HOLDING) & (target < 1), BLENDING, after)
-        after = torch.where(fossilized, FOSSILIZED, after)
-        after = torch.where(at_once, PRUNED, after)
-        in_stage = torch.where(after != stage, 0, old.in_stage)
-
-        # 2. the tick: at most one move. What begins here goes on in the next one
-        risen = torch.zeros_like(to_blending)
-        if "G2" in self.automatic:
-            risen = (after == TRAINING) & healthy & (in_stage >= LEAST)
-        enters = to_blending | risen
-        start, target = torch.where(enters, 0, start), torch.where(enters, goal, target)
-        steps, done = torch.where(enters, tempo, steps), torch.where(enters, 0, done)
-        mode = mode.masked_fill(enters, UP)
-        curve = torch.where(enters, (style == SIGMOID_ADD).int() * SIGMOID, curve)  # LINEAR is 0
-        ticks = (after == BLENDING) & (mode != HOLD)
-        done = done + ticks.int()
-        arrives = ticks & (done >= steps)
-        alpha = torch.where(arrives, target, torch.where(ticks, self._ramp(start, target, curve, steps, done), alpha))
-        mode = mode.masked_fill(arrives, HOLD)
-        following = torch.where(arrives & (target == 0), PRUNED, after)
-        following = torch.where(risen, BLENDING, following)
-        if "G1" in self.automatic:
-            following = torch.where(after == GERMINATED, TRAINING, following)
-        if "G3" in self.automatic:
-            there = (after == BLENDING) & (target == 1) & (alpha == 1) & (mode == HOLD)
-            following = torch.where(there & self._is_long(in_stage), HOLDING, following)
-        in_stage = in_stage + (after == EMBARGOED).int()
-        following = torch.where(after == PRUNED, EMBARGOED, following)
-        following = torch.where((after == EMBARGOED) & (in_stage >= EMBARGO), RESETTING, following)
-        following = torch.where(after == RESETTING, DORMANT, following)
-
-        # 3. readings and counters
-        held, kept = is_any(following, WITH_SEED), following == FOSSILIZED
-        alpha = torch.where(held, alpha, 0)
         read = torch.where(kept, 0, alpha)
         reading = read * quality + self.noise * normal_quantile(uniform[2:])
         contribution = torch.where(read > 0, reading, 0)
@@ -336,34 +230,12 @@ class ScheduledDynamics(Dynamics):
             params = torch.where(held, value_of(blueprint, self.blueprints, self.params), 0)
             reward = gain - old.gain - self.rent * params.sum(0)
         evidence, weight = old.evidence + read * contribution, old.weight + read * read
-        ints = [blueprint, style, tempo, steps, done, curve]
-        blueprint, style, tempo, steps, done, curve = [torch.where(held, field, 0) for field in ints]
-        floats = [goal, alpha - old.alpha, start, target, quality, base, evidence, weight]
-        goal, velocity, start, target, quality, base, evidence, weight = [torch.where(held, f, 0) for f in floats]
-        empty = following == DORMANT
-        in_stage = torch.where(empty, 0, torch.where(following != after, 0, in_stage) + 1)
-        age = torch.where(empty, 0, age + 1)
+        floats = {"quality": quality, "base": base, "evidence": evidence, "weight": weight}
         made = ScheduledState(
-            states=_states(following, age, torch.where(held, mode, HOLD)),
-            in_stage=in_stage,
-            blueprint=blueprint,
-            style=style,
-            tempo=tempo,
-            goal=goal,
-            alpha=alpha,
-            velocity=velocity,
-            start=start,
-            target=target,
-            steps=steps,
-            done=done,
-            curve=curve,
-            quality=quality,
-            base=base,
+            **fields,
+            **{name: torch.where(held, field, 0) for name, field in floats.items()},
             contribution=contribution,
-            evidence=evidence,
-            weight=weight,
             epoch=old.epoch,
-            total_seeds=held.sum(0, dtype=torch.int32),
             gain=gain,
             rise=gain - old.gain,
             returns=old.returns,
@@ -372,8 +244,7 @@ class ScheduledDynamics(Dynamics):
 
     def reset(self, state: ScheduledState, where: Tensor) -> ScheduledState:
         """See ``Dynamics``. By numbers: compiled, a step with fresh tensors takes longer."""
-        stage, age, mode = (state.states[..., column].movedim(-1, 0) for column in range(3))
-        states = _states(torch.where(where, DORMANT, stage), torch.where(where, 0, age), torch.where(where, HOLD, mode))
+        states = self.lifecycle.cleared(state.states, where)
         return ScheduledState(states, *[torch.where(where, 0, field) for field in state[1:]])
 
     def observe(self, state: ScheduledState) -> Tensor:
@@ -387,15 +258,8 @@ class ScheduledDynamics(Dynamics):
 
         Returns: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
         """
-        stage, age, mode = (state.states[..., column].movedim(-1, 0) for column in range(3))
-        held, length, longest = is_any(stage, WITH_SEED), self.episode_length, max(SPEEDS)
-        rows = [(stage == s).float() for s in STAGES]
-        rows += [((state.blueprint == b) & held).float() for b in self.blueprints]
-        rows += [((state.style == s) & held).float() for s in range(len(self.engine.layout.head("style").choices))]
-        rows += [age.float() / length, state.in_stage.float() / length]
-        rows += [state.tempo.float() / longest, state.goal, state.alpha, state.velocity, state.target]
-        rows += [(mode == UP).float() - (mode == DOWN).float()]
-        rows += [value.float() / longest for value in (state.steps, state.done, state.steps - state.done)]
+        length = self.episode_length
+        rows = self.lifecycle.rows(state, length)
         rows += [state.contribution / 10, self.improvement(state) / 10, state.weight / (1 + state.weight)]
         seeds = state.total_seeds.float() / (self.engine.max_seeds or self.slots)
         rows += [(state.epoch.float() / length).unsqueeze(0), seeds.unsqueeze(0)]
@@ -478,7 +342,7 @@ class ScheduledDynamics(Dynamics):
             chosen[OP] = torch.where(here.any(-1), int(op), chosen[OP])
         # the canonical style does not multiply
         best = max(self.blueprints, key=lambda choice: (choice not in self.dead, self.mean[choice]))
-        chosen["blueprint"] = torch.where(chosen[OP] == int(ops.GERMINATE), best, chosen["blueprint"])
+        chosen[BLUEPRINT] = torch.where(chosen[OP] == int(ops.GERMINATE), best, chosen[BLUEPRINT])
         return torch.stack([chosen[name] for name in layout.head_names], -1)
 
     def check(self, mode: Mode) -> None:
@@ -489,19 +353,6 @@ class ScheduledDynamics(Dynamics):
     def _is_dead(self, blueprint: Tensor, style: Tensor) -> Tensor:
         """Seeds that get no gradient from birth on, for which G2 never opens; bool ``[slots, batch]``."""
         return is_any(blueprint, self.dead) | (style == MULTIPLY) & is_any(blueprint, self.dead_if_multiplied)
-
-    def _is_long(self, in_stage: Tensor) -> Tensor:
-        """Whether G3 finds a seed long enough in its stage."""
-        return in_stage >= (LEAST if self.strict else 0)
-
-    def _ramp(self, start: Tensor, target: Tensor, curve: Tensor, steps: Tensor, done: Tensor) -> Tensor:
-        """Alpha after some epochs of a ramp, float32 ``[slots, batch]``."""
-        return start + (target - start) * self.ramps[(curve * SIDE + steps) * SIDE + done]
-
-    def _read(self, state: ScheduledState, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Actions by heads, int32 ``[batch]``; which are legal, bool ``[batch]``; in which slots they act."""
-        values = [head.int() for head in actions.long().clamp(-1, INT32[-1]).unbind(-1)]
-        return dict(zip(self.engine.layout.head_names, values)), *self.masks(state).acts_on(values)
 
     def _terms(self, old: ScheduledState, heads: Mapping[str, Tensor], legal: Tensor) -> dict[str, Tensor]:
         """The terms of the shaped reward of a decision, float32 ``[batch]``."""
@@ -518,19 +369,6 @@ class ScheduledDynamics(Dynamics):
 OF_BATCH = {"epoch", "total_seeds", "gain", "rise", "returns"}
 FLOATS = {"goal", "alpha", "velocity", "start", "target", "quality", "base", "contribution", "evidence", "weight"}
 FLOATS |= {"gain", "rise", "returns"}
-
-
-def _one_of(index: Tensor, values: Sequence[float]) -> Tensor:
-    """The value at each index, float32; the first one for an index that is none."""
-    found = torch.full_like(index, values[0], dtype=torch.float32)
-    for at, value in enumerate(values[1:], 1):
-        found = torch.where(index == at, float(value), found)
-    return found
-
-
-def _states(*columns: Tensor) -> Tensor:
-    """Slot states of columns ``[slots, batch]``."""
-    return torch.stack(columns).permute(2, 1, 0)
 
 
 def _topology(engine: MaskEngine, legal: set[str]) -> str:
@@ -551,44 +389,3 @@ def _topology(engine: MaskEngine, legal: set[str]) -> str:
         )
     known = "; ".join(f"for {name} of {', '.join(params)}" for name, params in PARAMS.items())
     raise RulesError(f"the parameters of {names} are not known together, under topology={topology!r}; known: {known}")
-
-
-def _check_rules(engine: MaskEngine) -> None:
-    """Raise ``RulesError`` for rules under which the facts of ``esper-2026-06`` say nothing."""
-    rules, layout = engine.rules, engine.layout
-    stages, ops = ({member.name: int(member) for member in enum} for enum in (rules.stages, rules.ops))
-    choices = {head.name: head.choices for head in layout.heads if head.name != SLOT}
-    for what, got, wanted in (
-        ("stages", stages, {stage.name: int(stage) for stage in SeedStage}),
-        ("ops", ops, {op.name: int(op) for op in LifecycleOp}),
-        ("features", engine.feature_names, (STAGE, AGE, "alpha_mode")),
-        ("heads", choices, {**{h.name: h.choices for h in RULES.heads if h.choices}, OP: RULES.op_names}),
-    ):
-        if got != wanted:
-            raise RulesError(
-                f"{what} of {rules.name} are {got!r:.80}, and ScheduledDynamics knows what those of "
-                f"{RULES.name} do: give dynamics of your own"
-            )
-    for op, shipped in zip(rules.op_rules, RULES.op_rules):
-        known = _ways(RULES, shipped.id)
-        for stage, to in _ways(rules, op.id).items():
-            if known.get(stage) == to:
-                continue
-            here, there = f"may be legal in {SeedStage(stage).name}", "it is not"
-            if stage in known:
-                here = f"leads from {SeedStage(stage).name} to {SeedStage(to).name}"
-                there = f"to {SeedStage(known[stage]).name}"
-            raise RulesError(
-                f"{op.name} of {rules.name} {here}, under {RULES.name} {there}, and ScheduledDynamics knows "
-                "what it does there: give dynamics of your own"
-            )
-    for source, to in MOVES:
-        if rules.stages(to) not in rules.transitions[rules.stages(source)]:
-            names = rules.stages(source).name, rules.stages(to).name
-            raise RulesError(f"{rules.name} has no transition {names[0]} to {names[1]}, which ScheduledDynamics takes")
-
-
-def _ways(rules: MaskRules, op: IntEnum) -> dict[int, int]:
-    """Stage in which an op may be legal -> the stage in which a slot is after it, that one where the op only acts."""
-    edges = rules.edges(op)
-    return {int(stage): int(edges.get(stage, stage)) for stage in sorted(rules.legal_stages(op))}

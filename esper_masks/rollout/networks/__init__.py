@@ -9,6 +9,7 @@ memory       whether so many fit
 tasks        what they are trained on, and the splits
 samples      which samples a host is given when
 twins        the same hosts without seeds
+lifecycles   which seeds are trained when, with what share; the states
 dynamics     ``NetworkDynamics``: what a controller's step does, the reward, the observation
 score        what networks are worth at the end
 plans        fixed plans, and the other baselines

@@ -83,12 +83,19 @@ class Gate(Blueprint):
 
 
 class LowRank(Blueprint):
-    """A linear map of a quarter of the rank, added."""
+    """A linear map of a smaller rank, added.
+
+    Args:
+        part: of the features, the rank.
+    """
 
     zeros = ("up",)
 
+    def __init__(self, part: float = 1 / 4):
+        self.part = part
+
     def shapes(self, features: int, dims: int) -> Shapes:
-        rank = max(features // 4, 1)
+        rank = max(int(features * self.part), 1)
         return {"down": (rank, features), "up": (features, rank)}
 
     def apply(self, h: Tensor, **parameters: Tensor) -> Tensor:
@@ -96,10 +103,17 @@ class LowRank(Blueprint):
 
 
 class Light(Blueprint):
-    """An MLP with twice as many hidden features, added."""
+    """An MLP, added.
+
+    Args:
+        times: hidden features for each that it is given.
+    """
+
+    def __init__(self, times: float = 2):
+        self.times = times
 
     def shapes(self, features: int, dims: int) -> Shapes:
-        inner = 2 * features
+        inner = max(int(features * self.times), 1)
         return {"into": (inner, features), "bias": (inner,), "out": (features, inner), "shift": (features,)}
 
     def init(self, uniform: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -113,14 +127,22 @@ class Light(Blueprint):
 
 
 class Conv(Blueprint):
-    """A convolution over three places of each axis, its positive part mixed linearly, added."""
+    """A convolution over three places of each axis, its positive part mixed linearly, added.
+
+    Args:
+        times: channels in between for each that it is given.
+    """
 
     zeros = ("out",)
     dims = (1, 2)
 
+    def __init__(self, times: float = 1):
+        self.times = times
+
     def shapes(self, features: int, dims: int) -> Shapes:
-        kernel = features, features, *[3] * dims
-        return {"kernel": kernel, "bias": (features,), "out": (features, features), "shift": (features,)}
+        inner = max(int(features * self.times), 1)
+        kernel = inner, features, *[3] * dims
+        return {"kernel": kernel, "bias": (inner,), "out": (features, inner), "shift": (features,)}
 
     def apply(self, h: Tensor, **parameters: Tensor) -> Tensor:
         inner = convolution(h, parameters["kernel"], parameters["bias"]).relu()
@@ -131,8 +153,14 @@ BLUEPRINTS: dict[str, Blueprint] = {  # one's own belongs here, too
     "norm": Norm(),
     "gate": Gate(),
     "low_rank": LowRank(),
+    "half_rank": LowRank(1 / 2),
+    "narrow": Light(1 / 2),
+    "small": Light(1),
     "light": Light(),
+    "heavy": Light(4),
+    "conv_narrow": Conv(1 / 2),
     "conv": Conv(),
+    "conv_wide": Conv(2),
 }
 
 

@@ -48,6 +48,7 @@ class _Block(NamedTuple):
     """Rows of one kind: of hosts, or of the seeds of one blueprint."""
 
     owners: Tensor  # int64 [rows]: each one's host
+    frozen: Tensor | None  # bool [rows]: those that stay as they are; None where all are trained
     parameters: Tensor  # [rows, padded]
     momenta: Tensor
     gradients: Tensor
@@ -99,6 +100,7 @@ class Compact:
         alpha: ``[slots, hosts]``.
         ste: bool ``[slots, hosts]``.
         momenta: those of ``host`` and of ``seeds``, to train; None only computes.
+        frozen: bool ``[slots, hosts]``, seeds that are not trained; None for none.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Compact:
         alpha: Tensor,
         ste: Tensor,
         momenta: tuple[Tensor, Tensor] | None = None,
+        frozen: Tensor | None = None,
     ):
         self.architecture, self.trains = architecture, momenta is not None
         self.count = host.shape[1]
@@ -117,9 +120,18 @@ class Compact:
         shapes = architecture.host.shapes
         everybody = torch.arange(self.count, device=host.device)
         owners = {-1: [everybody]}
-        for _, number, hosts in self.listed:
+        still: dict[int, list[Tensor]] = {}
+        frozen = frozen if frozen is not None and bool(frozen.any()) else None
+        for slot, number, hosts in self.listed:
             owners.setdefault(number, []).append(hosts)
-        self._allocate({number: torch.cat(parts) for number, parts in sorted(owners.items())}, host)
+            if frozen is not None:
+                still.setdefault(number, []).append(frozen[slot, hosts])
+        self.freezes = frozen is not None
+        self._allocate(
+            {number: torch.cat(parts) for number, parts in sorted(owners.items())},
+            {number: torch.cat(parts) for number, parts in still.items()},
+            host,
+        )
         self.parameters = named(self.blocks[-1].parameters, shapes)
         self.gradients = named(self.blocks[-1].gradients, shapes)
         self.slots: dict[int, _Slot] = {}
@@ -130,7 +142,7 @@ class Compact:
         self.loss, self.norm = host.new_zeros(2, self.count)
         self.diverged = torch.zeros(self.count, dtype=torch.bool, device=host.device)
 
-    def _allocate(self, owners: dict[int, Tensor], like: Tensor) -> None:
+    def _allocate(self, owners: dict[int, Tensor], frozen: dict[int, Tensor], like: Tensor) -> None:
         """Three vectors, of which blocks are parts."""
         architecture = self.architecture
         widths = {-1: architecture.host.shapes} | dict(enumerate(architecture.shapes))
@@ -143,7 +155,8 @@ class Compact:
         self.blocks = {}
         for place, (number, rows) in enumerate(owners.items()):
             parameters, momenta, gradients = (part[place].view(len(rows), padded[number]) for part in parts)
-            self.blocks[number] = _Block(rows, parameters, momenta, gradients, like.new_zeros(len(rows)))
+            norm = like.new_zeros(len(rows))
+            self.blocks[number] = _Block(rows, frozen.get(number), parameters, momenta, gradients, norm)
 
     def _grouped(self, alpha: Tensor, ste: Tensor) -> list[_Group]:
         architecture = self.architecture
@@ -305,6 +318,8 @@ class Compact:
         hosts = self.blocks[-1]
         squares = loss.new_zeros(self.count)
         for block in self.blocks.values():
+            if block.frozen is not None:
+                block.gradients.masked_fill_(block.frozen.unsqueeze(1), 0)
             norm = torch.linalg.vector_norm(block.gradients, dim=1)
             block.norm.add_(norm)
             squares.index_add_(0, block.owners, norm.square_())
@@ -314,7 +329,8 @@ class Compact:
         lost = (loss + norm).isfinite().logical_not_()
         self.diverged.logical_or_(lost)
         parameters, momenta, _ = self.flat
-        before = [part.clone() for part in (parameters, momenta)] if lost.is_cuda or bool(lost.any()) else []
+        restores = self.freezes or lost.is_cuda or bool(lost.any())
+        before = [part.clone() for part in (parameters, momenta)] if restores else []
         scale = (rates.clip / (norm + EPSILON)).clamp_(max=1).unsqueeze(1)
         momenta.mul_(rates.momentum)
         for block in self.blocks.values():
@@ -324,7 +340,8 @@ class Compact:
         for part, lr in ((slice(self.split), rates.lr), (slice(self.split, None), rates.seed_lr)):
             parameters[part].add_(momenta[part], alpha=-lr)
         for block, *olds in zip(self.blocks.values(), *(torch.split(old, self.sizes) for old in before)):
-            which = lost[block.owners].unsqueeze(1)
+            which = lost[block.owners]
+            which = (which if block.frozen is None else which | block.frozen).unsqueeze(1)
             for now, old in zip((block.parameters, block.momenta), olds):
                 now.copy_(torch.where(which, old.view(now.shape), now))
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
-from esper_masks.rollout.env.calibrated import BLUEPRINT, is_any
-from esper_masks.rollout.env.dynamics import whole_actions
+from esper_masks.rollout.env.dynamics import BLUEPRINT, whole_actions
 from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rollout.networks.dynamics import NetworkDynamics
 from esper_masks.rules.names import OP, SLOT
@@ -23,7 +22,7 @@ BIRTHS = (0, 2, 5)  # epochs in which they plant a seed
 
 
 class Plan(NamedTuple):
-    """A seed of a blueprint in a slot at an epoch, kept as soon as that is legal."""
+    """A seed of a blueprint in a slot at an epoch, advanced and kept as soon as that is legal."""
 
     blueprint: int  # a choice of the head
     slot: int
@@ -58,11 +57,10 @@ def playing(plans: Sequence[Plan | None]) -> Player:
         rows = [(-1, 0, -1) if plan is None else plan for plan in plans]
         table = torch.tensor(rows, device=env.device)  # [plans, 3]
         blueprint, slot, epoch = table[dynamics.samples.tasks_of(state.key) % len(plans)].unbind(1)
-        stage = state.states[..., 0].gather(1, slot.unsqueeze(1)).squeeze(1)
-        ripe = is_any(stage, dynamics.judged)
+        onward = dynamics.lifecycle.onward(state).gather(0, slot.unsqueeze(0)).squeeze(0)
         born = state.epoch == epoch
-        fill, keep = dynamics.op("fill"), dynamics.op("keep")
-        op = torch.where(born, fill, torch.where(ripe, keep, dynamics.wait))
+        op = torch.where(onward >= 0, onward, dynamics.wait)
+        op = torch.where(born, dynamics.lifecycle.op("fill"), op)
         values = {OP: op, SLOT: slot, BLUEPRINT: torch.where(born, blueprint, 0)}
         return whole_actions(dynamics.engine.layout, values)
 

@@ -147,7 +147,14 @@ class Population:
         return networks._replace(seeds=seeds, seed_momentum=momentum)
 
     def train(
-        self, networks: Networks, blueprint: Tensor, alpha: Tensor, ste: Tensor, batches: Batches, steps: int
+        self,
+        networks: Networks,
+        blueprint: Tensor,
+        alpha: Tensor,
+        ste: Tensor,
+        batches: Batches,
+        steps: int,
+        frozen: Tensor | None = None,
     ) -> tuple[Networks, TrainStats]:
         """Some steps of every host.
 
@@ -158,6 +165,7 @@ class Population:
             ste: bool ``[slots, batch]``, whether a seed is trained without a share.
             batches: see ``Batches``; called for each step of each chunk of hosts.
             steps: how many.
+            frozen: bool ``[slots, batch]``, seeds that stay as they are, as with gradients switched off; None for none.
         """
         made = Networks(*(part.clone() for part in networks))
         batch = blueprint.shape[1]
@@ -167,7 +175,8 @@ class Population:
         for hosts in self._chunks(batch, self.chunk):
             host, host_momentum, seeds, seed_momentum = (part[..., hosts] for part in made)
             kinds, share, trained = (part[:, hosts] for part in (blueprint, alpha, ste))
-            compact = Compact(self.architecture, host, seeds, kinds, share, trained, (host_momentum, seed_momentum))
+            momenta, still = (host_momentum, seed_momentum), None if frozen is None else frozen[:, hosts]
+            compact = Compact(self.architecture, host, seeds, kinds, share, trained, momenta, still)
             for step in range(steps):
                 compact.step(*batches(step, hosts), self.rates)
             compact.scatter(host, seeds, "parameters")

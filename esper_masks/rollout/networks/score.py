@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from esper_masks.rollout.env.env import LifecycleEnv
-from esper_masks.rollout.networks.dynamics import NetworkDynamics, NetworkState
+from esper_masks.rollout.networks.dynamics import NetworkDynamics
+from esper_masks.rollout.networks.lifecycles import States
 
 
 class Score(NamedTuple):
@@ -35,7 +36,7 @@ class Scores(NamedTuple):
     diverged: int  # hosts of which some step was not finite
     illegal_actions: int
     hosts: Tensor  # float32 [batch]: scores on test, host by host, to be compared with those of another policy
-    final: NetworkState  # with which the episodes ended
+    final: States  # with which the episodes ended
 
 
 def score_of(policy: Callable[[LifecycleEnv], Tensor], env: LifecycleEnv) -> Scores:

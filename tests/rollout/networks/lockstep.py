@@ -28,11 +28,13 @@ class Lifecycles:
     stage: Tensor = field(init=False)  # [slots, batch]
     blueprint: Tensor = field(init=False)
     alpha: Tensor = field(init=False)
+    frozen: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.stage = torch.full((self.slots, self.batch), NONE)
         self.blueprint = torch.full((self.slots, self.batch), -1)
         self.alpha = torch.zeros(self.slots, self.batch, dtype=torch.float64)
+        self.frozen = self.stage != NONE
 
     def move(self) -> tuple[Tensor, Tensor]:
         """One epoch on: where seeds are culled, and where others germinate."""
@@ -44,6 +46,7 @@ class Lifecycles:
         stage = torch.where(culled, NONE, torch.where(born, TRAINING, self.stage + on.long()))
         alpha = torch.where(stage == BLENDING, (self.alpha + RATE).clamp(max=1), (stage == FULL).double())
         blueprint = torch.where(born, kind, self.blueprint)
+        self.frozen = (stage >= BLENDING) & (chance * 100 % 1 < 0.3)
         self.stage, self.alpha, self.blueprint = stage, alpha, torch.where(stage == NONE, -1, blueprint)
         return culled, born
 
@@ -61,6 +64,7 @@ class Control:
     isolated: bool | None = None
     keep_momentum: bool = False
     together: bool = False
+    thawed: bool = False
 
 
 def samples(
@@ -100,7 +104,7 @@ def lockstep(
     if wrong.isolated is not None:
         usual["isolated"] = wrong.isolated
     hosts = alone(population, networks, usual, cycles.seeds)
-    count = {"germinations": 0, "culls": 0, "blended": 0, "full": 0}
+    count = {"germinations": 0, "culls": 0, "blended": 0, "full": 0, "frozen": 0}
     for epoch in range(epochs):
         culled, born = cycles.move()
         networks = population.clear(networks, culled)
@@ -113,6 +117,7 @@ def lockstep(
         count["culls"] += int(culled.sum())
         count["blended"] += int((cycles.stage == BLENDING).sum())
         count["full"] += int((cycles.stage == FULL).sum())
+        count["frozen"] += int(cycles.frozen.sum())
         for at, host in enumerate(hosts):
             for slot in range(population.slots):
                 if culled[slot, at]:
@@ -123,10 +128,13 @@ def lockstep(
                 if slot in host.seeds:
                     host.seeds[slot].alpha = float(cycles.alpha[slot, at])
                     host.seeds[slot].ste = bool(cycles.stage[slot, at] == TRAINING)
+                    host.seeds[slot].frozen = bool(cycles.frozen[slot, at])
         blueprint, alpha, ste = cycles.seeds
         x, y = samples(population, steps, batch, rows, generator)
         x = stress(epoch, x)
-        networks, stats = population.train(networks, blueprint, alpha * wrong.alpha, ste, batches_of(x, y), steps)
+        frozen = None if wrong.thawed else cycles.frozen
+        drawn = batches_of(x, y)
+        networks, stats = population.train(networks, blueprint, alpha * wrong.alpha, ste, drawn, steps, frozen)
         told = train(hosts, x, y, together=wrong.together)
         assert_same(population, networks, stats, hosts, told, f"epoch {epoch}", tolerance)
         loss, accuracy = population.evaluate(networks, blueprint, alpha * wrong.alpha, batches_of(x, y))

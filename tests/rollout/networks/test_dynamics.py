@@ -1,5 +1,6 @@
 """Real networks under ``LifecycleEnv``: twins, rewards, data that no action shifts, checkpoints."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -375,8 +376,8 @@ def test_arguments_that_no_network_can_have(changes, reason: str) -> None:
 
 
 def test_rules_without_a_lifecycle_of_networks_are_refused() -> None:
-    with pytest.raises(em.RulesError, match="no mechanics are known for esper-2026-06"):
-        LifecycleEnv(em.ruleset("esper-2026-06"), 2, dynamics=partial(NetworkDynamics, **SMALL))
+    with pytest.raises(em.RulesError, match="no mechanics are known for others"):
+        LifecycleEnv(replace(RULES, name="others"), 2, dynamics=partial(NetworkDynamics, **SMALL))
 
 
 def test_memory_is_estimated_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

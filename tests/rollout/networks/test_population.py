@@ -41,6 +41,17 @@ def test_whole_lifecycles_in_convolutions(host: CNNHost, isolated: bool) -> None
     assert min(count.values()) > 0, count
 
 
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [(HOST, ("half_rank", "narrow", "small", "heavy")), (IMAGES, ("conv_narrow", "conv_wide", "small", "half_rank"))],
+    ids=["mlp", "cnn"],
+)
+def test_blueprints_of_other_sizes(host: MLPHost | CNNHost, names: tuple[str, ...]) -> None:
+    population = Population(host, 3, names, dtype=torch.float64, isolated=False, **FAST)
+    count = lockstep(population, {**FAST, "isolated": False}, batch=3, epochs=8)
+    assert min(count.values()) > 0, count
+
+
 @settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**31),
@@ -76,6 +87,7 @@ CONTROLS = {
     "alpha": Control(alpha=0.99),
     "momentum left at germination": Control(keep_momentum=True),
     "all hosts clipped by one norm": Control(together=True),
+    "no seed frozen": Control(thawed=True),
 }
 
 
@@ -247,8 +259,8 @@ def test_a_blueprint_that_does_not_fit(wrong: Any, says: str, monkeypatch: pytes
         ({"slots": 0}, "slots must be an int of 1 to 16, got 0"),
         ({"slots": 17}, "slots must be an int of 1 to 16, got 17"),
         ({"slots": True}, "slots must be an int of 1 to 16, got True"),
-        ({"blueprints": []}, "blueprints names none; there are norm, gate, low_rank, light, conv"),
-        ({"blueprints": ["norm", "heavy"]}, "no blueprint is called 'heavy'; there are norm"),
+        ({"blueprints": []}, "blueprints names none; there are norm, gate, low_rank, half_rank, narrow"),
+        ({"blueprints": ["norm", "dense"]}, "no blueprint is called 'dense'; there are norm"),
         ({"blueprints": ["norm", "norm"]}, "blueprints names 'norm' twice"),
         ({"blueprints": ["conv"]}, "blueprint 'conv' is for hosts with 1 or 2 axes of space, and these have 0"),
         ({"host": "mlp"}, "host must be an MLPHost or a CNNHost, got 'mlp'"),

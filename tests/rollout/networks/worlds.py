@@ -9,6 +9,7 @@ import esper_masks as em
 from esper_masks.rollout import LifecycleEnv, NetworkDynamics, Task
 
 RULES = em.ruleset("esper-2025-12")
+JUNE = em.ruleset("esper-2026-06")
 WAIT, GERMINATE, CULL, FOSSILIZE = range(4)
 CONV_LIGHT, ATTENTION, NORM, DEPTHWISE = range(1, 5)
 
@@ -27,6 +28,12 @@ def small(num_envs: int, slots: int = 3, **changes: Any) -> LifecycleEnv:
     """Environments in which an episode takes little time."""
     names = [f"slot{at}" for at in range(slots)]
     return LifecycleEnv(RULES, num_envs, names, dynamics=partial(NetworkDynamics, **{**SMALL, **changes}))
+
+
+def june(num_envs: int, switches: dict[str, Any] | None = None, **changes: Any) -> LifecycleEnv:
+    """The same under the rules of June, where an episode takes longer."""
+    dynamics = partial(NetworkDynamics, **{**SMALL, "steps": 2, "episode_length": 22, **changes})
+    return LifecycleEnv(JUNE, num_envs, dynamics=dynamics, **(switches or {}))
 
 
 def acted(env: LifecycleEnv, op: int, slot: int = 0, blueprint: int = 0) -> torch.Tensor:
