@@ -1,17 +1,22 @@
 """``train --world networks``: what it prints, that it goes on where it was, and what it refuses."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._pytree import tree_flatten_with_path
 
-from esper_masks.cli import networks
+from esper_masks.cli import networks, train
 from esper_masks.cli.entry import main
 from esper_masks.rollout import load_policy
 from esper_masks.rollout.networks import plans
 from esper_masks.rollout.networks.dynamics import NetworkDynamics
 from esper_masks.rollout.networks.tasks import digits
+from esper_masks.rollout.training import checkpoint
+from tests.cli.running import ended_by
 
 WORLD = ("train", "--world", "networks", "--task", "spirals", "--hosts", "6", "--epochs", "1", "--threads", "1")
 
@@ -60,6 +65,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert policy.act_in(policy.env(3)).decision.actions.shape == (3, 4)
     assert main(["train", "--logdir", folder, "--resume", "--task", "digits"]) == 2
     assert "--task digits: the checkpoint was begun with spirals; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.cpu
+def test_a_training_that_was_killed_ends_where_another_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the rules of June: weights, optimizer, environments and generators, to the last bit."""
+    monkeypatch.setattr(train, "_summarize", lambda *_: None)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    flags = (*WORLD[1:], "--rules", "esper-2026-06", "--steps", "600", "--save-every", "1", "--json")
+    assert ended_by(signal.SIGKILL, killed, *flags).returncode == -signal.SIGKILL
+    assert 0 < checkpoint.load(killed)["env_steps"] < 600
+    assert main(["train", "--logdir", str(killed), "--resume", "--json"]) == 0
+    assert main(["train", *flags, "--logdir", str(whole)]) == 0
+    one, other = (checkpoint.load(folder) for folder in (killed, whole))
+    assert one["env_steps"] == other["env_steps"] == 600
+    leaves, its = (tree_flatten_with_path(content["training"])[0] for content in (one, other))
+    assert len(leaves) == len(its) > 50
+    for (path, mine), (_, theirs) in zip(leaves, its):
+        assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs, path
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from contextlib import suppress
 from fcntl import ioctl
@@ -27,6 +26,7 @@ from esper_masks.rollout import MECHANICS, PPOConfig
 from esper_masks.rollout.training import checkpoint
 from esper_masks.rollout.training.logs import FolderLock, TrainingLog, read_metrics
 from esper_masks.rollout.training.processes import Processes
+from tests.cli.running import ended_by
 from tests.rollout.begun import SMALL, begin
 
 NO_SPACE = "No space left on device; make room, or name another place"
@@ -269,28 +269,22 @@ def test_the_command_names_what_is_wrong(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_whatever_ends_it_the_last_checkpoint_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "esper_masks", "train", "--envs", "20", "--logdir", str(tmp_path)]
-    pipe, long = subprocess.PIPE, [*command, "--steps", "100000000", "--json"]
-    with subprocess.Popen(long, stdout=pipe, stderr=pipe, text=True) as process:
-        deadline = time.monotonic() + 120
-        while len(checkpoint.found(tmp_path)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+    ended = ended_by(number, tmp_path, "--envs", "20", "--steps", "100000000", "--json")
     steps = checkpoint.load(tmp_path)["env_steps"]
     assert steps > 0
     if number == signal.SIGKILL:
-        assert process.returncode == -number
+        assert ended.returncode == -number
     else:
-        assert process.returncode == 128 + number
-        assert err.splitlines() == [
+        assert ended.returncode == 128 + number
+        assert ended.stderr.splitlines() == [
             "stopping after this update; again to quit without saving",
             f"esper-masks train: stopped after {steps:,} of 100,000,000 steps; "
             f"to go on: esper-masks train --logdir {tmp_path} --resume",
         ]
-        summary = json.loads(out)
+        summary = json.loads(ended.stdout)
         assert summary["interrupted"] is True
         assert summary["env_steps"] == steps
+    command = [sys.executable, "-m", "esper_masks", "train", "--envs", "20", "--logdir", str(tmp_path)]
     subprocess.run([*command, "--steps", str(steps + 500), "--resume"], check=True, timeout=120, capture_output=True)
     assert checkpoint.load(tmp_path)["env_steps"] == steps + 500
 

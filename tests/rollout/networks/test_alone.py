@@ -18,6 +18,7 @@ from tests.rollout.networks.worlds import (
     NORM,
     RULES,
     WAIT,
+    bumps,
     small,
 )
 
@@ -33,7 +34,14 @@ PLANS: list[dict[int, tuple[int, int, int]]] = [  # epoch -> op, slot, blueprint
     {},
     {0: (GERMINATE, 0, NORM), 1: (GERMINATE, 1, CONV_LIGHT), 2: (GERMINATE, 2, DEPTHWISE), 8: (FOSSILIZE, 1, 0)},
 ]
-LIGHT = 4 * 8 + 8 + 8 * 4 + 4  # parameters of a light seed in hosts of width 4
+# hosts, and the parameters of the seed in units of which rent is paid
+HOSTS: dict[str, tuple[dict[str, Any], int]] = {
+    "mlp": ({}, 4 * 8 + 8 + 8 * 4 + 4),
+    "mlp isolated": ({"isolated": True}, 4 * 8 + 8 + 8 * 4 + 4),
+    "sequences": ({"task": bumps(9), "depth": 2, "width": 3}, 3 * 3 * 3 + 3 + 3 * 3 + 3),
+    "images": ({"task": bumps(5, 4), "depth": 2, "width": 4}, 4 * 4 * 9 + 4 + 4 * 4 + 4),
+    "images co-adapting": ({"task": bumps(4, 4), "width": 3, "isolated": False}, 3 * 3 * 9 + 3 + 3 * 3 + 3),
+}
 
 
 class Life:
@@ -81,12 +89,12 @@ def act(env: LifecycleEnv, lives: list[Life], epoch: int) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize("isolated", [False, True])
-def test_networks_live_as_hosts_alone(isolated: bool) -> None:
+@pytest.mark.parametrize(("changes", "light"), HOSTS.values(), ids=HOSTS)
+def test_networks_live_as_hosts_alone(changes: dict[str, Any], light: int) -> None:
     """Parameters of hosts and seeds, losses and what they are ahead of their twins by, epoch by epoch."""
-    env = small(len(PLANS), episode_length=EPOCHS, steps=2, isolated=isolated)
+    env = small(len(PLANS), episode_length=EPOCHS, **{"steps": 2, **changes})
     dynamics = env.dynamics
-    rates = {**RATES, "isolated": isolated}
+    rates = {**RATES, "isolated": changes.get("isolated", "task" in changes)}  # CNN hosts are where nobody says
     state = env.state
     lives = [Life(Alone(dynamics.population.host, 3, host, rates)) for host in state.host.t()]
     inputs, labels = dynamics.samples.whole(state.key, "validation")(0, slice(0, env.num_envs))
@@ -117,7 +125,7 @@ def test_networks_live_as_hosts_alone(isolated: bool) -> None:
             life.move_on()
             kept = [seed for slot, seed in life.host.seeds.items() if life.slots[slot][0] == "FOSSILIZED"]
             sizes = [sum(p.numel() for p in seed.module.parameters()) for seed in kept]
-            ahead = float(twin[at]) - wanted - sum(0.01 + 0.04 * size / LIGHT for size in sizes)
+            ahead = float(twin[at]) - wanted - sum(0.01 + 0.04 * size / light for size in sizes)
             assert abs(float(state.potential[at]) - ahead) < 2e-4, where
         assert bool(outcome.terminated.all()) == last
         assert not outcome.illegal.any()

@@ -14,7 +14,7 @@ from esper_masks.rollout.networks.plans import Plan, playing
 from esper_masks.rollout.networks.samples import births_of
 from esper_masks.rollout.networks.score import score_of
 from tests.rollout.networks.lockstep import norm
-from tests.rollout.networks.worlds import JUNE, TASKS, june, small
+from tests.rollout.networks.worlds import JUNE, TASKS, bumps, june, small
 from tests.rollout.scheduled_twin import ScheduledTwin, Slot
 
 RATES: dict[str, Any] = {"lr": 0.05, "seed_lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "clip": 1.0}
@@ -186,10 +186,14 @@ def test_a_host_without_seeds_is_its_twin_to_the_last_bit() -> None:
     assert torch.equal(rewards, torch.zeros(22, 4))
 
 
-@pytest.mark.parametrize("policy", [random_legal, heuristic])
-def test_rewards_are_the_score_and_no_action_is_illegal(policy) -> None:
+@pytest.mark.parametrize(
+    ("policy", "changes"),
+    [(random_legal, {}), (heuristic, {}), (random_legal, {"task": bumps(9)}), (random_legal, {"task": bumps(5, 4)})],
+    ids=["random", "heuristic", "sequences", "images"],
+)
+def test_rewards_are_the_score_and_no_action_is_illegal(policy, changes: dict[str, Any]) -> None:
     torch.manual_seed(3)
-    env = june(8, rounds=1)
+    env = june(8, rounds=1, **changes)
     scores = score_of(policy, env)
     assert scores.illegal_actions == scores.diverged == 0
     final = scores.final

@@ -20,6 +20,15 @@ def dots(name: str = "dots", seed: int = 0, sizes: tuple[int, int, int] = (60, 2
     return Task(name, inputs, (inputs[:, 0] > 0).long() + 2 * (inputs[:, 1] > 0).long(), sizes)
 
 
+def bumps(*space: int, sizes: tuple[int, int, int] = (60, 20, 25)) -> Task:
+    """Sequences or images of one channel with a bump, whose class is the part of the first axis that it is in."""
+    generator = torch.Generator().manual_seed(len(space))
+    inputs = 0.3 * torch.randn(sum(sizes), 1, *space, generator=generator)
+    at = torch.randint(space[0], (len(inputs),), generator=generator)
+    inputs[torch.arange(len(inputs)), 0, at] += 1
+    return Task(f"bumps {space}", inputs, at * 3 // space[0], sizes)
+
+
 TASKS = dots("dots"), dots("more dots", 1)
 SMALL: dict[str, Any] = {"task": TASKS, "width": 4, "episode_length": 12, "steps": 3, "rows": 8}
 
