@@ -66,7 +66,7 @@ class _Group:
     norm: Tensor  # [seeds], there too
     hosts: Tensor  # int64 [seeds]
     alpha: Tensor  # [seeds, 1, ...], as many axes as h
-    taught: Tensor  # the same: the seed's part of the layer's gradient, alpha, or 1 with ste
+    part: Tensor  # the same: the seed's part of the layer's gradient, alpha, or 1 with ste
     hidden: Tensor | None  # bool, the same: ste, where seeds change nothing; None where all have a share
     opened: Tensor | None  # the same: 1 where the seed's gradient goes on into the host, None where none does
 
@@ -173,9 +173,9 @@ class Compact:
             block, shapes = self.blocks[number], architecture.shapes[number]
             rows = slice(filled[number], filled[number] + len(hosts))
             filled[number] = rows.stop
-            share, taught = (part[slot, hosts].view(-1, *tail) for part in (alpha, ste))
-            hidden = taught if bool(taught.any()) else None
-            opened = None if architecture.isolated or not self.trains or bool(taught.all()) else (~taught).to(share)
+            share, unshared = (part[slot, hosts].view(-1, *tail) for part in (alpha, ste))
+            hidden = unshared if bool(unshared.any()) else None
+            opened = None if architecture.isolated or not self.trains or bool(unshared.all()) else (~unshared).to(share)
             leaves = {name: part.detach() for name, part in named(block.parameters[rows], shapes).items()}
             at = self.slots[slot].groups
             begin = at[-1].rows.stop if at else 0
@@ -189,7 +189,7 @@ class Compact:
                 block.norm[rows],
                 hosts,
                 share,
-                share + taught.to(share),
+                share + unshared.to(share),
                 hidden,
                 opened,
             )
@@ -274,7 +274,7 @@ class Compact:
             *(leaf for group in slot.groups for leaf in group.leaves.values()),
         ]
         outputs = [
-            (made, gradients[group.rows] * group.taught)
+            (made, gradients[group.rows] * group.part)
             for made, group in zip(grown.made, slot.groups)
             if made.requires_grad
         ]

@@ -252,6 +252,26 @@ def test_the_heuristic_advances_and_judges_by_alpha_0() -> None:
     assert int(env.illegal_actions.sum()) == 0
 
 
+def test_what_is_observed_has_a_name() -> None:
+    env = june(2)
+    assert env.obs.shape == (2, len(env.obs_names))
+    env.step(everywhere(env, *action("GERMINATE", 1, blueprint="BOTTLENECK", tempo="SLOW")))
+    for _ in range(11):
+        env.step(everywhere(env, *action("ADVANCE", 1)))
+    seen, state = dict(zip(env.obs_names, env.obs.T)), env.state
+    for name, value in {
+        **{"stage BLENDING": 1, "blueprint BOTTLENECK": 1, "blueprint NORM": 0, "style LINEAR_ADD": 1, "tempo": 1},
+        **{"goal": 1, "alpha": 1 / 8, "alpha velocity": 1 / 8, "target": 1, "alpha mode": 1, "steps done": 1 / 8},
+        **{"steps left": 7 / 8, "age": 12 / 22, "epochs in stage": 1 / 22},
+    }.items():
+        assert seen[f"r0c1: {name}"].tolist() == pytest.approx([value] * 2), name
+    assert torch.equal(seen["r0c1: improvement"], state.loss_at_birth[1] - state.loss[0])
+    assert torch.equal(seen["r0c1: gradient"], state.seed_norm[1].log1p())
+    assert seen["seeds"].tolist() == pytest.approx([1 / 3] * 2)
+    assert seen["r0c0: stage DORMANT"].tolist() == [1, 1]
+    assert seen["r0c0: improvement"].tolist() == [0, 0]
+
+
 def test_all_gates_may_open_by_themselves() -> None:
     env = june(3, {"disable_advance": True}, automatic=("G1", "G2", "G3"))
     env.step(everywhere(env, *action("GERMINATE", 0, blueprint="ATTENTION")))
