@@ -13,7 +13,7 @@ from esper_masks.rollout.networks.score import Score, Scores, score_of
 
 HOSTS, EPISODES = 120, 200  # of a training, and those of each host
 HOSTS_IN_TEST, HOSTS_PLANNED = 384, 96  # in comparisons at the end; the second for each plan that is tried
-# where the user says nothing: a rollout is an episode, and experience dear
+# where the user says nothing: a rollout is an episode, of June two thirds of one, and experience dear
 CONFIG: dict[str, Any] = {
     "steps": 20,
     "epochs": 8,

@@ -232,6 +232,17 @@ def test_a_plan_plants_advances_and_keeps() -> None:
     assert torch.equal(last.potential[1::2], (twin - without)[1::2])
 
 
+def test_a_seed_that_is_half_there_is_not_advanced() -> None:
+    """ADVANCE would do nothing; another target comes first."""
+    env = june(2)
+    env.step(everywhere(env, *action("GERMINATE", 0, blueprint="NORM", alpha_target="HALF")))
+    for _ in range(14):
+        env.step(everywhere(env, *action("ADVANCE", 0)))
+    assert env.state.alpha[0].tolist() == [0.5] * 2
+    assert env.states[:, 0, 2].tolist() == [0, 0]  # HOLD
+    assert env.dynamics.lifecycle.onward(env.state).eq(-1).all()
+
+
 def test_the_heuristic_advances_and_judges_by_alpha_0() -> None:
     env, seen = june(6, rounds=1, episode_length=40), set()
     for _ in range(40):
@@ -292,6 +303,15 @@ def test_every_blueprint_of_both_topologies_has_a_module() -> None:
         assert ("FLEX_ATTENTION" in rents) == (topology == "transformer")
         if "FLEX_ATTENTION" in rents:
             assert rents["FLEX_ATTENTION"] == rents["ATTENTION"]
+
+
+def test_two_blueprints_may_be_one_module() -> None:
+    choices = JUNE.head("blueprint").choices
+    dynamics = june(1, names={**dict.fromkeys(choices, "norm"), "CONV_HEAVY": "light"}).dynamics
+    assert dynamics.population.names == ("norm", "light")
+    assert {choices[at]: int(dynamics.number[at]) for at in dynamics.blueprints if dynamics.number[at]} == {
+        "CONV_HEAVY": 1
+    }
 
 
 def test_ppo_learns_on_them_and_is_resumed() -> None:
