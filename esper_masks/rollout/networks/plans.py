@@ -1,7 +1,6 @@
 """Plans that no look at the network changes: the marks that a learned policy has to pass."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from operator import itemgetter
 from statistics import fmean
 from typing import NamedTuple
@@ -38,10 +37,21 @@ class Found(NamedTuple):
 
 
 def plans_for(dynamics: NetworkDynamics) -> list[Plan]:
-    """At most ``PLANS``: all blueprints, in slots spread over the network, at ``BIRTHS``."""
-    room = max(PLANS // (len(dynamics.blueprints) * len(BIRTHS)), 1)
-    slots = range(0, dynamics.slots, -(-dynamics.slots // room))
-    return [Plan(*each) for each in product(dynamics.blueprints, slots, BIRTHS)][:PLANS]
+    """At most ``PLANS``: all blueprints, in slots spread over the network, at ``BIRTHS``; one of each module.
+
+    Where these are too many, each blueprint is tried with some pairs of slot and birth, as evenly as may be.
+    """
+    modules = [int(dynamics.number[blueprint]) for blueprint in dynamics.blueprints]
+    blueprints = [each for at, each in enumerate(dynamics.blueprints) if modules[at] not in modules[:at]]
+    births, most = len(BIRTHS), max(PLANS // len(blueprints), 1)
+    slots = range(0, dynamics.slots, -(-dynamics.slots // max(most // births, births)))
+    # slots in turn, and each time through them with other births: a few that follow each other differ in both
+    pairs = [(at % len(slots), (at % len(slots) - at // len(slots)) % births) for at in range(len(slots) * births)]
+    plans = []
+    for number, blueprint in enumerate(blueprints):
+        chosen = {pairs[at % len(pairs)] for at in range(number * most, (number + 1) * most)}
+        plans += [Plan(blueprint, slots[slot], BIRTHS[birth]) for slot, birth in sorted(chosen)]
+    return plans[:PLANS]
 
 
 def playing(plans: Sequence[Plan | None]) -> Player:

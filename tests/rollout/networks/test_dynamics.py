@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +291,9 @@ def test_a_plan_is_played_and_the_best_is_found() -> None:
 
     dynamics = env.dynamics
     plans = plans_for(dynamics)
-    assert len(plans) == len(set(plans)) == 36
-    assert len(plans_for(small(1, slots=8).dynamics)) <= 36
-    assert {plan.slot for plan in plans_for(small(1, slots=8).dynamics)} == {0, 3, 6}
+    assert plans == [Plan(*each) for each in product(dynamics.blueprints, range(3), (0, 2, 5))]
+    assert plans_for(small(1, slots=8).dynamics) == [Plan(*each) for each in product(range(1, 5), (0, 3, 6), (0, 2, 5))]
+    assert plans_for(small(1, slots=1).dynamics) == [Plan(*each) for each in product(range(1, 5), (0,), (0, 2, 5))]
     some = [Plan(NORM, 0, 0), Plan(CONV_LIGHT, 1, 0), Plan(CONV_LIGHT, 2, 3)]
     found = find_plans(env, some)
     assert [plan for plan, _ in found.tried] == some

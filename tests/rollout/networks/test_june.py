@@ -1,6 +1,7 @@
 """Real networks under the rules of June: beside hosts trained alone, whose seeds plain loops move."""
 
 from collections import Counter
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import esper_masks as em
 from esper_masks.bench.sequential import Alone, saved
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, NetworkDynamics, PPOConfig
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
-from esper_masks.rollout.networks.plans import Plan, playing
+from esper_masks.rollout.networks import plans
+from esper_masks.rollout.networks.blueprints import BLUEPRINTS
+from esper_masks.rollout.networks.plans import Plan, plans_for, playing
 from esper_masks.rollout.networks.samples import births_of
 from esper_masks.rollout.networks.score import score_of
 from tests.rollout.networks.lockstep import norm
@@ -230,6 +233,37 @@ def test_a_plan_plants_advances_and_keeps() -> None:
     without, _ = dynamics.measure(last.networks, torch.full((3, 4), -1), 0 * alpha, last.key, "validation")
     twin = dynamics.twins.losses(last.key, torch.full((4,), 22))
     assert torch.equal(last.potential[1::2], (twin - without)[1::2])
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize("modules", range(1, 8))
+def test_plans_are_spread_over_slots_and_births(slots: int, modules: int) -> None:
+    """For any number of modules; blueprints that share one are tried once."""
+    choices, kinds = JUNE.head("blueprint").choices, list(BLUEPRINTS)
+    names = {choice: kinds[max(at - 1, 0) % modules] for at, choice in enumerate(choices)}
+    dynamics = june(1, slot_ids=[f"slot{at}" for at in range(slots)], names=names).dynamics
+    made = plans_for(dynamics)
+    assert len(made) == len(set(made)) <= 36
+    tried = {int(dynamics.number[plan.blueprint]): plan.blueprint for plan in made}
+    assert len(tried) == len({plan.blueprint for plan in made}) == modules
+    for blueprint in tried.values():
+        mine = [plan for plan in made if plan.blueprint == blueprint]
+        assert {plan.epoch for plan in mine} == {0, 2, 5}
+        assert len({plan.slot for plan in mine}) >= min(slots, 2)
+    of_slots, of_births = (Counter(column) for column in list(zip(*made))[1:])
+    for counts in (of_slots, of_births):
+        assert max(counts.values()) - min(counts.values()) <= 2 * (modules > 4)
+    assert len(of_slots) >= min(slots, 3)
+    assert max(of_slots) - min(of_slots) >= slots // 2
+
+
+def test_as_many_plans_as_may_be_where_blueprints_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = june(1).dynamics
+    assert len(plans_for(dynamics)) == 35
+    assert {(plan.slot, plan.epoch) for plan in plans_for(dynamics)} == set(product(range(3), (0, 2, 5)))
+    monkeypatch.setattr(plans, "PLANS", 5)
+    assert len({plan.blueprint for plan in plans_for(dynamics)}) == 5
+    assert len({(plan.slot, plan.epoch) for plan in plans_for(dynamics)}) == 5
 
 
 def test_a_seed_that_is_half_there_is_not_advanced() -> None:

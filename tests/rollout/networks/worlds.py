@@ -39,10 +39,12 @@ def small(num_envs: int, slots: int = 3, **changes: Any) -> LifecycleEnv:
     return LifecycleEnv(RULES, num_envs, names, dynamics=partial(NetworkDynamics, **{**SMALL, **changes}))
 
 
-def june(num_envs: int, switches: dict[str, Any] | None = None, **changes: Any) -> LifecycleEnv:
+def june(
+    num_envs: int, switches: dict[str, Any] | None = None, slot_ids: list[str] | None = None, **changes: Any
+) -> LifecycleEnv:
     """The same under the rules of June, where an episode takes longer."""
     dynamics = partial(NetworkDynamics, **{**SMALL, "steps": 2, "episode_length": 22, **changes})
-    return LifecycleEnv(JUNE, num_envs, dynamics=dynamics, **(switches or {}))
+    return LifecycleEnv(JUNE, num_envs, slot_ids, dynamics=dynamics, **(switches or {}))
 
 
 def acted(env: LifecycleEnv, op: int, slot: int = 0, blueprint: int = 0) -> torch.Tensor:
