@@ -112,8 +112,8 @@ class Dwells:
             RulesError: there is none.
         """
         for op, source, target in self.moves:
-            fits = {"fill": source == self.empty, "keep": target == self.kept, "cull": target in self.without_seed}
-            if fits[what]:
+            fills, clears = source == self.empty, target in self.without_seed
+            if {"fill": fills and not clears, "keep": target == self.kept, "cull": clears and not fills}[what]:
                 return op
         raise RulesError(f"no op of {self.rules} could {what} a seed")
 

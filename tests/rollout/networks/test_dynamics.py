@@ -1,6 +1,7 @@
 """Real networks under ``LifecycleEnv``: twins, rewards, data that no action shifts, checkpoints."""
 
 from dataclasses import replace
+from enum import IntEnum
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 import esper_masks as em
 from esper_masks.bench.sequential import Alone, saved
-from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, NetworkDynamics, PPOConfig, Task
+from esper_masks.rollout import MECHANICS, PPO, FactoredActorCritic, LifecycleEnv, NetworkDynamics, PPOConfig, Task
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.networks import memory
 from esper_masks.rollout.networks.hosts import MLPHost
@@ -302,6 +303,31 @@ def test_a_plan_is_played_and_the_best_is_found() -> None:
         assert worth.get(best, 0.0) == max(0.0, *worth.values())
     means = {plan: sum(scores) / 2 for plan, scores in found.tried}
     assert means.get(found.fixed, 0.0) == max(0.0, *means.values())
+
+
+class Ops(IntEnum):
+    WAIT, BLOCK, GERMINATE, CULL, FOSSILIZE = range(5)
+
+
+def test_an_op_that_blocks_an_empty_slot_neither_fills_nor_culls(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages, ops = RULES.stages, {op.name: replace(op, id=Ops[op.name]) for op in RULES.op_rules}
+    culls = {source: stages.CULLED for source, to in RULES.transitions.items() if stages.CULLED in to}
+    ops["CULL"] = replace(ops["CULL"], enters=None, moves=culls)
+    ops["BLOCK"] = em.Op(Ops.BLOCK, moves={stages.DORMANT: stages.CULLED}, uses=["slot"])
+    after = {**RULES.transitions, stages.DORMANT: (stages.GERMINATED, stages.CULLED)}
+    rules = replace(RULES, name="blocking", transitions=after, op_rules=[ops[op.name] for op in Ops])
+    monkeypatch.setitem(MECHANICS, "blocking", MECHANICS[RULES.name])
+    lifecycle = LifecycleEnv(rules, 2, dynamics=partial(NetworkDynamics, **SMALL)).dynamics.lifecycle
+    named = {what: Ops(lifecycle.op(what)).name for what in ("fill", "cull", "keep")}
+    assert named == {"fill": "GERMINATE", "cull": "CULL", "keep": "FOSSILIZE"}
+
+
+def test_ops_that_do_more_than_to_move_their_slot_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = [replace(op, sets={"mark": True}) if op.name == "CULL" else op for op in RULES.op_rules]
+    rules = replace(RULES, name="marked", features={"mark": bool}, op_rules=ops)
+    monkeypatch.setitem(MECHANICS, "marked", MECHANICS[RULES.name])
+    with pytest.raises(em.RulesError, match="op CULL of marked sets mark, and in NetworkDynamics ops only move their"):
+        LifecycleEnv(rules, 2, dynamics=partial(NetworkDynamics, **SMALL))
 
 
 def test_the_heuristic_plants_where_a_loss_stands_still_and_judges_by_alpha_0() -> None:
