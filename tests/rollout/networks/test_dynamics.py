@@ -53,7 +53,8 @@ def test_a_host_without_seeds_is_its_twin_to_the_last_bit(task: Any) -> None:
     assert torch.equal(after.host, course.host)
     assert torch.equal(env.dynamics.score(after, "test"), torch.zeros(6))
     assert course.loss.shape == course.accuracy.shape == (13, 6)
-    assert (course.loss[-1] != course.loss[0]).all()
+    learned = course.loss[-1] < course.loss[0]
+    assert learned.all() if task is TASKS else course.loss[-1].mean() < course.loss[0].mean()
 
 
 def test_an_action_shifts_nobodys_data() -> None:

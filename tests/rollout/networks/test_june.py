@@ -69,7 +69,7 @@ class Life(ScheduledTwin):
         self.norms = dict.fromkeys(self.norms, 0.0)
         for at, seed in self.host.seeds.items():
             seed.alpha, seed.ste = self.slots[at].seed.ramp.alpha, self.slots[at].stage == "TRAINING"  # type: ignore[union-attr]
-            seed.frozen = at in self.frozen
+            seed.frozen = at in self.frozen or not (seed.alpha or seed.ste)  # without a share there is no gradient
         for samples, classes in zip(x, y):
             self.host.backward(samples, classes)
             for at, seed in self.host.seeds.items():
@@ -86,15 +86,20 @@ def some(env: LifecycleEnv, generator: torch.Generator) -> torch.Tensor:
     return em.FactoredCategorical(logits, env.masks()).sample(noise=noise)
 
 
-@pytest.mark.parametrize("settings", [{}, {"isolated": True, "automatic": ("G1", "G3")}], ids=["free", "isolated"])
+ALL_GATES = {"automatic": ("G1", "G2", "G3")}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"isolated": True, "automatic": ("G1", "G3")}, ALL_GATES], ids=["free", "isolated", "automatic"]
+)
 def test_networks_live_as_hosts_alone(settings: dict[str, Any]) -> None:
     """Slots, shares, parameters of hosts and seeds, and what they are ahead of their twins by, epoch by epoch."""
     length, steps = 40, 1
-    env = june(5, episode_length=length, steps=steps, **settings)
+    automatic = settings.get("automatic", ())
+    env = june(5, {"disable_advance": len(automatic) == 3}, episode_length=length, steps=steps, **settings)
     dynamics, state = env.dynamics, env.state
     population, generator = dynamics.population, torch.Generator().manual_seed(1)
     rates = {**RATES, "isolated": settings.get("isolated", False)}
-    automatic = settings.get("automatic", ())
     lives = [Life(Alone(population.host, 3, host, rates), length, automatic=automatic) for host in state.host.t()]
     inputs, labels = dynamics.samples.whole(state.key, "validation")(0, slice(0, 5))
     seen: Counter[str] = Counter()
@@ -112,6 +117,9 @@ def test_networks_live_as_hosts_alone(settings: dict[str, Any]) -> None:
                 life.host.germinate(slot, population.names[int(number)], born.seeds[slot, :, at])
             life.train(x[None, at], y[None, at])
             seen.update([op, *(each.stage for each in life.slots), *["frozen"] * len(life.frozen)])
+            seen["begun"] += sum(
+                each.stage == "BLENDING" and not life.host.seeds[i].alpha for i, each in enumerate(life.slots)
+            )
         state, outcome = dynamics.advance(state, actions, torch.empty(5, 0))
         assert not outcome.illegal.any()
         assert state.states.tolist() == [[list(row) for row in life.slot_words()] for life in lives]
@@ -139,7 +147,8 @@ def test_networks_live_as_hosts_alone(settings: dict[str, Any]) -> None:
             ahead = float(twin[at]) - loss - sum(0.01 + 0.04 * size / LIGHT for size in fossils)
             assert abs(float(state.potential[at]) - ahead) < 1e-3, where
         env.state = state = state._replace(epoch=state.epoch + 1)
-    wanted = {"TRAINING", "BLENDING", "HOLDING", "FOSSILIZED", "EMBARGOED", "SET_ALPHA_TARGET", "PRUNE", "frozen"}
+    wanted = {"TRAINING", "BLENDING", "HOLDING", "FOSSILIZED", "EMBARGOED", "SET_ALPHA_TARGET", "PRUNE"}
+    wanted.add("begun" if "G2" in automatic else "frozen")  # begun: in BLENDING, and its share has not
     assert min(seen[name] for name in wanted) > 0, seen
 
 
