@@ -28,7 +28,7 @@ import esper_masks as em
 from benchmarks.learning import AllLegal, PenalizedEnv, train
 from esper_masks.bench.suite import machine
 from esper_masks.cli.common import output, positive, reason_of, tell
-from esper_masks.cli.networks import CONFIG, EPISODES, HOSTS, HOSTS_IN_TEST, HOSTS_PLANNED, policy_facts
+from esper_masks.cli.networks import EPISODES, HOSTS, HOSTS_IN_TEST, HOSTS_PLANNED, config_of, policy_facts
 from esper_masks.files import write_file
 from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, NetworkDynamics, PPOConfig
 from esper_masks.rollout.networks.compact import numbers
@@ -118,7 +118,8 @@ def without_masks(seed: int, kind: type[LifecycleEnv]) -> PPO:
     env = kind(rules, HOSTS, seed=seed, dynamics=partial(NetworkDynamics, task=settings.task, first=settings.first(0)))
     step = em.DecisionStep(AllLegal(rules, env.engine.slot_ids), mode="eager")
     policy = FactoredActorCritic(step, env.obs_size, settings.width)
-    return PPO(env, policy, PPOConfig(horizon=HOSTS * EPISODES * CONFIG["steps"], **CONFIG))
+    config = config_of(rules)
+    return PPO(env, policy, PPOConfig(horizon=HOSTS * EPISODES * config["steps"], **config))
 
 
 def mnist1d(kind: str) -> dict[str, Any]:
@@ -129,7 +130,8 @@ def mnist1d(kind: str) -> dict[str, Any]:
     torch.manual_seed(0)
     env = LifecycleEnv(rules, hosts, seed=0, dynamics=partial(of, steps=SHORT))
     policy = FactoredActorCritic(em.DecisionStep(env.engine, mode="eager"), env.obs_size, TrainSettings().width)
-    ppo = PPO(env, policy, PPOConfig(horizon=hosts * episodes * CONFIG["steps"], **CONFIG))
+    config = config_of(rules)
+    ppo = PPO(env, policy, PPOConfig(horizon=hosts * episodes * config["steps"], **config))
     curve = train(ppo, ppo.config.horizon)
     tell(PROGRAM, f"{kind}: trained, {curve['return_mean'][-1]:+.3f} nats")
     tried = LifecycleEnv(rules, HOSTS_TRIED, dynamics=partial(of, steps=LONG, rounds=1))

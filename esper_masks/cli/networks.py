@@ -8,14 +8,15 @@ from rich.table import Column, Table
 
 from esper_masks.rollout.env.env import LifecycleEnv
 from esper_masks.rollout.networks.dynamics import NetworkDynamics
+from esper_masks.rollout.networks.lifecycles import kind_of
 from esper_masks.rollout.networks.plans import Found, Plan, Player, baselines_for
 from esper_masks.rollout.networks.score import Score, Scores, score_of
+from esper_masks.rules import MaskRules
 
 HOSTS, EPISODES = 120, 200  # of a training, and those of each host
 HOSTS_IN_TEST, HOSTS_PLANNED = 384, 96  # in comparisons at the end; the second for each plan that is tried
-# where the user says nothing: a rollout is an episode, of June two thirds of one, and experience dear
+# where the user says nothing: a rollout is an episode, and experience dear
 CONFIG: dict[str, Any] = {
-    "steps": 20,
     "epochs": 8,
     "minibatches": 4,
     "learning_rate": 3e-3,
@@ -24,6 +25,11 @@ CONFIG: dict[str, Any] = {
     "entropy_weight": 0.005,
     "target_kl": 0.03,
 }
+
+
+def config_of(rules: MaskRules) -> dict[str, Any]:
+    """What a training has where the user says nothing."""
+    return {"steps": kind_of(rules).epochs, **CONFIG}
 
 
 def scores_of(

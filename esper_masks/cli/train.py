@@ -264,10 +264,12 @@ def _new(processes: Processes, options: argparse.Namespace) -> tuple[PPO, dict[s
     if options.hosts is not None and options.world is None:
         raise ValueError("--hosts is of --world networks: name that, too, or give --envs")
     processes.wait()  # the first process to pass here makes a checkpoint
-    settings, steps, tuned = TrainSettings(**_given(options, SETTINGS + FREE)), STEPS, {}
+    name = options.rules or DEFAULT_RULES
+    rules, settings, steps, tuned = find_rules(name), TrainSettings(**_given(options, SETTINGS + FREE)), STEPS, {}
     if settings.world:
         settings = replace(settings, envs=options.hosts or options.envs or networks.HOSTS)
-        steps, tuned = settings.envs * networks.EPISODES * networks.CONFIG["steps"], networks.CONFIG
+        tuned = networks.config_of(rules)
+        steps = settings.envs * networks.EPISODES * tuned["steps"]
     if options.calibration is not None:
         if options.dynamics is not None:
             raise ValueError(
@@ -275,9 +277,9 @@ def _new(processes: Processes, options: argparse.Namespace) -> tuple[PPO, dict[s
             )
         settings = replace(settings, calibration=Calibration.load(options.calibration).to_json())
     config = PPOConfig(horizon=options.steps or steps, **{**tuned, **_given(options, TUNED + COUNTED)})
-    name, settings = options.rules or DEFAULT_RULES, _with_threads(settings, processes)
+    settings = _with_threads(settings, processes)
     code = {"rules": name, **_given(options, ("dynamics",))}
-    ppo = build(find_rules(name), settings, config, options.device, processes, find_dynamics(options.dynamics))
+    ppo = build(rules, settings, config, options.device, processes, find_dynamics(options.dynamics))
     return ppo, {**code, **settings.to_dict()}
 
 

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from esper_masks.cli import networks, train
 from esper_masks.cli.entry import main
-from esper_masks.rollout import load_policy
+from esper_masks.rollout import PPOConfig, load_policy
 from esper_masks.rollout.networks import memory, plans
 from esper_masks.rollout.networks.dynamics import NetworkDynamics
 from esper_masks.rollout.networks.tasks import digits
 from esper_masks.rollout.training import checkpoint
+from esper_masks.rollout.training.train import TrainSettings
+from esper_masks.rules import MaskRules
 from tests.cli.running import ended_by
 
 WORLD = ("train", "--world", "networks", "--task", "spirals", "--hosts", "6", "--epochs", "1", "--threads", "1")
@@ -72,17 +75,37 @@ def test_a_training_that_was_killed_ends_where_another_does(tmp_path: Path, monk
     """Under the rules of June: weights, optimizer, environments and generators, to the last bit."""
     monkeypatch.setattr(train, "_summarize", lambda *_: None)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    flags = (*WORLD[1:], "--rules", "esper-2026-06", "--steps", "600", "--save-every", "1", "--json")
+    flags = (*WORLD[1:], "--rules", "esper-2026-06", "--steps", "720", "--save-every", "1", "--json")
     assert ended_by(signal.SIGKILL, killed, *flags).returncode == -signal.SIGKILL
-    assert 0 < checkpoint.load(killed)["env_steps"] < 600
+    assert 0 < checkpoint.load(killed)["env_steps"] < 720
     assert main(["train", "--logdir", str(killed), "--resume", "--json"]) == 0
     assert main(["train", *flags, "--logdir", str(whole)]) == 0
     one, other = (checkpoint.load(folder) for folder in (killed, whole))
-    assert one["env_steps"] == other["env_steps"] == 600
+    assert one["env_steps"] == other["env_steps"] == 720
     leaves, its = (tree_flatten_with_path(content["training"])[0] for content in (one, other))
     assert len(leaves) == len(its) > 50
     for (path, mine), (_, theirs) in zip(leaves, its):
         assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs, path
+
+
+@pytest.mark.parametrize(
+    ("rules", "steps", "horizon"), [("esper-2025-12", 20, 480_000), ("esper-2026-06", 30, 720_000)]
+)
+def test_a_rollout_is_an_episode_and_a_host_has_200(
+    rules: str, steps: int, horizon: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[PPOConfig] = []
+
+    def build(its: MaskRules, settings: TrainSettings, config: PPOConfig, *_: Any) -> None:
+        dynamics = settings.environment(its, 2, 0, "cpu", "eager").dynamics
+        assert isinstance(dynamics, NetworkDynamics)
+        assert dynamics.episode_length == steps
+        configs.append(config)
+        raise ValueError("it is enough")
+
+    monkeypatch.setattr(train, "build", build)
+    assert main(["train", "--world", "networks", "--rules", rules, "--task", "spirals", "--logdir", str(tmp_path)]) == 2
+    assert [(config.steps, config.horizon) for config in configs] == [(steps, horizon)]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from esper_masks.rollout.env.dynamics import BLUEPRINT
 from esper_masks.rollout.env.mechanics import MECHANICS, mechanics_of
 from esper_masks.rollout.env.schedule import TRAINING, Schedule
 from esper_masks.rollout.networks.population import Networks
+from esper_masks.rules import MaskRules
 from esper_masks.rules.fields import FrozenMapping
 
 DWELLS = FrozenMapping({"GERMINATED": 1, "TRAINING": 2, "BLENDING": 3})  # epochs; of stages that are not here 1
@@ -208,17 +209,22 @@ class ScheduledSeeds(Schedule):
         return slots
 
 
+def kind_of(rules: MaskRules) -> type[DwellingSeeds] | type[ScheduledSeeds]:
+    """The lifecycle of some rules: June's where slots have a mode of their alpha, else that of their mechanics."""
+    return DwellingSeeds if "alpha_mode" not in rules.features or rules.name in MECHANICS else ScheduledSeeds
+
+
 def lifecycle_of(
     engine: MaskEngine, dwells: Mapping[str, int] | None, automatic: Sequence[str]
 ) -> DwellingSeeds | ScheduledSeeds:
-    """The lifecycle of some rules: that of June where slots have a mode of their alpha, else that of their mechanics.
+    """See ``kind_of``.
 
     Raises:
         RulesError: rules without either.
         ValueError: an argument of the other lifecycle, or out of range.
     """
     rules = engine.rules.name
-    if "alpha_mode" not in engine.feature_names or rules in MECHANICS:
+    if kind_of(engine.rules) is DwellingSeeds:
         if automatic:
             raise ValueError(f"automatic= is of the gates of esper-2026-06, and {rules} has none: leave it out")
         return DwellingSeeds(engine, DWELLS if dwells is None else dwells)
