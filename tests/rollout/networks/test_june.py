@@ -13,7 +13,7 @@ from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, NetworkD
 from esper_masks.rollout.env.baselines import always_wait, heuristic, random_legal
 from esper_masks.rollout.networks import plans
 from esper_masks.rollout.networks.blueprints import BLUEPRINTS
-from esper_masks.rollout.networks.plans import Plan, plans_for, playing
+from esper_masks.rollout.networks.plans import Plan, baselines_for, plans_for, playing
 from esper_masks.rollout.networks.samples import births_of
 from esper_masks.rollout.networks.score import score_of
 from tests.rollout.networks.lockstep import norm
@@ -198,14 +198,22 @@ def test_a_host_without_seeds_is_its_twin_to_the_last_bit() -> None:
     assert torch.equal(rewards, torch.zeros(22, 4))
 
 
+FEW, IMAGES = {"steps": 1, "depth": 2}, bumps(5, 4)
+
+
 @pytest.mark.parametrize(
     ("policy", "changes"),
-    [(random_legal, {}), (heuristic, {}), (random_legal, {"task": bumps(9)}), (random_legal, {"task": bumps(5, 4)})],
+    [
+        (random_legal, {}),
+        (heuristic, {}),
+        (random_legal, FEW | {"task": bumps(9)}),
+        (random_legal, FEW | {"task": IMAGES}),
+    ],
     ids=["random", "heuristic", "sequences", "images"],
 )
 def test_rewards_are_the_score_and_no_action_is_illegal(policy, changes: dict[str, Any]) -> None:
     torch.manual_seed(3)
-    env = june(8, rounds=1, **changes)
+    env = june(4 if changes else 8, rounds=1, **changes)
     scores = score_of(policy, env)
     assert scores.illegal_actions == scores.diverged == 0
     final = scores.final
@@ -291,6 +299,8 @@ def test_the_heuristic_advances_and_judges_by_alpha_0() -> None:
     for _ in range(40):
         actions, state = heuristic(env), env.state
         seen |= {JUNE.ops(op).name for op in actions[:, -1].tolist()}
+        planted = actions[actions[:, -1] == int(JUNE.ops.GERMINATE), 1].tolist()
+        assert set(planted) <= {env.dynamics.blueprints[int(state.epoch[0]) % 7]}
         holds = (state.states[..., 0] == HOLDING).any(1)
         for at in holds.nonzero().flatten().tolist():
             slot = int((state.states[at, :, 0] == HOLDING).int().argmax())
@@ -357,17 +367,57 @@ def test_two_blueprints_may_be_one_module() -> None:
     }
 
 
-def test_ppo_learns_on_them_and_is_resumed() -> None:
+def test_ppo_runs_on_them_and_their_state_is_taken_up() -> None:
     torch.manual_seed(0)
     env = june(6, episode_length=7)
     policy = FactoredActorCritic(em.DecisionStep(env.engine, mode="eager"), env.obs_size, 16)
-    ppo = PPO(env, policy, PPOConfig(steps=7, epochs=1, minibatches=2))
+    ppo = PPO(env, policy, PPOConfig(steps=5, epochs=1, minibatches=2))
     for _ in range(3):
         assert ppo.iterate()["illegal_actions"] == 0
     other = june(6, episode_length=7)
     other.load_state_dict(env.state_dict())
+    for _ in range(9):
+        actions = random_legal(env)
+        for mine, its in zip(env.step(actions)[:2], other.step(actions)[:2]):
+            assert torch.equal(mine, its)
     for mine, its in zip(other.state, env.state):
         assert torch.equal(mine, its)
+
+
+def test_other_gates_are_other_dynamics_and_go_with_the_pool() -> None:
+    free, gated = june(4, rounds=1).dynamics, june(4, {"disable_advance": True}, rounds=1, **ALL_GATES)
+    assert free.fingerprint != june(4, automatic=("G1",)).dynamics.fingerprint != gated.dynamics.fingerprint
+    other = gated.another(4, 0, dynamics=gated.dynamics.of_pool("test"))
+    assert other.dynamics.lifecycle.automatic == ("G1", "G2", "G3")
+    with pytest.raises(ValueError, match="the state is of other dynamics"):
+        june(4, rounds=1).load_state_dict(june(4, rounds=1, automatic=("G1",)).state_dict())
+
+
+def test_a_plan_and_the_heuristic_where_all_gates_open_by_themselves() -> None:
+    env = june(6, {"disable_advance": True}, rounds=1, episode_length=40, **ALL_GATES)
+    norm_seed, ops = JUNE.head("blueprint").choices.index("NORM"), JUNE.ops
+    for policy, wanted in ((playing([Plan(norm_seed, 1, 2)]), {"FOSSILIZE"}), (heuristic, {"FOSSILIZE", "PRUNE"})):
+        env.reset()
+        seen = Counter[str]()
+        for _ in range(40):
+            actions = policy(env)
+            seen.update(ops(op).name for op in actions[:, -1].tolist())
+            env.step(actions)
+        assert set(seen) <= {"WAIT", "GERMINATE", "FOSSILIZE", "PRUNE"}
+        assert set(seen) & wanted
+        assert seen["GERMINATE"] >= 6 or policy is heuristic
+    assert int(env.illegal_actions.sum()) == 0
+
+
+def test_baselines_are_found_under_june() -> None:
+    env = june(4, {"disable_advance": True}, width=3, steps=1, episode_length=6, **ALL_GATES)
+    players, found = baselines_for(env, 4)
+    assert [plan for plan, _ in found.tried] == plans_for(env.dynamics)
+    test = env.another(4, 0, dynamics=env.dynamics.of_pool("test"))
+    for name, play in players.items():
+        scores = score_of(play, test)
+        assert scores.illegal_actions == 0
+        assert name != "no_op" or not scores.hosts.any()
 
 
 @pytest.mark.parametrize(
