@@ -204,7 +204,7 @@ class NetworkDynamics(Dynamics):
             momentum=population.momentum,
             clip=population.clip,
             names=self.names,
-            **self.lifecycle.given,
+            **self.lifecycle.arguments,
         )
 
     def check(self, mode: Mode) -> None:
@@ -272,8 +272,8 @@ class NetworkDynamics(Dynamics):
         an episode; alpha; by how many nats the loss on validation has fallen since the seed germinated; ln(1 + norm) of
         its gradient. Then for the network: the loss in training, in nats, and what it fell by in the epoch; the same on
         validation; the accuracy; ln(1 + norm) of the gradient; the part of the episode that is over; and seeds over
-        their limit, or over the length of an episode. Under ``esper-2026-06`` there is in the place of alpha what
-        ``ScheduledDynamics`` has of style and ramps, and seeds are over the slots where they have no limit.
+        their limit, or over the length of an episode. Under ``esper-2026-06`` features of a slot up to alpha are those
+        that ``ScheduledDynamics`` has of stages and ramps, and seeds are over the slots where they have no limit.
 
         Returns: float32 ``[batch, obs_size]``, in memory ``[obs_size, batch]``.
         """
@@ -327,7 +327,7 @@ class NetworkDynamics(Dynamics):
         The first seed that waits for a decision is kept if the loss on validation would be higher with its alpha 0, and
         culled otherwise; else, under ``esper-2026-06``, the first for which it is time is advanced. A network without a
         live seed, whose loss fell by less than ``PLATEAU``, gets one in its first empty slot, of each blueprint in
-        turn.
+        turn, or under ``esper-2026-06`` of one that the epoch decides.
         """
         lifecycle, stage = self.lifecycle, state.states[..., 0].movedim(-1, 0)
         waits, onward = lifecycle.judged(state), lifecycle.onward(state)
