@@ -59,13 +59,11 @@ def low_rank(features: int, dims: int, part: int = 4) -> nn.Module:
     return Residual(pointwise(features, rank, dims, bias=False), pointwise(rank, features, dims, bias=False))
 
 
-def light(features: int, dims: int, inner: int = 0) -> nn.Module:
-    inner = inner or 2 * features
+def light(features: int, dims: int, inner: int) -> nn.Module:
     return Residual(pointwise(features, inner, dims), nn.Tanh(), pointwise(inner, features, dims))
 
 
-def conv(features: int, dims: int, inner: int = 0) -> nn.Module:
-    inner = inner or features
+def conv(features: int, dims: int, inner: int) -> nn.Module:
     wide = CONVOLUTIONS[dims](features, inner, 3, padding=1)
     return Residual(wide, nn.ReLU(), pointwise(inner, features, dims))
 
@@ -77,10 +75,10 @@ SEEDS: dict[str, Callable[[int, int], nn.Module]] = {  # by features and axes of
     "half_rank": lambda features, dims: low_rank(features, dims, 2),
     "narrow": lambda features, dims: light(features, dims, max(1, features // 2)),
     "small": lambda features, dims: light(features, dims, features),
-    "light": light,
+    "light": lambda features, dims: light(features, dims, 2 * features),
     "heavy": lambda features, dims: light(features, dims, 4 * features),
     "conv_narrow": lambda features, dims: conv(features, dims, max(1, features // 2)),
-    "conv": conv,
+    "conv": lambda features, dims: conv(features, dims, features),
     "conv_wide": lambda features, dims: conv(features, dims, 2 * features),
 }
 

@@ -93,13 +93,13 @@ States = NetworkState | ScheduledNetworkState
 
 
 class Lived(NamedTuple):
-    """What an op makes of seeds in an epoch, each bool ``[slots, batch]``."""
+    """What an op, and a tick before the epoch, make of seeds, each bool ``[slots, batch]``."""
 
     born: Tensor  # those that germinate
     held: Tensor  # those that are there while networks are trained
     kept: Tensor  # those that stay
     taught: Tensor  # those that are trained without a share
-    frozen: Tensor | None  # those that are not trained; None for none but those without a share
+    frozen: Tensor | None  # seeds that have a share and are not trained; None where there are none
     fields: dict[str, Tensor]  # of the next state, those of the lifecycle
 
 
@@ -127,7 +127,7 @@ class DwellingSeeds(Dwells):
         ):
             raise ValueError(f"dwells must have stages of {rules.name} and epochs of at least 1, got {unknown}")
         self.dwells = {stage[name]: epochs for name, epochs in dwells.items()}
-        self.facts, self.given = tuple(dwells.items()), {"dwells": dwells}
+        self.facts, self.arguments = tuple(dwells.items()), {"dwells": dwells}
         self.seen = [*self.seen, "alpha"]
 
     def lived(self, old: Any, heads: Mapping[str, Tensor], acted: Tensor) -> Lived:
@@ -164,12 +164,12 @@ class DwellingSeeds(Dwells):
         return [*super().rows(state, length), state.alpha]
 
     def turn(self, state: Any) -> Tensor:
-        """A number that is another for each next seed, int64 ``[batch]``."""
+        """A number by which the heuristic takes the blueprint of its next seed, int64 ``[batch]``."""
         turn: Tensor = state.total_seeds.long()
         return turn
 
     def most(self, slots: int, length: int) -> int:
-        """A number of seeds that a network rarely has more of."""
+        """What numbers of seeds are divided by where they have no limit."""
         return length
 
 
@@ -190,7 +190,7 @@ class ScheduledSeeds(Schedule):
 
     def __init__(self, engine: MaskEngine, automatic: Sequence[str]):
         super().__init__(engine, "NetworkDynamics", automatic=automatic)
-        self.facts, self.given = ("automatic", *self.automatic), {"automatic": self.automatic}
+        self.facts, self.arguments = ("automatic", *self.automatic), {"automatic": self.automatic}
 
     def lived(self, old: Any, heads: Mapping[str, Tensor], acted: Tensor) -> Lived:
         """See ``DwellingSeeds``. The tick comes before the epoch."""
