@@ -130,7 +130,10 @@ class Seed:
     sgd: torch.optim.SGD
     alpha: float = 0.0
     ste: bool = True
-    frozen: bool = False  # whether its gradients are switched off
+
+    def freeze(self, frozen: bool) -> None:
+        """Switch its gradients off, or on again."""
+        self.module.requires_grad_(not frozen)
 
 
 @dataclass
@@ -186,8 +189,6 @@ class Alone:
         """Gradients of a batch of samples, and its loss."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        for seed in self.seeds.values():
-            seed.module.requires_grad_(not seed.frozen)
         loss = nn.functional.cross_entropy(self.net(x, self.after), y)
         loss.backward()
         return loss.detach()

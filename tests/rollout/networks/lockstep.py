@@ -128,7 +128,7 @@ def lockstep(
                 if slot in host.seeds:
                     host.seeds[slot].alpha = float(cycles.alpha[slot, at])
                     host.seeds[slot].ste = bool(cycles.stage[slot, at] == TRAINING)
-                    host.seeds[slot].frozen = bool(cycles.frozen[slot, at])
+                    host.seeds[slot].freeze(bool(cycles.frozen[slot, at]))
         blueprint, alpha, ste = cycles.seeds
         x, y = samples(population, steps, batch, rows, generator)
         x = stress(epoch, x)

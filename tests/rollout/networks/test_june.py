@@ -69,7 +69,7 @@ class Life(ScheduledTwin):
         self.norms = dict.fromkeys(self.norms, 0.0)
         for at, seed in self.host.seeds.items():
             seed.alpha, seed.ste = self.slots[at].seed.ramp.alpha, self.slots[at].stage == "TRAINING"  # type: ignore[union-attr]
-            seed.frozen = at in self.frozen or not (seed.alpha or seed.ste)  # without a share there is no gradient
+            seed.freeze(at in self.frozen or not (seed.alpha or seed.ste))  # without a share there is no gradient
         for samples, classes in zip(x, y):
             self.host.backward(samples, classes)
             for at, seed in self.host.seeds.items():
