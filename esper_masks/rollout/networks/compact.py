@@ -126,7 +126,6 @@ class Compact:
             owners.setdefault(number, []).append(hosts)
             if frozen is not None:
                 still.setdefault(number, []).append(frozen[slot, hosts])
-        self.freezes = frozen is not None
         self._allocate(
             {number: torch.cat(parts) for number, parts in sorted(owners.items())},
             {number: torch.cat(parts) for number, parts in still.items()},
@@ -329,8 +328,12 @@ class Compact:
         lost = (loss + norm).isfinite().logical_not_()
         self.diverged.logical_or_(lost)
         parameters, momenta, _ = self.flat
-        restores = self.freezes or lost.is_cuda or bool(lost.any())
-        before = [part.clone() for part in (parameters, momenta)] if restores else []
+        before: list[Sequence[Tensor]]  # parameters and momenta of each block in which something may stay as it is
+        if lost.is_cuda or bool(lost.any()):
+            before = list(zip(*(torch.split(part.clone(), self.sizes) for part in (parameters, momenta))))
+        else:
+            blocks = self.blocks.values()
+            before = [() if b.frozen is None else (b.parameters.clone(), b.momenta.clone()) for b in blocks]
         scale = (rates.clip / (norm + EPSILON)).clamp_(max=1).unsqueeze(1)
         momenta.mul_(rates.momentum)
         for block in self.blocks.values():
@@ -339,7 +342,9 @@ class Compact:
             hosts.momenta.add_(hosts.parameters, alpha=rates.weight_decay)
         for part, lr in ((slice(self.split), rates.lr), (slice(self.split, None), rates.seed_lr)):
             parameters[part].add_(momenta[part], alpha=-lr)
-        for block, *olds in zip(self.blocks.values(), *(torch.split(old, self.sizes) for old in before)):
+        for block, olds in zip(self.blocks.values(), before):
+            if not olds:
+                continue
             which = lost[block.owners]
             which = (which if block.frozen is None else which | block.frozen).unsqueeze(1)
             for now, old in zip((block.parameters, block.momenta), olds):
