@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(params=["stacked", "unrolled"])
 def form(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both forms of the distributions, in eager code; what a compiler sees is chosen by size."""
+    """The forms of the distributions, in eager code; what a compiler sees is chosen by size."""
     name: str = request.param
     with forms.use("unrolled", longest_row=0) if name == "slabs" else forms.use(name):  # slabs: every head is long
         yield name

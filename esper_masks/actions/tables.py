@@ -9,15 +9,18 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import reduce
 from itertools import accumulate
 from operator import mul, or_
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from esper_masks.actions.draws import Dynamic, Heads, build_draws, closing_heads, dynamic_heads, merge_draws
+from esper_masks.actions.draws import Draw, Dynamic, Heads, build_draws, closing_heads, dynamic_heads, merge_draws
 from esper_masks.actions.layout import CHOICE_BITS, ActionLayout, HeadLayout, choice_bit, choice_words
 from esper_masks.actions.packing import build_packings
 from esper_masks.rules.names import OP, SLOT
 
+WORTH_A_GROUP = 24  # places of draws, see ``group_draws``
+PIECE = 1 << 19  # places of draws in all rows of a piece
 KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made when it is asked for
 
 
@@ -109,7 +112,8 @@ class DrawTables(Tables):
 
     def __init__(self, layout: ActionLayout, by_op: Heads, by_slot: Heads, dynamic: Dynamic, device: torch.device):
         super().__init__(device)
-        self.draws = draws = build_draws(layout, by_op, by_slot, dynamic)
+        groups = group_draws(build_draws(layout, by_op, by_slot, dynamic))
+        self.draws = draws = tuple(draw for group in groups for draw in group)
         self.by_op, self.static, self.word_dtype = by_op, layout.static, layout.word_dtype
         self.width, self.count = max(draw.size for draw in draws), len(draws)
         self.whole_rows = sum(draw.slot is None for draw in draws)  # the draws that are of no slot come first
@@ -148,6 +152,7 @@ class DrawTables(Tables):
         users = [[[not d.of_op and d.users >> op & 1] for d in draws[: self.whole_rows]] for op in range(self.ops)]
         # bool [ops, draws of whole rows, 1]: the op takes a head other than op from this draw
         self.users = self.table(users, torch.bool)
+        self.packed = PackedDraws(self, [len(group) for group in groups])
         self.heads = self.table([d.head for d in draws])  # int64 [draws]
         # int64 [1 + ops + 1, heads]: the draw of the head under the op; draws + head if it is ignored
         self.places = self.table(self._places(None))
@@ -200,6 +205,69 @@ class DrawTables(Tables):
                 for row in places if draw.of_op else (places[1 + op] for op in range(self.ops) if draw.users >> op & 1):
                     row[draw.head] = i
         return places
+
+
+class DrawGroup(NamedTuple):
+    """Draws that are padded to the widest of them."""
+
+    width: int
+    draws: slice
+    places: slice  # of ``[width * draws]``, among those of all groups
+
+
+class PackedDraws:
+    """The same for code that takes draws of few choices and draws of many apart, so that few places are padded.
+
+    Args:
+        tables: of all draws, which stand group by group, the op's group first.
+        counts: how many draws each group has.
+    """
+
+    def __init__(self, tables: DrawTables, counts: Sequence[int]):
+        self.groups, places = list[DrawGroup](), list[int]()
+        for first, count in zip(accumulate(counts, initial=0), counts):
+            own = range(first, first + count)
+            width = max(tables.draws[at].size for at in own)
+            of_places = slice(len(places), len(places) + width * count)
+            self.groups.append(DrawGroup(width, slice(first, own.stop), of_places))
+            places += [k * tables.count + at for k in range(width) for at in own]
+        self.count = len(places)  # of places; behind them is one more, where nothing is legal
+        # int64 [width * draws]: the place of what is there in ``DrawTables``; the last for what is padded more there
+        where = {entry: place for place, entry in enumerate(places)}
+        self.place_of = tables.table([where.get(at, len(places)) for at in range(tables.width * tables.count)])
+        # [places + 1], group by group: as in ``DrawTables``
+        self.columns, self.words = tables.columns[[*places, 0]], tables.words[[*places, 0]]
+        self.bits = torch.cat([tables.bits[places], torch.zeros_like(tables.bits[:1])])
+        if tables.dynamic:
+            self.choice_words = tables.choice_words[[*places, 0]]
+            self.choice_bits = tables.choice_bits[[*places, 0]]
+        self.users = tables.users.squeeze(-1).T.float()  # float32 [draws of whole rows, ops]: 1 for True
+        self.zero = torch.zeros_like(self.bits[0, 0])  # a number would be made a tensor at each call
+        self.rows = rows_of_piece(self.groups)  # how many rows are taken at a time
+
+
+def group_draws(draws: Sequence[Draw]) -> list[list[Draw]]:
+    """Draws of few choices and draws of many, where that saves enough places to pay for more calls; and those of one
+    slot. The group of the op comes first.
+    """
+    whole, of_slots = [draw for draw in draws if draw.slot is None], [draw for draw in draws if draw.slot is not None]
+    widest, best = max(draw.size for draw in whole), [whole]
+    least = widest * len(whole) - WORTH_A_GROUP
+    for width in sorted({draw.size for draw in whole} - {widest}):
+        with_op = [draw for draw in whole if (draw.size <= width) == (whole[0].size <= width)]
+        others = [draw for draw in whole if draw not in with_op]
+        places = sum(max(draw.size for draw in group) * len(group) for group in (with_op, others))
+        if places < least:
+            least, best = places, [with_op, others]
+    return [*best, of_slots] if of_slots else best
+
+
+def rows_of_piece(groups: Sequence[DrawGroup]) -> int:
+    """How many rows of all draws stay in a cache, with choices so far apart that its lines can hold all of a row."""
+    most = max(16, PIECE // max(group.places.stop - group.places.start for group in groups))
+    counts = [group.draws.stop - group.draws.start for group in groups]
+    able = (at for at in range(most, most // 2, -1) if all(256 < at * count % 1024 < 768 for count in counts))
+    return next(able, most)
 
 
 class LayoutTables(Tables):

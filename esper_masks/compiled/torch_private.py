@@ -569,6 +569,13 @@ def intercepted() -> bool:
     )
 
 
+def transformed() -> bool:
+    """Whether a transform, or a derivative forward, sees each op; where that cannot be seen, it is taken to be so."""
+    if not KNOWN.vmap:
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
 def function_modes() -> int:
     """How many modes see each function of torch."""
     return torch._C._len_torch_function_stack() if watches() else 0

@@ -8,6 +8,10 @@ Everything is written in two forms, with one signature and the same results:
 In eager code an op costs more than its arithmetic, so eager code is stacked. Compiled code is unrolled as long as it
 is small, because each unrolled action takes about a second to build. An unrolled whole action may still have a *long*
 head: that head alone stays one tensor, or one for each slot.
+
+A stacked whole action without floors is *quick* in eager code on a CPU: there some ops take forty times as long as
+others, and it has more of the others, see ``quick``. A GPU, where each op is a launch, and transforms, for which
+gradients are not written out, have the plain one. No form depends on the number of rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +22,16 @@ import torch
 from torch import Tensor
 
 from esper_masks.actions.draws import Draw
+from esper_masks.compiled.torch_private import transformed
 from esper_masks.masks.masks import ActionMasks
 
-Form = Literal["stacked", "unrolled"]
+Form = Literal["stacked", "quick", "unrolled"]
 
 LONGEST_ROW = 16  # actions of an unrolled row: with more, a stacked one is nearly as fast
 LONGEST_DECISION = 128  # actions of all unrolled draws: high, because stacked draws are padded to the widest
 
-_used: Form | None = None
+_used: Literal["stacked", "unrolled"] | None = None
+_quick = True
 _longest_row = LONGEST_ROW
 
 
@@ -54,6 +60,11 @@ def is_long(draw: Draw) -> bool:
     return draw.size * draw.slots > _longest_row and not draw.of_op
 
 
+def is_quick(logits: Tensor) -> bool:
+    """Whether a stacked whole action takes passes and gradients that are made for eager code on a CPU."""
+    return _quick and logits.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()
+
+
 def choice_words(masks: ActionMasks) -> Tensor:
     """The choice words of the heads ``masks.dynamic`` side by side, as draws read them: int32 ``[..., words]``."""
     words = []
@@ -79,13 +90,13 @@ def use(form: Form, *, longest_row: int = LONGEST_ROW) -> Iterator[None]:
         form: the form.
         longest_row: a head with more choices is long in an unrolled whole action.
     """
-    global _used, _longest_row
-    before = _used, _longest_row
-    _used, _longest_row = form, longest_row
+    global _used, _quick, _longest_row
+    before = _used, _quick, _longest_row
+    _used, _quick, _longest_row = "unrolled" if form == "unrolled" else "stacked", form == "quick", longest_row
     try:
         yield
     finally:
-        _used, _longest_row = before
+        _used, _quick, _longest_row = before
 
 
 class AnyHeads(Protocol):

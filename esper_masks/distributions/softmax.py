@@ -248,6 +248,28 @@ class StackedSoftmax(MaskedSoftmax):
         running = weights.cumsum(0) if self._running is None else self._running
         return draw_in_row(running, weights == 0, noise * self.total)
 
+    # of several rows that are padded to one width, [n, draws, ...]
+
+    def first_probs(self, number: int) -> Tensor:
+        """Probabilities of the first actions of the first draw: ``[number, ...]``."""
+        return self.weights[0][:number, 0] / self.total[0] if self.mixed is None else self.mixed[0][:number, 0]
+
+    def draw_all(self, noise: Tensor, heads: Tensor) -> Tensor:
+        """An action of each draw, ``[*sample, draws, ...]``, from the noise of heads, and the head of each draw."""
+        return self.draw(noise.index_select(-2, heads))
+
+    def pick(self, at: Tensor, draw: Tensor, none: Tensor) -> Tensor:
+        """Log-probabilities of entries ``action * draws + draw``; -inf, without a gradient, where there is none."""
+        if self.mixed is None:
+            scores = gathered(self.shifted[0].flatten(0, 1), at) - gathered(self.log_total, draw)
+        else:
+            scores = gathered(self.log_probs()[0].flatten(0, 1), at)
+        return scores.masked_fill((scores == -math.inf) | none, -math.inf)
+
+    def forbids_at(self, at: Tensor) -> Tensor:
+        """Whether the mask forbids such entries."""
+        return gathered(self.illegal[0].flatten(0, 1), at)
+
     def score(self, value: Tensor) -> Tensor:
         [log_probs] = self.log_probs()
         picked, missing = self._pick(log_probs, value)
@@ -367,6 +389,11 @@ def softmax_of(logits: Tensor, mask: Tensor, min_prob: float) -> MaskedSoftmax:
     if of_row(logits.shape[-1]) == "unrolled":
         return UnrolledSoftmax(values.unbind(), illegal.unbind(), min_prob=min_prob, capped=capped)
     return StackedSoftmax([values], [illegal], min_prob=min_prob, capped=capped)
+
+
+def gathered(table: Tensor, index: Tensor) -> Tensor:
+    """Entries ``[..., k, rows]`` of a table ``[n, rows]``."""
+    return (table if index.ndim == 2 else table.expand(*index.shape[:-2], -1, -1)).gather(-2, index)
 
 
 def spread(slab: Tensor, axes: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from itertools import groupby
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from esper_masks.actions.tables import DrawTables
-from esper_masks.distributions.forms import choice_words
+from esper_masks.distributions.forms import choice_words, is_quick
 from esper_masks.distributions.logits import Floors
-from esper_masks.distributions.softmax import Slabs, StackedSoftmax, divergence, exceeds
+from esper_masks.distributions.quick import QuickSoftmax, Rows, stack
+from esper_masks.distributions.softmax import Slabs, divergence, exceeds
 from esper_masks.masks.masks import ActionMasks
 
 
@@ -28,15 +30,13 @@ class StackedHeads:
         words = [ops | static, *(torch.where((ops & openers) == 0, static, ops) for openers in tables.closing)]
         words = [words[0].unsqueeze(-1), masks.slot_words, *(word.unsqueeze(-1) for word in words[1:])]
         self.words = self._rows(torch.cat(words, -1))  # [words, rows]
-        illegal = (self.words.index_select(0, tables.words) & tables.bits) == 0  # [width * draws, rows]
-        if tables.dynamic:
-            choices = self._rows(pad(choice_words(masks), (0, 1), value=-1))  # the last for heads without
-            illegal = illegal | ((choices.index_select(0, tables.choice_words) & tables.choice_bits) == 0)
-        logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).index_select(0, tables.columns)
-        shape = (tables.width, tables.count, illegal.shape[-1])
+        logits = self._rows(parts[0] if len(parts) == 1 else torch.cat(parts, -1))
+        choices = self._rows(pad(choice_words(masks), (0, 1), value=-1)) if tables.dynamic else None  # last: for others
+        rows = Rows(logits, self.words, choices)
         min_prob = 0.0 if floors is None else self._floors(floors, logits)
         capped = floors is not None and any(exceeds(floors[d.head], d.size) for d in tables.draws)
-        self.softmax = StackedSoftmax([logits.view(shape)], [illegal.view(shape)], min_prob=min_prob, capped=capped)
+        quick = floors is None and is_quick(logits)
+        self.softmax = QuickSoftmax(rows, tables) if quick else stack(rows, tables, min_prob, capped)
         self.like = self.softmax.total
         self._in_slots = tables.whole_rows < tables.count
 
@@ -57,8 +57,8 @@ class StackedHeads:
     # -- actions ------------------------------------------------------------------------------------------------------
 
     def draw(self, noise: Tensor, ignored: Tensor | None) -> Tensor:
-        uniforms = self._values(noise).index_select(-2, self.tables.heads)  # [*sample, draws, rows]
-        return self._whole(self.softmax.draw(uniforms), ignored, noise.shape)
+        drawn = self.softmax.draw_all(self._values(noise), self.tables.heads)
+        return self._whole(drawn, ignored, noise.shape)
 
     def draw_and_score(
         self, noise: Tensor | Slabs, ignored: Tensor | None, dtype: torch.dtype = torch.int64
@@ -72,25 +72,27 @@ class StackedHeads:
         return self._whole(self.softmax.mode(), ignored, torch.Size([*self.shape, len(self.tables.canonical)]))
 
     def score(self, actions: Tensor) -> Tensor:
-        return self._score(self._entries(actions), actions.shape)
+        return self._by_head(self._score(self._entries(actions)), actions.shape)
 
-    def _score(self, entries: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
+    def _total(self, scores: Tensor, shape: torch.Size) -> Tensor:
+        """``[*sample, heads, rows]`` -> ``[*sample, ...]``, summed in one order, see ``StackedSoftmax``."""
+        if isinstance(self.softmax, QuickSoftmax):
+            return reduce(torch.add, scores.unbind(-2)).reshape(shape[:-1])
+        return scores.cumsum(-2)[..., -1, :].reshape(shape[:-1])
+
+    def _score(self, entries: tuple[Tensor, ...]) -> Tensor:
         ignored, draw, at, missing = entries
-        if self.softmax.mixed is None:
-            scores = _gather(self.softmax.shifted[0].flatten(0, 1), at) - _gather(self.softmax.log_total, draw)
-        else:
-            scores = _gather(self.softmax.log_probs()[0].flatten(0, 1), at)
-        scores = scores.masked_fill((scores == -math.inf) | missing, -math.inf)  # without a gradient
-        return self._by_head(scores.masked_fill(ignored, 0), shape)
+        scores = self.softmax.pick(at, draw, missing)
+        return scores.masked_fill(ignored, 0)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        return self.score(actions).cumsum(-1)[..., -1]  # summed in one order, see ``StackedSoftmax``
+        return self._total(self._score(self._entries(actions)), actions.shape)
 
     def log_prob_and_illegal(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         entries = self._entries(actions)
         ignored, _, at, missing = entries
-        illegal = ((_gather(self.softmax.illegal[0].flatten(0, 1), at) | missing) & ~ignored).any(-2)
-        return self._score(entries, actions.shape).cumsum(-1)[..., -1], illegal.reshape(actions.shape[:-1])
+        illegal = ((self.softmax.forbids_at(at) | missing) & ~ignored).any(-2)
+        return self._total(self._score(entries), actions.shape), illegal.reshape(actions.shape[:-1])
 
     def _entries(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of each head's value, ``[*sample, heads, rows]``, under the op of its action.
@@ -182,11 +184,11 @@ class StackedHeads:
     def _usage(self) -> Tensor:
         """Probability that a head other than op is taken from a draw, ``[draws, rows]``."""
         softmax, tables = self.softmax, self.tables
-        if softmax.mixed is None:
-            ops = softmax.weights[0][: tables.ops, 0] / softmax.total[0]
+        ops = softmax.first_probs(tables.ops)
+        if isinstance(softmax, QuickSoftmax):
+            usage = tables.packed.users.to(ops.dtype) @ ops  # elsewhere not as exact, or not one loop with the rest
         else:
-            ops = softmax.mixed[0][: tables.ops, 0]
-        usage = (ops.unsqueeze(1) * tables.users).sum(0)
+            usage = (ops.unsqueeze(1) * tables.users).sum(0)
         if not self._in_slots:
             return usage
         [probs] = softmax.probs()
@@ -225,8 +227,3 @@ class StackedHeads:
     def _by_head(self, values: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """``[*sample, heads, rows]`` -> ``[*sample, ..., heads]``; by default without ``*sample``"""
         return values.mT if len(self.shape) == 1 else values.mT.reshape(tuple(shape) or (*self.shape, len(values)))
-
-
-def _gather(table: Tensor, index: Tensor) -> Tensor:
-    """Entries ``[..., k, rows]`` of a table ``[n, rows]``."""
-    return (table if index.ndim == 2 else table.expand(*index.shape[:-2], -1, -1)).gather(-2, index)

@@ -11,6 +11,7 @@ import esper_masks as em
 from esper_masks.decision.chunks import values_per_row
 from esper_masks.decision.given import over_rows
 from esper_masks.decision.step import DecisionInputs
+from esper_masks.distributions import forms
 from esper_masks.masks import choices
 from tests.decision.inputs import graphs
 from tests.helpers import as_bools, assert_near, assert_same_masks, seeded
@@ -279,7 +280,8 @@ def test_chunks_are_given_their_part(case: int) -> None:
     step, whole = em.DecisionStep(engine, mode="eager"), em.DecisionStep(engine, mode="eager")
     states, logits, noise = inputs(engine, 90)
     limited = limits(engine, 90)[case]
-    [computed] = em.FactoredCategorical(logits, engine(states, **limited), validate="flag")._form.softmax.illegal
+    with forms.use("stacked"):
+        [computed] = em.FactoredCategorical(logits, engine(states, **limited), validate="flag")._form.softmax.illegal
     step.chunk_values = computed[..., :30].numel()  # what eager code computes of 30 rows
     sizes: list[int] = []
     step.register_forward_pre_hook(lambda _, __, named: sizes.append(len(named["states"])), with_kwargs=True)

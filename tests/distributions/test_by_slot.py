@@ -35,7 +35,7 @@ from tests.masks.slotted import SlottedCase, slotted_cases
 
 pytestmark = [
     pytest.mark.usefixtures("form"),
-    pytest.mark.parametrize("form", ["stacked", "unrolled", "slabs"], indirect=True),
+    pytest.mark.parametrize("form", ["stacked", "quick", "unrolled", "slabs"], indirect=True),
 ]
 BATCH = 3
 

@@ -28,7 +28,7 @@ from tests.strategies import Case, random_cases
 
 pytestmark = [
     pytest.mark.usefixtures("form"),
-    pytest.mark.parametrize("form", ["stacked", "unrolled", "slabs"], indirect=True),
+    pytest.mark.parametrize("form", ["stacked", "quick", "unrolled", "slabs"], indirect=True),
 ]
 NAMES = em.rulesets()
 

@@ -7,6 +7,7 @@ import torch
 from torch.distributions import kl_divergence
 
 import esper_masks as em
+from esper_masks.distributions import forms
 from tests.helpers import HOST_READS, OpRecorder
 from tests.programs import inputs, use_everything
 
@@ -53,20 +54,24 @@ def test_op_count_of_a_whole_decision() -> None:
             dist.log_prob(action), getattr(dist, entropy)(), dist.head_entropies()
         return recorder.ops
 
-    assert len(ops(2)) <= 120
-    assert len(ops(2, "entropy")) <= 120
-    assert len(ops(2, by_op=True)) <= 120
+    assert len(ops(2)) <= 200  # quick passes over the choices are more ops, each of which takes a tenth of the time
+    assert ops(2) == ops(1000) == ops(0)
+    with forms.use("stacked"):
+        assert len(ops(2)) <= 120
+        assert len(ops(2, "entropy")) <= 120
+        assert len(ops(2, by_op=True)) <= 120
+        assert ops(2) == ops(1000) == ops(0)
     assert len(ops(2, min_prob=0.01)) <= 120
     assert len(ops(2, min_prob={"op": 0.01})) <= 120
     assert len(ops(2, min_prob=0.3)) <= 120
     assert ops(2, min_prob=0.07) == ops(2, min_prob=0.01)  # thirteen blueprints can have it
-    assert ops(2) == ops(1000) == ops(0)
 
 
 # -- the ratio ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("form", ["stacked", "quick", "unrolled"], indirect=True)
 @pytest.mark.parametrize("floor", [None, 0.01])
 @pytest.mark.parametrize("name", ["esper-2025-12", "esper-2026-06"])
 def test_the_ratio_before_the_first_step_is_one(name: str, floor: float | None) -> None:
