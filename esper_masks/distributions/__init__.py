@@ -6,6 +6,7 @@ factored      ``FactoredCategorical``: whole actions, op-conditioned
 softmax       where logits meet a mask: weights, scores, draws of one row, in each form
 forms         stacked or unrolled: the one place where the form is chosen, and what both forms give
 stacked       all heads in one pass: the form for eager code
+quick         the softmax of that form in eager code on a CPU
 unrolled      each choice by itself: the form that a compiler fuses
 sampling      inverse CDF: an action of a row by one uniform
 logits        logits of all heads, given in any of the accepted ways
