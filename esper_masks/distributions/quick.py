@@ -55,6 +55,7 @@ class Weights(NamedTuple):
 
     shifted: Tensor  # log of the weights: legal logits less the largest, ``NONE`` where there is none
     weights: Tensor  # at most 1
+    running: list[Tensor] | None = None  # their running sums, group by group; where nobody has them yet, None
 
 
 class QuickSoftmax:
@@ -71,8 +72,8 @@ class QuickSoftmax:
         self.log_total: Tensor
         self.entropy: Tensor
         self.ops: Tensor
-        self.log_total, self.entropy, self.ops, self.peak, shifted, weights = made
-        self._kept = None if shifted is None else Weights(shifted, weights)
+        self.log_total, self.entropy, self.ops, self.peak, shifted, weights, running = made
+        self._kept = None if shifted is None else Weights(shifted, weights, running)
         self.total = self.log_total  # for its dtype
         self.invalid = (self.peak - self.peak) != 0  # a difference of infinities is NaN
         self._whole: StackedSoftmax | None = None
@@ -180,7 +181,8 @@ def _weights(rows: Rows, packed: PackedDraws) -> tuple[Weights, Tensor]:
     """And the largest legal logit of each draw, infinite where there are no probabilities."""
     dtype = rows.logits.dtype
     infinity, least = INFINITIES[dtype], LEAST[dtype]
-    kept = rows.kept(packed).to(infinity.dtype)
+    kept = rows.kept(packed)
+    kept = kept if kept.dtype == infinity.dtype else kept.to(infinity.dtype)
     # the bits of -inf where a choice is illegal; of inf, the other sign, where it is legal
     most = torch.add(infinity, kept, alpha=torch.iinfo(kept.dtype).min, out=kept).view(dtype)
     logits = rows.logits.clone(memory_format=torch.contiguous_format).nan_to_num_(math.inf, math.inf, -math.inf)
@@ -195,20 +197,14 @@ def _weights(rows: Rows, packed: PackedDraws) -> tuple[Weights, Tensor]:
 
 
 def _sum(weights: Tensor) -> Tensor:
-    """Sum of the weights in one order, so that a row has the same bits wherever in a batch it stands."""
-    if len(weights) < 8:
-        first, *others = weights.unbind()
-        total = first.clone()
-        for other in others:
-            total.add_(other)
-        return total
-    number = (len(weights) + 1) // 2
-    total = weights[:number].clone()
-    total[: len(weights) - number].add_(weights[number:])
-    while number > 1:
-        number, before = (number + 1) // 2, number
-        total[: before - number].add_(total[number:before])
-    return total[0]
+    """The last of their running sums, whose one order gives a row the same bits wherever in a batch it stands."""
+    if len(weights) > LONGEST_SUM:
+        return weights.cumsum(0)[-1]
+    first, *others = weights.unbind()
+    total = first.clone()
+    for other in others:
+        total.add_(other)
+    return total
 
 
 def _running_sum(weights: Tensor) -> Tensor:
@@ -224,18 +220,23 @@ def _running_sum(weights: Tensor) -> Tensor:
 def _draw(kept: Weights, packed: PackedDraws, noise: Tensor) -> Tensor:
     """The choice in whose stretch of the running sum the noise lies, a whole number; -1 in an invalid row."""
     passed = []
-    for group, weights in zip(packed.groups, _groups(kept.weights, packed)):
-        running, beyond = _running_sum(weights), group.width + 1
-        total = running[-1]
+    for group, running in zip(packed.groups, kept.running or _running_sums(kept.weights, packed)):
+        total, beyond = running[-1], group.width + 1
         valid = total.clamp_max(1)  # the total of an invalid row is 0
-        reached = running.le_(noise[group.draws] * total).sum(0)  # as many sums as there are choices before it
+        # as many sums as there are choices before it
+        reached = torch.le(running, noise[group.draws] * total, out=torch.empty_like(running)).sum(0)
         passed.append(reached.add_(valid, alpha=beyond).sub_(beyond))
     return passed[0] if len(passed) == 1 else torch.cat(passed)
 
 
+def _running_sums(weights: Tensor, packed: PackedDraws) -> list[Tensor]:
+    return [_running_sum(group) for group in _groups(weights, packed)]
+
+
 def _results(kept: Weights, packed: PackedDraws, ops: int) -> list[Tensor]:
     """Log of the sums of the weights, and entropies; probabilities of the ops."""
-    total = _per_draw(kept.weights, packed, _sum).clamp_min_(1)  # the largest logit gives 1; an invalid row has 0
+    sums = [sums[-1] for sums in kept.running] if kept.running else [_sum(of) for of in _groups(kept.weights, packed)]
+    total = (sums[0] if len(sums) == 1 else torch.cat(sums)).clamp_min(1)  # of the largest logit 1; of no logit 0
     log_total = total.log()
     mean = _per_draw(kept.weights * kept.shifted, packed, lambda terms: terms.sum(0)).div_(total)
     made = [log_total, log_total - mean]
@@ -248,7 +249,7 @@ def _results(kept: Weights, packed: PackedDraws, ops: int) -> list[Tensor]:
 def _forward(rows: Rows, packed: PackedDraws, ops: int) -> tuple[Any, ...]:
     """What a gradient goes through: log of the sums of the weights, entropies, probabilities of the ops; and peaks.
 
-    Behind them the fields of ``Weights`` where all rows are one piece, else None and None.
+    Behind them the fields of ``Weights`` where all rows are one piece, else None.
     """
     if torch.is_grad_enabled() and rows.logits.requires_grad:
         made: tuple[Any, ...] = _Forward.apply(*rows, packed, ops)  # type: ignore[no-untyped-call]  # torch has no types
@@ -259,7 +260,8 @@ def _forward(rows: Rows, packed: PackedDraws, ops: int) -> tuple[Any, ...]:
 def _passes(rows: Rows, packed: PackedDraws, ops: int) -> tuple[Any, ...]:
     number = rows.logits.shape[-1]
     if number <= packed.rows:
-        kept, peak = _weights(rows, packed)
+        made, peak = _weights(rows, packed)
+        kept = made._replace(running=_running_sums(made.weights, packed))
         log_total, entropy, *probs = _results(kept, packed, ops)
         return log_total, entropy, probs[0] if ops else None, peak, *kept
     draws = packed.groups[-1].draws.stop
@@ -269,7 +271,7 @@ def _passes(rows: Rows, packed: PackedDraws, ops: int) -> tuple[Any, ...]:
         for whole, part in zip(wholes, (peak, *_results(weights, packed, ops))):
             whole[:, at] = part
     peak, log_total, entropy, *probs = wholes
-    return log_total, entropy, probs[0] if ops else None, peak, None, None
+    return log_total, entropy, probs[0] if ops else None, peak, None, None, None
 
 
 class _Forward(torch.autograd.Function):
@@ -280,7 +282,7 @@ class _Forward(torch.autograd.Function):
         ctx: Any, logits: Tensor, words: Tensor, choices: Tensor | None, packed: PackedDraws, ops: int
     ) -> tuple[Any, ...]:
         made = _passes(Rows(logits, words, choices), packed, ops)
-        log_total, entropy, probs, peak, shifted, weights = made
+        log_total, entropy, probs, peak, shifted, weights, _ = made
         ctx.save_for_backward(logits, words, choices, log_total, entropy, probs, shifted, weights)
         ctx.packed = packed
         ctx.mark_non_differentiable(peak, *([] if weights is None else [weights]))
@@ -290,7 +292,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         *parts, log_total, entropy, ops, shifted, weights = ctx.saved_tensors
-        rows, packed, (of_log_total, of_entropy, of_ops, _, of_shifted, _) = Rows(*parts), ctx.packed, gradients
+        rows, packed, (of_log_total, of_entropy, of_ops, _, of_shifted, *_) = Rows(*parts), ctx.packed, gradients
         if torch.is_grad_enabled():
             made = _backward_with_gradient(rows, packed, (of_log_total, of_entropy, of_ops, of_shifted))
             return made, None, None, None, None
