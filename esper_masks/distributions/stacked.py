@@ -21,7 +21,8 @@ class StackedHeads:
     """Every draw in one tensor, ``[width, draws, rows]``; leading axes are one axis, ``rows``, in here.
 
     All draws are computed for every row, those that its op does not use among them, because the number of ops is what
-    eager code pays for; on a CPU they are ``QuickSoftmax``. See ``DrawTables`` for how choices lie, and ``AnyHeads`` for arguments and methods.
+    eager code pays for; on a CPU they are a ``QuickSoftmax``. See ``DrawTables`` for how choices lie, and ``AnyHeads``
+    for arguments and methods.
     """
 
     def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
