@@ -67,14 +67,9 @@ REVIVING = (
     "_C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr",
     "utils._config_module._UNSET_SENTINEL",
 )
-WATCHING = (
-    "_C._get_function_stack_at",
-    "_C._len_torch_function_stack",
-    "_C._len_torch_dispatch_stack",
-    "_C._functorch.peek_interpreter_stack",
-    "autograd.forward_ad._current_level",
-    "utils._device.DeviceContext",
-)
+MODES = ("_C._get_function_stack_at", "_C._len_torch_function_stack", "_C._len_torch_dispatch_stack")
+LEVELS = ("_C._functorch.peek_interpreter_stack", "autograd.forward_ad._current_level")
+WATCHING = (*MODES, *LEVELS, "utils._device.DeviceContext")
 BATCHING = (
     "_C._functorch.is_batchedtensor",
     "_C._functorch.is_gradtrackingtensor",
@@ -83,6 +78,7 @@ BATCHING = (
     "_C._functorch.CInterpreter",
     "_functorch.pyfunctorch.coerce_cinterpreter",
 )
+TRANSFORMS = (*LEVELS, "_C._vmapmode_increment_nesting", "_C._vmapmode_decrement_nesting")
 OUTSIDE = ("_C._functorch.peek_interpreter_stack", "_functorch.pyfunctorch.temporarily_clear_interpreter_stack")
 EXPORTING = "_inductor.aoti_compile_and_package"
 SWITCH = "_dynamo.config.enable_aot_compile"
@@ -132,6 +128,7 @@ def has(names: Sequence[str], lost: str) -> bool:
 
 
 VMAP_UNSEEN = "validate='raise' under vmap ends in torch's error for reading a value; 'flag' works there"
+EACH_TRANSFORMED = "whole actions in eager code are computed as under a transform, at several times the time"
 UNASSERTED = "validate='raise' in compiled code asserts nothing, as 'flag'"
 
 
@@ -141,9 +138,10 @@ class Known:
 
     vmap: bool
     assertions: bool
+    transforms: bool
 
 
-KNOWN = Known(has(BATCHING, VMAP_UNSEEN), has(("_assert_async",), UNASSERTED))
+KNOWN = Known(has(BATCHING, VMAP_UNSEEN), has(("_assert_async",), UNASSERTED), has(TRANSFORMS, EACH_TRANSFORMED))
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------
@@ -571,9 +569,12 @@ def intercepted() -> bool:
 
 def transformed() -> bool:
     """Whether a transform, or a derivative forward, sees each op; where that cannot be seen, it is taken to be so."""
-    if not KNOWN.vmap:
+    if not KNOWN.transforms:
         return True
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    torch._C._vmapmode_increment_nesting()  # of the vmap of ``is_grads_batched``, which is another
+    if torch._C._vmapmode_decrement_nesting() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def function_modes() -> int:

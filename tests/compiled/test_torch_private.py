@@ -56,10 +56,10 @@ def lost(caught: list[warnings.WarningMessage]) -> list[str]:
 
 def test_this_torch_has_every_name() -> None:
     names = (*torch_private.COMPILING, *torch_private.WATCHING, *torch_private.BATCHING, "_assert_async")
-    names += (*torch_private.KEEPING, *torch_private.REVIVING, torch_private.EXPORTING)
+    names += (*torch_private.TRANSFORMS, *torch_private.KEEPING, *torch_private.REVIVING, torch_private.EXPORTING)
     assert [name for name in names if torch_private.lacks(name)] == []
     assert torch_private.compiles_ahead()
-    assert torch_private.Known(vmap=True, assertions=True) == torch_private.KNOWN
+    assert torch_private.Known(vmap=True, assertions=True, transforms=True) == torch_private.KNOWN
     assert torch_private.known_options(methods.CPU_OPTIONS) == methods.CPU_OPTIONS
 
 
@@ -229,6 +229,21 @@ def test_without_a_name_vmap_is_not_seen(hide: Taken, monkeypatch: pytest.Monkey
     assert_near(em.MaskedCategorical(logits, mask).probs, torch.full((4, 3), 1 / 3))
     flagged = torch.vmap(lambda x, m: em.MaskedCategorical(x, m, validate="flag").faults)(logits, ~mask)
     assert flagged.all()
+
+
+@pytest.mark.parametrize("name", torch_private.TRANSFORMS)
+def test_without_a_name_whole_actions_are_computed_as_under_a_transform(
+    hide: Taken, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hide(name)
+    with pytest.warns(RuntimeWarning, match=rf"{re.escape(name)}: whole actions in eager code are computed as under"):
+        assert not torch_private.has(torch_private.TRANSFORMS, torch_private.EACH_TRANSFORMED)
+    assert not torch_private.transformed()
+    monkeypatch.setattr(torch_private.KNOWN, "transforms", False)
+    assert torch_private.transformed()
+    engine = engine_of()
+    states, logits, noise = inputs(engine)
+    assert_near(composed(engine, states, logits, noise).log_prob.exp() <= 1, [True] * len(states))
 
 
 def test_without_assertions_compiled_rows_are_flagged(hide: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
