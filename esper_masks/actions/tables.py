@@ -20,6 +20,7 @@ from esper_masks.actions.packing import build_packings
 from esper_masks.rules.names import OP, SLOT
 
 WORTH_A_GROUP = 24  # places of draws, see ``group_draws``
+LONGEST_OF_PAIRS = 64  # choices whose running sum may be taken pair by pair, see ``quick``
 PIECE = 1 << 19  # places of draws in all rows of a piece
 KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made when it is asked for
 
@@ -152,7 +153,6 @@ class DrawTables(Tables):
         users = [[[not d.of_op and d.users >> op & 1] for d in draws[: self.whole_rows]] for op in range(self.ops)]
         # bool [ops, draws of whole rows, 1]: the op takes a head other than op from this draw
         self.users = self.table(users, torch.bool)
-        self.packed = PackedDraws(self, [len(group) for group in groups])
         self.heads = self.table([d.head for d in draws])  # int64 [draws]
         # int64 [1 + ops + 1, heads]: the draw of the head under the op; draws + head if it is ignored
         self.places = self.table(self._places(None))
@@ -170,6 +170,7 @@ class DrawTables(Tables):
         self.slot_draws = {op: self._slot_draw(op) for op in range(self.ops) if of_slots >> op & 1}
         if of_slots:
             self._add_slots()
+        self.packed = PackedDraws(self, [len(group) for group in groups])
 
     def _add_slots(self) -> None:
         """What only layouts with draws of one slot need."""
@@ -212,7 +213,9 @@ class DrawGroup(NamedTuple):
 
     width: int
     draws: slice
-    places: slice  # of ``[width * draws]``, among those of all groups
+    places: int  # of ``[width * draws]``
+    # int64 [pairs]: choices, and each that is not behind them, in order; None where a running sum would be too long so
+    pairs: tuple[Tensor, Tensor] | None
 
 
 class PackedDraws:
@@ -224,26 +227,47 @@ class PackedDraws:
     """
 
     def __init__(self, tables: DrawTables, counts: Sequence[int]):
-        self.groups, places = list[DrawGroup](), list[int]()
+        self.groups, places, self.counts = list[DrawGroup](), list[int](), list(counts)
         for first, count in zip(accumulate(counts, initial=0), counts):
             own = range(first, first + count)
             width = max(tables.draws[at].size for at in own)
-            of_places = slice(len(places), len(places) + width * count)
-            self.groups.append(DrawGroup(width, slice(first, own.stop), of_places))
+            pairs = [(k, before) for k in range(width) for before in range(k + 1)] if width <= LONGEST_OF_PAIRS else []
+            each = (tables.table([k for k, _ in pairs]), tables.table([k for _, k in pairs])) if pairs else None
+            self.groups.append(DrawGroup(width, slice(first, own.stop), width * count, each))
             places += [k * tables.count + at for k in range(width) for at in own]
-        self.count = len(places)  # of places; behind them is one more, where nothing is legal
-        # int64 [width * draws]: the place of what is there in ``DrawTables``; the last for what is padded more there
+        self.count = len(places)  # of places; where there are several groups, one more is last, where nothing is legal
+        last = [0] if len(counts) > 1 else []
+        self.sizes = [*(group.places for group in self.groups), *(1 for _ in last)]
+        # int64 [places]: the draw, of the last any
+        self.draw_of = tables.table([*(at % tables.count for at in places), *last])
+        # int64 [width * draws]: the place of what is there in ``DrawTables``; the last for what is padded more there.
+        # None if that is the entry itself
         where = {entry: place for place, entry in enumerate(places)}
-        self.place_of = tables.table([where.get(at, len(places)) for at in range(tables.width * tables.count)])
-        # [places + 1], group by group: as in ``DrawTables``
-        self.columns, self.words = tables.columns[[*places, 0]], tables.words[[*places, 0]]
-        self.bits = torch.cat([tables.bits[places], torch.zeros_like(tables.bits[:1])])
+        entries = range(tables.width * tables.count)
+        self.place_of = tables.table([where.get(at, len(places)) for at in entries]) if last else None
+        # [places]: as in ``DrawTables``
+        self.columns, self.words = tables.columns[[*places, *last]], tables.words[[*places, *last]]
+        self.bits = torch.cat([tables.bits[places], torch.zeros_like(tables.bits[: len(last)])])
         if tables.dynamic:
-            self.choice_words = tables.choice_words[[*places, 0]]
-            self.choice_bits = tables.choice_bits[[*places, 0]]
-        self.users = tables.users.squeeze(-1).T.float()  # float32 [draws of whole rows, ops]: 1 for True
+            self.choice_words = tables.choice_words[[*places, *last]]
+            self.choice_bits = tables.choice_bits[[*places, *last]]
         self.zero = torch.zeros_like(self.bits[0, 0])  # a number would be made a tensor at each call
+        widths = [[group.width] for group, count in zip(self.groups, counts) for _ in range(count)]
+        self.beyond = tables.table(widths, torch.float32) + 1  # float32 [draws, 1]: more than choices
         self.rows = rows_of_piece(self.groups)  # how many rows are taken at a time
+        # how probable it is that a head is taken from a draw: P(op), in a slot times P(slot | op). Each op that takes a
+        # head other than op from a draw is a *use* of the draw; those of draws of one slot come last, as these do
+        uses = [(op, i) for i, d in enumerate(tables.draws) for op in range(tables.ops) if d.users >> op & 1]
+        uses = [(op, i) for op, i in uses if not tables.draws[i].of_op]
+        in_slots = [(op, tables.draws[i].slot) for op, i in uses]
+        slots = [(tables.slot_draws[op], slot) for op, slot in in_slots if slot is not None]
+        asked = [*((0, op) for op in range(tables.ops)), *dict.fromkeys(slots)]  # draw and choice
+        # int64 [asked]: the place and the draw of each choice whose probability is needed for that, the ops first
+        self.asked = tables.table([where[choice * tables.count + draw] for draw, choice in asked])
+        self.asked_draws = tables.table([draw for draw, _ in asked])
+        self.use_ops = tables.table([op for op, _ in uses])  # int64 [uses]: of what is asked for
+        self.use_slots = tables.table([asked.index(slot) for slot in slots])  # int64 [uses in a slot]: the same
+        self.use_draws = tables.table([i for _, i in uses])  # int64 [uses]
 
 
 def group_draws(draws: Sequence[Draw]) -> list[list[Draw]]:
@@ -264,7 +288,7 @@ def group_draws(draws: Sequence[Draw]) -> list[list[Draw]]:
 
 def rows_of_piece(groups: Sequence[DrawGroup]) -> int:
     """How many rows of all draws stay in a cache, with choices so far apart that its lines can hold all of a row."""
-    most = max(16, PIECE // max(group.places.stop - group.places.start for group in groups))
+    most = max(16, PIECE // max(group.places for group in groups))
     counts = [group.draws.stop - group.draws.start for group in groups]
     able = (at for at in range(most, most // 2, -1) if all(256 < at * count % 1024 < 768 for count in counts))
     return next(able, most)

@@ -10,8 +10,11 @@ is small, because each unrolled action takes about a second to build. An unrolle
 head: that head alone stays one tensor, or one for each slot.
 
 A stacked whole action without floors is *quick* in eager code on a CPU: there some ops take forty times as long as
-others, and it has more of the others, see ``quick``. A GPU, where each op is a launch, and transforms, for which
-gradients are not written out, have the plain one. No form depends on the number of rows.
+others, and it has more of the others, see ``quick``. A GPU, where each op is a launch, has the plain one. So have
+transforms, for which gradients are not written out, with the sums of the quick one.
+
+No form depends on the number of rows. Within the quick one, few rows take fewer ops, and many are taken in pieces: to
+the same bits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,8 +64,13 @@ def is_long(draw: Draw) -> bool:
 
 
 def is_quick(logits: Tensor) -> bool:
-    """Whether a stacked whole action takes passes and gradients that are made for eager code on a CPU."""
-    return _quick and logits.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()
+    """Whether a stacked whole action without floors is made for eager code on a CPU."""
+    return _quick and logits.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def is_plain() -> bool:
+    """Whether each op runs as it is written: nothing traces it or sees it first."""
+    return not torch.compiler.is_compiling() and not transformed()
 
 
 def choice_words(masks: ActionMasks) -> Tensor:

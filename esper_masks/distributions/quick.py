@@ -11,27 +11,31 @@ touched yet costs as much as the former. So
         the draw, and for the gradient, which is written out here
 
 Rows of one piece keep it: then there is little memory, and operators are what costs. A row has the same bits in any
-piece, and in one of any size.
+piece, and in one of any size. Nothing is multiplied as matrices, which autocast and torch's settings round.
+
+None of this has rules for transforms. What is asked under one of a distribution that was made outside, and a gradient
+that is batched or has a gradient itself, is computed by operators that have; the sums are the same to the last bit.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from esper_masks.actions.tables import DrawTables, PackedDraws
-from esper_masks.distributions.softmax import Slabs, StackedSoftmax, gathered, normalized
+from esper_masks.actions.tables import DrawGroup, DrawTables, PackedDraws
+from esper_masks.distributions.forms import is_plain
+from esper_masks.distributions.softmax import Slabs, StackedSoftmax, gathered, normalized, spread
 
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
-LONGEST_SUM = 16  # of more choices than this, torch makes the running sum
-NONE = -1e30  # log of a weight that is 0 by rule: finite, because 0 * inf is NaN
+FEW = 1 << 16  # so many sums of pairs take less time in two operators than sums in one for each choice
 INFINITIES = {  # the bits of -inf
     real: torch.tensor(-math.inf, dtype=real, device="cpu").view(integer) for real, integer in INTEGERS.items()
 }
-LEAST = {torch.float32: -80.0, torch.float64: -708.0}  # log of the least weight that is not 0
+LEAST = {torch.float32: -87.0, torch.float64: -708.0}  # log of the least weight that is not 0: ``exp`` has digits there
+NO_WEIGHT = {real: math.exp(least) * 1.001 for real, least in LEAST.items()}  # so much is 0
 
 
 class Rows(NamedTuple):
@@ -53,41 +57,50 @@ class Rows(NamedTuple):
 class Weights(NamedTuple):
     """Of all places, ``[places, rows]``."""
 
-    shifted: Tensor  # log of the weights: legal logits less the largest, ``NONE`` where there is none
+    shifted: Tensor  # log of the weights: legal logits less the largest, -inf where there is none
     weights: Tensor  # at most 1
-    running: list[Tensor] | None = None  # their running sums, group by group; where nobody has them yet, None
+    total: Tensor  # [draws, rows]: their sum; of no legal logit 0, else at least 1
 
 
 class QuickSoftmax:
     """See above, and ``MaskedSoftmax`` for what is named alike.
 
     Args:
-        rows: of the batch.
+        rows: of the batch. Logits are copied, so that what becomes of the caller's memory is nothing to us.
         tables: of the draws, which are one axis of what has rows: ``[draws, rows]``.
     """
 
     def __init__(self, rows: Rows, tables: DrawTables):
-        self.rows, self.tables = rows, tables
-        made = _forward(rows, tables.packed, 0 if tables.op_at is None else tables.ops)
+        choices = None if rows.choices is None else rows.choices.contiguous()
+        self.rows, self.tables = Rows(_copied(rows.logits), rows.words.contiguous(), choices), tables
         self.log_total: Tensor
         self.entropy: Tensor
-        self.ops: Tensor
-        self.log_total, self.entropy, self.ops, self.peak, shifted, weights, running = made
-        self._kept = None if shifted is None else Weights(shifted, weights, running)
+        self.asked: Tensor  # probabilities of ``PackedDraws.asked``
+        self.log_total, self.entropy, self.asked, total, self.peak, *kept = _forward(self.rows, tables.packed)
+        self._kept = Weights(kept[0], kept[1], total) if kept else None
         self.total = self.log_total  # for its dtype
-        self.invalid = (self.peak - self.peak) != 0  # a difference of infinities is NaN
+        self.invalid = total == 0
         self._whole: StackedSoftmax | None = None
 
     @property
     def whole(self) -> StackedSoftmax:
-        """The same by its other passes, for what is asked for less often."""
-        if self._whole is None:
-            with torch.enable_grad():
-                self._whole = stack(self.rows, self.tables)
-        return self._whole
+        """The same by its other passes, for what is asked for less often, and for transforms."""
+        if self._whole is not None:
+            return self._whole
+        with torch.enable_grad():
+            made = stack(self.rows, self.tables, ordered=True)
+        if is_plain() and not torch.is_inference_mode_enabled():  # else it serves nobody outside
+            self._whole = made
+        return made
 
-    def first_probs(self, number: int) -> Tensor:
-        return self.ops
+    def usage(self) -> Tensor:
+        """Probabilities of the uses of ``PackedDraws``, ``[uses, rows]``."""
+        packed = self.tables.packed
+        ops = self.asked.index_select(0, packed.use_ops)
+        if not len(packed.use_slots):
+            return ops
+        alone, in_slots = ops.split_with_sizes([len(ops) - len(packed.use_slots), len(packed.use_slots)])
+        return torch.cat([alone, in_slots * self.asked.index_select(0, packed.use_slots)])
 
     def raw_entropy(self) -> Tensor:
         return self.entropy
@@ -97,10 +110,7 @@ class QuickSoftmax:
 
     def legal_actions(self) -> Tensor:
         packed, dtype = self.tables.packed, self.peak.dtype
-        made = [
-            _per_draw(piece.kept(packed).to(dtype), packed, lambda choices: choices.sum(0))
-            for _, piece in _pieces(self.rows, packed)
-        ]
+        made = [_sum(piece.kept(packed).to(dtype), packed) for _, piece in _pieces(self.rows, packed)]
         return made[0] if len(made) == 1 else torch.cat(made, -1)
 
     def log_probs(self) -> Slabs:
@@ -113,27 +123,36 @@ class QuickSoftmax:
         return self.whole.mode()
 
     def draw_all(self, noise: Tensor, heads: Tensor) -> Tensor:
-        if noise.ndim > self.peak.ndim:
+        if not is_plain():
             return self.whole.draw_all(noise, heads)
-        packed = self.tables.packed
-        noise = noise.nan_to_num(1.0).clamp_max_(1 - torch.finfo(noise.dtype).eps / 2).index_select(0, heads)
-        if self._kept is not None:
-            return _draw(self._kept, packed, noise).long()
-        places = torch.empty_like(self.peak, dtype=torch.int64)
+        packed, most = self.tables.packed, 1 - torch.finfo(noise.dtype).eps / 2
+        noise = noise.nan_to_num(1.0).clamp_max_(most).index_select(-2, heads)
+        if self._kept is not None and noise.ndim == self.peak.ndim:
+            return _draw(self._kept, _running_sums(self._kept, packed), packed, noise).long()
+        places = torch.empty_like(noise, dtype=torch.int64)
         for at, piece in _pieces(self.rows, packed):
-            places[:, at] = _draw(_weights(piece, packed)[0], packed, noise[:, at])
+            kept = self._kept or _weights(piece, packed)[0]
+            sums = _running_sums(kept, packed)
+            many = max(1, packed.rows // max(1, piece.words.shape[-1]))  # samples at a time
+            for made, given in zip(*(torch.split(_by_rows(each, at), many) for each in (places, noise))):
+                made.copy_(_draw(kept, sums, packed, given))
         return places
 
     def pick(self, at: Tensor, draw: Tensor, none: Tensor) -> Tensor:
+        if not is_plain():
+            return self.whole.pick(at, draw, none)
         if self._kept is not None:
-            picked = gathered(self._kept.shifted, self.tables.packed.place_of.take(at))
-            return (picked - gathered(self.log_total, draw)).masked_fill((picked == NONE) | none, -math.inf)
-        columns = self.tables.columns.take(at).mT
-        logits = self.rows.logits.mT.expand(*columns.shape[:-1], -1).gather(-1, columns).mT  # a gradient row by row
-        scores = logits - gathered(self.peak, draw) - gathered(self.log_total, draw)
-        return scores.masked_fill((scores > -math.inf).logical_not_() | none | self.forbids_at(at), -math.inf)
+            place_of = self.tables.packed.place_of
+            shifted = gathered(self._kept.shifted, at if place_of is None else place_of.take(at))
+        else:
+            logits = gathered(self.rows.logits, self.tables.columns.take(at))
+            shifted, none = logits - gathered(self.peak, draw), none | self.forbids_at(at)
+        scores = shifted - gathered(self.log_total, draw)
+        return scores.masked_fill((scores > -math.inf).logical_not_() | none, -math.inf)
 
     def forbids_at(self, at: Tensor) -> Tensor:
+        if not is_plain():
+            return self.whole.forbids_at(at)
         tables = self.tables
         forbids = gathered(self.rows.words, tables.words.take(at)).bitwise_and_(tables.bits.take(at)) == 0
         if self.rows.choices is None:
@@ -142,16 +161,49 @@ class QuickSoftmax:
         return forbids | ((words & tables.choice_bits.take(at)) == 0)
 
 
-def stack(rows: Rows, tables: DrawTables, min_prob: float | Tensor = 0.0, capped: bool = False) -> StackedSoftmax:
-    """The same in one tensor, ``[width, draws, rows]``, for any device and any transform, with floors."""
+class OrderedSoftmax(StackedSoftmax):
+    """The plain one with the weights and sums of ``QuickSoftmax``, to the last bit: padding adds 0."""
+
+    def _total(self) -> Tensor:
+        [weights] = self._weights
+        self._weights = [weights.masked_fill(weights <= NO_WEIGHT[weights.dtype], 0)]
+        return super()._total()
+
+    def running_sum(self, weights: Tensor) -> Tensor:
+        return torch.stack([*accumulate(weights.unbind(), torch.add)])
+
+
+def stack(
+    rows: Rows, tables: DrawTables, min_prob: float | Tensor = 0.0, capped: bool = False, ordered: bool = False
+) -> StackedSoftmax:
+    """The same in one tensor, ``[width, draws, rows]``, for any device and any transform, with floors.
+
+    Args:
+        rows: of the batch.
+        tables: of the draws.
+        min_prob: see ``MaskedSoftmax``.
+        capped: see ``MaskedSoftmax``.
+        ordered: whether sums are those of ``QuickSoftmax``.
+    """
     illegal = (rows.words.index_select(0, tables.words) & tables.bits) == 0  # [width * draws, rows]
     if rows.choices is not None:
         illegal = illegal | ((rows.choices.index_select(0, tables.choice_words) & tables.choice_bits) == 0)
     logits, shape = rows.logits.index_select(0, tables.columns), (tables.width, tables.count, illegal.shape[-1])
-    return StackedSoftmax([logits.view(shape)], [illegal.view(shape)], min_prob=min_prob, capped=capped)
+    softmax = OrderedSoftmax if ordered else StackedSoftmax
+    return softmax([logits.view(shape)], [illegal.view(shape)], min_prob=min_prob, capped=capped)
 
 
 # -- piece by piece ---------------------------------------------------------------------------------------------------
+
+
+def _copied(logits: Tensor) -> Tensor:
+    """Logits side by side in rows, with inf for NaN: both leave a row without probabilities."""
+    if torch.is_grad_enabled() and logits.requires_grad:
+        own = logits.clone(memory_format=torch.contiguous_format)
+        own.detach().nan_to_num_(math.inf, math.inf, -math.inf)
+        return own
+    own = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return torch.nan_to_num(logits.detach(), math.inf, math.inf, -math.inf, out=own)
 
 
 def _pieces(rows: Rows, packed: PackedDraws) -> Iterator[tuple[slice, Rows]]:
@@ -161,186 +213,233 @@ def _pieces(rows: Rows, packed: PackedDraws) -> Iterator[tuple[slice, Rows]]:
         return
     for start in range(0, number, packed.rows):
         at = slice(start, start + packed.rows)
-        choices = None if rows.choices is None else rows.choices[:, at].contiguous()
-        yield at, Rows(rows.logits[:, at], rows.words[:, at].contiguous(), choices)
+        yield at, Rows(rows.logits[:, at], rows.words[:, at], None if rows.choices is None else rows.choices[:, at])
+
+
+def _by_rows(values: Tensor, at: slice) -> Tensor:
+    """Some rows of ``[*sample, draws, rows]`` as ``[samples, draws, rows]``, sharing its memory."""
+    return values.view(math.prod(values.shape[:-2]), *values.shape[-2:])[..., at]
+
+
+def _by_group(values: Tensor, packed: PackedDraws) -> Sequence[Tensor]:
+    """``[..., draws, rows]`` as those of each group."""
+    return [values] if len(packed.groups) == 1 else values.split_with_sizes(packed.counts, -2)
 
 
 def _groups(values: Tensor, packed: PackedDraws) -> list[Tensor]:
     """Values of all places as those of each group, ``[width, draws, rows]``."""
-    shapes = ((group.width, group.draws.stop - group.draws.start, values.shape[-1]) for group in packed.groups)
-    return [values[group.places].view(shape) for group, shape in zip(packed.groups, shapes)]
+    parts = [values] if len(packed.groups) == 1 else values.split_with_sizes(packed.sizes)
+    shapes = ((group.width, count, values.shape[-1]) for group, count in zip(packed.groups, packed.counts))
+    return [part.view(shape) for part, shape in zip(parts, shapes)]
 
 
-def _per_draw(values: Tensor, packed: PackedDraws, reduction: Callable[[Tensor], Tensor]) -> Tensor:
-    """``[places, rows]`` -> ``[draws, rows]``, by a reduction along the choices."""
-    made = [reduction(group) for group in _groups(values, packed)]
-    return made[0] if len(made) == 1 else torch.cat(made)
+def _joined(of_groups: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return of_groups[0] if len(of_groups) == 1 else torch.cat([*of_groups], dim)
 
 
-def _weights(rows: Rows, packed: PackedDraws) -> tuple[Weights, Tensor]:
-    """And the largest legal logit of each draw, infinite where there are no probabilities."""
+def _weights(rows: Rows, packed: PackedDraws, alone: bool = False) -> tuple[Weights, Tensor, Tensor]:
+    """Behind them their logarithms, none below ``LEAST``, and the largest legal logit of each draw, infinite where
+    there are no probabilities.
+
+    Args:
+        rows: of a piece.
+        packed: of the draws.
+        alone: whether it is the only piece; else the logarithms are written over ``shifted``.
+    """
     dtype = rows.logits.dtype
     infinity, least = INFINITIES[dtype], LEAST[dtype]
     kept = rows.kept(packed)
     kept = kept if kept.dtype == infinity.dtype else kept.to(infinity.dtype)
     # the bits of -inf where a choice is illegal; of inf, the other sign, where it is legal
     most = torch.add(infinity, kept, alpha=torch.iinfo(kept.dtype).min, out=kept).view(dtype)
-    logits = rows.logits.clone(memory_format=torch.contiguous_format).nan_to_num_(math.inf, math.inf, -math.inf)
-    shifted = logits.index_select(0, packed.columns)
+    shifted = rows.logits.detach().index_select(0, packed.columns)
     torch.minimum(shifted, most, out=shifted)
-    peak = _per_draw(shifted, packed, lambda choices: choices.amax(0))
-    for group, choices in zip(packed.groups, _groups(shifted, packed)):
-        choices.sub_(peak[group.draws])
-    shifted.nan_to_num_(NONE, NONE, NONE)
-    weights = torch.threshold_(torch.clamp_min(shifted, least, out=most).exp_(), math.exp(least) * 1.001, 0)
-    return Weights(shifted, weights), peak
+    groups = _groups(shifted, packed)
+    peak = _joined([group.amax(0) for group in groups])
+    for group, own in zip(groups, _by_group(peak, packed)):
+        group.sub_(own)
+    shifted.nan_to_num_(-math.inf, -math.inf, -math.inf)
+    logs = shifted.clamp_min(least) if alone else shifted.clamp_min_(least)
+    weights = torch.threshold_(torch.exp(logs, out=most), NO_WEIGHT[dtype], 0)
+    return Weights(shifted, weights, _sum(weights, packed)), logs, peak
 
 
-def _sum(weights: Tensor) -> Tensor:
-    """The last of their running sums, whose one order gives a row the same bits wherever in a batch it stands."""
-    if len(weights) > LONGEST_SUM:
-        return weights.cumsum(0)[-1]
-    first, *others = weights.unbind()
-    total = first.clone()
-    for other in others:
-        total.add_(other)
-    return total
+def _sum(values: Tensor, packed: PackedDraws) -> Tensor:
+    """``[places, rows]`` -> ``[draws, rows]``, one choice after another, wherever in a batch a row stands."""
+    return values.new_zeros(len(packed.beyond), values.shape[-1]).index_add_(0, packed.draw_of, values)
 
 
-def _running_sum(weights: Tensor) -> Tensor:
-    if len(weights) > LONGEST_SUM:
-        return weights.cumsum(0)
+def _running_sums(kept: Weights, packed: PackedDraws) -> list[Tensor]:
+    """Group by group, ``[width, draws, rows]``."""
+    return [_running_sum(own, group) for own, group in zip(_groups(kept.weights, packed), packed.groups)]
+
+
+def _running_sum(weights: Tensor, group: DrawGroup) -> Tensor:
+    """One after another, in float32: ``cumsum`` adds up in float64."""
+    if group.pairs is not None and group.width * weights.numel() <= FEW:  # few operators, and the same sums
+        choices, before = group.pairs
+        return torch.zeros_like(weights).index_add_(0, choices, weights.index_select(0, before))
     running = weights.clone()
-    sums = running.unbind()
-    for before, after in pairwise(sums):
+    for before, after in pairwise(running.unbind()):
         after.add_(before)
     return running
 
 
-def _draw(kept: Weights, packed: PackedDraws, noise: Tensor) -> Tensor:
-    """The choice in whose stretch of the running sum the noise lies, a whole number; -1 in an invalid row."""
-    passed = []
-    for group, running in zip(packed.groups, kept.running or _running_sums(kept.weights, packed)):
-        total, beyond = running[-1], group.width + 1
-        valid = total.clamp_max(1)  # the total of an invalid row is 0
-        # as many sums as there are choices before it
-        reached = torch.le(running, noise[group.draws] * total, out=torch.empty_like(running)).sum(0)
-        passed.append(reached.add_(valid, alpha=beyond).sub_(beyond))
-    return passed[0] if len(passed) == 1 else torch.cat(passed)
+def _draw(kept: Weights, sums: list[Tensor], packed: PackedDraws, noise: Tensor) -> Tensor:
+    """The choice in whose stretch of the running sum the noise lies, a whole number; -1 in an invalid row.
+
+    Args:
+        kept: weights of a piece.
+        sums: their running sums.
+        packed: of the draws.
+        noise: at least 0, less than 1, ``[draws, rows]``, or ``[samples, draws, rows]``.
+    """
+    reached, targets = [], _by_group(noise * kept.total, packed)
+    for running, target in zip(sums, targets):
+        below = torch.le(spread(running, target.ndim), target, out=running.new_empty(len(running), *target.shape))
+        reached.append(below.sum(0))  # as many sums as there are choices before it; in an invalid row all of them
+    return _joined(reached, -2).addcmul_(kept.total.clamp_max(1).sub_(1), packed.beyond)
 
 
-def _running_sums(weights: Tensor, packed: PackedDraws) -> list[Tensor]:
-    return [_running_sum(group) for group in _groups(weights, packed)]
-
-
-def _results(kept: Weights, packed: PackedDraws, ops: int) -> list[Tensor]:
-    """Log of the sums of the weights, and entropies; probabilities of the ops."""
-    sums = [sums[-1] for sums in kept.running] if kept.running else [_sum(of) for of in _groups(kept.weights, packed)]
-    total = (sums[0] if len(sums) == 1 else torch.cat(sums)).clamp_min(1)  # of the largest logit 1; of no logit 0
+def _results(kept: Weights, logs: Tensor, packed: PackedDraws) -> list[Tensor]:
+    """Log of the sums of the weights, entropies, probabilities that are asked for."""
+    total = kept.total.clamp_min(1)
     log_total = total.log()
-    mean = _per_draw(kept.weights * kept.shifted, packed, lambda terms: terms.sum(0)).div_(total)
-    made = [log_total, log_total - mean]
-    if ops:  # the first draw, and in its group the first of each choice
-        count = packed.groups[0].draws.stop
-        made.append(kept.weights[: ops * count : count] / total[0])
-    return made
+    terms = torch.mul(kept.weights, logs, out=logs)
+    mean = _sum(terms, packed).div_(total)
+    asked = kept.weights.index_select(0, packed.asked).div_(total.index_select(0, packed.asked_draws))
+    return [log_total, log_total - mean, asked]
 
 
-def _forward(rows: Rows, packed: PackedDraws, ops: int) -> tuple[Any, ...]:
-    """What a gradient goes through: log of the sums of the weights, entropies, probabilities of the ops; and peaks.
-
-    Behind them the fields of ``Weights`` where all rows are one piece, else None.
+def _forward(rows: Rows, packed: PackedDraws) -> tuple[Any, ...]:
+    """What a gradient goes through: log of the sums of the weights, entropies, probabilities that are asked for; and
+    the sums and the peaks. Where all rows are one piece, the other fields of ``Weights`` are behind them.
     """
     if torch.is_grad_enabled() and rows.logits.requires_grad:
-        made: tuple[Any, ...] = _Forward.apply(*rows, packed, ops)  # type: ignore[no-untyped-call]  # torch has no types
+        made: tuple[Any, ...] = _Forward.apply(*rows, packed)  # type: ignore[no-untyped-call]  # torch has no types
         return made
-    return _passes(rows, packed, ops)
+    return _passes(rows, packed)
 
 
-def _passes(rows: Rows, packed: PackedDraws, ops: int) -> tuple[Any, ...]:
+def _passes(rows: Rows, packed: PackedDraws) -> tuple[Any, ...]:
     number = rows.logits.shape[-1]
     if number <= packed.rows:
-        made, peak = _weights(rows, packed)
-        kept = made._replace(running=_running_sums(made.weights, packed))
-        log_total, entropy, *probs = _results(kept, packed, ops)
-        return log_total, entropy, probs[0] if ops else None, peak, *kept
-    draws = packed.groups[-1].draws.stop
-    wholes = [*rows.logits.new_empty(3, draws, number).unbind(), *([rows.logits.new_empty(ops, number)] if ops else [])]
+        kept, logs, peak = _weights(rows, packed, alone=True)
+        return *_results(kept, logs, packed), kept.total, peak, *kept[:-1]
+    draws = len(packed.beyond)
+    wholes = rows.logits.new_empty(4, draws, number).unbind()
+    asked = rows.logits.new_empty(len(packed.asked), number)
+    log_total, entropy, total, peak = wholes
+    results = log_total, entropy, asked, total, peak
     for at, piece in _pieces(rows, packed):
-        weights, peak = _weights(piece, packed)
-        for whole, part in zip(wholes, (peak, *_results(weights, packed, ops))):
+        kept, logs, own = _weights(piece, packed)
+        for whole, part in zip(results, (*_results(kept, logs, packed), kept.total, own)):
             whole[:, at] = part
-    peak, log_total, entropy, *probs = wholes
-    return log_total, entropy, probs[0] if ops else None, peak, None, None, None
+    return results
 
 
 class _Forward(torch.autograd.Function):
     """``_forward`` and its gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, words: Tensor, choices: Tensor | None, packed: PackedDraws, ops: int
-    ) -> tuple[Any, ...]:
-        made = _passes(Rows(logits, words, choices), packed, ops)
-        log_total, entropy, probs, peak, shifted, weights, _ = made
-        ctx.save_for_backward(logits, words, choices, log_total, entropy, probs, shifted, weights)
+    def forward(ctx: Any, logits: Tensor, words: Tensor, choices: Tensor | None, packed: PackedDraws) -> Any:
+        made = _passes(Rows(logits, words, choices), packed)
+        log_total, entropy, asked, total, peak, *kept = made
+        shifted, weights = kept[:2] if kept else (None, None)
+        ctx.save_for_backward(logits, words, choices, log_total, entropy, asked, total, shifted, weights)
         ctx.packed = packed
-        ctx.mark_non_differentiable(peak, *([] if weights is None else [weights]))
+        ctx.mark_non_differentiable(total, peak, *([] if weights is None else [weights]))
         ctx.set_materialize_grads(False)
         return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        *parts, log_total, entropy, ops, shifted, weights = ctx.saved_tensors
-        rows, packed, (of_log_total, of_entropy, of_ops, _, of_shifted, *_) = Rows(*parts), ctx.packed, gradients
-        if torch.is_grad_enabled():
-            made = _backward_with_gradient(rows, packed, (of_log_total, of_entropy, of_ops, of_shifted))
-            return made, None, None, None, None
-        slope, factor, total = of_log_total, None, log_total.exp()
-        if of_entropy is not None:  # its slope is -p * (log(p) + entropy)
-            own = of_entropy * (log_total - entropy)
-            slope, factor = own if slope is None else own.add_(slope), of_entropy / total
-        slope = torch.zeros_like(total) if slope is None else slope / total
-        if of_ops is not None:
-            of_ops = ops * (of_ops - (of_ops * ops).sum(0))
-        gradient, count = torch.empty_like(rows.logits), packed.groups[0].draws.stop
-        for at, piece in _pieces(rows, packed):
-            kept = _weights(piece, packed)[0] if shifted is None else Weights(shifted, weights)
-            made = torch.empty_like(kept.weights[: packed.count])
-            each = zip(packed.groups, _groups(made, packed), _groups(kept.shifted, packed))
-            for group, part, logs in each:
-                own = slope[group.draws, at]
-                if factor is None:
-                    part.copy_(own)
-                else:
-                    torch.addcmul(own, factor[group.draws, at], logs, value=-1, out=part)
-            made.mul_(kept.weights[: packed.count])
-            if of_shifted is not None:
-                made.add_(of_shifted[: packed.count])
-            if of_ops is not None:
-                made[: len(ops) * count : count].add_(of_ops[:, at])
-            columns = piece.logits.new_zeros(piece.logits.shape).index_add_(0, packed.columns[: packed.count], made)
-            gradient[:, at] = columns
-        return gradient, None, None, None, None
+        logits, words, choices, *made = ctx.saved_tensors
+        rows, packed = Rows(logits, words, choices), ctx.packed
+        wanted = [*gradients[:3], gradients[5] if len(gradients) > 5 else None]  # of what is differentiable
+        if all(gradient is None for gradient in wanted):
+            return None, None, None, None
+        if is_plain() and not torch.is_grad_enabled():
+            return _backward(rows, packed, made, *wanted), None, None, None
+        return _backward_by_operators(rows, packed, wanted), None, None, None
 
 
-def _backward_with_gradient(rows: Rows, packed: PackedDraws, gradients: Sequence[Tensor | None]) -> Tensor:
-    """The same by operators that have gradients themselves."""
+def _backward(
+    rows: Rows,
+    packed: PackedDraws,
+    made: Sequence[Tensor],
+    of_log_total: Tensor | None,
+    of_entropy: Tensor | None,
+    of_asked: Tensor | None,
+    of_shifted: Tensor | None,
+) -> Tensor:
+    """The gradient of ``[columns, rows]``: exactly 0 of what has no weight, but for that of ``shifted``."""
+    log_total, entropy, asked, total, *kept = made
+    total = total.clamp_min(1)
+    slope = torch.zeros_like(total) if of_log_total is None else of_log_total
+    if of_entropy is not None:  # its slope is -p * (log(p) + entropy)
+        slope = torch.addcmul(slope, of_entropy, log_total - entropy)
+        of_entropy = of_entropy / total
+    if of_asked is not None:
+        of_asked = of_asked * asked
+        slope = slope.index_add(0, packed.asked_draws, of_asked, alpha=-1)
+    slope = slope / total
+    if kept[0] is not None:
+        return _slopes(rows, packed, kept[0], kept[1], slope, of_entropy, of_asked, of_shifted)
+    gradient = torch.empty_like(rows.logits)
+    for at, piece in _pieces(rows, packed):
+        weights, logs, _ = _weights(piece, packed)
+        given = slope[:, at], *(None if each is None else each[:, at] for each in (of_entropy, of_asked)), None
+        gradient[:, at] = _slopes(piece, packed, logs, weights.weights, *given)
+    return gradient
+
+
+def _slopes(
+    rows: Rows,
+    packed: PackedDraws,
+    shifted: Tensor,
+    weights: Tensor,
+    slope: Tensor,
+    of_entropy: Tensor | None,
+    of_asked: Tensor | None,
+    of_shifted: Tensor | None,
+) -> Tensor:
+    """Of a piece, ``[columns, rows]``: ``weights * (slope - of_entropy * shifted)``, and what is asked for."""
+    part = torch.clamp_min(shifted, LEAST[shifted.dtype])
+    factors = [] if of_entropy is None else _by_group(of_entropy, packed)
+    for at, (group, own) in enumerate(zip(_groups(part, packed), _by_group(slope, packed))):
+        if factors:
+            torch.addcmul(own, factors[at], group, value=-1, out=group)
+        else:
+            group.copy_(own)
+    part.mul_(weights)
+    if of_asked is not None:
+        part.index_add_(0, packed.asked, of_asked)
+    if of_shifted is not None:
+        part.add_(of_shifted)
+    gradient = torch.zeros_like(rows.logits).index_add_(0, packed.columns, part)
+    if not math.isfinite(gradient.sum()):  # 0 times infinity is no 0
+        part = torch.where(weights == 0, torch.zeros_like(part) if of_shifted is None else of_shifted, part)
+        gradient = gradient.zero_().index_add_(0, packed.columns, part)
+    return gradient
+
+
+def _backward_by_operators(rows: Rows, packed: PackedDraws, gradients: Sequence[Tensor | None]) -> Tensor:
+    """The same by operators that have gradients, and rules of transforms, themselves."""
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
         softmaxes = [
-            StackedSoftmax([logits], [kept == 0])
-            for logits, kept in zip(
+            StackedSoftmax([own], [kept == 0])
+            for own, kept in zip(
                 _groups(rows.logits.index_select(0, packed.columns), packed), _groups(rows.kept(packed), packed)
             )
         ]
-        outputs = [
-            torch.cat([softmax.log_total for softmax in softmaxes]),
-            torch.cat([softmax.raw_entropy() for softmax in softmaxes]),
-            softmaxes[0].probs()[0][:, 0],
-            torch.cat([softmax.shifted[0].flatten(0, 1) for softmax in softmaxes]),
-        ]
-        wanted = [(of, given) for of, given in zip(outputs, gradients) if given is not None]
+        log_total = torch.cat([softmax.log_total for softmax in softmaxes])
+        shifted = torch.cat([softmax.shifted[0].flatten(0, 1) for softmax in softmaxes])
+        asked = shifted.index_select(0, packed.asked) - log_total.index_select(0, packed.asked_draws)
+        outputs = [log_total, torch.cat([softmax.raw_entropy() for softmax in softmaxes]), asked.exp(), shifted]
+        wanted = [(of, given[: len(of)]) for of, given in zip(outputs, gradients) if given is not None]
+        sums = [of for of, _ in wanted], [given for _, given in wanted]
         made: Tensor
-        sums = [of[: len(given)] for of, given in wanted], [given[: len(of)] for of, given in wanted]
-        [made] = torch.autograd.grad(sums[0], rows.logits, sums[1], create_graph=True)
+        [made] = torch.autograd.grad(sums[0], rows.logits, sums[1], create_graph=again)
     return made

@@ -248,6 +248,10 @@ class StackedSoftmax(MaskedSoftmax):
         running = weights.cumsum(0) if self._running is None else self._running
         return draw_in_row(running, weights == 0, noise * self.total)
 
+    def running_sum(self, weights: Tensor) -> Tensor:
+        """Along the actions."""
+        return weights.cumsum(0)
+
     # of several rows that are padded to one width, [n, draws, ...]
 
     def first_probs(self, number: int) -> Tensor:
@@ -305,7 +309,7 @@ class StackedSoftmax(MaskedSoftmax):
             return super()._total()
         [weights] = self.weights
         with torch.no_grad():
-            self._running = weights.cumsum(0)
+            self._running = self.running_sum(weights)
         if not weights.requires_grad:
             return self._running[-1]
         summed = weights.sum(0)  # for its gradient; the difference is exact, since the two are close

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 from itertools import groupby
 
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from esper_masks.actions.tables import DrawTables
-from esper_masks.distributions.forms import choice_words, is_quick
+from esper_masks.distributions.forms import choice_words, is_plain, is_quick
 from esper_masks.distributions.logits import Floors
 from esper_masks.distributions.quick import QuickSoftmax, Rows, stack
-from esper_masks.distributions.softmax import Slabs, divergence, exceeds
+from esper_masks.distributions.softmax import Slabs, StackedSoftmax, divergence, exceeds
 from esper_masks.masks.masks import ActionMasks
 
 
@@ -36,8 +35,9 @@ class StackedHeads:
         rows = Rows(logits, self.words, choices)
         min_prob = 0.0 if floors is None else self._floors(floors, logits)
         capped = floors is not None and any(exceeds(floors[d.head], d.size) for d in tables.draws)
-        quick = floors is None and is_quick(logits)
-        self.softmax = QuickSoftmax(rows, tables) if quick else stack(rows, tables, min_prob, capped)
+        ordered = floors is None and is_quick(logits)
+        quick = ordered and is_plain()
+        self.softmax = QuickSoftmax(rows, tables) if quick else stack(rows, tables, min_prob, capped, ordered)
         self.like = self.softmax.total
         self._in_slots = tables.whole_rows < tables.count
 
@@ -73,27 +73,21 @@ class StackedHeads:
         return self._whole(self.softmax.mode(), ignored, torch.Size([*self.shape, len(self.tables.canonical)]))
 
     def score(self, actions: Tensor) -> Tensor:
-        return self._by_head(self._score(self._entries(actions)), actions.shape)
+        return self._score(self._entries(actions), actions.shape)
 
-    def _total(self, scores: Tensor, shape: torch.Size) -> Tensor:
-        """``[*sample, heads, rows]`` -> ``[*sample, ...]``, summed in one order, see ``StackedSoftmax``."""
-        if isinstance(self.softmax, QuickSoftmax):
-            return reduce(torch.add, scores.unbind(-2)).reshape(shape[:-1])
-        return scores.cumsum(-2)[..., -1, :].reshape(shape[:-1])
-
-    def _score(self, entries: tuple[Tensor, ...]) -> Tensor:
+    def _score(self, entries: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
         ignored, draw, at, missing = entries
         scores = self.softmax.pick(at, draw, missing)
-        return scores.masked_fill(ignored, 0)
+        return self._by_head(scores.masked_fill(ignored, 0), shape)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        return self._total(self._score(self._entries(actions)), actions.shape)
+        return self.score(actions).cumsum(-1)[..., -1]  # summed in one order, see ``StackedSoftmax``
 
     def log_prob_and_illegal(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         entries = self._entries(actions)
         ignored, _, at, missing = entries
         illegal = ((self.softmax.forbids_at(at) | missing) & ~ignored).any(-2)
-        return self._total(self._score(entries), actions.shape), illegal.reshape(actions.shape[:-1])
+        return self._score(entries, actions.shape).cumsum(-1)[..., -1], illegal.reshape(actions.shape[:-1])
 
     def _entries(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of each head's value, ``[*sample, heads, rows]``, under the op of its action.
@@ -180,16 +174,15 @@ class StackedHeads:
         """The op's value, and that of every draw times the probability that a head is taken from it: ``[rows]``."""
         if self.tables.op_at is None:
             return values.sum(0)
-        return values[0] + (self._usage() * values).sum(0)
+        if isinstance(self.softmax, QuickSoftmax):
+            return values[0] + (self.softmax.usage() * values.index_select(0, self.tables.packed.use_draws)).sum(0)
+        return values[0] + (self._usage(self.softmax) * values).sum(0)
 
-    def _usage(self) -> Tensor:
+    def _usage(self, softmax: StackedSoftmax) -> Tensor:
         """Probability that a head other than op is taken from a draw, ``[draws, rows]``."""
-        softmax, tables = self.softmax, self.tables
+        tables = self.tables
         ops = softmax.first_probs(tables.ops)
-        if isinstance(softmax, QuickSoftmax):
-            usage = tables.packed.users.to(ops.dtype) @ ops  # elsewhere not as exact, or not one loop with the rest
-        else:
-            usage = (ops.unsqueeze(1) * tables.users).sum(0)
+        usage = (ops.unsqueeze(1) * tables.users).sum(0)
         if not self._in_slots:
             return usage
         [probs] = softmax.probs()
