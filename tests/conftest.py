@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-@pytest.fixture(params=["stacked", "unrolled"])
+@pytest.fixture(params=["stacked", "quick", "unrolled"])
 def form(request: pytest.FixtureRequest) -> Iterator[str]:
     """The forms of the distributions, in eager code; what a compiler sees is chosen by size."""
     name: str = request.param

@@ -167,8 +167,8 @@ def test_words_are_enough_under_any_rules(case: Case) -> None:
 
 
 @pytest.mark.parametrize(("name", "slots"), [("esper-2025-12", 3), ("esper-2026-06", 64), ("9", 3)])
-@pytest.mark.parametrize("form", ["stacked", "quick", "unrolled"], indirect=True)
-def test_a_minibatch_scores_like_the_rollout(name: str, slots: int, form: str) -> None:
+@pytest.mark.usefixtures("form")
+def test_a_minibatch_scores_like_the_rollout(name: str, slots: int) -> None:
     """To the last bit, so that the first ratio of an update is exactly 1; padding rows included, as 0."""
     buffer, steps = rollout(engine_of(name, slots))
     every = buffer.minibatch(torch.arange(STEPS * BATCH))

@@ -282,7 +282,7 @@ def test_chunks_are_given_their_part(case: int) -> None:
     limited = limits(engine, 90)[case]
     with forms.use("stacked"):
         [computed] = em.FactoredCategorical(logits, engine(states, **limited), validate="flag")._form.softmax.illegal
-    step.chunk_values = computed[..., :30].numel()  # what eager code computes of 30 rows
+    step.chunk_values = computed[..., :30].numel()  # of 30 rows in the stacked form: the quick one has no more
     sizes: list[int] = []
     step.register_forward_pre_hook(lambda _, __, named: sizes.append(len(named["states"])), with_kwargs=True)
     given: dict[str, Any] = {"states": states, "logits": logits, "noise": noise, **limited}

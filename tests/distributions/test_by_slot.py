@@ -64,7 +64,7 @@ def test_random_layouts_equal_enumeration(seed: int) -> None:
     logits, floors = random_logits(layout, masks.shape, by_op, by_slot, seed), floors_of(rng, layout)
     for _ in range(rng.choice([0, 0, 1, 3])):
         values = logits[rng.choice(layout.head_names)].view(-1)
-        values[rng.randrange(len(values))] = rng.choice([-math.inf, math.nan, math.inf, 50.0, -1e4])
+        values[rng.randrange(len(values))] = rng.choice([-math.inf, math.nan, math.inf, 50.0, -1e4, -1e30, -1e300])
     dist = em.FactoredCategorical(logits, masks, by_slot=by_slot, min_prob=floors, validate="flag")
     noise = torch.rand(BATCH, len(masks), dtype=torch.float64)
     drawn = dist.sample(noise=noise)

@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.parametrize("form", ["stacked", "quick", "unrolled", "slabs"], indirect=True),
 ]
 NAMES = em.rulesets()
+LOWEST = torch.finfo(torch.float64).min
 
 
 def make(name: str, batch: int, slots: int = 3, **switches: object) -> tuple[em.MaskEngine, em.ActionMasks]:
@@ -145,7 +146,7 @@ def test_log_probs_over_every_whole_action_sum_to_one(name: str) -> None:
     assert (p.entropy() <= 1 + 1e-9).all()
 
 
-value = st.one_of(st.floats(-3, 3), st.sampled_from([-math.inf, -1e4, 50.0, math.nan, math.inf]))
+value = st.one_of(st.floats(-3, 3), st.sampled_from([-math.inf, -1e4, -1e30, -1e38, LOWEST, 50.0, math.nan, math.inf]))
 
 
 @given(random_cases(), st.data())

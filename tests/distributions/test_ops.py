@@ -54,8 +54,11 @@ def test_op_count_of_a_whole_decision() -> None:
             dist.log_prob(action), getattr(dist, entropy)(), dist.head_entropies()
         return recorder.ops
 
-    assert len(ops(2)) <= 200  # quick passes over the choices are more ops, each of which takes a tenth of the time
-    assert ops(2) == ops(1000) == ops(0)
+    # quick passes over the choices are more ops, each of which takes a tenth of the time; few rows need fewer of them
+    assert len(ops(2)) <= 160
+    assert ops(2) == ops(3)
+    assert len(ops(2)) < len(ops(1000)) <= 180
+    assert ops(1000) == ops(1500)
     with forms.use("stacked"):
         assert len(ops(2)) <= 120
         assert len(ops(2, "entropy")) <= 120
@@ -71,7 +74,6 @@ def test_op_count_of_a_whole_decision() -> None:
 
 
 @pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("form", ["stacked", "quick", "unrolled"], indirect=True)
 @pytest.mark.parametrize("floor", [None, 0.01])
 @pytest.mark.parametrize("name", ["esper-2025-12", "esper-2026-06"])
 def test_the_ratio_before_the_first_step_is_one(name: str, floor: float | None) -> None:
