@@ -20,7 +20,7 @@ from esper_masks.actions.packing import build_packings
 from esper_masks.rules.names import OP, SLOT
 
 WORTH_A_GROUP = 24  # places of draws, see ``group_draws``
-LONGEST_OF_PAIRS = 64  # choices whose running sum may be taken pair by pair, see ``quick``
+BLOCK = 16  # choices that are summed by themselves first where a draw has more, see ``quick``
 PIECE = 1 << 19  # places of draws in all rows of a piece
 KEPT_ACTIONS = 1 << 18  # with more whole actions than this, their index is made when it is asked for
 
@@ -231,15 +231,18 @@ class PackedDraws:
         for first, count in zip(accumulate(counts, initial=0), counts):
             own = range(first, first + count)
             width = max(tables.draws[at].size for at in own)
-            pairs = [(k, before) for k in range(width) for before in range(k + 1)] if width <= LONGEST_OF_PAIRS else []
+            pairs = [(k, before) for k in range(width) for before in range(k + 1)] if width <= BLOCK else []
             each = (tables.table([k for k, _ in pairs]), tables.table([k for _, k in pairs])) if pairs else None
             self.groups.append(DrawGroup(width, slice(first, own.stop), width * count, each))
             places += [k * tables.count + at for k in range(width) for at in own]
         self.count = len(places)  # of places; where there are several groups, one more is last, where nothing is legal
         last = [0] if len(counts) > 1 else []
         self.sizes = [*(group.places for group in self.groups), *(1 for _ in last)]
-        # int64 [places]: the draw, of the last any
-        self.draw_of = tables.table([*(at % tables.count for at in places), *last])
+        # int64 [places]: the block of choices, and [blocks]: the draw of each; blocks are draws where none has several
+        blocks = [(at // tables.count // BLOCK, at % tables.count) for at in [*places, *last]]
+        numbers = {block: number for number, block in enumerate(sorted(set(blocks)))}
+        self.block_of = tables.table([numbers[block] for block in blocks])
+        self.block_draws = tables.table([draw for _, draw in numbers]) if len(numbers) > tables.count else None
         # int64 [width * draws]: the place of what is there in ``DrawTables``; the last for what is padded more there.
         # None if that is the entry itself
         where = {entry: place for place, entry in enumerate(places)}

@@ -65,7 +65,8 @@ def is_long(draw: Draw) -> bool:
 
 def is_quick(logits: Tensor) -> bool:
     """Whether a stacked whole action without floors is made for eager code on a CPU."""
-    return _quick and logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return _quick and logits.device.type == "cpu" and not traced
 
 
 def is_plain() -> bool:

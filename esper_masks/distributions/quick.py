@@ -5,7 +5,7 @@ choose (``masked_fill``, ``where``), ``cumsum``, and ``exp`` of what it takes to
 a minimum, a sum of two, or a comparison that is written to floats takes 0.1 ns. And memory that a process has not
 touched yet costs as much as the former. So
 
-    an illegal choice is a minimum with -inf, and running sums are added up choice by choice
+    an illegal choice is a minimum with -inf, and running sums are added up choice by choice, in blocks of ``BLOCK``
     draws of many choices and of few are padded apart, see ``PackedDraws``
     rows are taken in pieces that stay in a cache, and what has a value for each choice is not kept, but made again for
         the draw, and for the gradient, which is written out here
@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from esper_masks.actions.tables import DrawGroup, DrawTables, PackedDraws
+from esper_masks.actions.tables import BLOCK, DrawGroup, DrawTables, PackedDraws
+from esper_masks.compiled.torch_private import intercepted
 from esper_masks.distributions.forms import is_plain
 from esper_masks.distributions.softmax import Slabs, StackedSoftmax, gathered, normalized, spread
 
@@ -89,7 +90,7 @@ class QuickSoftmax:
             return self._whole
         with torch.enable_grad():
             made = stack(self.rows, self.tables, ordered=True)
-        if is_plain() and not torch.is_inference_mode_enabled():  # else it serves nobody outside
+        if is_plain() and not torch.is_inference_mode_enabled() and not intercepted():  # else it serves nobody outside
             self._whole = made
         return made
 
@@ -170,7 +171,14 @@ class OrderedSoftmax(StackedSoftmax):
         return super()._total()
 
     def running_sum(self, weights: Tensor) -> Tensor:
-        return torch.stack([*accumulate(weights.unbind(), torch.add)])
+        width = len(weights)
+        if width <= BLOCK:
+            return torch.stack([*accumulate(weights.unbind(), torch.add)])
+        missing = weights.new_zeros(-width % BLOCK, *weights.shape[1:])
+        blocks = torch.cat([weights, missing]).view(-(-width // BLOCK), BLOCK, *weights.shape[1:])
+        within = torch.stack([*accumulate(blocks.unbind(1), torch.add)], 1)
+        before = torch.stack([*accumulate(within[:-1, -1].unbind(), torch.add)]).unsqueeze(1)
+        return torch.cat([within[:1], within[1:] + before]).flatten(0, 1)[:width]
 
 
 def stack(
@@ -265,8 +273,13 @@ def _weights(rows: Rows, packed: PackedDraws, alone: bool = False) -> tuple[Weig
 
 
 def _sum(values: Tensor, packed: PackedDraws) -> Tensor:
-    """``[places, rows]`` -> ``[draws, rows]``, one choice after another, wherever in a batch a row stands."""
-    return values.new_zeros(len(packed.beyond), values.shape[-1]).index_add_(0, packed.draw_of, values)
+    """``[places, rows]`` -> ``[draws, rows]``, one after another, wherever in a batch a row stands: the choices of each
+    block, then the blocks.
+    """
+    draws, blocks = len(packed.beyond), packed.block_draws
+    count = draws if blocks is None else len(blocks)
+    sums = values.new_zeros(count, values.shape[-1]).index_add_(0, packed.block_of, values)
+    return sums if blocks is None else sums.new_zeros(draws, values.shape[-1]).index_add_(0, blocks, sums)
 
 
 def _running_sums(kept: Weights, packed: PackedDraws) -> list[Tensor]:
@@ -275,13 +288,20 @@ def _running_sums(kept: Weights, packed: PackedDraws) -> list[Tensor]:
 
 
 def _running_sum(weights: Tensor, group: DrawGroup) -> Tensor:
-    """One after another, in float32: ``cumsum`` adds up in float64."""
+    """In the order of ``_sum``, in float32: ``cumsum`` adds up in float64."""
     if group.pairs is not None and group.width * weights.numel() <= FEW:  # few operators, and the same sums
         choices, before = group.pairs
         return torch.zeros_like(weights).index_add_(0, choices, weights.index_select(0, before))
     running = weights.clone()
-    for before, after in pairwise(running.unbind()):
-        after.add_(before)
+    if group.width <= BLOCK:
+        for before, after in pairwise(running.unbind()):
+            after.add_(before)
+        return running
+    for at in range(1, BLOCK):  # in all blocks at once
+        own = running[at::BLOCK]
+        own.add_(running[at - 1 :: BLOCK][: len(own)])
+    for start in range(BLOCK, group.width, BLOCK):
+        running[start : start + BLOCK].add_(running[start - 1])
     return running
 
 
@@ -418,7 +438,7 @@ def _slopes(
     if of_shifted is not None:
         part.add_(of_shifted)
     gradient = torch.zeros_like(rows.logits).index_add_(0, packed.columns, part)
-    if not math.isfinite(gradient.sum()):  # 0 times infinity is no 0
+    if intercepted() or not math.isfinite(gradient.sum()):  # 0 times infinity is no 0; a mode may have no values
         part = torch.where(weights == 0, torch.zeros_like(part) if of_shifted is None else of_shifted, part)
         gradient = gradient.zero_().index_add_(0, packed.columns, part)
     return gradient

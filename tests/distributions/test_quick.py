@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.functional import hessian, jacobian
 from torch.func import grad, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import esper_masks as em
 from esper_masks.actions.draws import Draw, build_draws
@@ -418,9 +420,52 @@ def test_scores_under_transforms_have_the_same_bits(kind: str) -> None:
     assert torch.equal(scores, expected)
     assert_near(slope, leaf.grad, tolerance=1e-5)
     assert torch.equal(vmap(score)(torch.stack([logits, logits]))[1], expected)
-    values, tangent = jvp(score, (logits,), (torch.ones_like(logits),))
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    values, tangent = jvp(score, (logits,), (direction,))
     assert torch.equal(values, expected)
-    assert_near(tangent, (slope * 1).sum(-1), tolerance=1e-5)
+    along = (slope * direction).sum(-1)
+    assert along.abs().max() > 0.1
+    assert_near(tangent, along, tolerance=1e-5)
+
+
+def test_tracers_and_modes_see_what_they_can_follow() -> None:
+    logits, masks, noise = of_kind("esper-2025-12")
+    action = make(logits, masks, "off").sample(noise=noise)
+
+    def score(x: Tensor) -> Tensor:
+        return make(x, masks, "off").log_prob(action)
+
+    def slope(x: Tensor) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(score(leaf).sum(), leaf)[0]
+
+    torch.testing.assert_close(torch.jit.trace(score, (logits,), check_trace=False)(logits), score(logits))
+    torch.testing.assert_close(make_fx(slope)(logits)(logits), slope(logits))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        dist = make(logits, masks, "off")
+        dist.mode  # noqa: B018  # what it makes is fake, and not for later
+    softmax = dist._form.softmax  # type: ignore[attr-defined]
+    assert softmax._whole is None
+
+
+@pytest.mark.parametrize("width", [13, 64, 1000, 4096])
+def test_many_small_weights_beside_a_large_one_are_counted(width: int) -> None:
+    layout = em.ActionLayout.multi_discrete({"a": width, "b": 2})
+    logits = torch.zeros(1, width + 2)
+    logits[:, 1:width] = -16.7  # each of less than half a unit in the last place of 1
+    every = {"a": torch.ones(1, width, dtype=torch.bool), "b": torch.ones(1, 2, dtype=torch.bool)}
+    masks = em.ActionMasks.from_bools(layout, every).expand((2000,))
+    dist = make(logits.expand(2000, -1), masks)
+    exact = torch.distributions.Categorical(logits=logits[0, :width].double())
+    missed = 16 * 2**-24  # those of a block, which come after the large one
+    first = dist.log_prob(torch.zeros(2000, 2, dtype=torch.int64)) + math.log(2)
+    assert_near(first, exact.log_prob(torch.tensor(0)).float().expand(2000), tolerance=missed + width * 1e-8)
+    assert_near(
+        dist.raw_entropy() - math.log(2), exact.entropy().float().expand(2000), tolerance=17 * missed + width * 1e-7
+    )
+    noise = (1 - torch.arange(1, 2001) * 2**-24).unsqueeze(-1).expand(-1, 2)
+    others, expected = int((dist.sample(noise=noise)[:, 0] > 0).sum()), 2**24 * (1 - exact.probs[0])
+    assert abs(others - min(2000, float(expected))) <= 16 + 0.05 * float(expected)
 
 
 def test_a_torch_whose_transforms_cannot_be_seen_has_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
