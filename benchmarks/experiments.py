@@ -65,7 +65,9 @@ def scores(runs: Sequence[str]) -> dict[str, Any]:
     everybody: dict[str, Player] = {**players, "known_task, tried again": playing(again.by_task), **trained}
     results = {name: score_of(play, test_env(like)) for name, play in everybody.items()}
     return {
+        "settings": dict(policies[0].settings),
         "tasks": list(results["no_op"].by_task),
+        "grown": {name: _grown(each, test_env(like)) for name, each in results.items() if name in ("no_op", *trained)},
         "rows": [_row(name, each, results) for name, each in results.items()],
         "over_seeds": _over_seeds(results),
         "runs": [{"seed": policy.settings.get("seed", 0), "curve": _curve(run)} for policy, run in zip(policies, runs)],
@@ -195,7 +197,7 @@ def of_width(like: LifecycleEnv, width: int) -> Any:
     """Dynamics like those of environments, with hosts of a width."""
     dynamics = like.dynamics
     assert isinstance(dynamics, NetworkDynamics)
-    return partial(dynamics.of_pool("train"), width=width)
+    return partial(dynamics.of_pool("train"), host=replace(dynamics.population.host, width=width))
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -215,9 +217,25 @@ def _again(found: Found, like: LifecycleEnv) -> Found:
 def _curve(run: str) -> dict[str, list[float]]:
     """The curve of a training by the command, as ``benchmarks.learning.train`` has it; nothing was illegal."""
     metrics = read_metrics(Path(run))
-    curve = {name: [line[name] for line in metrics] for name in ("env_steps", "return_mean", "illegal_actions")}
-    assert not any(curve.pop("illegal_actions")), "an illegal action under masks"
+    if any(line["illegal_actions"] for line in metrics):
+        raise ValueError(f"{run} has illegal actions, which masks leave none of")
+    curve = {name: [line[name] for line in metrics] for name in ("env_steps", "return_mean")}
     return {**curve, "illegal_share": [0.0] * len(metrics)}
+
+
+def _grown(scores: Scores, env: LifecycleEnv) -> dict[str, dict[str, Any]]:
+    """Of the hosts of each task: accuracy on test, and kept seeds of each blueprint, both of a host on average."""
+    dynamics, state = env.dynamics, scores.final
+    assert isinstance(dynamics, NetworkDynamics)
+    number, alpha = dynamics.kept_alone(state)
+    _, right = dynamics.measure(state.networks, number, alpha, state.key, "test")
+    tasks, names = dynamics.samples.tasks_of(state.key), dynamics.population.names
+    made = {}
+    for at, task in enumerate(dynamics.samples.tasks):
+        own = number[:, tasks == at]
+        kept = {name: float((own == which).sum()) / own.shape[1] for which, name in enumerate(names)}
+        made[task.name] = {"accuracy": float(right[tasks == at].mean()), "kept": kept}
+    return made
 
 
 def _row(name: str, scores: Scores, others: Mapping[str, Scores]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from benchmarks import experiments, learning
 from esper_masks.cli import networks
 from esper_masks.cli.entry import main
-from esper_masks.rollout import LifecycleEnv
+from esper_masks.rollout import LifecycleEnv, NetworkDynamics, load_policy
 from esper_masks.rollout.networks import plans
 from esper_masks.rollout.networks.hosts import CNNHost, MLPHost
 
@@ -62,8 +62,18 @@ def test_policies_side_by_side_and_on_other_widths(tmp_path: Path, runs: list[st
     assert sum(by_task) / 3 == pytest.approx(sum(seeds) / 2, abs=1e-6)
     assert [run["curve"]["env_steps"] for run in made["runs"]] == [[120], [120]]
 
+    for name, grown in made["grown"].items():
+        kept = sum(sum(each["kept"].values()) for each in grown.values()) / 3
+        assert kept == pytest.approx(rows[name]["kept"], abs=1e-6)
+        gained = sum(each["accuracy"] - made["grown"]["no_op"][task]["accuracy"] for task, each in grown.items()) / 3
+        assert gained == pytest.approx(rows[name]["accuracy"]["mean"], abs=1e-6)
+
     [other] = {row["width"] for row in part(tmp_path, "widths", *runs)["rows"]}
     assert other == 4
+    task = load_policy(runs[0]).task
+    dynamics = task.another(1, 0, dynamics=experiments.of_width(task, other)).dynamics
+    assert isinstance(dynamics, NetworkDynamics)
+    assert dynamics.population.host == MLPHost(16, other)
 
 
 def test_trainings_without_masks(tmp_path: Path) -> None:
