@@ -4,13 +4,14 @@ A table stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``, with the c
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from textwrap import fill
 from typing import Any
 
@@ -107,11 +108,12 @@ class Grid:
         return table(self.group, [self.corner, *(name for name, _ in self.columns)], *cells)
 
 
-def table(group: str, *rows: Iterable[str]) -> str:
-    """Markdown; the first row is the head."""
+def table(groups: str | Sequence[str], *rows: Iterable[str]) -> str:
+    """Markdown; the first row is the head. Below it is what each file of the groups was measured on."""
     head, *body = map(list, rows)
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in body)]
-    return "\n".join([*lines, "", told(group)]) + "\n"
+    files = [groups] if isinstance(groups, str) else groups
+    return "\n".join([*lines, *(line for group in files for line in ("", told(group)))]) + "\n"
 
 
 def told(group: str) -> str:
@@ -285,6 +287,17 @@ def grown() -> str:
     return table("experiments/scores", ["score on test, nats", "all", *made["tasks"]], *rows, mean)
 
 
+def accuracy() -> str:
+    made = result("experiments/scores")
+    alone, *trained = made["grown"].values()
+    rows = [["hosts alone", *(f"{alone[task]['accuracy']:.1%}" for task in made["tasks"])]]
+    rows.append(["grown", *(f"{fmean(each[task]['accuracy'] for each in trained):.1%}" for task in made["tasks"])])
+    for name in alone[made["tasks"][0]]["kept"]:
+        kept = (fmean(each[task]["kept"][name] for each in trained) for task in made["tasks"])
+        rows.append([f"kept {name} seeds of a host", *(f"{share:.2f}" for share in kept)])
+    return table("experiments/scores", ["accuracy on test, mean of the five", *made["tasks"]], *rows)
+
+
 def widths() -> str:
     made: dict[int, dict[str, Fields]] = {}
     for row in result("experiments/widths")["rows"]:
@@ -295,7 +308,8 @@ def widths() -> str:
         seeds = [each["mean"] for name, each in rows.items() if name.startswith("learned")]
         learned = {"mean": fmean(seeds), "se": stdev(seeds) / len(seeds) ** 0.5}
         cells.append([str(width), nats(learned), *(nats(rows[name]) for name in plans)])
-    heads = ["width", "learned at 8", "fixed plan of 8", "known task of 8", "fixed plan, found there", "known task"]
+    heads = ["width", "learned at 8; ± over seeds", "fixed plan of 8", "known task of 8", "fixed plan, found there"]
+    heads.append("known task, found there")
     return table("experiments/widths", heads, *cells)
 
 
@@ -307,15 +321,16 @@ def arms() -> str:
         made = result(f"experiments/{file}")
         curves = [run["curve"] for run in made["runs"]]
         reached = [
-            next((at for at, mean in zip(curve["env_steps"], curve["return_mean"]) if mean >= wanted), None)
+            next((at for at, mean in zip(curve["env_steps"], curve["return_mean"]) if mean >= wanted), math.inf)
             for curve in curves
         ]
         first, last = (fmean(curve["illegal_share"][at] for curve in curves) for at in (0, -1))
-        slowest = "" if None in reached else f"{max(filter(None, reached)):,}"
         share = f"{first:.0%}, {last:.1%}" if first else "0"
-        cells.append([name, str(len(curves)), nats(made["over_seeds"]["test"], "se_seeds"), slowest, share])
-    heads = ["", "seeds", "score on test, nats", "host-epochs to the fixed plan's", "illegal, first and last"]
-    return table("experiments/unmasked", heads, *cells)
+        cells.append(
+            [name, str(len(curves)), nats(made["over_seeds"]["test"], "se_seeds"), f"{median(reached):,}", share]
+        )
+    heads = ["", "seeds", "score; ± over seeds", "host-epochs to the fixed plan's, median", "illegal, first and last"]
+    return table(["experiments/scores", "experiments/unmasked"], heads, *cells)
 
 
 def slots() -> str:
@@ -326,7 +341,7 @@ def slots() -> str:
         names = ("learned, seed 0", "fixed_plan", "known_task", "known_task, tried again")
         cells.append([str(count), *(nats(rows[name]) for name in names)])
     heads = ["slots", "learned, seed 0", "fixed plan", "known task", "known task, tried again"]
-    return table("experiments/slots-8", heads, *cells)
+    return table([f"experiments/{name}" for name in ("slots-1", "scores", "slots-8")], heads, *cells)
 
 
 def mnist1d() -> str:
@@ -334,25 +349,22 @@ def mnist1d() -> str:
         "learned": "grown by a policy that was learned in 600 steps",
         "fixed_plan": "grown by the best plan",
         "host alone": "the host alone",
-        "as large from the start": "a wider host, as large from the start",
+        "as large from the start": "a wider host from the start",
     }
     cells = []
     both = [result(f"experiments/{file}")["kinds"] for file in ("mnist1d", "mnist1d-coadapting")]
     for kind, made in [each for kinds in both for each in kinds.items()]:
+        shown, alone = kind.replace("mlp", "MLP").replace("cnn", "CNN"), made["rows"][-2]["parameters"]
         for row in made["rows"]:
-            right, loss = row["accuracy_of_host"], row.get("loss_of_host")
-            seeds = ", ".join(f"{count} {name}" for name, count in row.get("kept_seeds", {}).items() if count)
-            facts = [f"{right['mean']:.1%} ± {right['se']:.1%}", "" if loss is None else f"{loss['mean']:.2f}"]
-            cells.append(
-                [
-                    f"{kind.replace('mlp', 'MLP').replace('cnn', 'CNN')}: {names[row['policy']]}",
-                    *facts,
-                    f"{row['parameters']:,.0f}",
-                    seeds,
-                ]
-            )
+            if row["policy"] == "as large from the start" and row["parameters"] == alone:
+                continue  # nothing was kept: it is the host alone
+            right, kept = row["accuracy_of_host"], row.get("kept_seeds")
+            facts = [f"{right['mean']:.1%} ± {right['se']:.1%}", f"{row['loss_of_host']['mean']:.2f}"]
+            seeds = ", ".join(f"{count} {name}" for name, count in (kept or {}).items() if count) or "none"
+            facts += [f"{row['parameters']:,.0f}", seeds if kept else ""]
+            cells.append([f"{shown}: {names[row['policy']]}", *facts])
     heads = ["MNIST-1D, 32 hosts, 6,000 steps", "accuracy on test", "loss", "parameters", "kept seeds"]
-    return table("experiments/mnist1d", heads, *cells)
+    return table(["experiments/mnist1d", "experiments/mnist1d-coadapting"], heads, *cells)
 
 
 def _scored(row: Fields) -> list[str]:
@@ -396,6 +408,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": parts,
     "learning": learning,
     "grown": grown,
+    "accuracy": accuracy,
     "widths": widths,
     "arms": arms,
     "slots": slots,
