@@ -214,8 +214,8 @@ class DrawGroup(NamedTuple):
     width: int
     draws: slice
     places: int  # of ``[width * draws]``
-    # int64 [pairs]: choices, and each that is not behind them, in order; None where a running sum would be too long so
-    pairs: tuple[Tensor, Tensor] | None
+    # int64 [pairs]: choices, and each of their blocks that is not behind them, in order
+    pairs: tuple[Tensor, Tensor]
 
 
 class PackedDraws:
@@ -231,8 +231,8 @@ class PackedDraws:
         for first, count in zip(accumulate(counts, initial=0), counts):
             own = range(first, first + count)
             width = max(tables.draws[at].size for at in own)
-            pairs = [(k, before) for k in range(width) for before in range(k + 1)] if width <= BLOCK else []
-            each = (tables.table([k for k, _ in pairs]), tables.table([k for _, k in pairs])) if pairs else None
+            pairs = [(k, before) for k in range(width) for before in range(k // BLOCK * BLOCK, k + 1)]
+            each = tables.table([k for k, _ in pairs]), tables.table([k for _, k in pairs])
             self.groups.append(DrawGroup(width, slice(first, own.stop), width * count, each))
             places += [k * tables.count + at for k in range(width) for at in own]
         self.count = len(places)  # of places; where there are several groups, one more is last, where nothing is legal

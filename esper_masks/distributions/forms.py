@@ -65,13 +65,13 @@ def is_long(draw: Draw) -> bool:
 
 def is_quick(logits: Tensor) -> bool:
     """Whether a stacked whole action without floors is made for eager code on a CPU."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return _quick and logits.device.type == "cpu" and not traced
+    return _quick and logits.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def is_plain() -> bool:
     """Whether each op runs as it is written: nothing traces it or sees it first."""
-    return not torch.compiler.is_compiling() and not transformed()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return not traced and not transformed()
 
 
 def choice_words(masks: ActionMasks) -> Tensor:

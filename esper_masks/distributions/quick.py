@@ -289,17 +289,18 @@ def _running_sums(kept: Weights, packed: PackedDraws) -> list[Tensor]:
 
 def _running_sum(weights: Tensor, group: DrawGroup) -> Tensor:
     """In the order of ``_sum``, in float32: ``cumsum`` adds up in float64."""
-    if group.pairs is not None and group.width * weights.numel() <= FEW:  # few operators, and the same sums
+    if min(group.width, BLOCK) * weights.numel() <= FEW:  # few operators, and the same sums
         choices, before = group.pairs
-        return torch.zeros_like(weights).index_add_(0, choices, weights.index_select(0, before))
-    running = weights.clone()
-    if group.width <= BLOCK:
-        for before, after in pairwise(running.unbind()):
-            after.add_(before)
-        return running
-    for at in range(1, BLOCK):  # in all blocks at once
-        own = running[at::BLOCK]
-        own.add_(running[at - 1 :: BLOCK][: len(own)])
+        running = torch.zeros_like(weights).index_add_(0, choices, weights.index_select(0, before))
+    elif group.width <= BLOCK:
+        running = weights.clone()
+        for last, own in pairwise(running.unbind()):
+            own.add_(last)
+    else:
+        running = weights.clone()
+        for at in range(1, BLOCK):  # in all blocks at once
+            own = running[at::BLOCK]
+            own.add_(running[at - 1 :: BLOCK][: len(own)])
     for start in range(BLOCK, group.width, BLOCK):
         running[start : start + BLOCK].add_(running[start - 1])
     return running

@@ -63,7 +63,7 @@ class Dwells:
             for op in rules.op_rules
             for source, target in sorted(rules.edges(op.id).items())
         )
-        if all(source != self.empty for _, source, _ in self.moves):
+        if not any(source == self.empty and target not in self.without_seed for _, source, target in self.moves):
             raise RulesError(f"no op of {rules.name} fills an empty slot")
         reached = {self.empty, *(s for pair in self.advances for s in pair), *(target for _, _, target in self.moves)}
         self.stages = tuple(sorted(reached))

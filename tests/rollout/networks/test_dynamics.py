@@ -321,6 +321,9 @@ def test_an_op_that_blocks_an_empty_slot_neither_fills_nor_culls(monkeypatch: py
     lifecycle = LifecycleEnv(rules, 2, dynamics=partial(NetworkDynamics, **SMALL)).dynamics.lifecycle
     named = {what: Ops(lifecycle.op(what)).name for what in ("fill", "cull", "keep")}
     assert named == {"fill": "GERMINATE", "cull": "CULL", "keep": "FOSSILIZE"}
+    ops["GERMINATE"] = replace(ops["GERMINATE"], enters=None, moves={stages.DORMANT: stages.CULLED})
+    with pytest.raises(em.RulesError, match="no op of blocking fills an empty slot"):
+        LifecycleEnv(replace(rules, op_rules=[*ops.values()]), 2, dynamics=partial(NetworkDynamics, **SMALL))
 
 
 def test_ops_that_do_more_than_to_move_their_slot_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
