@@ -37,7 +37,7 @@ from esper_masks.rollout.networks.plans import BIRTHS, Found, Plan, baselines_fo
 from esper_masks.rollout.networks.score import Score, Scores, score_of
 from esper_masks.rollout.training.logs import read_metrics
 from esper_masks.rollout.training.train import TrainSettings
-from esper_masks.rollout.training.trained import Player, learned, load_policy
+from esper_masks.rollout.training.trained import Player, TrainedPolicy, learned, load_policy
 
 PROGRAM = "python -m benchmarks.experiments"
 WIDTHS = 4, 6, 12, 16, 32
@@ -61,7 +61,7 @@ def scores(runs: Sequence[str]) -> dict[str, Any]:
     like = policies[0].task
     players, found = baselines_for(like, HOSTS_PLANNED)
     again = _again(found, like)
-    trained = {f"learned, seed {policy.settings.get('seed', 0)}": learned(policy) for policy in policies}
+    trained = _players(policies)
     everybody: dict[str, Player] = {**players, "known_task, tried again": playing(again.by_task), **trained}
     results = {name: score_of(play, test_env(like)) for name, play in everybody.items()}
     return {
@@ -84,8 +84,7 @@ def widths(runs: Sequence[str]) -> dict[str, Any]:
     for width in WIDTHS:
         env = like.another(1, 0, dynamics=of_width(like, width))
         there, _ = baselines_for(env, HOSTS_PLANNED)
-        players = {f"learned, seed {policy.settings.get('seed', 0)}": learned(policy) for policy in policies}
-        players |= {"fixed_plan": playing([found.fixed]), "known_task": playing(found.by_task)}
+        players = _players(policies) | {"fixed_plan": playing([found.fixed]), "known_task": playing(found.by_task)}
         players |= {f"{name}, found there": there[name] for name in ("fixed_plan", "known_task")}
         results = {name: score_of(play, test_env(env)) for name, play in players.items()}
         rows += [{"width": width, **_row(name, each, results)} for name, each in results.items()]
@@ -118,10 +117,14 @@ def without_masks(seed: int, kind: type[LifecycleEnv]) -> PPO:
     settings = TrainSettings(envs=HOSTS, seed=seed, world="networks")
     rules = em.ruleset("esper-2025-12")
     env = kind(rules, HOSTS, seed=seed, dynamics=partial(NetworkDynamics, task=settings.task, first=settings.first(0)))
-    step = em.DecisionStep(AllLegal(rules, env.engine.slot_ids), mode="eager")
-    policy = FactoredActorCritic(step, env.obs_size, settings.width)
-    config = config_of(rules)
-    return PPO(env, policy, PPOConfig(horizon=HOSTS * EPISODES * config["steps"], **config))
+    return training(env, AllLegal(rules, env.engine.slot_ids), EPISODES)
+
+
+def training(env: LifecycleEnv, engine: em.MaskEngine, episodes: int) -> PPO:
+    """A training that has not begun, by the hyper-parameters of the command, with the masks of an engine."""
+    policy = FactoredActorCritic(em.DecisionStep(engine, mode="eager"), env.obs_size, TrainSettings().width)
+    config = config_of(engine.rules)
+    return PPO(env, policy, PPOConfig(horizon=env.num_envs * episodes * config["steps"], **config))
 
 
 def mnist1d(kind: str) -> dict[str, Any]:
@@ -131,19 +134,14 @@ def mnist1d(kind: str) -> dict[str, Any]:
     hosts, episodes = MNIST1D_TRAINING
     torch.manual_seed(0)
     env = LifecycleEnv(rules, hosts, seed=0, dynamics=partial(of, steps=SHORT))
-    policy = FactoredActorCritic(em.DecisionStep(env.engine, mode="eager"), env.obs_size, TrainSettings().width)
-    config = config_of(rules)
-    ppo = PPO(env, policy, PPOConfig(horizon=hosts * episodes * config["steps"], **config))
+    ppo = training(env, env.engine, episodes)
     curve = train(ppo, ppo.config.horizon)
     tell(PROGRAM, f"{kind}: trained, {curve['return_mean'][-1]:+.3f} nats")
     tried = LifecycleEnv(rules, HOSTS_TRIED, dynamics=partial(of, steps=LONG, rounds=1))
-    dynamics = tried.dynamics
-    assert isinstance(dynamics, NetworkDynamics)
-    found = find_plans(tried, [plan for plan in plans_for(dynamics) if plan.epoch == BIRTHS[1]])
+    found = find_plans(tried, [plan for plan in plans_for(networks_of(tried)) if plan.epoch == BIRTHS[1]])
     tell(PROGRAM, f"{kind}: the best plan is {found.fixed}")
     long = LifecycleEnv(rules, HOSTS_LONG, dynamics=partial(of, steps=LONG, rounds=1, pool="test"))
-    dynamics = long.dynamics
-    assert isinstance(dynamics, NetworkDynamics)
+    dynamics = networks_of(long)
     rows, most = [], 0.0
     for name, play in {"learned": learned(ppo), "fixed_plan": playing([found.fixed])}.items():
         scored = score_of(play, long)
@@ -155,9 +153,8 @@ def mnist1d(kind: str) -> dict[str, Any]:
         most = max(most, facts["parameters"])
         rows.append({**_row(name, scored, {}), **facts, "kept_seeds": dict(zip(dynamics.population.names, seeds))})
     for name, one in {"host alone": host, "as large from the start": wider(host, most)}.items():
-        there = LifecycleEnv(rules, 1, dynamics=partial(of, host=one, steps=LONG, rounds=1, pool="test")).dynamics
-        assert isinstance(there, NetworkDynamics)
-        loss, right = there.twins.final(long.state.key, "test")
+        there = LifecycleEnv(rules, 1, dynamics=partial(of, host=one, steps=LONG, rounds=1, pool="test"))
+        loss, right = networks_of(there).twins.final(long.state.key, "test")
         rows.append({"policy": name, **of_host(loss, right), "parameters": host_size(one)})
     return {
         "host": repr(host),
@@ -186,31 +183,38 @@ def wider(host: Host, parameters: float) -> Host:
     return made
 
 
+def networks_of(env: LifecycleEnv) -> NetworkDynamics:
+    """What environments of real networks are made of."""
+    assert isinstance(env.dynamics, NetworkDynamics)
+    return env.dynamics
+
+
 def test_env(like: LifecycleEnv) -> LifecycleEnv:
     """The hosts by which everybody is judged."""
-    dynamics = like.dynamics
-    assert isinstance(dynamics, NetworkDynamics)
-    return like.another(HOSTS_IN_TEST, 0, dynamics=dynamics.of_pool("test"))
+    return like.another(HOSTS_IN_TEST, 0, dynamics=networks_of(like).of_pool("test"))
 
 
 def of_width(like: LifecycleEnv, width: int) -> Any:
     """Dynamics like those of environments, with hosts of a width."""
-    dynamics = like.dynamics
-    assert isinstance(dynamics, NetworkDynamics)
+    dynamics = networks_of(like)
     return partial(dynamics.of_pool("train"), host=replace(dynamics.population.host, width=width))
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
+def _players(policies: Sequence[TrainedPolicy]) -> dict[str, Player]:
+    """Trained policies by the seeds of their trainings."""
+    return {f"learned, seed {policy.settings.get('seed', 0)}": learned(policy) for policy in policies}
+
+
 def _again(found: Found, like: LifecycleEnv) -> Found:
     """The best plans of those that are best, on other hosts of the training pool, four times as many."""
-    dynamics, tasks = like.dynamics, range(len(found.by_task))
-    assert isinstance(dynamics, NetworkDynamics)
+    tasks = range(len(found.by_task))
     best: dict[Plan, None] = {}
     for worth in (fmean, *(itemgetter(at) for at in tasks)):
         best |= dict.fromkeys(plan for plan, _ in sorted(found.tried, key=lambda each: -worth(each[1]))[:AGAIN])
-    others = partial(dynamics.of_pool("train"), first=FIRST)
+    others = partial(networks_of(like).of_pool("train"), first=FIRST)
     return find_plans(like.another(HOSTS_IN_TEST, 0, dynamics=others), best)
 
 
@@ -225,8 +229,7 @@ def _curve(run: str) -> dict[str, list[float]]:
 
 def _grown(scores: Scores, env: LifecycleEnv) -> dict[str, dict[str, Any]]:
     """Of the hosts of each task: accuracy on test, and kept seeds of each blueprint, both of a host on average."""
-    dynamics, state = env.dynamics, scores.final
-    assert isinstance(dynamics, NetworkDynamics)
+    dynamics, state = networks_of(env), scores.final
     number, alpha = dynamics.kept_alone(state)
     _, right = dynamics.measure(state.networks, number, alpha, state.key, "test")
     tasks, names = dynamics.samples.tasks_of(state.key), dynamics.population.names

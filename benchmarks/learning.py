@@ -211,14 +211,22 @@ def summary(row: Mapping[str, Any], heuristic: float) -> dict[str, float | None]
     """
     ends = [run["return_mean"] for run in row["runs"]]
     curves = [run["curve"] for run in row["runs"]]
-    reached = [
-        next((n for n, mean in zip(curve["env_steps"], curve["return_mean"]) if mean >= 0.9 * heuristic), None)
-        for curve in curves
-    ]
-    first, last = (sum(curve["illegal_share"][at] for curve in curves) / len(curves) for at in (0, -1))
+    reached = [reached_at(curve, 0.9 * heuristic) for curve in curves]
+    first, last = illegal_shares(curves)
     slowest = None if None in reached else max(filter(None, reached))
     ends_at = {"mean": sum(ends) / len(ends), "least": min(ends), "most": max(ends)}
     return {**ends_at, "reached": slowest, "first": first, "last": last}
+
+
+def reached_at(curve: Mapping[str, Sequence[float]], wanted: float) -> float | None:
+    """The environment steps until the return of an iteration was so high; None where none was."""
+    return next((n for n, mean in zip(curve["env_steps"], curve["return_mean"]) if mean >= wanted), None)
+
+
+def illegal_shares(curves: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, float]:
+    """The share of illegal actions in the first and in the last iteration, a mean over curves."""
+    first, last = (sum(curve["illegal_share"][at] for curve in curves) / len(curves) for at in (0, -1))
+    return first, last
 
 
 def picture(rows: Sequence[Mapping[str, Any]]) -> Any:

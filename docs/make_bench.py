@@ -16,7 +16,7 @@ from textwrap import fill
 from typing import Any
 
 import esper_masks as em
-from benchmarks.learning import ARMS, summary
+from benchmarks.learning import ARMS, illegal_shares, reached_at, summary
 from esper_masks.bench.cases import CENTRE, DISTRIBUTIONS, DROPINS, LOOPS, MASKABLE_PPO, OURS, ROLLOUT
 from esper_masks.bench.lifecycles import GUARDS, PODS, PREFIX
 
@@ -320,11 +320,8 @@ def arms() -> str:
     for name, file in (("with masks", "scores"), ("without", "unmasked")):
         made = result(f"experiments/{file}")
         curves = [run["curve"] for run in made["runs"]]
-        reached = [
-            next((at for at, mean in zip(curve["env_steps"], curve["return_mean"]) if mean >= wanted), math.inf)
-            for curve in curves
-        ]
-        first, last = (fmean(curve["illegal_share"][at] for curve in curves) for at in (0, -1))
+        reached = [math.inf if (at := reached_at(curve, wanted)) is None else at for curve in curves]
+        first, last = illegal_shares(curves)
         share = f"{first:.0%}, {last:.1%}" if first else "0"
         cells.append(
             [name, str(len(curves)), nats(made["over_seeds"]["test"], "se_seeds"), f"{median(reached):,}", share]

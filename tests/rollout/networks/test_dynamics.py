@@ -18,7 +18,6 @@ from esper_masks.rollout.networks import memory
 from esper_masks.rollout.networks.hosts import MLPHost
 from esper_masks.rollout.networks.plans import Plan, find_plans, plans_for, playing
 from esper_masks.rollout.networks.samples import births_of, keys_of, numbers_of, rounds_of
-from esper_masks.rollout.networks.score import score_of
 from esper_masks.rollout.training import checkpoint
 from tests.rollout.networks.worlds import (
     CONV_LIGHT,
@@ -31,15 +30,12 @@ from tests.rollout.networks.worlds import (
     TASKS,
     acted,
     bumps,
+    played,
+    rewards_that_are_the_score,
     small,
 )
 
 TRAINED = ("host", "host_momentum", "seeds", "seed_momentum")
-
-
-def played(env: LifecycleEnv, policy, steps: int) -> torch.Tensor:
-    """Rewards ``[steps, batch]``."""
-    return torch.stack([env.step(policy(env))[1] for _ in range(steps)])
 
 
 @pytest.mark.parametrize("task", [TASKS, bumps(9), bumps(5, 4)], ids=["mlp", "sequences", "images"])
@@ -74,16 +70,8 @@ def test_an_action_shifts_nobodys_data() -> None:
 @pytest.mark.parametrize("task", [TASKS, (bumps(9),), (bumps(5, 4),)], ids=["mlp", "sequences", "images"])
 @pytest.mark.parametrize("policy", [random_legal, heuristic])
 def test_rewards_are_the_score_when_all_is_over(policy, task: tuple[Task, ...]) -> None:
-    torch.manual_seed(3)
     env = small(8, rounds=1, task=task)
-    scores = score_of(policy, env)
-    assert scores.illegal_actions == scores.diverged == 0
-    final = scores.final
-    torch.testing.assert_close(env.dynamics.score(final, "validation"), final.potential)
-    torch.manual_seed(3)
-    env.reset()
-    rewards = played(env, policy, 12).sum(0)
-    torch.testing.assert_close(rewards, final.potential, rtol=1e-4, atol=1e-5)
+    rewards, scores = rewards_that_are_the_score(env, policy)
     assert scores.validation.mean == pytest.approx(float(rewards.mean()), abs=1e-5)
     assert set(scores.by_task) == {each.name for each in task}
 

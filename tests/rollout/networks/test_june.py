@@ -17,7 +17,7 @@ from esper_masks.rollout.networks.plans import Plan, baselines_for, plans_for, p
 from esper_masks.rollout.networks.samples import births_of
 from esper_masks.rollout.networks.score import score_of
 from tests.rollout.networks.lockstep import norm
-from tests.rollout.networks.worlds import JUNE, TASKS, bumps, june, small
+from tests.rollout.networks.worlds import JUNE, TASKS, bumps, june, rewards_that_are_the_score, small
 from tests.rollout.scheduled_twin import ScheduledTwin, Slot
 
 RATES: dict[str, Any] = {"lr": 0.05, "seed_lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "clip": 1.0}
@@ -212,16 +212,8 @@ FEW, IMAGES = {"steps": 1, "depth": 2}, bumps(5, 4)
     ids=["random", "heuristic", "sequences", "images"],
 )
 def test_rewards_are_the_score_and_no_action_is_illegal(policy, changes: dict[str, Any]) -> None:
-    torch.manual_seed(3)
     env = june(4 if changes else 8, rounds=1, **changes)
-    scores = score_of(policy, env)
-    assert scores.illegal_actions == scores.diverged == 0
-    final = scores.final
-    torch.testing.assert_close(env.dynamics.score(final, "validation"), final.potential)
-    torch.manual_seed(3)
-    env.reset()
-    rewards = sum(env.step(policy(env))[1] for _ in range(22))
-    torch.testing.assert_close(rewards, final.potential, rtol=1e-4, atol=1e-5)
+    rewards_that_are_the_score(env, policy)
     assert int(env.illegal_actions.sum()) == 0
 
 

@@ -7,6 +7,7 @@ import torch
 
 import esper_masks as em
 from esper_masks.rollout import LifecycleEnv, NetworkDynamics, Task
+from esper_masks.rollout.networks.score import Scores, score_of
 
 RULES = em.ruleset("esper-2025-12")
 JUNE = em.ruleset("esper-2026-06")
@@ -50,3 +51,23 @@ def june(
 def acted(env: LifecycleEnv, op: int, slot: int = 0, blueprint: int = 0) -> torch.Tensor:
     """The same action everywhere."""
     return torch.tensor([[slot, blueprint, 0, op]]).expand(env.num_envs, -1).contiguous()
+
+
+def played(env: LifecycleEnv, policy: Any, steps: int) -> torch.Tensor:
+    """Rewards ``[steps, batch]``."""
+    return torch.stack([env.step(policy(env))[1] for _ in range(steps)])
+
+
+def rewards_that_are_the_score(env: LifecycleEnv, policy: Any) -> tuple[torch.Tensor, Scores]:
+    """Sums of the rewards of an episode, asserted to be the scores of its end; and what ``score_of`` tells."""
+    assert isinstance(env.dynamics, NetworkDynamics)
+    torch.manual_seed(3)
+    scores = score_of(policy, env)
+    assert scores.illegal_actions == scores.diverged == 0
+    final = scores.final
+    torch.testing.assert_close(env.dynamics.score(final, "validation"), final.potential)
+    torch.manual_seed(3)
+    env.reset()
+    rewards = played(env, policy, env.dynamics.episode_length).sum(0)
+    torch.testing.assert_close(rewards, final.potential, rtol=1e-4, atol=1e-5)
+    return rewards, scores
