@@ -25,6 +25,7 @@ from esper_masks.cli.common import INTERRUPTED, output, positive
 from esper_masks.files import write_file
 from esper_masks.rollout import PPOConfig
 from esper_masks.rollout.training.train import TrainSettings, build
+from esper_masks.starting import keep_freed_memory
 
 PROGRAM = "python -m benchmarks.endurance"
 STEPS = 20_000_000  # of all environments
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--beside", type=int, default=0, metavar="N", help="processes that keep the cores busy")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    keep_freed_memory()
     settings = TrainSettings(envs=options.envs, compile=options.compile)
     if options.beside and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

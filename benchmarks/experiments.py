@@ -38,6 +38,7 @@ from esper_masks.rollout.networks.score import Score, Scores, score_of
 from esper_masks.rollout.training.logs import read_metrics
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import Player, TrainedPolicy, learned, load_policy
+from esper_masks.starting import keep_freed_memory
 
 PROGRAM = "python -m benchmarks.experiments"
 WIDTHS = 4, 6, 12, 16, 32
@@ -285,6 +286,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.part == "mnist1d" and not set(options.runs) <= set(MNIST1D):
         parser.error(f"the kinds of hosts are {', '.join(map(repr, MNIST1D))}")
     torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(0)
     about = machine("cpu", scripts=[__file__])  # before the run: files may change under it
     parts = {"scores": scores, "widths": widths}

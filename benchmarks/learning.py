@@ -37,6 +37,7 @@ from esper_masks.rollout import PPO, FactoredActorCritic, LifecycleEnv, PPOConfi
 from esper_masks.rollout.env.baselines import BASELINES, baselines_of
 from esper_masks.rollout.training.train import TrainSettings
 from esper_masks.rollout.training.trained import learned, returns_of
+from esper_masks.starting import keep_freed_memory
 from esper_masks.viz.style import save
 
 PROGRAM = "python -m benchmarks.learning"
@@ -360,6 +361,7 @@ def _train_and_keep(options: argparse.Namespace, cases: Sequence[Case]) -> int:
         raise BenchError("Python runs without assertions, which the checks are; run it without -O and PYTHONOPTIMIZE")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         result = run(cases, options.steps or STEPS, live=partial(tell, PROGRAM))
     finally:

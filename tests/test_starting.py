@@ -1,6 +1,7 @@
-"""What is settled before torch is imported: that Ctrl-C ends the command in silence, and how its threads wait."""
+"""What is set before torch is imported: how Ctrl-C ends the command, how threads wait, what becomes of memory."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from esper_masks.rollout.training.train import threads_for
-from esper_masks.starting import is_command, wait_briefly
+from esper_masks.starting import is_command, keep_freed_memory, wait_briefly
 
 SCRIPT = "import sys; from esper_masks.cli import main; sys.exit(main())\n"
 BRIEF = {"GOMP_SPINCOUNT": "1000"}
@@ -145,3 +146,50 @@ def test_threads_follow_from_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [threads_for(1024, width) for width in (8, 64, 128, 512, 4096)] == [1, 1, 2, 8, 8]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as under OMP_NUM_THREADS=1, which torchrun sets
     assert [threads_for(envs, 64) for envs in work] == [1] * len(work)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+FAULTS = """
+import resource
+import sys
+import torch
+{before}
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    return len([torch.ones(1 << 20) for _ in range(40)])  # 40 of 4 MiB, 40,960 pages
+step(), step()
+begin = pages()
+step(), step(), step()
+print(pages() - begin)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_is_kept_where_it_is_asked_for_and_by_the_commands() -> None:
+    before = {
+        "nothing": "import esper_masks",
+        "asked": "from esper_masks.rollout import keep_freed_memory; assert keep_freed_memory()",
+        "command": """
+sys.argv, sys.orig_argv = ["-m", "train"], ["python", "-m", "esper_masks", "train"]
+import esper_masks
+""",
+        "another command": """
+sys.argv, sys.orig_argv = ["-m", "bench"], ["python", "-m", "esper_masks", "bench"]
+import esper_masks
+""",
+    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    pages = {}
+    for way, code in before.items():
+        command = [sys.executable, "-c", FAULTS.format(before=code)]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=clean)
+        pages[way] = int(ran.stdout)
+    assert max(pages["asked"], pages["command"]) < 5_000, pages
+    assert min(pages["nothing"], pages["another command"]) > 50_000, pages
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_CONF", "GLIBC_TUNABLES"])
+def test_what_becomes_of_memory_is_left_to_a_user_who_has_said(name: str) -> None:
+    assert not keep_freed_memory({name: "1"})

@@ -118,6 +118,11 @@ class Case:
         return self.step != STEPS[0]
 
     @property
+    def trains(self) -> bool:
+        """Whether it is a training's work, a policy's or a network's."""
+        return self.work in TRAININGS or self.work.startswith(EPOCH)
+
+    @property
     def has_limit(self) -> bool:
         """Whether the work could come down to copying ``limit_bytes``."""
         return self.work in ("decision", "words") or self.width > 0

@@ -19,6 +19,7 @@ from torch.utils.benchmark import Timer, timer
 from esper_masks.bench.cases import Case, Run, Settings
 from esper_masks.bench.memory import end_of_peak, out_of_memory, start_of_peak
 from esper_masks.bench.ways import prepare
+from esper_masks.starting import keep_freed_memory
 
 FEWEST = 3  # blocks, however long one takes: a spread is not seen in one
 
@@ -37,6 +38,8 @@ def measure(case: Case, settings: Settings) -> dict[str, Any]:
     """
     device = settings.device
     torch.manual_seed(0)
+    if case.trains:  # of ours and of others
+        keep_freed_memory()
     if case.is_built:
         first_graph(device)
     run, verify = prepare(case, device)

@@ -20,6 +20,7 @@ from esper_masks.rollout.training.config import PPOConfig
 from esper_masks.rollout.training.policy import FactoredActorCritic, FactoredRecurrentActorCritic
 from esper_masks.rollout.training.ppo import PPO
 from esper_masks.rollout.training.trained import TrainedPolicy, load_policy
+from esper_masks.starting import keep_freed_memory
 
 __all__ = [
     "MECHANICS",
@@ -49,5 +50,6 @@ __all__ = [
     "StepInfo",
     "Task",
     "TrainedPolicy",
+    "keep_freed_memory",
     "load_policy",
 ]
