@@ -3,30 +3,31 @@
 A table stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``, with the commit that was measured below it.
 """
 
-import json
-import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, stdev
-from textwrap import fill
-from typing import Any
+from statistics import mode
 
-import esper_masks as em
-from benchmarks.learning import ARMS, illegal_shares, reached_at, summary
-from esper_masks.bench.cases import CENTRE, DISTRIBUTIONS, DROPINS, LOOPS, MASKABLE_PPO, OURS, ROLLOUT
+from benchmarks.learning import ARMS, summary
+from docs.tables import ROOT, TIMES, Fields, Grid, batches, figure, found, nanoseconds, result, table
+from docs.tables_of_networks import accuracy, arms, grown, mnist1d, networks, slots, widths
+from esper_masks.bench.cases import (
+    DISTRIBUTIONS,
+    DROPINS,
+    EPOCH,
+    LOOPS,
+    MASKABLE_PPO,
+    OURS,
+    POPULATION,
+    ROLLOUT,
+    SEQUENTIAL,
+)
 from esper_masks.bench.lifecycles import GUARDS, PODS, PREFIX
+from esper_masks.viz.measuring import GROWING, sizes_of
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / em.__version__
 PART = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SHORT = 12  # characters of a commit
-TIMES = "\N{MULTIPLICATION SIGN}"
-Fields = Mapping[str, Any]
-Named = tuple[str, Fields]
 
 
 def main() -> int:
@@ -46,93 +47,6 @@ def pages() -> list[Path]:
 def with_tables(page: str) -> str:
     """The page with the tables that its marks ask for."""
     return PART.sub(lambda part: f"{part[1]}\n{TABLES[part[2]]()}\n{part[3]}", page)
-
-
-@cache
-def result(group: str) -> Any:
-    """What is committed of a group, or of an experiment as ``"experiments/PART"``."""
-    return json.loads((RESULTS / f"{group}-cpu.json").read_text(encoding="utf-8"))
-
-
-def found(group: str, fields: Fields) -> Fields | None:
-    """The row that differs from the centre in these fields."""
-    wanted = {**asdict(CENTRE), **fields}
-    return next((row for row in result(group)["rows"] if all(row[name] == wanted[name] for name in wanted)), None)
-
-
-def nanoseconds(group: str, fields: Fields) -> float:
-    """The fastest block of a row; not a number where the row was not measured."""
-    row = found(group, fields)
-    return float("nan") if row is None else float(row.get("ns_per_env", "nan"))
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Times of a group, one for each row and column.
-
-    Args:
-        group: the file.
-        corner: what the figures are.
-        rows: names and fields, and after them the fields of what is usual, if times as fast as that are wanted.
-        columns: names and fields.
-        figure: what is printed of nanoseconds.
-        best: along which axis the least figure is bold, "column", "row" or "".
-    """
-
-    group: str
-    corner: str
-    rows: Sequence[tuple[str, Fields] | tuple[str, Fields, Fields]]
-    columns: Sequence[Named]
-    figure: Callable[[float], float] = float
-    best: str = ""
-
-    def __call__(self) -> str:
-        """The table, and what it was measured on."""
-        values = [
-            [self.figure(nanoseconds(self.group, {**row[1], **of})) for _, of in self.columns] for row in self.rows
-        ]
-        cells = []
-        for row, of_row in zip(self.rows, values):
-            texts = [row[0]]
-            for (_, column), value, of_column in zip(self.columns, of_row, zip(*values)):
-                along = [v for v in (of_column if self.best == "column" else of_row) if v == v]
-                text = figure(value)
-                if len(row) == 3 and row[2] != row[1] and text:
-                    ratio = nanoseconds(self.group, {**row[2], **column}) / nanoseconds(
-                        self.group, {**row[1], **column}
-                    )
-                    text += f" ({figure(ratio)} {TIMES})" if ratio == ratio else ""
-                best = self.best and text and value == min(along)
-                texts.append(f"**{text}**" if best else text)
-            cells.append(texts)
-        return table(self.group, [self.corner, *(name for name, _ in self.columns)], *cells)
-
-
-def table(groups: str | Sequence[str], *rows: Iterable[str]) -> str:
-    """Markdown; the first row is the head. Below it is what each file of the groups was measured on."""
-    head, *body = map(list, rows)
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in body)]
-    files = [groups] if isinstance(groups, str) else groups
-    return "\n".join([*lines, *(line for group in files for line in ("", told(group)))]) + "\n"
-
-
-def told(group: str) -> str:
-    """What a file was measured on, and of which commit."""
-    made = result(group)
-    machine, versions = made["machine"], made["versions"]
-    others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "esper_masks")
-    where = f"one thread of an {machine['cpu']} ({machine['capability']}), {others} (`{group}-cpu.json`)."
-    return fill(f"Commit `{made['commit']['id'][:SHORT]}`, {where}", 120, break_on_hyphens=False)
-
-
-def figure(value: float) -> str:
-    if value != value:
-        return ""
-    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
-
-
-def batches(*sizes: int) -> list[Named]:
-    return [(f"batch {size:,}" if size < 1 << 20 else f"2^{size.bit_length() - 1}", {"batch": size}) for size in sizes]
 
 
 LOOP, WORDS, BACK = {"way": LOOPS[0]}, {"work": "words"}, {"step": "forward+backward"}
@@ -253,6 +167,97 @@ def parts() -> str:
     return table("training", ["milliseconds", *(f"{way}, {envs:,}" for way, envs in columns)], *cells.values())
 
 
+def growth() -> str:
+    """What a decision takes as one thing grows and the others stay at their most usual value."""
+    rows = [{**row, **sizes_of(row["rules"])} for row in result("growth")["rows"]]
+    centre = {name: mode(row[name] for row in rows) for name in GROWING}
+    cells = []
+    for over, label in GROWING.items():
+        on = [row for row in rows if all(row[name] == centre[name] for name in GROWING if name != over)]
+        places = sorted({row[over] for row in on})
+        for way in OURS[:2]:
+            took = {row[over]: row["ns_per_env"] for row in on if row["way"] == way}
+            each = ", ".join(f"{place:,}: {figure(took[place])}" for place in places)
+            cells.append([f"{label}, {way}", each])
+    return table("growth", ["nanoseconds an environment, along", "size: time"], *cells)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A line of the table that says who is ahead: our row, and those that it is compared with."""
+
+    name: str
+    group: str
+    ours: Fields
+    others: Mapping[str, Fields]
+
+
+def uses() -> Iterator[Use]:
+    loops = {"the loop": LOOP, "the best loop": {"way": LOOPS[1]}}
+    for name, size in (("1 environment", 1), ("65,536", 65536)):
+        for way in ("eager", "compiled"):
+            yield Use(f"masks, {name}, {way}", "masks", {**WORDS, "way": way, "batch": size}, loops)
+    for name, size in (("4 environments", 4), ("4,096", 4096), ("65,536", 65536)):
+        for way in ("eager", "compiled"):
+            yield Use(f"decision from states and logits, {name}, {way}", "scaling", {"way": way, "batch": size}, loops)
+    evaluate = "`DecisionStep.evaluate` and its gradient, 65,536"
+    yield Use(evaluate, "scaling", BACK, {"torch compiled": {"way": "torch compiled"}})
+    for heads, rules in ((4, "esper-2025-12"), (8, "esper-2026-06")):
+        for step, fields in (("forward", {}), ("forward + backward", BACK)):
+            given = {"rules": rules, **fields}
+            for way, how in zip(DISTRIBUTIONS, ("compiled by the user", "eager")):
+                other = f"torch {way.split()[1]}"
+                name = f"{heads} heads, masks given, {step}, {how}, 65,536"
+                yield Use(name, "distributions", {**given, "way": way}, {other: {"way": other}})
+    for step, fields in (("forward", {}), ("forward + backward", BACK)):
+        few = {"way": DISTRIBUTIONS[1], "batch": 4, **fields}
+        yield Use(
+            f"4 heads, masks given, {step}, eager, 4", "distributions", few, {"torch eager": {"way": "torch eager"}}
+        )
+        long = {"work": "head of 1000", "way": DISTRIBUTIONS[1], "batch": 16384, **fields}
+        yield Use(
+            f"one head of 1,000, {step}, eager, 16,384", "distributions", long, {"torch eager": {"way": "torch eager"}}
+        )
+    for size in (1, 16, 4096):
+        given = {"work": "dropin", "way": DROPINS[1], "batch": size}
+        yield Use(f"drop-in for a batch, {size:,}", "dropin", given, {"the loop": LOOP})
+    for size in (8, 64, 1024):
+        others = {f"MaskablePPO, {way.split()[1]}": {"way": way} for way in MASKABLE_PPO}
+        yield Use(f"training, {size:,} environments, compiled", "training", {"work": "training", "batch": size}, others)
+    for host, size in (("MLP of width 16", 1024), ("CNN of 8 channels", 256)):
+        given = {"work": EPOCH + host, "way": POPULATION, "batch": size}
+        alone = {"one after another": {"way": SEQUENTIAL, "batch": 16}}
+        yield Use(f"epoch of {size:,} hosts, {host}", "networks", given, alone)
+
+
+def standing() -> str:
+    """Who is ahead: all kinds of use in one table, those that are lost at its end."""
+    rows = []
+    for use in uses():
+        mine = nanoseconds(use.group, use.ours)
+        took = {other: nanoseconds(use.group, {**use.ours, **fields}) for other, fields in use.others.items()}
+        best = min((name for name in took if took[name] == took[name]), key=lambda name: took[name])
+        rows.append((took[best] / mine, [use.name, figure(mine), f"{figure(took[best])} ({best})"]))
+    rows.sort(key=lambda row: -row[0])
+    cells = [[*texts, f"{figure(ratio)} {TIMES}" + " **lost**" * (ratio < 0.995)] for ratio, texts in rows]
+    files = list(dict.fromkeys(use.group for use in uses()))
+    return table(files, ["nanoseconds an environment, row or host", "ours", "the best other", "ahead"], *cells)
+
+
+def endurance() -> str:
+    """The second and the last million of steps of long trainings, alone and beside a busy process."""
+    cells, ways = [], {"alone": "endurance/alone", "beside a busy process": "endurance/beside"}
+    for name, group in ways.items():
+        _, second, *_, last = result(group)["rows"]
+        cells.append([name])
+        for kind in ("steps_per_s", "steps_per_cpu_s"):
+            ratio = last[kind] / second[kind]
+            cells[-1].append(f"{figure(second[kind])}, {figure(last[kind])} ({ratio:.2f} {TIMES})")
+        cells[-1].append(", ".join(f"{row['held_bytes'] / 1e6:,.1f}" for row in (second, last)))
+    heads = ["second million, last", "steps a second", "by processor time", "megabytes held"]
+    return table(list(ways.values()), heads, *cells)
+
+
 def learning() -> str:
     slots = (3, 16)
     heads = [name for n in slots for name in (f"return, {n} slots (range)", "steps to 90 %", "illegal, first and last")]
@@ -269,108 +274,6 @@ def learning() -> str:
         rows.append(cells)
     last = [cell for row in heuristics.values() for cell in (f"{row['return_mean']:.2f}", "", "")]
     return table("learning", ["", *heads], *rows, ["heuristic", *last])
-
-
-def grown() -> str:
-    names = {
-        "no_op": "nothing",
-        "random": "random legal actions",
-        "heuristic": "heuristic: a seed where the loss stands still, judged by alpha 0",
-        "fixed_plan": "the best of 36 plans",
-        "known_task": "the best plan for each task, the task being known",
-        "known_task, tried again": "the same, four of each tried again on four times the hosts",
-    }
-    made = result("experiments/scores")
-    rows = [[names.get(row["policy"], row["policy"]), *_scored(row)] for row in made["rows"]]
-    over = made["over_seeds"]
-    mean = ["learned, mean; ± over seeds", *(nats(over[name], "se_seeds") for name in ("test", *made["tasks"]))]
-    return table("experiments/scores", ["score on test, nats", "all", *made["tasks"]], *rows, mean)
-
-
-def accuracy() -> str:
-    made = result("experiments/scores")
-    alone, *trained = made["grown"].values()
-    rows = [["hosts alone", *(f"{alone[task]['accuracy']:.1%}" for task in made["tasks"])]]
-    rows.append(["grown", *(f"{fmean(each[task]['accuracy'] for each in trained):.1%}" for task in made["tasks"])])
-    for name in alone[made["tasks"][0]]["kept"]:
-        kept = (fmean(each[task]["kept"][name] for each in trained) for task in made["tasks"])
-        rows.append([f"kept {name} seeds of a host", *(f"{share:.2f}" for share in kept)])
-    return table("experiments/scores", ["accuracy on test, mean of the five", *made["tasks"]], *rows)
-
-
-def widths() -> str:
-    made: dict[int, dict[str, Fields]] = {}
-    for row in result("experiments/widths")["rows"]:
-        made.setdefault(row["width"], {})[row["policy"]] = row["score_test"]
-    plans = ("fixed_plan", "known_task", "fixed_plan, found there", "known_task, found there")
-    cells = []
-    for width, rows in made.items():
-        seeds = [each["mean"] for name, each in rows.items() if name.startswith("learned")]
-        learned = {"mean": fmean(seeds), "se": stdev(seeds) / len(seeds) ** 0.5}
-        cells.append([str(width), nats(learned), *(nats(rows[name]) for name in plans)])
-    heads = ["width", "learned at 8; ± over seeds", "fixed plan of 8", "known task of 8", "fixed plan, found there"]
-    heads.append("known task, found there")
-    return table("experiments/widths", heads, *cells)
-
-
-def arms() -> str:
-    """Masked trainings and others, by what they came to and how soon they were as good as the fixed plan."""
-    mark = next(row for row in result("experiments/scores")["rows"] if row["policy"] == "fixed_plan")
-    wanted, cells = mark["score_validation"]["mean"], []
-    for name, file in (("with masks", "scores"), ("without", "unmasked")):
-        made = result(f"experiments/{file}")
-        curves = [run["curve"] for run in made["runs"]]
-        reached = [math.inf if (at := reached_at(curve, wanted)) is None else at for curve in curves]
-        first, last = illegal_shares(curves)
-        share = f"{first:.0%}, {last:.1%}" if first else "0"
-        cells.append(
-            [name, str(len(curves)), nats(made["over_seeds"]["test"], "se_seeds"), f"{median(reached):,}", share]
-        )
-    heads = ["", "seeds", "score; ± over seeds", "host-epochs to the fixed plan's, median", "illegal, first and last"]
-    return table(["experiments/scores", "experiments/unmasked"], heads, *cells)
-
-
-def slots() -> str:
-    cells = []
-    for count in (1, 3, 8):
-        made = result(f"experiments/{f'slots-{count}' if count != 3 else 'scores'}")
-        rows = {row["policy"]: row["score_test"] for row in made["rows"]}
-        names = ("learned, seed 0", "fixed_plan", "known_task", "known_task, tried again")
-        cells.append([str(count), *(nats(rows[name]) for name in names)])
-    heads = ["slots", "learned, seed 0", "fixed plan", "known task", "known task, tried again"]
-    return table([f"experiments/{name}" for name in ("slots-1", "scores", "slots-8")], heads, *cells)
-
-
-def mnist1d() -> str:
-    names = {
-        "learned": "grown by a policy that was learned in 600 steps",
-        "fixed_plan": "grown by the best plan",
-        "host alone": "the host alone",
-        "as large from the start": "a wider host from the start",
-    }
-    cells = []
-    both = [result(f"experiments/{file}")["kinds"] for file in ("mnist1d", "mnist1d-coadapting")]
-    for kind, made in [each for kinds in both for each in kinds.items()]:
-        shown, alone = kind.replace("mlp", "MLP").replace("cnn", "CNN"), made["rows"][-2]["parameters"]
-        for row in made["rows"]:
-            if row["policy"] == "as large from the start" and row["parameters"] == alone:
-                continue  # nothing was kept: it is the host alone
-            right, kept = row["accuracy_of_host"], row.get("kept_seeds")
-            facts = [f"{right['mean']:.1%} ± {right['se']:.1%}", f"{row['loss_of_host']['mean']:.2f}"]
-            seeds = ", ".join(f"{count} {name}" for name, count in (kept or {}).items() if count) or "none"
-            facts += [f"{row['parameters']:,.0f}", seeds if kept else ""]
-            cells.append([f"{shown}: {names[row['policy']]}", *facts])
-    heads = ["MNIST-1D, 32 hosts, 6,000 steps", "accuracy on test", "loss", "parameters", "kept seeds"]
-    return table(["experiments/mnist1d", "experiments/mnist1d-coadapting"], heads, *cells)
-
-
-def _scored(row: Fields) -> list[str]:
-    return [nats(row["score_test"]), *(f"{each['mean']:+.3f}" for each in row["by_task"].values())]
-
-
-def nats(score: Fields, error: str = "se") -> str:
-    """A score and its standard error."""
-    return f"{score['mean']:+.3f} ± {score[error]:.3f}"
 
 
 WHOLE = ("rollout", "training")
@@ -404,6 +307,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "parts": parts,
     "learning": learning,
+    "endurance": endurance,
+    "growth": growth,
+    "standing": standing,
+    "networks": networks,
     "grown": grown,
     "accuracy": accuracy,
     "widths": widths,

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +9,6 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import groupby, product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ import torch
 
 import esper_masks as em
 from benchmarks import learning
+from docs import make_bench, tables
 from esper_masks.bench import measure, suite
 from esper_masks.bench.cases import LOOPS, STEPS, Case, group
 from esper_masks.bench.checking import Scored, check_oracle
@@ -28,8 +27,8 @@ from esper_masks.bench.ways import make_engine, prepare
 from esper_masks.cli.entry import main
 from tests.helpers import ROOT, assert_same_masks
 
-make_bench = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "make_bench.py")))
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
+ENDURANCE = sorted((ROOT / "benchmarks" / "results").glob("*/endurance/*.json"))
 EXPERIMENTS = sorted((ROOT / "benchmarks" / "results").glob("*/experiments/*.json"))
 
 
@@ -158,6 +157,20 @@ def test_results_are_of_one_commit() -> None:
         assert not any(commit["dirty"] for commit in commits.values())
 
 
+@pytest.mark.parametrize("path", ENDURANCE, ids=lambda path: path.stem)
+def test_long_trainings_stay_as_fast_as_the_page_says(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|work|tmp|Users)/", text)
+    made: dict[str, Any] = json.loads(text)
+    assert made["commit"] == json.loads(RESULTS[-1].read_text(encoding="utf-8"))["commit"]
+    assert not made["interrupted"]
+    assert (made["beside"] > 0) == (path.stem == "beside-cpu")
+    _, second, *_, last = made["rows"]
+    assert last["env_steps"] >= 20_000_000
+    assert last["steps_per_s"] >= (0.9 if made["beside"] else 0.95) * second["steps_per_s"]
+    assert last["held_bytes"] <= 1.01 * second["held_bytes"]
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiments_are_of_a_commit_and_anonymous(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -170,7 +183,7 @@ def test_experiments_are_of_a_commit_and_anonymous(path: Path) -> None:
 
 
 def test_what_was_learned() -> None:
-    rows = make_bench.result("learning")["rows"]
+    rows = tables.result("learning")["rows"]
     trained = {(row["slots"], row["way"]): row for row in rows}
     assert set(trained) == {(case.slots, case.way) for case in learning.CASES}
     for slots in (3, 16):
@@ -197,20 +210,21 @@ def test_the_commit_stands_below_each_table() -> None:
     for page in make_bench.pages():
         for part in make_bench.PART.finditer(page.read_text(encoding="utf-8")):
             shown.add(part[2])
-            below = re.findall(r"^Commit `(\w+)`,[^`]*\(`([\w/-]+\.json)`\)\.$", part[0], re.MULTILINE)
+            below = re.findall(r"^Commit `(\w+)`,[^`]*\(((?:`[\w/-]+\.json`[,\s]*)+)\)\.$", part[0], re.MULTILINE)
             assert below
-            for commit, file in below:
-                made = json.loads((make_bench.RESULTS / file).read_text(encoding="utf-8"))
-                assert made["commit"]["id"].startswith(commit)
-                assert len(commit) == make_bench.SHORT
+            for commit, files in below:
+                for file in re.findall("`(.*?)`", files):
+                    made = json.loads((tables.RESULTS / file).read_text(encoding="utf-8"))
+                    assert made["commit"]["id"].startswith(commit)
+                    assert len(commit) == tables.SHORT
     assert shown == set(make_bench.TABLES)
 
 
 def test_a_table_is_of_the_rows_that_it_names() -> None:
     text = make_bench.with_tables("<!-- bench: masks -->\n<!-- end -->")
-    row = make_bench.found("masks", {"work": "words", "way": LOOPS[0], "batch": 4})
+    row = tables.found("masks", {"work": "words", "way": LOOPS[0], "batch": 4})
     assert row is not None
     assert "| loop, small tensors | " in text
-    assert make_bench.figure(row["ns_per_env"]) in text
-    assert make_bench.found("masks", {"work": "words", "way": "none"}) is None
-    assert make_bench.figure(float("nan")) == ""
+    assert tables.figure(row["ns_per_env"]) in text
+    assert tables.found("masks", {"work": "words", "way": "none"}) is None
+    assert tables.figure(float("nan")) == ""
