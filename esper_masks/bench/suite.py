@@ -71,9 +71,9 @@ def run_row(case: Case, settings: Settings, warm: Path) -> Row:
 
 
 def _python(folder: str | Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A process of Python that compiles into a folder, and loads no code that another one kept."""
+    """A process of Python that compiles into a folder, keeps code there, and loads none that another one kept."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
-    environment = {**kept, "TORCHINDUCTOR_CACHE_DIR": str(folder), "ESPER_MASKS_CACHE": "off"}
+    environment = {**kept, "TORCHINDUCTOR_CACHE_DIR": str(folder), "ESPER_MASKS_CACHE": os.path.join(folder, "kept")}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment)
 
 

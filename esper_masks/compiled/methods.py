@@ -148,7 +148,7 @@ class CompiledMethod:
 
     def find(self, inputs: Sequence[Any], *out: Any) -> Entry:
         """What serves a call with these inputs, or with any that have the same key."""
-        key = _modes(), _exact(inputs), out and _exact(out)
+        key = torch_modes(), _exact(inputs), out and _exact(out)
         entry = self.entries.get(key)
         if entry is None:
             if len(self.entries) >= self.max_entries:
@@ -187,14 +187,14 @@ class CompiledMethod:
         return Entry(fitting.call, as_bits)
 
     def _revived(self, graphs: "Graphs", keys: Sequence[str], given: Any, places: Any) -> Ahead | None:
-        modes = _modes()
+        modes = torch_modes()
         for found in filter(None, (kept.read(key, graphs.function) for key in keys)):
 
             def fits(given: Any, places: Any, found: kept.Kept = found) -> bool:
                 """What torch's guards ask, and what the key has told apart."""
                 leaves = tree_flatten((given, places))[0]
                 known = all(a in (b, ANY) for leaf, own in zip(leaves, found.sizes) for a, b in zip(own, _sizes(leaf)))
-                return known and modes == _modes() and _are_plain(leaves) and found.code.fits(given, places)
+                return known and modes == torch_modes() and _are_plain(leaves) and found.code.fits(given, places)
 
             if fits(given, places):
                 graphs.seen.append(found.seen)
@@ -228,6 +228,8 @@ class CompiledMethod:
             graphs.sizes = sizes
             if keep:
                 kept.write(keys if ANY in chain(*sizes) else keys[:1], graphs.function, made.made, sizes)
+                # as it is in the next process: without what torch does around each call
+                return self._revived(graphs, keys, given, places) or made
         return made
 
     def _run_as_is(self, graphs: "Graphs", reason: str) -> None:
@@ -244,7 +246,7 @@ class CompiledMethod:
 
         So a graph for any number of rows, which is as fast, serves the first call if there is none for its number.
         """
-        modes = _modes()
+        modes = torch_modes()
         plain = not modes[-1] and not torch.is_autocast_enabled("cpu") and saves_plainly()
         if not plain or not _are_plain(leaves) or (own := self.told()) is None or not kept.is_on():
             return []
@@ -282,7 +284,7 @@ def _crossing(inputs: Sequence[Any], as_bits: Sequence[int]) -> list[Any]:
     return crossed
 
 
-def _modes() -> tuple[Any, ...]:
+def torch_modes() -> tuple[Any, ...]:
     """What of torch, rather than of the arguments, a graph was compiled for."""
     return (
         torch.is_grad_enabled(),

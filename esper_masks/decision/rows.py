@@ -41,8 +41,12 @@ def action_dtype(layout: ActionLayout) -> torch.dtype:
 
 
 def compiled_dtype(place: Tensor) -> torch.dtype:
-    """What compiled code gives for a place: for int16 it would compute all that is in the loop one by one."""
-    return torch.int32 if place.dtype == torch.int16 else place.dtype
+    """What compiled code gives for a place.
+
+    For int16 it would compute all that is in the loop one by one, and bytes of several heads it would put together by a
+    call of its own, of which no code is kept for the next process.
+    """
+    return place.dtype if place.dtype == torch.int64 else torch.int32
 
 
 def word_dtype(layout: ActionLayout) -> torch.dtype:

@@ -7,7 +7,7 @@ graph. All of it goes through `compiled.methods`.
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from esper_masks.actions.layout import ActionLayout
 from esper_masks.actions.tables import layout_tables
 from esper_masks.checks import from_numpy
 from esper_masks.compiled.kept import is_changed
-from esper_masks.compiled.methods import CompiledMethod, GraphedMethod
+from esper_masks.compiled.methods import CompiledMethod, Entry, GraphedMethod, torch_modes
 from esper_masks.compiled.torch_private import intercepted
 from esper_masks.decision.chunks import CHUNK_VALUES, chunks, fresh_decision, values_per_row
 from esper_masks.decision.given import Given, taken
@@ -97,6 +97,16 @@ class Needs(NamedTuple):
     values: tuple[int, int]  # of a row, see ``values_per_row``: of eager code, and of compiled
 
 
+class Known(NamedTuple):
+    """What a compiled call for a CPU has found out for all later calls with the same key."""
+
+    entry: Entry
+    limit: int
+    dtype: torch.dtype
+    entropy: bool
+    words: int | None
+
+
 class CompiledCategorical(FactoredCategorical):
     """The same for code that this library compiles: under its options, row-major logits are loaded where they lie."""
 
@@ -173,6 +183,7 @@ class DecisionStep(nn.Module):
         self._plain = not self._by_slot and words_for(self.layout) is None
         self._plain_needs = Needs(None, values_per_row(self.layout, self._wide))
         self._needs: dict[Any, Needs] = {}
+        self._known: dict[Any, Known] = {}  # of which to look everything up again takes longer than to decide
         self._tabled: set[Any] = set()
 
     @property
@@ -223,8 +234,16 @@ class DecisionStep(nn.Module):
             raise SlotStateError(f"states must be a tensor of integers, got {type(states).__name__}; see pack_slots")
         if not isinstance(logits, Tensor | Mapping):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
-        engine, batch = self._engine(), states.shape[:-2]
-        device, logits = engine.device, dict(logits) if isinstance(logits, Mapping) else logits
+        engine, compiled = self._engine(), self._is_compiled()
+        batch, device = states.shape[:-2], engine.device
+        key = None
+        if compiled and not given:
+            key = self._key(engine, (states, logits, total_seeds, enabled, active, noise), max_seeds, out)
+            if (known := self._known.get(key)) is not None:  # nothing is left to check or to choose
+                drawn = NoiseKey.draw_for_now() if noise is None else noise
+                own = known.limit, enabled, active, drawn, known.dtype, known.entropy, None, known.words
+                return run_again(known.entry, DecisionInputs(states, logits, total_seeds, *own), out)
+        logits = dict(logits) if isinstance(logits, Mapping) else logits
         enabled, active = from_numpy(enabled, device), from_numpy(active, device)
         named = (taken(given, device) or None) if given else None
         limit = engine.max_seeds if max_seeds is None else max_seeds
@@ -233,7 +252,7 @@ class DecisionStep(nn.Module):
             words, values = self._needs_of(MaskInputs(states, total_seeds, limit, enabled, named), logits)
         if out is not None:
             check_out(out, engine.layout, batch, device, is_double(logits), words)
-        compiled, on_cpu = self._is_compiled(), device.type == "cpu"
+        on_cpu = device.type == "cpu"
         if on_cpu and (number := self._chunks(batch, compiled, values)) > 1:
             rows: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "noise": noise}
             rows |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, **(named or {})}
@@ -242,18 +261,20 @@ class DecisionStep(nn.Module):
                 for at, part in parts:
                     self(**part, out=Decision._make(place if place is None else place[at] for place in whole))
                 return whole
-        drawn = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
+        uniforms = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
         if named is not None:
             named = self._packed(named, states, device)
         room = None if out is None or out.packed is None else out.packed.shape[-1]
-        inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, drawn, *wanted, named, room)
+        inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, uniforms, *wanted, named, room)
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
         place = () if on_cpu or out is None else (out,)
         with torch.no_grad():
             made: Decision = self._run(self.decide, device, inputs, *place, categorical=CompiledCategorical)
             if out is not None and on_cpu:
                 write(out, made)
+            if key is not None and on_cpu:
+                self._remember(key, inputs)
         return made if out is None else out
 
     def masks(
@@ -447,13 +468,47 @@ class DecisionStep(nn.Module):
                 FactoredCategorical(logits, masks, by_slot=self.by_slot, validate="off")
             self._tabled.add(key)
 
+    # -- calls that are like an earlier one ---------------------------------------------------------------------------
+
+    def _key(self, engine: MaskEngine, tensors: Sequence[Any], max_seeds: Any, out: Any) -> Any:
+        """All that decides how a compiled call is checked and run; None for a call of which nothing is remembered.
+
+        What it lacks is fixed when the step is made, and which transforms and modes are active is asked before.
+        """
+        if out is not None:
+            if type(out) is not Decision:
+                return None
+            tensors = (*tensors, *out)
+        told: list[Any] = []
+        for tensor in tensors:
+            if tensor is None:
+                told.append(None)
+            elif type(tensor) is Tensor:
+                told += tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+            else:
+                return None
+        limit = engine.max_seeds if max_seeds is None else max_seeds
+        if type(limit) is not int:
+            return None
+        return limit, self.chunk_values, engine.device, torch_modes(), *told
+
+    def _remember(self, key: Any, inputs: DecisionInputs) -> None:
+        run = self.runs[self.decide.__name__, self._engine().device]
+        if isinstance(run, CompiledMethod):
+            if len(self._known) >= run.max_entries:
+                self._known.clear()
+            assert isinstance(inputs.max_seeds, int)
+            with torch.inference_mode(False), torch.no_grad():
+                entry = run.find(inputs)
+            self._known[key] = Known(entry, inputs.max_seeds, inputs.dtype, inputs.entropy, inputs.words)
+
     # -- how it is run ------------------------------------------------------------------------------------------------
 
     def _engine(self) -> MaskEngine:
-        engine: MaskEngine | None = self.engine
+        engine: Any = self._modules["engine"]  # as an attribute it takes four times as long
         if engine is None:
             raise ValueError("this step was made of a layout, without an engine: it scores by evaluate, and no more")
-        return engine
+        return cast(MaskEngine, engine)
 
     def _is_compiled(self) -> bool:
         """Whether a call now runs code that this step compiles."""
@@ -506,10 +561,27 @@ class DecisionStep(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # compiled code and tables are made again, and what tells when they are
-        return {**self.__dict__, "runs": {}, "_needs": {}, "_tabled": set()}
+        return {**self.__dict__, "runs": {}, "_needs": {}, "_known": {}, "_tabled": set()}
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, min_prob={self.min_prob}, validate={self.validate!r}"
+
+
+def run_again(entry: Entry, inputs: DecisionInputs, out: Decision | None) -> Decision:
+    """Run what served an earlier call, without gradients."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return run_again(entry, inputs, out)
+    made: Decision
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            made = entry(inputs)
+    else:
+        made = entry(inputs)
+    if out is None:
+        return made
+    write(out, made)
+    return out
 
 
 def _axes(tensors: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from threading import local
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 ROUNDS = 13
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
+
+_DRAWN = local()
 
 
 def uniforms(
@@ -35,6 +38,17 @@ class NoiseKey(NamedTuple):
         """A key from a generator for a CPU, by default torch's own."""
         bits = torch.empty(1, dtype=torch.int64, device="cpu").random_(-(1 << 63), None, generator=generator)
         return cls(bits.view(torch.float32))
+
+    @classmethod
+    def draw_for_now(cls) -> "NoiseKey":
+        """The same of torch's own generator, in memory that the next such call of the thread overwrites."""
+        if not hasattr(_DRAWN, "key"):
+            with torch.inference_mode(False):
+                _DRAWN.bits = torch.empty(1, dtype=torch.int64, device="cpu")
+                _DRAWN.key = cls(_DRAWN.bits.view(torch.float32))
+        _DRAWN.bits.random_(-(1 << 63), None)
+        key: NoiseKey = _DRAWN.key
+        return key
 
 
 Noise = Tensor | NoiseKey  # uniforms, or what they are computed from

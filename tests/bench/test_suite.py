@@ -359,7 +359,7 @@ def test_an_interpreter_that_drops_assertions_is_not_used(monkeypatch: pytest.Mo
     assert "PATH" in seen
     assert "PYTHONOPTIMIZE" not in seen
     assert not Path(seen["TORCHINDUCTOR_CACHE_DIR"]).exists()  # nothing is left of what was compiled
-    assert seen["ESPER_MASKS_CACHE"] == "off"
+    assert Path(seen["ESPER_MASKS_CACHE"]).parent == Path(seen["TORCHINDUCTOR_CACHE_DIR"])  # nor of what was kept
 
 
 def test_out_of_memory_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,12 +25,14 @@ def bits(*tensors: torch.Tensor) -> str:
 
 
 def results(step: em.DecisionStep, batch: int) -> dict[str, Any]:
-    """Bits of a decision, its scores and their gradient; whether torch's compiler was imported after the first."""
+    """Bits of a decision, its scores and their gradient; whether torch's compiler was imported before the scores."""
     generator = torch.Generator().manual_seed(batch)
     logits = torch.randn(batch, 5, generator=generator)
     noise = torch.rand(batch, 2, generator=generator)
     states = torch.randint(0, 2, (2, 2, batch), generator=generator, dtype=torch.int32).movedim(-1, 0)
     made = step(states, logits, noise=noise)
+    out = step(states, logits, noise=noise, out=step.allocate(batch))
+    assert all(torch.equal(place.to(part.dtype), part) for place, part in zip(out[:4], made[:4]))
     imported = "torch._dynamo" in sys.modules
     leaf = logits.clone().requires_grad_()
     scored = step.evaluate(leaf, em.ActionMasks.from_words(step.layout, made.slot_words), made.actions)

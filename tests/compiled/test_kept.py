@@ -653,11 +653,11 @@ def test_a_new_process_computes_the_same_bits(tmp_path: Path) -> None:
     """Without a compiler, and without torch's own files. Two processes fill the folder at once."""
     folder = tmp_path / "kept"
     cold, other = [end(process) for process in [start(folder, 64, 1024, 65), start(folder, 64)]]
-    assert (cold["graphs"], other["graphs"]) == (4, 2)
+    assert (cold["graphs"], other["graphs"]) == (6, 3)
     assert len(cold["said"]) == 2
     assert cold["results"][:1] == other["results"]
     nothing = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "none"), "CXX": str(tmp_path / "none" / "g++")}
-    for batches, graphs in (((64, 1024, 65), 4), ((1024, 65, 64), 2)):  # a graph for any number serves the first, too
+    for batches, graphs in (((64, 1024, 65), 6), ((1024, 65, 64), 3)):  # a graph for any number serves the first, too
         warm = end(start(folder, *batches, **nothing))
         assert (warm["said"], warm["graphs"]) == ([], graphs)
         assert not warm["results"][0].pop("imported")
@@ -672,5 +672,5 @@ def test_a_new_process_computes_the_same_bits(tmp_path: Path) -> None:
     for file in [file for file in alone.glob("*.graph") if b"any" in file.read_bytes()]:
         file.unlink()
     after = end(start(alone, 64, 66, 67))
-    assert after["graphs"] == 4
+    assert after["graphs"] == 6
     assert after["results"][0]["scores"] == cold["results"][0]["scores"]

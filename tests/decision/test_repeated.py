@@ -1,0 +1,208 @@
+"""Calls that are like an earlier one: what is not looked up again, and what has to be."""
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import esper_masks as em
+from esper_masks.distributions.noise import NoiseKey
+from tests.decision.inputs import BATCH, inputs
+
+pytestmark = [pytest.mark.cpu, pytest.mark.slow]
+
+Call = dict[str, Any]
+
+
+Job = IntEnum("Job", "FREE RUNNING", start=0)
+Do = IntEnum("Do", "WAIT START STOP", start=0)
+RULES = em.MaskRules(  # small, since each kind of call is traced
+    name="jobs",
+    stages=Job,
+    transitions={Job.FREE: [Job.RUNNING], Job.RUNNING: [Job.FREE]},
+    empty=Job.FREE,
+    op_rules=[
+        em.Op(Do.WAIT, always=True),
+        em.Op(Do.START, enters=Job.RUNNING, uses=["slot"], seed_limit=True),
+        em.Op(Do.STOP, enters=Job.FREE, uses=["slot"]),
+    ],
+    heads=[em.Head("slot"), em.Head("op")],
+    slot_ids=["node0", "node1", "node2"],
+)
+HEADS = len(RULES.heads)
+
+
+def make() -> em.DecisionStep:
+    return em.DecisionStep(em.MaskEngine(RULES, max_seeds=2))
+
+
+def call_of(step: em.DecisionStep, seed: int = 0, **changes: Any) -> Call:
+    states, logits, noise = inputs(step.engine, seed=seed)
+    total = torch.arange(BATCH, dtype=torch.int32) % 4
+    return {"states": states, "logits": logits, "total_seeds": total, "noise": noise} | changes
+
+
+def check(step: em.DecisionStep, call: Call, known: int) -> None:
+    """It gives what its pieces in eager code give, and ``known`` kinds of calls are known after it."""
+    limit = step.engine.max_seeds if call.get("max_seeds") is None else call["max_seeds"]
+    masks = step.engine(call["states"], call["total_seeds"], max_seeds=limit, enabled=call.get("enabled"))
+    logits = call["logits"].detach()
+    joint = em.FactoredCategorical(logits, masks, active=call.get("active"), validate="flag")
+    actions = joint.sample(noise=call["noise"])
+    made, out = step(**call), call.get("out")
+    assert out is None or made is out
+    assert torch.equal(made.actions.long(), actions)
+    assert torch.equal(made.slot_words.int(), masks.slot_words.int())
+    assert torch.allclose(made.log_prob.float(), joint.log_prob(actions).float(), atol=1e-5)
+    if made.raw_entropy is not None:
+        assert torch.allclose(made.raw_entropy.float(), joint.raw_entropy().float(), atol=1e-5)
+    assert not made.log_prob.requires_grad or made is out
+    assert len(step._known) == known
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_repeated_call_follows_all_that_may_differ() -> None:
+    """Every change by itself, twice each, in two orders: what another call has found out is not used for it."""
+    step = make()
+    room = step.allocate(BATCH)
+    wide = em.Decision(
+        torch.empty(BATCH, HEADS, dtype=torch.int64),
+        torch.empty(BATCH, dtype=torch.float64),
+        torch.empty(BATCH, 3, dtype=torch.int32),
+        torch.empty(BATCH),
+    )
+    leaf = torch.empty(BATCH, requires_grad=True)
+    changes: list[Call] = [
+        {},
+        {"states": inputs(step.engine, seed=1)[0].contiguous()},
+        {"states": inputs(step.engine, 7)[0], "logits": inputs(step.engine, 7)[1], "noise": inputs(step.engine, 7)[2]}
+        | {"total_seeds": torch.zeros(7, dtype=torch.int32)},
+        {"logits": inputs(step.engine, seed=1)[1].T.contiguous().T},
+        {"logits": inputs(step.engine, seed=1)[1].double()},
+        {"logits": inputs(step.engine, seed=1)[1].requires_grad_()},
+        {"max_seeds": 1},
+        {"enabled": torch.tensor([True, False, True])},
+        {"active": torch.arange(BATCH) % 3 > 0},
+        {"out": room},
+        {"out": room._replace(raw_entropy=None)},
+        {"out": wide},
+        {"out": room._replace(log_prob=leaf)},
+    ]
+    for again, order in enumerate((changes, changes, changes[::-1])):
+        for number, change in enumerate(order):
+            double = change.get("logits", torch.empty(0)).dtype == torch.float64
+            check(step, call_of(step, again, **change), number + 1 if not again else len(changes))
+            assert not (double and step(**call_of(step, again, **change)).log_prob.dtype != torch.float64)
+    # and so that values decide, and not which object it was
+    step.engine.max_seeds = 0
+    check(step, call_of(step), len(changes) + 1)
+    step.engine.max_seeds = 2
+    check(step, call_of(step), len(changes) + 1)
+    with torch.inference_mode():
+        made = step(**call_of(step, out=room))
+        assert torch.equal(step(**call_of(step)).actions, made.actions.long())
+        inside = step.allocate(BATCH)
+        assert torch.equal(step(**call_of(step, out=inside)).actions, made.actions)
+    assert not step(**call_of(step)).log_prob.is_inference()  # an update may need what was decided there
+
+
+WRONG: dict[str, Callable[[Call], Call]] = {
+    "states": lambda call: {"states": call["states"].float()},
+    "other states": lambda call: {"states": call["states"][..., :1]},
+    "logits": lambda call: {"logits": call["logits"][:, 1:]},
+    "rows": lambda call: {"logits": call["logits"][1:]},
+    "noise": lambda call: {"noise": call["noise"][:, 1:]},
+    "active": lambda call: {"active": torch.ones(BATCH)},
+    "out": lambda call: {"out": make().allocate(BATCH + 1)},
+    "dtype": lambda call: {
+        "out": make().allocate(BATCH),
+        "logits": call["logits"].double(),
+    },
+    "limit": lambda call: {"max_seeds": "many"},
+}
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_wrong_is_named_after_calls_that_are_right() -> None:
+    step = make()
+    for call in (call_of(step), call_of(step, out=step.allocate(BATCH))):
+        for _ in range(2):
+            step(**call)
+        for change in WRONG.values():
+            for _ in range(2):
+                with pytest.raises((ValueError, TypeError)):
+                    step(**call | change(call))
+    assert len(step._known) == 2
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_remembered_is_not_copied_and_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make()
+    check(step, call_of(step), 1)
+    assert [len(other._known) for other in (copy.deepcopy(step), pickle.loads(pickle.dumps(step)))] == [0, 0]
+    for run in step.runs.values():
+        monkeypatch.setattr(run, "max_entries", 2)
+    for number, total in enumerate((torch.int32, torch.int64, torch.int16), 1):
+        check(step, call_of(step, total_seeds=torch.zeros(BATCH, dtype=total)), 1 + (number - 1) % 2)
+    monkeypatch.setattr(em.DecisionStep, "chunk_values", 200)  # by which a batch is taken in chunks, or not
+    check(step, call_of(step), 2)
+
+
+@pytest.mark.usefixtures("traced")
+def test_noise_is_drawn_as_by_a_first_call() -> None:
+    """Whether a call is the first of its kind or not, torch's generator is asked for the same number."""
+    step, other = make(), make()
+    call = {name: part for name, part in call_of(step).items() if name != "noise"}
+    drawn: list[list[Tensor]] = []
+    for run in (step, other):
+        torch.manual_seed(3)
+        drawn.append([])
+        for _ in range(3):
+            drawn[-1].append(run(**call).actions)
+            if run is other:
+                run._known.clear()
+    assert all(map(torch.equal, *drawn))
+    assert not torch.equal(drawn[0][1], drawn[0][2])
+    torch.manual_seed(5)
+    with torch.inference_mode():
+        first = NoiseKey.draw_for_now().bits.clone()
+    torch.manual_seed(5)
+    assert torch.equal(first.view(torch.int64), NoiseKey.draw().bits.view(torch.int64))
+
+
+def test_threads_draw_for_themselves() -> None:
+    keys: list[NoiseKey] = []
+    held = threading.Barrier(3)
+
+    def draw() -> None:
+        keys.append(NoiseKey.draw_for_now())
+        held.wait(timeout=60)
+
+    threads = [threading.Thread(target=draw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    held.wait(timeout=60)
+    for thread in threads:
+        thread.join()
+    assert keys[0].bits.data_ptr() != keys[1].bits.data_ptr()
+    assert not torch.equal(keys[0].bits.view(torch.int64), keys[1].bits.view(torch.int64))
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_was_given_may_be_written_to_and_kept() -> None:
+    """Results of one call are not those of the next."""
+    step = make()
+    call = call_of(step)
+    first = step(**call)
+    kept = [part.clone() for part in first if part is not None]
+    call["states"].copy_(inputs(step.engine, seed=4)[0])
+    second = step(**call)
+    assert all(torch.equal(*pair) for pair in zip(kept, (part for part in first if part is not None)))
+    assert not torch.equal(first.slot_words, second.slot_words)
+    check(step, call, 1)
