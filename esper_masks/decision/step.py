@@ -100,6 +100,7 @@ class Needs(NamedTuple):
 class Known(NamedTuple):
     """What a compiled call for a CPU has found out for all later calls with the same key."""
 
+    run: CompiledMethod  # it holds as long as the step has this one
     entry: Entry
     limit: int
     dtype: torch.dtype
@@ -236,10 +237,13 @@ class DecisionStep(nn.Module):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
         engine, compiled = self._engine(), self._is_compiled()
         batch, device = states.shape[:-2], engine.device
+        on_cpu = device.type == "cpu"
         key = None
-        if compiled and not given:
+        if on_cpu and compiled and not given:
             key = self._key(engine, (states, logits, total_seeds, enabled, active, noise), max_seeds, out)
-            if (known := self._known.get(key)) is not None:  # nothing is left to check or to choose
+            known = self._known.get(key)
+            if known is not None and known.run is self.runs.get((self.decide.__name__, device)):
+                # nothing is left to check or to choose
                 drawn = NoiseKey.draw_for_now() if noise is None else noise
                 own = known.limit, enabled, active, drawn, known.dtype, known.entropy, None, known.words
                 return run_again(known.entry, DecisionInputs(states, logits, total_seeds, *own), out)
@@ -252,7 +256,6 @@ class DecisionStep(nn.Module):
             words, values = self._needs_of(MaskInputs(states, total_seeds, limit, enabled, named), logits)
         if out is not None:
             check_out(out, engine.layout, batch, device, is_double(logits), words)
-        on_cpu = device.type == "cpu"
         if on_cpu and (number := self._chunks(batch, compiled, values)) > 1:
             rows: dict[str, Any] = {"states": states, "logits": logits, "total_seeds": total_seeds, "noise": noise}
             rows |= {"max_seeds": max_seeds, "enabled": enabled, "active": active, **(named or {})}
@@ -273,7 +276,7 @@ class DecisionStep(nn.Module):
             made: Decision = self._run(self.decide, device, inputs, *place, categorical=CompiledCategorical)
             if out is not None and on_cpu:
                 write(out, made)
-            if key is not None and on_cpu:
+            if key is not None:
                 self._remember(key, inputs)
         return made if out is None else out
 
@@ -471,9 +474,9 @@ class DecisionStep(nn.Module):
     # -- calls that are like an earlier one ---------------------------------------------------------------------------
 
     def _key(self, engine: MaskEngine, tensors: Sequence[Any], max_seeds: Any, out: Any) -> Any:
-        """All that decides how a compiled call is checked and run; None for a call of which nothing is remembered.
+        """All of a compiled call that decides how it is checked and run; None for one of which nothing is remembered.
 
-        What it lacks is fixed when the step is made, and which transforms and modes are active is asked before.
+        Which transforms and modes are active is asked before. What belongs to the step is constant to compiled code.
         """
         if out is not None:
             if type(out) is not Decision:
@@ -500,7 +503,7 @@ class DecisionStep(nn.Module):
             assert isinstance(inputs.max_seeds, int)
             with torch.inference_mode(False), torch.no_grad():
                 entry = run.find(inputs)
-            self._known[key] = Known(entry, inputs.max_seeds, inputs.dtype, inputs.entropy, inputs.words)
+            self._known[key] = Known(run, entry, inputs.max_seeds, inputs.dtype, inputs.entropy, inputs.words)
 
     # -- how it is run ------------------------------------------------------------------------------------------------
 

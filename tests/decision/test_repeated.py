@@ -150,8 +150,34 @@ def test_what_is_remembered_is_not_copied_and_has_an_end(monkeypatch: pytest.Mon
         monkeypatch.setattr(run, "max_entries", 2)
     for number, total in enumerate((torch.int32, torch.int64, torch.int16), 1):
         check(step, call_of(step, total_seeds=torch.zeros(BATCH, dtype=total)), 1 + (number - 1) % 2)
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_around_a_call_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make()
+    check(step, call_of(step), 1)
     monkeypatch.setattr(em.DecisionStep, "chunk_values", 200)  # by which a batch is taken in chunks, or not
     check(step, call_of(step), 2)
+    monkeypatch.undo()
+    with torch.autocast("cpu"):
+        check(step, call_of(step), 3)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        check(step, call_of(step), 4)
+    finally:
+        torch.set_num_threads(threads)
+    check(step, call_of(step), 4)
+    step.runs.clear()  # what was compiled is to be made again
+    check(step, call_of(step), 4)
+    assert [name for name, _ in step.runs] == ["decide"]
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise KeyError("refused")
+
+    monkeypatch.setattr(step, "decide", refuse)
+    with pytest.raises(KeyError, match="refused"):
+        step(**call_of(step))
 
 
 @pytest.mark.usefixtures("traced")
