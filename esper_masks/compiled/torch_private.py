@@ -220,9 +220,12 @@ def compile_ahead(call: Any, arguments: Any, keep: bool = False) -> Ahead | None
                 raise
             made = call.aot_compile(arguments)  # a compiler other than torch's own keeps nothing else
     except Exception as error:
-        if type(error).__name__ != "PackageError" and "expected OutputCode" not in str(error):
+        local = isinstance(error, AttributeError | pickle.PicklingError) and "pickle" in str(error)
+        unwritten = local or type(error).__name__ == "PackageError"
+        if not unwritten and "expected OutputCode" not in str(error):
             raise
-        warn_lost(("compile().aot_compile() of such code",), SLOWER)  # torch 2.11: what it cannot write to a file
+        # what torch cannot write to a file: much with 2.11, and what depends on a class that a function has made
+        warn_lost(("compile().aot_compile() of such code",), SLOWER)
         return None
     return _ahead(made)
 

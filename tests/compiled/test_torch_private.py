@@ -1,8 +1,10 @@
 """What is done with a torch that lacks a private name: each is taken away in turn."""
 
+import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,18 @@ def unkept(_: Any) -> Any:
     raise torch._dynamo.exc.PackageError("CLASS_MATCH guard cannot be serialized.")
 
 
-@pytest.mark.parametrize("ahead", [None, lambda _: Unfit(), unkept])
+def unpickled(_: Any) -> Any:
+    class Local:
+        """A class that no other process has."""
+
+    return pickle.dumps(Local)
+
+
+def lost_class(_: Any) -> Any:
+    return pickle.dumps(IntEnum("Lost", "A"))
+
+
+@pytest.mark.parametrize("ahead", [None, lambda _: Unfit(), unkept, unpickled, lost_class])
 def test_what_torch_compile_gives_may_be_another_thing(
     take: Taken, monkeypatch: pytest.MonkeyPatch, ahead: Any
 ) -> None:
