@@ -585,14 +585,13 @@ def test_code_of_other_classes_and_hooks_is_not_kept() -> None:
 
 @pytest.mark.slow
 def test_a_library_that_is_there_is_not_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process may have it in its memory."""
+    """Another process may have it in its memory. A file is written beside it and renamed, see ``files``."""
     before = {path: path.stat() for path in folder.glob("*.so")}
     for graph in folder.glob("*.graph"):
         graph.unlink()
     assert calls(method()) == []
     assert before
     assert {path: path.stat().st_ino for path in before} == {path: there.st_ino for path, there in before.items()}
-    assert all(path.stat().st_mtime_ns == there.st_mtime_ns for path, there in before.items())
 
 
 # -- what is computed -------------------------------------------------------------------------------------------------

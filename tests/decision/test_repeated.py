@@ -80,12 +80,10 @@ def test_a_repeated_call_follows_all_that_may_differ() -> None:
     leaf = torch.empty(BATCH, requires_grad=True)
     changes: list[Call] = [
         {},
-        {"states": inputs(step.engine, seed=1)[0].contiguous()},
         {"states": inputs(step.engine, 7)[0], "logits": inputs(step.engine, 7)[1], "noise": inputs(step.engine, 7)[2]}
         | {"total_seeds": torch.zeros(7, dtype=torch.int32)},
         {"logits": inputs(step.engine, seed=1)[1].T.contiguous().T},
         {"logits": inputs(step.engine, seed=1)[1].double()},
-        {"logits": inputs(step.engine, seed=1)[1].requires_grad_()},
         {"max_seeds": 1},
         {"enabled": torch.tensor([True, False, True])},
         {"active": torch.arange(BATCH) % 3 > 0},
