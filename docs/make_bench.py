@@ -177,9 +177,12 @@ def growth() -> str:
         places = sorted({row[over] for row in on})
         for way in OURS[:2]:
             took = {row[over]: row["ns_per_env"] for row in on if row["way"] == way}
-            each = ", ".join(f"{place:,}: {figure(took[place])}" for place in places)
+            each = "; ".join(f"**{place:,}** {figure(took[place])}" for place in places)
             cells.append([f"{label}, {way}", each])
-    return table("growth", ["nanoseconds an environment, along", "size: time"], *cells)
+    return table("growth", ["nanoseconds an environment, along", "at each **size**"], *cells)
+
+
+EAGER, COMPILED = {"torch eager": {"way": "torch eager"}}, {"torch compiled": {"way": "torch compiled"}}
 
 
 @dataclass(frozen=True)
@@ -195,9 +198,9 @@ class Use:
 def uses() -> Iterator[Use]:
     loops = {"the loop": LOOP, "the best loop": {"way": LOOPS[1]}}
     for name, size in (("1 environment", 1), ("65,536", 65536)):
-        for way in ("eager", "compiled"):
+        for way in ("eager", "compiled", "from objects"):
             yield Use(f"masks, {name}, {way}", "masks", {**WORDS, "way": way, "batch": size}, loops)
-    for name, size in (("4 environments", 4), ("4,096", 4096), ("65,536", 65536)):
+    for name, size in (("1 environment", 1), ("4", 4), ("4,096", 4096), ("65,536", 65536)):
         for way in ("eager", "compiled"):
             yield Use(f"decision from states and logits, {name}, {way}", "scaling", {"way": way, "batch": size}, loops)
     evaluate = "`DecisionStep.evaluate` and its gradient, 65,536"
@@ -211,19 +214,26 @@ def uses() -> Iterator[Use]:
                 yield Use(name, "distributions", {**given, "way": way}, {other: {"way": other}})
     for step, fields in (("forward", {}), ("forward + backward", BACK)):
         few = {"way": DISTRIBUTIONS[1], "batch": 4, **fields}
-        yield Use(
-            f"4 heads, masks given, {step}, eager, 4", "distributions", few, {"torch eager": {"way": "torch eager"}}
-        )
-        long = {"work": "head of 1000", "way": DISTRIBUTIONS[1], "batch": 16384, **fields}
-        yield Use(
-            f"one head of 1,000, {step}, eager, 16,384", "distributions", long, {"torch eager": {"way": "torch eager"}}
-        )
+        yield Use(f"4 heads, masks given, {step}, eager, 4", "distributions", few, EAGER)
+        for width, size in ((13, 65536), (1000, 16384)):
+            head = {"work": f"head of {width}", "batch": size, **fields}
+            for way, other in ((DISTRIBUTIONS[0], COMPILED), (DISTRIBUTIONS[1], EAGER)):
+                name = (
+                    f"one head of {width:,}, {step}, {'eager' if other is EAGER else 'compiled by the user'}, {size:,}"
+                )
+                yield Use(name, "distributions", {**head, "way": way}, other)
+    ready = {"rules": PODS.name, "slots": 8, "way": DISTRIBUTIONS[1]}
+    yield Use("pods, masks given, eager, 65,536", "guards", ready, EAGER)
     for size in (1, 16, 4096):
         given = {"work": "dropin", "way": DROPINS[1], "batch": size}
         yield Use(f"drop-in for a batch, {size:,}", "dropin", given, {"the loop": LOOP})
+    alone = {"work": "dropin", "way": DROPINS[0], "batch": 1}
+    yield Use("drop-in one by one", "dropin", alone, {"the loop": LOOP})
     for size in (8, 64, 1024):
         others = {f"MaskablePPO, {way.split()[1]}": {"way": way} for way in MASKABLE_PPO}
-        yield Use(f"training, {size:,} environments, compiled", "training", {"work": "training", "batch": size}, others)
+        for way in ("compiled", "eager"):
+            given = {"work": "training", "way": way, "batch": size}
+            yield Use(f"training, {size:,} environments, {way}", "training", given, others)
     for host, size in (("MLP of width 16", 1024), ("CNN of 8 channels", 256)):
         given = {"work": EPOCH + host, "way": POPULATION, "batch": size}
         alone = {"one after another": {"way": SEQUENTIAL, "batch": 16}}
@@ -241,20 +251,23 @@ def standing() -> str:
     rows.sort(key=lambda row: -row[0])
     cells = [[*texts, f"{figure(ratio)} {TIMES}" + " **lost**" * (ratio < 0.995)] for ratio, texts in rows]
     files = list(dict.fromkeys(use.group for use in uses()))
-    return table(files, ["nanoseconds an environment, row or host", "ours", "the best other", "ahead"], *cells)
+    return table(
+        files, ["nanoseconds an environment, row or host", "ours", "the best other of its kind", "ahead"], *cells
+    )
 
 
 def endurance() -> str:
-    """The second and the last million of steps of long trainings, alone and beside a busy process."""
+    """Millions of steps of long trainings, alone and beside a busy process."""
     cells, ways = [], {"alone": "endurance/alone", "beside a busy process": "endurance/beside"}
     for name, group in ways.items():
-        _, second, *_, last = result(group)["rows"]
+        _, second, *others, last, _ = result(group)["rows"]  # the first compiles, and the end is not a whole million
         cells.append([name])
         for kind in ("steps_per_s", "steps_per_cpu_s"):
-            ratio = last[kind] / second[kind]
-            cells[-1].append(f"{figure(second[kind])}, {figure(last[kind])} ({ratio:.2f} {TIMES})")
+            least = min(row[kind] for row in (second, *others, last))
+            ratios = (f"{figure(speed)} ({speed / second[kind]:.2f} {TIMES})" for speed in (last[kind], least))
+            cells[-1].append("; ".join([figure(second[kind]), *ratios]))
         cells[-1].append(", ".join(f"{row['held_bytes'] / 1e6:,.1f}" for row in (second, last)))
-    heads = ["second million, last", "steps a second", "by processor time", "megabytes held"]
+    heads = ["second million; last; slowest", "steps a second", "by processor time", "megabytes held: second, last"]
     return table(list(ways.values()), heads, *cells)
 
 

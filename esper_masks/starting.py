@@ -79,14 +79,14 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     """Keep memory that tensors on a CPU have freed, up to a GiB of it, for those that come next.
 
     A training step allocates tens of megabytes and frees them. By default glibc gives them back to the system each
-    time, and the next step asks for them again, page by page: a quarter of the time of a population of CNN hosts.
+    time, and the next step asks for them again, page by page: a third of the time of a population of CNN hosts.
     ``esper-masks train`` and ``evaluate`` call this by themselves; in a program of one's own it is called once, before
     the training. It changes the whole process, until its end.
 
     Args:
         environ: variables of the environment. With ``MALLOC_...`` or ``GLIBC_TUNABLES`` a user has said something else.
 
-    Returns: whether it is so; False without glibc, and where the user has said something else.
+    Returns: whether glibc takes it; False without glibc, and where the user has said something else.
     """
     if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in environ):
         return False
