@@ -47,6 +47,11 @@ def is_command(argv: Sequence[str], whole: Sequence[str]) -> bool:
     return argv[0] == name and Path(name).stem == "esper-masks"
 
 
+def is_long(argv: Sequence[str], whole: Sequence[str]) -> bool:
+    """Whether it is one of the commands that run for long."""
+    return is_command(argv, whole) and bool({*argv[1:2]} & {*COMMANDS})
+
+
 def begin() -> None:
     """From here on SIGINT ends the command at once. Programs that import the package keep what they have."""
     global _waiting
@@ -71,7 +76,7 @@ def wait_briefly(argv: Sequence[str], whole: Sequence[str], environ: MutableMapp
         whole: see ``is_command``.
         environ: variables of the environment.
     """
-    if _is_long(argv, whole) and not {*CHOSEN} & {*environ}:
+    if is_long(argv, whole) and not {*CHOSEN} & {*environ}:
         environ.update([POLICY])
 
 
@@ -94,12 +99,7 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     return mallopt is not None and all(mallopt(*pair) for pair in ((MMAP_THRESHOLD, LARGE), (TRIM_THRESHOLD, KEPT)))
 
 
-def _is_long(argv: Sequence[str], whole: Sequence[str]) -> bool:
-    """Whether it is one of the commands that run for long."""
-    return is_command(argv, whole) and bool({*argv[1:2]} & {*COMMANDS})
-
-
 begin()
 wait_briefly(sys.argv, sys.orig_argv, os.environ)
-if _is_long(sys.argv, sys.orig_argv):
+if is_long(sys.argv, sys.orig_argv):
     keep_freed_memory()

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from esper_masks.rollout.training.train import threads_for
-from esper_masks.starting import is_command, keep_freed_memory, wait_briefly
+from esper_masks.starting import is_command, is_long, keep_freed_memory, wait_briefly
 
 SCRIPT = "import sys; from esper_masks.cli import main; sys.exit(main())\n"
 BRIEF = {"GOMP_SPINCOUNT": "1000"}
@@ -27,17 +28,22 @@ def test_an_interrupt_within_the_imports_ends_it_silently(tmp_path: Path, module
     (tmp_path / "esper-masks").write_text(SCRIPT, encoding="utf-8")
     target = [str(tmp_path / "esper-masks")] if as_script else ["-m", "esper_masks"]
     command = [sys.executable, "-X", "importtime", *target, "train", "--logdir", str(tmp_path / "log")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "bufsize": 0,
+    }  # nothing is read ahead
+    with subprocess.Popen(command, **pipes) as process:
         assert process.stderr is not None
         lines = []
         for line in process.stderr:  # one for each import that is done
             lines.append(line)
-            if line.split("|")[-1].strip() == module:
+            if line.split(b"|")[-1].strip() == module.encode():
                 break
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    told = [line for line in [*lines, *err.splitlines()] if not line.startswith("import time:")]
-    assert (process.returncode, out, told) == (-signal.SIGINT, "", [])
+    told = [line for line in [*lines, *err.splitlines()] if not line.startswith(b"import time:")]
+    assert (process.returncode, out, told) == (-signal.SIGINT, b"", [])
 
 
 def test_commands_and_programs_keep_their_own_way() -> None:
@@ -169,25 +175,23 @@ print(pages() - begin)
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_freed_memory_is_kept_where_it_is_asked_for_and_by_the_commands() -> None:
     before = {
-        "nothing": "import esper_masks",
         "asked": "from esper_masks.rollout import keep_freed_memory; assert keep_freed_memory()",
         "command": """
 sys.argv, sys.orig_argv = ["-m", "train"], ["python", "-m", "esper_masks", "train"]
 import esper_masks
 """,
-        "another command": """
-sys.argv, sys.orig_argv = ["-m", "bench"], ["python", "-m", "esper_masks", "bench"]
-import esper_masks
-""",
     }
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    pages = {}
-    for way, code in before.items():
+    for code in before.values():
         command = [sys.executable, "-c", FAULTS.format(before=code)]
         ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=clean)
-        pages[way] = int(ran.stdout)
-    assert max(pages["asked"], pages["command"]) < 5_000, pages
-    assert min(pages["nothing"], pages["another command"]) > 50_000, pages
+        assert int(ran.stdout) < 5_000  # without it most often 120,000; not always, for the last block may be in use
+
+
+@pytest.mark.parametrize(("command", "long"), [("train", True), ("evaluate", True), ("bench", False), ("warm", False)])
+def test_which_commands_keep_it(command: str, long: bool) -> None:
+    assert is_long(["-m", command], ["python", "-m", "esper_masks", command]) == long
+    assert not is_long(["-m", command], ["python", "-m", "pytest", command])
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_CONF", "GLIBC_TUNABLES"])
