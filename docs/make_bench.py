@@ -50,6 +50,7 @@ def with_tables(page: str) -> str:
 
 
 LOOP, WORDS, BACK = {"way": LOOPS[0]}, {"work": "words"}, {"step": "forward+backward"}
+BY_STEP: dict[str, Fields] = {"forward": {}, "forward + backward": BACK}
 USUAL = ("loop, `Categorical` head by head", LOOP, LOOP)
 READY = ("torch, compiled, ready masks", {"way": "torch compiled"}, LOOP)
 STEP = ("`DecisionStep`, compiled", {"way": "compiled"}, LOOP)
@@ -78,8 +79,7 @@ def distributions() -> str:
         "decision of 4 heads": {},
         "decision of 8 heads": {"rules": "esper-2026-06"},
     }
-    steps = {"forward": {}, "forward + backward": BACK}
-    rows = [(f"{kind}, {step}", {**fields, **more}) for kind, fields in kinds.items() for step, more in steps.items()]
+    rows = [(f"{kind}, {step}", {**fields, **more}) for kind, fields in kinds.items() for step, more in BY_STEP.items()]
     names = ("ours, compiled", "ours, eager", "torch, eager", "torch, compiled", "TorchRL", "sb3-contrib")
     columns = [(name, {"way": way}) for name, way in zip(names, DISTRIBUTIONS)]
     return Grid("distributions", "nanoseconds per row, batch 65,536", rows, columns, best="row")()
@@ -182,7 +182,8 @@ def growth() -> str:
     return table("growth", ["nanoseconds an environment, along", "at each **size**"], *cells)
 
 
-EAGER, COMPILED = {"torch eager": {"way": "torch eager"}}, {"torch compiled": {"way": "torch compiled"}}
+COMPILED, EAGER = ({way: {"way": way}} for way in ("torch compiled", "torch eager"))
+OURS_AND_TORCHS = [(DISTRIBUTIONS[0], "compiled by the user", COMPILED), (DISTRIBUTIONS[1], "eager", EAGER)]
 
 
 @dataclass(frozen=True)
@@ -204,23 +205,19 @@ def uses() -> Iterator[Use]:
         for way in ("eager", "compiled"):
             yield Use(f"decision from states and logits, {name}, {way}", "scaling", {"way": way, "batch": size}, loops)
     evaluate = "`DecisionStep.evaluate` and its gradient, 65,536"
-    yield Use(evaluate, "scaling", BACK, {"torch compiled": {"way": "torch compiled"}})
+    yield Use(evaluate, "scaling", BACK, COMPILED)
     for heads, rules in ((4, "esper-2025-12"), (8, "esper-2026-06")):
-        for step, fields in (("forward", {}), ("forward + backward", BACK)):
-            given = {"rules": rules, **fields}
-            for way, how in zip(DISTRIBUTIONS, ("compiled by the user", "eager")):
-                other = f"torch {way.split()[1]}"
+        for step, fields in BY_STEP.items():
+            for way, how, other in OURS_AND_TORCHS:
                 name = f"{heads} heads, masks given, {step}, {how}, 65,536"
-                yield Use(name, "distributions", {**given, "way": way}, {other: {"way": other}})
-    for step, fields in (("forward", {}), ("forward + backward", BACK)):
+                yield Use(name, "distributions", {"rules": rules, "way": way, **fields}, other)
+    for step, fields in BY_STEP.items():
         few = {"way": DISTRIBUTIONS[1], "batch": 4, **fields}
         yield Use(f"4 heads, masks given, {step}, eager, 4", "distributions", few, EAGER)
         for width, size in ((13, 65536), (1000, 16384)):
             head = {"work": f"head of {width}", "batch": size, **fields}
-            for way, other in ((DISTRIBUTIONS[0], COMPILED), (DISTRIBUTIONS[1], EAGER)):
-                name = (
-                    f"one head of {width:,}, {step}, {'eager' if other is EAGER else 'compiled by the user'}, {size:,}"
-                )
+            for way, how, other in OURS_AND_TORCHS:
+                name = f"one head of {width:,}, {step}, {how}, {size:,}"
                 yield Use(name, "distributions", {**head, "way": way}, other)
     ready = {"rules": PODS.name, "slots": 8, "way": DISTRIBUTIONS[1]}
     yield Use("pods, masks given, eager, 65,536", "guards", ready, EAGER)

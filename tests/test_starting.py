@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,12 +27,8 @@ def test_an_interrupt_within_the_imports_ends_it_silently(tmp_path: Path, module
     (tmp_path / "esper-masks").write_text(SCRIPT, encoding="utf-8")
     target = [str(tmp_path / "esper-masks")] if as_script else ["-m", "esper_masks"]
     command = [sys.executable, "-X", "importtime", *target, "train", "--logdir", str(tmp_path / "log")]
-    pipes: dict[str, Any] = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "bufsize": 0,
-    }  # nothing is read ahead
-    with subprocess.Popen(command, **pipes) as process:
+    # without a buffer nothing is read ahead
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stderr is not None
         lines = []
         for line in process.stderr:  # one for each import that is done
