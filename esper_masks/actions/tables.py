@@ -113,8 +113,11 @@ class DrawTables(Tables):
 
     def __init__(self, layout: ActionLayout, by_op: Heads, by_slot: Heads, dynamic: Dynamic, device: torch.device):
         super().__init__(device)
-        groups = group_draws(build_draws(layout, by_op, by_slot, dynamic))
+        # unrolled code has the draws as they are built: grouped, a compiler would divide the loop that it makes of them
+        self.unrolled = build_draws(layout, by_op, by_slot, dynamic)
+        groups = group_draws(self.unrolled)
         self.draws = draws = tuple(draw for group in groups for draw in group)
+        self.unrolled_at = [draws.index(draw) for draw in self.unrolled]  # where they are among ``draws``
         self.by_op, self.static, self.word_dtype = by_op, layout.static, layout.word_dtype
         self.width, self.count = max(draw.size for draw in draws), len(draws)
         self.whole_rows = sum(draw.slot is None for draw in draws)  # the draws that are of no slot come first
@@ -126,7 +129,8 @@ class DrawTables(Tables):
         self.canonical_choices = [head.canonical for head in layout.heads]
         taken = {draw.head for draw in draws if draw.users and not draw.of_op}
         # every head but op that some op uses, the slot first, because other heads may depend on it
-        self.drawn = tuple(merge_draws(draws, at) for at in sorted(taken, key=lambda at: (at != self.slot_at, at)))
+        heads_drawn = sorted(taken, key=lambda at: (at != self.slot_at, at))
+        self.drawn = tuple(merge_draws(self.unrolled, at) for at in heads_drawn)
         self.closing = tuple(layout.heads[head].openers for head in closing_heads(layout))
         heads = range(len(layout.heads))
 

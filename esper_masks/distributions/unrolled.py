@@ -40,7 +40,7 @@ class UnrolledHeads:
 
     def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
         # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
-        self.tables, self.draws, ops = tables, tables.draws, masks.op_words
+        self.tables, self.draws, ops = tables, tables.unrolled, masks.op_words
         static = tables.static
         self.words = [
             ops | static,
@@ -56,7 +56,7 @@ class UnrolledHeads:
         self.choice_words = choice_words(masks).unbind(-1) if tables.dynamic else ()
         self.floors = (0.0,) * len(tables.sizes) if floors is None else floors
         bits = tables.bits.view(tables.width, tables.count)
-        self.softmaxes = [self._softmax(draw, bits[:, at]) for at, draw in enumerate(self.draws)]
+        self.softmaxes = [self._softmax(draw, bits[:, at]) for at, draw in zip(tables.unrolled_at, self.draws)]
         self.op = self.softmaxes[0] if self.draws[0].of_op else None  # None: the layout has one op, which nobody draws
         self.like = self.softmaxes[0].total
 
@@ -325,9 +325,13 @@ class UnrolledHeads:
 
     def _of_slots(self, values: Callable[[MaskedSoftmax], Slabs]) -> dict[int, Slabs]:
         """Values of each slot under each op, of the ops that take a head from draws of one slot."""
-        made = {op: values(self.softmaxes[at]) for op, at in self.tables.slot_draws.items()}
-        long = {op: is_long(self.draws[at]) for op, at in self.tables.slot_draws.items()}
-        return {op: slabs[0].unbind() if long[op] else slabs for op, slabs in made.items()}
+        of_slot = [of for of in zip(self.softmaxes, self.draws) if of[1].head == self.tables.slot_at]
+        made = {}
+        for op in self.tables.slot_draws:
+            softmax, draw = next(of for of in of_slot if of[1].users >> op & 1)
+            slabs = values(softmax)
+            made[op] = slabs[0].unbind() if is_long(draw) else slabs
+        return made
 
 
 def _total(values: Slabs) -> Tensor:
