@@ -3,7 +3,7 @@
 ``ESPER_MASKS_CACHE`` names the folder, or is ``off``; by default it is ``esper_masks`` in ``$XDG_CACHE_HOME``, else in
 ``~/.cache``. To load code is to run it: a folder that another user owns, may write to or may replace is not used.
 
-    <what>-<where>.graph   compiled code, see ``torch_private``: a line with its SHA-256, and the code
+    <what>-<where>.graph   compiled code, see ``torch_kept``: a line with its SHA-256, and the code
     <SHA-256>.so           a library of it, by its content
 
     what     the method, what it is constant to, and the arguments: their signature, sizes, modes of torch
@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from esper_masks.compiled.torch_private import Ahead, can_revive, changed_settings, kept_form, revive
+from esper_masks.compiled.torch_kept import can_revive, changed_settings, kept_form, revive
+from esper_masks.compiled.torch_private import Ahead
 from esper_masks.files import write_file
 
 VARIABLE = "ESPER_MASKS_CACHE"

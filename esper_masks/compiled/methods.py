@@ -38,18 +38,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from esper_masks.compiled import kept
+from esper_masks.compiled.torch_kept import can_keep, saves_plainly, tell_seen
 from esper_masks.compiled.torch_private import (
     Ahead,
+    brief,
     can_compile_ahead,
-    can_keep,
     compile_ahead,
     compile_error,
     compile_function,
     compile_lock,
     function_modes,
     has_compiler,
-    saves_plainly,
-    tell_seen,
     watches,
 )
 
@@ -218,7 +217,8 @@ class CompiledMethod:
             tell_seen(graphs.function, graphs.seen.pop())
         keep = bool(keys) and can_keep()
         try:
-            made = compile_ahead(graphs.call, ((given, places), {}), keep=keep)
+            with brief():
+                made = compile_ahead(graphs.call, ((given, places), {}), keep=keep)
         except compile_error("BackendCompilerFailed") as error:
             if not graphs.on_cpu:
                 raise

@@ -4,6 +4,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
-from esper_masks.compiled import methods, torch_private
+from esper_masks.compiled import methods, torch_kept, torch_private
 from esper_masks.distributions import faults
 from esper_masks.errors import InvalidStateMachineError
 from tests.compiled.sums import Sums
@@ -32,8 +33,8 @@ def hide() -> Iterator[Taken]:
     def forget() -> None:
         torch_private.compiles_ahead.cache_clear()
         torch_private.watches.cache_clear()
-        torch_private.can_keep.cache_clear()
-        torch_private.can_revive.cache_clear()
+        torch_kept.can_keep.cache_clear()
+        torch_kept.can_revive.cache_clear()
         torch_private.warn_lost.cache_clear()
 
     forget()
@@ -58,7 +59,8 @@ def lost(caught: list[warnings.WarningMessage]) -> list[str]:
 
 def test_this_torch_has_every_name() -> None:
     names = (*torch_private.COMPILING, *torch_private.WATCHING, *torch_private.BATCHING, "_assert_async")
-    names += (*torch_private.TRANSFORMS, *torch_private.KEEPING, *torch_private.REVIVING, torch_private.EXPORTING)
+    names += (*torch_private.TRANSFORMS, *torch_kept.KEEPING, *torch_kept.REVIVING, torch_private.EXPORTING)
+    names += (torch_private.DTYPE_RULES, *torch_private.INSTRUCTION_SETS)
     assert [name for name in names if torch_private.lacks(name)] == []
     assert torch_private.compiles_ahead()
     assert torch_private.Known(vmap=True, assertions=True, transforms=True) == torch_private.KNOWN
@@ -86,7 +88,7 @@ def test_without_a_name_calls_go_through_torch_compile(take: Taken, name: str) -
     assert f"torch.{name}: a call of compiled code takes some tens of microseconds longer" in said
 
 
-@pytest.mark.parametrize("name", [*torch_private.KEEPING, *torch_private.REVIVING])
+@pytest.mark.parametrize("name", [*torch_kept.KEEPING, *torch_kept.REVIVING])
 def test_without_a_name_no_code_is_kept(
     take: Taken, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,17 +104,68 @@ def test_without_a_name_no_code_is_kept(
     assert list(tmp_path.rglob("*.graph")) == []
 
 
+@pytest.mark.parametrize("name", [torch_private.DTYPE_RULES, *torch_private.INSTRUCTION_SETS])
+def test_without_a_name_the_compiler_does_all_that_it_does(take: Taken, name: str) -> None:
+    take(name)
+    one = torch.randn(5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert torch.equal(methods.CompiledMethod(Sums().add)((one, one, False)), one * 3)
+    [said] = lost(caught)
+    assert "a first call of compiled code takes a fifth longer" in said
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_what_is_left_out_of_a_build_is_done_again_after_it(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
+) -> None:
+    sets, rules = torch._inductor.cpu_vec_isa, torch._inductor.dtype_propagation.DtypePropagationOpsHandler
+    asked: list[tuple[str, bool]] = []  # program, whether within a build
+
+    def check_build(own: Any, code: str) -> bool:
+        asked.append((code, inside))
+        return False
+
+    monkeypatch.setattr(sets.VecISA, "check_build", check_build)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    inside, wide, made = True, sets.VecAVX512(), rules.__init__
+    with torch._inductor.config.patch({"cpp.vec_isa_ok": True}), suppress(KeyError):
+        torch_private._forget(sets)
+        with torch_private.brief():
+            assert wide
+            made_once = rules()
+            made_once.add = None
+            assert rules().add is None
+            if error is not None:
+                raise error
+    inside = False
+    assert rules.__init__ is made
+    assert rules().add is not None
+    with torch._inductor.config.patch({"cpp.vec_isa_ok": True}):
+        assert wide
+    torch_private._forget(sets)
+    assert asked == [(sets.VecAVX512._avx512_bf16_code, False)]
+
+
+def test_what_is_known_of_the_processor_stays_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = torch._inductor.cpu_vec_isa
+    known = sets.valid_vec_isa_list()
+    with torch_private.brief():
+        assert "check_build" not in vars(sets.VecAVX512)
+    assert sets.valid_vec_isa_list() is known
+
+
 def test_settings_are_told_while_they_are_changed() -> None:
-    config, before = torch._inductor.config, torch_private.changed_settings()
+    config, before = torch._inductor.config, torch_kept.changed_settings()
     with config.patch({"max_fusion_size": 3, "size_asserts": config.size_asserts}):
-        assert set(torch_private.changed_settings()) - set(before) == {"_inductor.max_fusion_size=3"}
-    assert torch_private.changed_settings() == before
+        assert set(torch_kept.changed_settings()) - set(before) == {"_inductor.max_fusion_size=3"}
+    assert torch_kept.changed_settings() == before
 
 
 def test_hooks_of_what_is_saved_are_seen() -> None:
-    assert torch_private.saves_plainly()
+    assert torch_kept.saves_plainly()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
-        assert not torch_private.saves_plainly()
+        assert not torch_kept.saves_plainly()
 
 
 class Unfit:
@@ -291,7 +344,7 @@ def test_a_graph_knows_that_it_is_mapped(transform: Any) -> None:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_other_module_names_what_is_private(path: Path) -> None:
-    if path.name != "torch_private.py":
+    if path.name not in ("torch_kept.py", "torch_private.py"):
         text = path.read_text(encoding="utf-8")
         private = re.findall(r"\btorch(?:\.\w+)*\._(?!_)\w+", text)
         assert set(private) <= {"torch.utils._pytree", "torch.utils._python_dispatch"}
