@@ -394,17 +394,21 @@ def outside_transforms() -> AbstractContextManager[Any]:
     return torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack()
 
 
+def traced_transform() -> bool:
+    """Whether what a compiler traces here is within a transform; where that cannot be seen, it is taken to be so."""
+    # `is None` is never true of it there
+    return not KNOWN.vmap or isinstance(torch._C._functorch.peek_interpreter_stack(), torch._C._functorch.CInterpreter)
+
+
 def under_vmap(tensor: Tensor) -> bool:
     """Whether a tensor is batched by ``vmap``, so that nothing can be read of it."""
     if not KNOWN.vmap:
         return False
-    functorch = torch._C._functorch
+    functorch, pyfunctorch = torch._C._functorch, torch._functorch.pyfunctorch
     if torch.compiler.is_compiling():  # of these, a graph knows two: batched here, and transforms around transforms
         inner = functorch.peek_interpreter_stack()
-        if not isinstance(inner, functorch.CInterpreter):  # `is None` is never true of it there
-            return functorch.is_batchedtensor(tensor)
-        level = torch._functorch.pyfunctorch.coerce_cinterpreter(inner).level()
-        return functorch.is_batchedtensor(tensor) or level > 1
+        nested = traced_transform() and pyfunctorch.coerce_cinterpreter(inner).level() > 1
+        return functorch.is_batchedtensor(tensor) or nested
     while functorch.is_gradtrackingtensor(tensor):  # vmap of grad
         tensor = functorch.get_unwrapped(tensor)
     return functorch.is_batchedtensor(tensor)
