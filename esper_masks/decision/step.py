@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, Unpack, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.actions.tables import layout_tables
@@ -108,7 +107,13 @@ class Known(NamedTuple):
     words: int | None
 
 
-class CompiledCategorical(FactoredCategorical):
+class CheckpointedCategorical(FactoredCategorical):
+    """The same for code of which all is computed again for the gradient, as in ``DecisionStep.evaluate``."""
+
+    _again = False
+
+
+class CompiledCategorical(CheckpointedCategorical):
     """The same for code that this library compiles: under its options, row-major logits are loaded where they lie."""
 
     _transposes = False
@@ -435,13 +440,14 @@ class DecisionStep(nn.Module):
     def _evaluate(
         self, inputs: EvaluationInputs, *, categorical: type[FactoredCategorical] = FactoredCategorical
     ) -> Scores:
+        again = torch.compiler.is_compiling()
+        if again and categorical is FactoredCategorical:
+            categorical = CheckpointedCategorical
+
         def score(logits: Logits) -> Scores:
             return self.score(inputs._replace(logits=logits), categorical=categorical)
 
-        if not torch.compiler.is_compiling():
-            return score(inputs.logits)
-        scored: Scores = checkpoint(score, inputs.logits, use_reentrant=False, preserve_rng_state=False)
-        return scored
+        return forms.apply(score, inputs.logits, again=again)
 
     # -- what no trace can do -----------------------------------------------------------------------------------------
 

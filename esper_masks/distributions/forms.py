@@ -17,18 +17,20 @@ No form depends on the number of rows. Within the quick one, few rows take fewer
 the same bits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from esper_masks.actions.draws import Draw
-from esper_masks.compiled.torch_private import transformed
+from esper_masks.compiled.torch_private import traced_transform, transformed
 from esper_masks.masks.masks import ActionMasks
 
 Form = Literal["stacked", "quick", "unrolled"]
+Made = TypeVar("Made")
 
 LONGEST_ROW = 16  # actions of an unrolled row: with more, a stacked one is nearly as fast
 LONGEST_DECISION = 128  # actions of all unrolled draws: high, because stacked draws are padded to the widest
@@ -72,6 +74,27 @@ def is_plain() -> bool:
     """Whether each op runs as it is written: nothing traces it or sees it first."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return not traced and not transformed()
+
+
+def computes_again() -> bool:
+    """Whether this is code for which ``apply`` may compute again: no transform and no export takes a checkpoint."""
+    compiler = torch.compiler
+    return compiler.is_compiling() and not compiler.is_exporting() and not traced_transform()
+
+
+def apply(function: Callable[..., Made], *inputs: Any, again: bool) -> Made:
+    """``function(*inputs)``.
+
+    Args:
+        function: of tensors, to tensors; it changes nothing.
+        inputs: its arguments.
+        again: in code that is compiled, whether the gradient computes the results again, and does not keep them. To
+            write a vector to memory and to read it takes longer than to compute it, a bool above all.
+    """
+    if not again:
+        return function(*inputs)
+    made: Made = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return made
 
 
 def choice_words(masks: ActionMasks) -> Tensor:
@@ -121,6 +144,7 @@ class AnyHeads(Protocol):
         masks: which actions are legal.
         floors: least probability of a legal choice, one per head; None for none.
         transposes: whether row-major logits are transposed first, see ``UnrolledHeads``.
+        again: whether compiled code computes again what its gradient needs, see ``apply``.
     """
 
     like: Tensor  # of the dtype and on the device of the arithmetic

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from esper_masks.distributions.forms import of_row
+from esper_masks.distributions.forms import apply, of_row
 from esper_masks.distributions.sampling import draw_in_blocks, draw_in_row, walk
 
 Slabs = Sequence[Tensor]
@@ -54,6 +54,7 @@ class MaskedSoftmax(ABC):
         actions: the number of each slab's action, where an unrolled row leaves out some that are never legal.
         min_prob: the floor; a tensor ``[...]`` for one that differs between rows, some of which may be 0.
         capped: whether some row may have more legal actions than the floor is possible for, see ``exceeds``.
+        again: see ``apply``.
     """
 
     illegal: Sequence[Tensor | None]
@@ -71,16 +72,11 @@ class MaskedSoftmax(ABC):
         actions: Sequence[int] | None = None,
         min_prob: float | Tensor = 0.0,
         capped: bool = False,
+        again: bool = False,
     ):
         self.illegal, self.actions = illegal, range(len(logits)) if actions is None else actions
-        legal = [
-            x if forbidden is None else x.masked_fill(forbidden, -math.inf) for x, forbidden in zip(logits, illegal)
-        ]
-        with torch.no_grad():  # it cancels
-            peak = self._largest(legal)
-        self.invalid = (peak - peak) != 0  # a difference of infinities or NaN is NaN
-        self.shifted = [(x - peak).masked_fill(self.invalid, -math.inf) for x in legal]
-        self._weights = [x.exp() for x in self.shifted]
+        self._again = again
+        self.invalid, self.shifted, self._weights = apply(self._weighed, logits, again=again)
         self.total = self._total().clamp_min(1)  # the largest logit gives 1; an invalid row has 0
         self.log_total = self.total.log()
         self._made: dict[str, Any] = {}
@@ -89,6 +85,18 @@ class MaskedSoftmax(ABC):
             self.mixed = self._above(self._capped(min_prob) if capped else min_prob)
             self.empty_mixed = [p == 0 for p in self.mixed]
             self._unmixed = min_prob == 0 if isinstance(min_prob, Tensor) else None
+
+    def _weighed(self, logits: Slabs) -> tuple[Tensor, Slabs, Slabs]:
+        """Which rows are invalid, logarithms of the weights, and the weights."""
+        legal = [
+            x if forbidden is None else x.masked_fill(forbidden, -math.inf)
+            for x, forbidden in zip(logits, self.illegal)
+        ]
+        with torch.no_grad():  # it cancels
+            peak = self._largest(legal)
+        invalid = (peak - peak) != 0  # a difference of infinities or NaN is NaN
+        shifted = [(x - peak).masked_fill(invalid, -math.inf) for x in legal]
+        return invalid, shifted, [x.exp() for x in shifted]
 
     def _capped(self, min_prob: float | Tensor) -> Tensor:
         possible = 0.99 / self.legal_actions().clamp_min(1)
@@ -190,7 +198,7 @@ class MaskedSoftmax(ABC):
 
     def legal_actions(self) -> Tensor:
         """Number of legal actions, ``[...]``, in the dtype of the arithmetic."""
-        return self._once("legal_actions", self._count_legal)
+        return self._once("legal_actions", lambda: apply(self._count_legal, again=self._again))
 
     def draw_and_score(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """What ``draw`` and ``score`` give; the actions in the dtype of the weights.
@@ -364,9 +372,12 @@ class UnrolledSoftmax(MaskedSoftmax):
 
     def score(self, value: Tensor) -> Tensor:
         score = torch.full_like(value, -math.inf, dtype=self.total.dtype)
-        for k, log_prob in zip(self.actions, self.log_probs()):
-            score = torch.where((value == k) & (log_prob != -math.inf), log_prob, score)
+        for same, log_prob in zip(apply(self._same, value, again=self._again), self.log_probs()):
+            score = torch.where(same & (log_prob != -math.inf), log_prob, score)
         return score
+
+    def _same(self, value: Tensor) -> Slabs:
+        return [value == k for k in self.actions]
 
     def forbids(self, value: Tensor) -> Tensor:
         illegal = torch.ones_like(value, dtype=torch.bool)

@@ -24,7 +24,15 @@ class StackedHeads:
     for arguments and methods.
     """
 
-    def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
+    def __init__(
+        self,
+        tables: DrawTables,
+        parts: list[Tensor],
+        masks: ActionMasks,
+        floors: Floors,
+        transposes: bool,
+        again: bool,
+    ):
         self.tables, self.shape, ops = tables, masks.shape, masks.op_words
         static = tables.static
         words = [ops | static, *(torch.where((ops & openers) == 0, static, ops) for openers in tables.closing)]

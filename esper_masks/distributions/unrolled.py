@@ -11,7 +11,7 @@ from torch import Tensor
 from esper_masks.actions.draws import Draw, HeadDraws
 from esper_masks.actions.layout import CHOICE_BITS
 from esper_masks.actions.tables import DrawTables
-from esper_masks.distributions.forms import choice_words, is_long
+from esper_masks.distributions.forms import apply, choice_words, is_long
 from esper_masks.distributions.logits import Floors
 from esper_masks.distributions.softmax import LongSoftmax, MaskedSoftmax, Slabs, UnrolledSoftmax, exceeds, spread
 from esper_masks.masks.masks import ActionMasks
@@ -38,18 +38,30 @@ class UnrolledHeads:
     out.
     """
 
-    def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors, transposes: bool):
+    def __init__(
+        self,
+        tables: DrawTables,
+        parts: list[Tensor],
+        masks: ActionMasks,
+        floors: Floors,
+        transposes: bool,
+        again: bool,
+    ):
         # numbers seen through a module are constants to a compiler, with dynamic=True too; those of a layout are not
-        self.tables, self.draws, ops = tables, tables.unrolled, masks.op_words
+        self.tables, self.draws, self.transposes, ops = tables, tables.unrolled, transposes, masks.op_words
         static = tables.static
         self.words = [
             ops | static,
             *masks.slot_words.unbind(-1),
             *(torch.where((ops & openers) == 0, static, ops) for openers in tables.closing),
         ]
-        heads = torch.split(parts[0], tables.sizes, -1) if len(parts) == 1 else parts
+        heads: Sequence[Tensor] = parts
+        if len(parts) == 1:
+            once = transposes and not any(map(is_long, self.draws))  # in one loop, with a column that nobody reads
+            heads = [parts[0], torch.zeros_like(parts[0][..., :1])] if once else torch.split(parts[0], tables.sizes, -1)
         # a compiler keeps the result of cat in memory, batch-last: row-major logits are transposed once, at the door
         self.columns = torch.cat([part.movedim(-1, 0) for part in heads])  # [columns, ...]
+        self.again = again and self.columns.requires_grad
         # unbound once: a gradient of each index would be as large as all columns
         self.each = self.columns.unbind() if transposes else [column for part in parts for column in part.unbind(-1)]
         self.slot_words = masks.slot_words.movedim(-1, 0)
@@ -102,7 +114,7 @@ class UnrolledHeads:
             bit = torch.where(self._uses(op, users), users, bit)
         word = self._in_slot(slot, [self.words[draw.words[0]] for draw in head.slots]) if head.slots else None
         words = sampled([word for word in self._words(whole, bits, choices, word) if word is not None])
-        kept = [word & bit for word in words]
+        kept = apply(lambda: [word & bit for word in words], again=self.again)
         logits, illegal = [x.expand(word.shape) for x, word in zip(logits, kept)], [word == 0 for word in kept]
         if whole.choice_words is not None:
             of_slots = zip(*(self._held(draw) for draw in head.slots or [whole]))
@@ -114,7 +126,8 @@ class UnrolledHeads:
         self, draw: Draw, choices: Sequence[int], logits: Slabs, illegal: Sequence[Tensor | None]
     ) -> MaskedSoftmax:
         floor, softmax = self.floors[draw.head], LongSoftmax if is_long(draw) else UnrolledSoftmax
-        return softmax(logits, illegal, actions=choices, min_prob=floor, capped=exceeds(floor, len(choices)))
+        capped = exceeds(floor, len(choices))
+        return softmax(logits, illegal, actions=choices, min_prob=floor, capped=capped, again=self.again)
 
     def _choices(self, draw: Draw) -> Sequence[int]:
         """The choices that have a slab of their own, or share one."""
@@ -229,7 +242,9 @@ class UnrolledHeads:
 
     def _values(self, actions: Tensor) -> Slabs:
         """Each head's value."""
-        return actions.to(self.like.dtype).unbind(-1)
+        values = actions.to(self.like.dtype).unbind(-1)
+        # as logits are; unbound again, or a gradient would keep comparisons with them in their place
+        return apply(torch.unbind, torch.stack(values), again=self.again) if self.transposes else values
 
     def _scores(self, values: Slabs, given: Sequence[Given]) -> list[Tensor]:
         op = self._op(values)
