@@ -217,7 +217,7 @@ class CompiledMethod:
             tell_seen(graphs.function, graphs.seen.pop())
         keep = bool(keys) and can_keep()
         try:
-            with brief():
+            with brief(plain=self.told() is not None):  # else a network of the user may be in it
                 made = compile_ahead(graphs.call, ((given, places), {}), keep=keep)
         except compile_error("BackendCompilerFailed") as error:
             if not graphs.on_cpu:

@@ -10,6 +10,7 @@ missing, something slower or less is done instead, and one warning says what is 
     modes are active
     options of a compiler   its own
     what it does in vain    it does, which takes a fifth of a first call
+    exports in a graph      its gradient keeps what it could compute again, which takes twice the time
     ``vmap`` in a raise     ``validate="raise"`` under ``vmap`` ends in torch's error for reading a value there
     transforms in eager     whole actions are computed as under a transform, in eager code at several times the time
     code
@@ -56,9 +57,10 @@ BATCHING = (
 )
 TRANSFORMS = (*LEVELS, "_C._vmapmode_increment_nesting", "_C._vmapmode_decrement_nesting")
 OUTSIDE = ("_C._functorch.peek_interpreter_stack", "_functorch.pyfunctorch.temporarily_clear_interpreter_stack")
+EXPORTS = "compiler._is_exporting_flag"
 EXPORTING = "_inductor.aoti_compile_and_package"
 SWITCH = "_dynamo.config.enable_aot_compile"
-DTYPE_RULES = "_inductor.dtype_propagation.DtypePropagationOpsHandler"
+DTYPE_RULES = "_inductor.dtype_propagation.DtypePropagationOpsHandler._instance"
 INSTRUCTION_SETS = (
     "_inductor.cpu_vec_isa.VecAVX512.__bool__.cache_clear",
     "_inductor.cpu_vec_isa.VecISA._avx_code",
@@ -112,6 +114,7 @@ def has(names: Sequence[str], lost: str) -> bool:
 
 VMAP_UNSEEN = "validate='raise' under vmap ends in torch's error for reading a value; 'flag' works there"
 EACH_TRANSFORMED = "whole actions in eager code are computed as under a transform, at several times the time"
+EXPORT_UNSEEN = "the gradient of whole actions in a graph of your own takes twice the time"
 UNASSERTED = "validate='raise' in compiled code asserts nothing, as 'flag'"
 
 
@@ -120,11 +123,17 @@ class Known:
     """What traced code asks of this torch: looked up once, before any trace, because no compiler traces the looking."""
 
     vmap: bool
+    exports: bool
     assertions: bool
     transforms: bool
 
 
-KNOWN = Known(has(BATCHING, VMAP_UNSEEN), has(("_assert_async",), UNASSERTED), has(TRANSFORMS, EACH_TRANSFORMED))
+KNOWN = Known(
+    vmap=has(BATCHING, VMAP_UNSEEN),
+    exports=has((EXPORTS,), EXPORT_UNSEEN),
+    assertions=has(("_assert_async",), UNASSERTED),
+    transforms=has(TRANSFORMS, EACH_TRANSFORMED),
+)
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------
@@ -176,27 +185,28 @@ def can_compile_ahead(call: Any) -> bool:
 
 
 @contextmanager
-def brief() -> Iterator[None]:
-    """Let torch's compiler leave out what it does in vain, and what takes a fifth of a first call.
+def brief(plain: bool) -> Iterator[None]:
+    """Let torch's compiler leave out what it does in vain, a fifth of a first call; in one thread at a time.
 
     For each op of a graph it makes its table of all ops anew. And of each set of instructions beyond AVX-512 that the
-    processor has (bf16, VNNI, AMX) it builds and loads a program to see whether it can: what is compiled here uses
-    none. Whoever compiles something else may, and so what was found is forgotten afterwards.
+    processor has (bf16, VNNI, AMX) it builds and loads a program to see whether it can. What it found without them is
+    forgotten afterwards, for whoever compiles something else.
+
+    Args:
+        plain: whether nothing here may multiply matrices, which is what these instructions are for.
     """
     with ExitStack() as stack:
+        stack.enter_context(compile_lock())
         if has((DTYPE_RULES,), LONGER):
             rules = torch._inductor.dtype_propagation.DtypePropagationOpsHandler
             stack.enter_context(_in_place_of(rules, "__init__", _once(rules.__init__)))
-        if has(INSTRUCTION_SETS, LONGER):
+        if plain and has(INSTRUCTION_SETS, LONGER):
             sets = torch._inductor.cpu_vec_isa
             if not sets.valid_vec_isa_list.cache_info().currsize:  # else it is known already
-                check = sets.VecISA.check_build
+                check, wide = sets.VecISA.check_build, sets.VecAVX512
                 stack.callback(_forget, sets)
-                stack.enter_context(
-                    _in_place_of(
-                        sets.VecAVX512, "check_build", lambda own, code: code == own._avx_code and check(own, code)
-                    )
-                )
+                own = _in_place_of(wide, "check_build", lambda own, code: code == own._avx_code and check(own, code))
+                stack.enter_context(own)
         yield
 
 
@@ -232,9 +242,9 @@ def _forget(sets: Any) -> None:
     sets.valid_vec_isa_list.cache_clear()
     for kind in vars(sets).values():
         if isinstance(kind, type) and issubclass(kind, sets.VecAVX512):
-            known: Any = vars(kind).get("__bool__")
-            if hasattr(known, "cache_clear"):
-                known.cache_clear()
+            for known in vars(kind).values():
+                if hasattr(known, "cache_clear"):
+                    known.cache_clear()
 
 
 def compile_ahead(call: Any, arguments: Any, keep: bool = False) -> Ahead | None:
@@ -332,7 +342,7 @@ def write_package(module: torch.nn.Module, arguments: Sequence[Tensor], file: Pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns itself
         program = torch.export.export(module, tuple(arguments), dynamic_shapes=shapes)
-        with brief():
+        with brief(plain=True):
             torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
 
 
@@ -392,6 +402,12 @@ def outside_transforms() -> AbstractContextManager[Any]:
     if any(map(lacks, OUTSIDE)) or torch._C._functorch.peek_interpreter_stack() is None:
         return nullcontext()
     return torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack()
+
+
+def traced_export() -> bool:
+    """Whether what a compiler traces here is to be exported; where that cannot be seen, it is taken to be so."""
+    # torch 2.11 takes its own question for a constant, and answers that all is
+    return not KNOWN.exports or torch.compiler._is_exporting_flag
 
 
 def traced_transform() -> bool:

@@ -13,7 +13,7 @@ from esper_masks.actions.tables import draw_tables, layout_tables
 from esper_masks.checks import before_last, check_actions, check_bool, check_generator, check_noise
 from esper_masks.distributions.base import ONCE, MaskedDistribution
 from esper_masks.distributions.faults import Validate, check_mode, raise_faults
-from esper_masks.distributions.forms import AnyHeads, computes_again, of_decision
+from esper_masks.distributions.forms import AnyHeads, of_decision
 from esper_masks.distributions.logits import HeadLogits, check_floors
 from esper_masks.distributions.noise import Noise, NoiseKey, keyed_uniforms, uniforms
 from esper_masks.distributions.softmax import normalized
@@ -98,8 +98,7 @@ class FactoredCategorical(MaskedDistribution):
         self.masks, self.active, self._logits = masks, active, logits
         tables = draw_tables(masks.layout, masks.device, logits.by_op, logits.by_slot, masks.dynamic)
         form = UnrolledHeads if of_decision(tables.draws) == "unrolled" else StackedHeads
-        again = self._again and computes_again()
-        self._form = form(tables, logits.arithmetic(), masks, self.min_prob, self._transposes, again)
+        self._form = form(tables, logits.arithmetic(), masks, self.min_prob, self._transposes, self._again)
         self._ignored = None if active is None else ~active
         if self._validate != "off":
             faulty = self._form.faulty()

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from esper_masks.actions.draws import Draw
-from esper_masks.compiled.torch_private import traced_transform, transformed
+from esper_masks.compiled.torch_private import traced_export, traced_transform, transformed
 from esper_masks.masks.masks import ActionMasks
 
 Form = Literal["stacked", "quick", "unrolled"]
@@ -76,12 +76,6 @@ def is_plain() -> bool:
     return not traced and not transformed()
 
 
-def computes_again() -> bool:
-    """Whether this is code for which ``apply`` may compute again: no transform and no export takes a checkpoint."""
-    compiler = torch.compiler
-    return compiler.is_compiling() and not compiler.is_exporting() and not traced_transform()
-
-
 def apply(function: Callable[..., Made], *inputs: Any, again: bool) -> Made:
     """``function(*inputs)``.
 
@@ -89,9 +83,10 @@ def apply(function: Callable[..., Made], *inputs: Any, again: bool) -> Made:
         function: of tensors, to tensors; it changes nothing.
         inputs: its arguments.
         again: in code that is compiled, whether the gradient computes the results again, and does not keep them. To
-            write a vector to memory and to read it takes longer than to compute it, a bool above all.
+            write a vector to memory and to read it takes longer than to compute it, a bool above all. No transform and
+            no export takes a checkpoint.
     """
-    if not again:
+    if not (again and torch.compiler.is_compiling()) or traced_export() or traced_transform():
         return function(*inputs)
     made: Made = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
     return made

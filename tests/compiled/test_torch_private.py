@@ -8,6 +8,7 @@ from contextlib import suppress
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -60,10 +61,10 @@ def lost(caught: list[warnings.WarningMessage]) -> list[str]:
 def test_this_torch_has_every_name() -> None:
     names = (*torch_private.COMPILING, *torch_private.WATCHING, *torch_private.BATCHING, "_assert_async")
     names += (*torch_private.TRANSFORMS, *torch_kept.KEEPING, *torch_kept.REVIVING, torch_private.EXPORTING)
-    names += (torch_private.DTYPE_RULES, *torch_private.INSTRUCTION_SETS)
+    names += (torch_private.DTYPE_RULES, *torch_private.INSTRUCTION_SETS, torch_private.EXPORTS)
     assert [name for name in names if torch_private.lacks(name)] == []
     assert torch_private.compiles_ahead()
-    assert torch_private.Known(vmap=True, assertions=True, transforms=True) == torch_private.KNOWN
+    assert torch_private.Known(vmap=True, exports=True, assertions=True, transforms=True) == torch_private.KNOWN
     assert torch_private.known_options(methods.CPU_OPTIONS) == methods.CPU_OPTIONS
 
 
@@ -110,7 +111,8 @@ def test_without_a_name_the_compiler_does_all_that_it_does(take: Taken, name: st
     one = torch.randn(5)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert torch.equal(methods.CompiledMethod(Sums().add)((one, one, False)), one * 3)
+        run = methods.CompiledMethod(Sums().add, told=partial(str, name))
+        assert torch.equal(run((one, one, False)), one * 3)
     [said] = lost(caught)
     assert "a first call of compiled code takes a fifth longer" in said
 
@@ -131,7 +133,7 @@ def test_what_is_left_out_of_a_build_is_done_again_after_it(
     inside, wide, made = True, sets.VecAVX512(), rules.__init__
     with torch._inductor.config.patch({"cpp.vec_isa_ok": True}), suppress(KeyError):
         torch_private._forget(sets)
-        with torch_private.brief():
+        with torch_private.brief(plain=True):
             assert wide
             made_once = rules()
             made_once.add = None
@@ -147,10 +149,39 @@ def test_what_is_left_out_of_a_build_is_done_again_after_it(
     assert asked == [(sets.VecAVX512._avx512_bf16_code, False)]
 
 
+def test_a_network_of_the_user_may_have_all_that_the_processor_has() -> None:
+    sets = torch._inductor.cpu_vec_isa
+    torch_private._forget(sets)
+    with torch_private.brief(plain=False):
+        inside = [str(own) for own in sets.valid_vec_isa_list()]
+    assert [str(own) for own in sets.valid_vec_isa_list()] == inside
+
+
+def test_one_thread_at_a_time_leaves_something_out() -> None:
+    rules = torch._inductor.dtype_propagation.DtypePropagationOpsHandler
+    first, made, order = Event(), rules.__init__, list[str]()
+
+    def second() -> None:
+        first.wait()
+        with torch_private.brief(plain=True):
+            order.append("second")
+
+    thread = Thread(target=second)
+    thread.start()
+    with torch_private.brief(plain=True):
+        first.set()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert rules.__init__ is made
+    assert "check_build" not in vars(torch._inductor.cpu_vec_isa.VecAVX512)
+
+
 def test_what_is_known_of_the_processor_stays_known(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = torch._inductor.cpu_vec_isa
     known = sets.valid_vec_isa_list()
-    with torch_private.brief():
+    with torch_private.brief(plain=True):
         assert "check_build" not in vars(sets.VecAVX512)
     assert sets.valid_vec_isa_list() is known
 

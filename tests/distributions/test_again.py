@@ -151,9 +151,39 @@ def test_a_transform_has_no_checkpoint() -> None:
         assert_near(made.detach(), function(argument).detach(), tolerance=1e-4)
 
 
-def test_where_transforms_cannot_be_seen_there_is_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distribution_from_outside_a_transform_has_no_checkpoint_within_it() -> None:
     logits, masks, action = arguments("esper-2025-12")
-    monkeypatch.setattr(torch_private.KNOWN, "vmap", False)
+
+    def scaled(logits: Tensor) -> Tensor:
+        [log_prob, entropy] = values(logits, masks, action, UPDATE)
+        dist = em.FactoredCategorical(logits, masks, validate="flag")
+        inside = torch.func.grad(lambda scale: (dist.log_prob(action) + dist.raw_entropy()).sum() * scale)(
+            torch.ones(())
+        )
+        return inside - (log_prob + entropy).sum()
+
+    made = torch.compile(scaled, fullgraph=True, backend=PARTITIONED)(logits.requires_grad_())
+    assert abs(made.item()) < 1e-3
+
+
+def test_a_distribution_that_leaves_its_graph_has_no_checkpoint() -> None:
+    logits, masks, action = arguments("esper-2025-12")
+    leaf, both = logits.requires_grad_(), torch.stack([action, action])
+
+    def make(logits: Tensor) -> em.FactoredCategorical:
+        return em.FactoredCategorical(logits, masks, validate="flag")
+
+    made, eager = (
+        torch.vmap(dist.log_prob)(both) for dist in (torch.compile(make, backend=PARTITIONED)(leaf), make(leaf))
+    )
+    assert_near(made.detach(), eager.detach(), tolerance=1e-5)
+    assert_near(gradient([made], leaf), gradient([eager], leaf), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("unseen", ["vmap", "exports"])
+def test_what_cannot_be_seen_in_a_graph_has_no_checkpoint(monkeypatch: pytest.MonkeyPatch, unseen: str) -> None:
+    logits, masks, action = arguments("esper-2025-12")
+    monkeypatch.setattr(torch_private.KNOWN, unseen, False)
     made, checkpoints = checkpointed(
         lambda logits: values(logits, masks, action, UPDATE), leaf := logits.requires_grad_()
     )
