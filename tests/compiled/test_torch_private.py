@@ -54,8 +54,9 @@ def take(hide: Taken, monkeypatch: pytest.MonkeyPatch) -> Taken:
     return hide
 
 
-def lost(caught: list[warnings.WarningMessage]) -> list[str]:
-    return [str(warning.message) for warning in caught if "has no torch." in str(warning.message)]
+def lost(caught: list[warnings.WarningMessage], name: str = "") -> list[str]:
+    """What is said to be lost for want of a name: torch 2.11 lacks more where nothing is built."""
+    return [str(warning.message) for warning in caught if f"has no torch.{name}" in str(warning.message)]
 
 
 def test_this_torch_has_every_name() -> None:
@@ -100,7 +101,7 @@ def test_without_a_name_no_code_is_kept(
         warnings.simplefilter("always")
         for told in ("one", "other"):
             assert torch.equal(methods.CompiledMethod(Sums().add, told=partial(str, told))((one, one, False)), one * 3)
-    [said] = lost(caught)
+    [said] = lost(caught, name)
     assert f"torch.{name}: compiled code is not kept for the next process" in said
     assert list(tmp_path.rglob("*.graph")) == []
 
@@ -113,7 +114,7 @@ def test_without_a_name_the_compiler_does_all_that_it_does(take: Taken, name: st
         warnings.simplefilter("always")
         run = methods.CompiledMethod(Sums().add, told=partial(str, name))
         assert torch.equal(run((one, one, False)), one * 3)
-    [said] = lost(caught)
+    [said] = [said for said in lost(caught) if name in said]
     assert "a first call of compiled code takes a fifth longer" in said
 
 
