@@ -59,11 +59,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
+UNROLLED = {
+    "unrolled": {},
+    "slabs": {"longest_row": 0},  # every head is long but the op
+    "families": {"longest_decision": 0},  # draws that are alike are one tensor
+    "slabs of families": {"longest_row": 0, "longest_decision": 0},  # and every head is long, the op among them
+}
+
+
 @pytest.fixture(params=["stacked", "quick", "unrolled"])
 def form(request: pytest.FixtureRequest) -> Iterator[str]:
     """The forms of the distributions, in eager code; what a compiler sees is chosen by size."""
     name: str = request.param
-    with forms.use("unrolled", longest_row=0) if name == "slabs" else forms.use(name):  # slabs: every head is long
+    with forms.use("unrolled", **UNROLLED[name]) if name in UNROLLED else forms.use(name):
         yield name
 
 

@@ -151,6 +151,17 @@ def merge_draws(draws: Sequence[Draw], head: int) -> HeadDraws:
     )
 
 
+def draws_alike(draws: Sequence[Draw]) -> list[range]:
+    """All draws in order, those together that follow each other and differ in the one op that draws there alone."""
+    starts = [at for at, draw in enumerate(draws) if not at or not _are_alike(draws[at - 1], draw)]
+    return [range(*pair) for pair in zip(starts, [*starts[1:], len(draws)])]
+
+
+def _are_alike(one: Draw, other: Draw) -> bool:
+    kinds = [(d.head, d.columns, d.words, d.needed_word, d.choice_words) for d in (one, other)]
+    return kinds[0] == kinds[1] and all(d.users and d.slot is None and not d.plain for d in (one, other))
+
+
 def build_draws(
     layout: ActionLayout, by_op: Heads = (), by_slot: Heads = (), dynamic: Dynamic | None = None
 ) -> tuple[Draw, ...]:

@@ -16,13 +16,14 @@ from esper_masks.actions.draws import Dynamic, Heads, build_draws
 from esper_masks.actions.layout import ActionLayout
 from esper_masks.decision.given import over_rows
 from esper_masks.decision.rows import Decision, allocate_decision, is_double
-from esper_masks.distributions.forms import is_long, of_decision
+from esper_masks.distributions.forms import is_crowded, is_long, of_decision, runs
 
 CHUNK_VALUES = 1 << 19  # of one such result in a chunk: 2 MiB of float32
 
 
 def values_per_row(layout: ActionLayout, by_slot: Heads = (), dynamic: Dynamic | None = None) -> tuple[int, int]:
-    """How many values of such a result one row has: of all draws, padded to the widest; compiled, of a long head.
+    """How many values of such a result one row has: of all draws, padded to the widest; compiled, of a long head or of
+    a family of draws.
 
     Args:
         layout: heads and ops.
@@ -33,7 +34,9 @@ def values_per_row(layout: ActionLayout, by_slot: Heads = (), dynamic: Dynamic |
     """
     draws = build_draws(layout, (), by_slot, dynamic)
     stacked = max(draw.size for draw in draws) * len(draws)
-    long = max([draw.size for draw in draws if is_long(draw)], default=0)
+    crowded = is_crowded(draws)
+    tensors = [(draws[run.start], len(run)) for run in runs(draws)]
+    long = max([draw.size * number for draw, number in tensors if number > 1 or is_long(draw, crowded)], default=0)
     eager, compiled = (stacked if of_decision(draws, how) == "stacked" else long for how in (False, True))
     return eager, compiled
 

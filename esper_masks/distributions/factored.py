@@ -97,7 +97,7 @@ class FactoredCategorical(MaskedDistribution):
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
         tables = draw_tables(masks.layout, masks.device, logits.by_op, logits.by_slot, masks.dynamic)
-        form = UnrolledHeads if of_decision(tables.draws) == "unrolled" else StackedHeads
+        form = UnrolledHeads if of_decision(tables.unrolled) == "unrolled" else StackedHeads
         self._form = form(tables, logits.arithmetic(), masks, self.min_prob, self._transposes, self._again)
         self._ignored = None if active is None else ~active
         if self._validate != "off":

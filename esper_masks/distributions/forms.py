@@ -6,8 +6,8 @@ Everything is written in two forms, with one signature and the same results:
     unrolled    a vector over rows per action     many ops, which a compiler fuses into one loop over rows
 
 In eager code an op costs more than its arithmetic, so eager code is stacked. Compiled code is unrolled as long as it
-is small, because each unrolled action takes about a second to build. An unrolled whole action may still have a *long*
-head: that head alone stays one tensor, or one for each slot.
+is small, because each unrolled action takes a fraction of a second to build. An unrolled whole action may still have a
+*long* head: that head alone stays one tensor, or one for each slot. So do the draws of a *family*, see ``runs``.
 
 A stacked whole action without floors is *quick* in eager code on a CPU: there some ops take forty times as long as
 others, and it has more of the others, see ``quick``. A GPU, where each op is a launch, has the plain one. So have
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from esper_masks.actions.draws import Draw
+from esper_masks.actions.draws import Draw, draws_alike
 from esper_masks.compiled.torch_private import traced_export, traced_transform, transformed
 from esper_masks.masks.masks import ActionMasks
 
@@ -37,7 +37,7 @@ LONGEST_DECISION = 128  # actions of all unrolled draws: high, because stacked d
 
 _used: Literal["stacked", "unrolled"] | None = None
 _quick = True
-_longest_row = LONGEST_ROW
+_longest_row, _longest_decision = LONGEST_ROW, LONGEST_DECISION
 
 
 def of_row(actions: int) -> Form:
@@ -53,16 +53,33 @@ def of_decision(draws: Sequence[Draw], compiled: bool | None = None) -> Form:
         compiled: whether for compiled code; by default whether a compiler is tracing this call.
     """
     compiled = torch.compiler.is_compiling() if compiled is None else compiled
-    one_by_one = sum(draw.size for draw in draws if not is_long(draw))
+    crowded = is_crowded(draws)
+    alone = [draws[run.start] for run in runs(draws) if len(run) == 1]
+    one_by_one = sum(draw.size for draw in alone if not is_long(draw, crowded))
     return _used or ("unrolled" if compiled and one_by_one <= LONGEST_DECISION else "stacked")
 
 
-def is_long(draw: Draw) -> bool:
+def is_crowded(draws: Sequence[Draw]) -> bool:
+    """Whether an unrolled whole action would be too large, had every draw of its own but for those of long heads."""
+    return sum(draw.size for draw in draws if not is_long(draw)) > _longest_decision
+
+
+def is_long(draw: Draw, crowded: bool = False) -> bool:
     """Whether a head stays one tensor in an unrolled whole action: it has many choices, in all its slots together.
 
-    The op never does: each op decides what is drawn.
+    The op does only where the whole action is crowded: unrolled, three times as fast, each op decides what is drawn.
     """
-    return draw.size * draw.slots > _longest_row and not draw.of_op
+    return draw.size * draw.slots > _longest_row and (crowded or not draw.of_op)
+
+
+def runs(draws: Sequence[Draw]) -> list[range]:
+    """The draws of an unrolled whole action, in order: one by one or, where it is crowded, by *family*.
+
+    A family, the draws of one head that differ in their op alone, is one tensor.
+    """
+    if is_crowded(draws):
+        return draws_alike(draws)
+    return [range(at, at + 1) for at in range(len(draws))]
 
 
 def is_quick(logits: Tensor) -> bool:
@@ -102,13 +119,13 @@ def choice_words(masks: ActionMasks) -> Tensor:
     return torch.cat(words, -1)
 
 
-def chosen() -> tuple[Form | None, int]:
+def chosen() -> tuple[Form | None, int, int]:
     """What decides on the form beside the action, see ``use``."""
-    return _used, _longest_row
+    return _used, _longest_row, _longest_decision
 
 
 @contextmanager
-def use(form: Form, *, longest_row: int = LONGEST_ROW) -> Iterator[None]:
+def use(form: Form, *, longest_row: int = LONGEST_ROW, longest_decision: int = LONGEST_DECISION) -> Iterator[None]:
     """Every distribution that this process makes inside takes one form, in eager code too: for tests of the forms.
 
     Compiled steps keep what they were built with.
@@ -116,14 +133,16 @@ def use(form: Form, *, longest_row: int = LONGEST_ROW) -> Iterator[None]:
     Args:
         form: the form.
         longest_row: a head with more choices is long in an unrolled whole action.
+        longest_decision: with more choices in all it is crowded.
     """
-    global _used, _quick, _longest_row
-    before = _used, _quick, _longest_row
-    _used, _quick, _longest_row = "unrolled" if form == "unrolled" else "stacked", form == "quick", longest_row
+    global _used, _quick, _longest_row, _longest_decision
+    before = _used, _quick, _longest_row, _longest_decision
+    _used, _quick = "unrolled" if form == "unrolled" else "stacked", form == "quick"
+    _longest_row, _longest_decision = longest_row, longest_decision
     try:
         yield
     finally:
-        _used, _quick, _longest_row = before
+        _used, _quick, _longest_row, _longest_decision = before
 
 
 class AnyHeads(Protocol):

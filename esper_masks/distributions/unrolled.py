@@ -11,7 +11,7 @@ from torch import Tensor
 from esper_masks.actions.draws import Draw, HeadDraws
 from esper_masks.actions.layout import CHOICE_BITS
 from esper_masks.actions.tables import DrawTables
-from esper_masks.distributions.forms import apply, choice_words, is_long
+from esper_masks.distributions.forms import apply, choice_words, is_crowded, is_long, runs
 from esper_masks.distributions.logits import Floors
 from esper_masks.distributions.softmax import LongSoftmax, MaskedSoftmax, Slabs, UnrolledSoftmax, exceeds, spread
 from esper_masks.masks.masks import ActionMasks
@@ -31,7 +31,8 @@ class UnrolledHeads:
     A compiler fuses all of these ops into one loop over rows, in which what lies between logits and actions stays in
     registers. So a value is picked by a chain of ``where`` over ops or slots, never looked up: a load from a computed
     place is one scalar at a time. Choices that no state allows are left out. A *long* head, see ``forms``, is one
-    tensor ``[n, ...]`` all the same, or the loop would take minutes to build.
+    tensor ``[n, ...]`` all the same, and a family of draws is ``[n, family, ...]``, or the loop would take minutes to
+    build.
 
     See ``AnyHeads`` for arguments and methods. Logits row by row are transposed first: a compiler that does not
     vectorize loads which are not side by side needs it. For others it is a detour, so ``transposes=False`` leaves it
@@ -67,20 +68,51 @@ class UnrolledHeads:
         self.slot_words = masks.slot_words.movedim(-1, 0)
         self.choice_words = choice_words(masks).unbind(-1) if tables.dynamic else ()
         self.floors = (0.0,) * len(tables.sizes) if floors is None else floors
-        bits = tables.bits.view(tables.width, tables.count)
-        self.softmaxes = [self._softmax(draw, bits[:, at]) for at, draw in zip(tables.unrolled_at, self.draws)]
+        self.runs, self._crowded = runs(self.draws), is_crowded(self.draws)
+        self.softmaxes = [self._softmax(run) if len(run) == 1 else self._family(run) for run in self.runs]
         self.op = self.softmaxes[0] if self.draws[0].of_op else None  # None: the layout has one op, which nobody draws
         self.like = self.softmaxes[0].total
 
-    def _softmax(self, draw: Draw, bits: Tensor) -> MaskedSoftmax:
-        """Of one draw; ``bits`` are its own, words ``[width]``."""
+    def _is_long(self, draw: Draw) -> bool:
+        return is_long(draw, self._crowded)
+
+    def _by_draw(self, values: Iterable[Tensor]) -> list[Tensor]:
+        """Values of each softmax as those of each draw, ``[...]``."""
+        each = [value.unbind() if len(run) > 1 else (value,) for run, value in zip(self.runs, values)]
+        return [value for own in each for value in own]
+
+    def _places(self, run: range) -> slice:
+        """Where draws stand in the tables."""
+        first = self.tables.unrolled_at[run.start]
+        return slice(first, first + len(run))
+
+    def _softmax(self, run: range) -> MaskedSoftmax:
+        """Of one draw."""
+        draw, tables = self.draws[run.start], self.tables
+        bits = tables.bits.view(tables.width, tables.count)[:, tables.unrolled_at[run.start]]
         choices = self._choices(draw)
         words = self._words(draw, bits, choices)
         illegal: list[Tensor | None] = [None if word is None else word == 0 for word in words]
         if draw.choice_words is not None:
             lacking = self._lacking(draw, self._held(draw), choices)
             illegal = [lacks if no is None else no | lacks for no, lacks in zip(illegal, lacking)]
-        return self._made(draw, choices, self._logits(draw.columns, choices, is_long(draw)), illegal)
+        return self._made(draw, choices, self._logits(draw.columns, choices, self._is_long(draw)), illegal)
+
+    def _family(self, run: range) -> MaskedSoftmax:
+        """Of draws that differ in their op alone, ``[n, family, ...]``."""
+        draw, tables, axes = self.draws[run.start], self.tables, self.words[0].ndim
+        choices = range(draw.size)
+        bits = tables.bits.view(tables.width, tables.count)[: draw.size, self._places(run)]
+        in_slots = len(set(draw.words)) > 1
+        words = self.slot_words if in_slots else self.words[draw.words[0]].unsqueeze(0)
+        illegal = (words.unsqueeze(1) & bits.view(*bits.shape, *[1] * axes)) == 0
+        if draw.choice_words is not None:
+            lacking = self._lacking(draw, self._held(draw), choices)
+            illegal = illegal | (lacking[0] if self._is_long(draw) else torch.stack([*lacking])).unsqueeze(1)
+        [logits] = self._logits(draw.columns, choices, long=True)
+        floor = self.floors[draw.head]
+        logits, capped = logits.unsqueeze(1).expand(illegal.shape), exceeds(floor, draw.size)
+        return LongSoftmax([logits], [illegal], min_prob=floor, capped=capped, again=self.again)
 
     def _merged(self, head: HeadDraws, bits: Tensor, op: Tensor, slot: Tensor) -> MaskedSoftmax:
         """Of all draws of a head as one, each row with the logits, the bits and the choices of its own op and slot.
@@ -96,7 +128,7 @@ class UnrolledHeads:
             op: ``[*sample, ...]``.
             slot: the same; only a head with a draw in each slot looks at it.
         """
-        whole, long = head.whole, is_long(head.whole)
+        whole, long = head.whole, self._is_long(head.whole)
         choices = self._choices(whole)
 
         def sampled(slabs: Slabs) -> Slabs:
@@ -109,9 +141,14 @@ class UnrolledHeads:
             rows = reduce(torch.logical_and, conditions)
             own = sampled(self._logits(columns, choices, long))
             logits = [torch.where(rows, x, others) for x, others in zip(own, logits)]
-        bit = torch.zeros_like(op, dtype=self.tables.word_dtype)
-        for users in head.groups:
-            bit = torch.where(self._uses(op, users), users, bit)
+        if self._is_long_op:
+            bit = self._bit(op) & whole.users
+            for users in head.groups if len(head.groups) < len(self._ops(whole.users)) else ():
+                bit = torch.where((bit & users) != 0, users, bit)
+        else:
+            bit = torch.zeros_like(op, dtype=self.tables.word_dtype)
+            for users in head.groups:
+                bit = torch.where(self._uses(op, users), users, bit)
         word = self._in_slot(slot, [self.words[draw.words[0]] for draw in head.slots]) if head.slots else None
         words = sampled([word for word in self._words(whole, bits, choices, word) if word is not None])
         kept = apply(lambda: [word & bit for word in words], again=self.again)
@@ -125,13 +162,13 @@ class UnrolledHeads:
     def _made(
         self, draw: Draw, choices: Sequence[int], logits: Slabs, illegal: Sequence[Tensor | None]
     ) -> MaskedSoftmax:
-        floor, softmax = self.floors[draw.head], LongSoftmax if is_long(draw) else UnrolledSoftmax
+        floor, softmax = self.floors[draw.head], LongSoftmax if self._is_long(draw) else UnrolledSoftmax
         capped = exceeds(floor, len(choices))
         return softmax(logits, illegal, actions=choices, min_prob=floor, capped=capped, again=self.again)
 
     def _choices(self, draw: Draw) -> Sequence[int]:
         """The choices that have a slab of their own, or share one."""
-        return range(draw.size) if is_long(draw) else [k for k, some in enumerate(draw.bits) if some] or [0]
+        return range(draw.size) if self._is_long(draw) else [k for k, some in enumerate(draw.bits) if some] or [0]
 
     def _logits(self, columns: Sequence[int], choices: Sequence[int], long: bool) -> Slabs:
         first = columns[0]  # a head's columns lie side by side
@@ -145,7 +182,7 @@ class UnrolledHeads:
         All choices have the one word that is given, or else each its own.
         """
         own = [self.words[draw.words[k]] if word is None else word for k in choices]
-        if not is_long(draw):
+        if not self._is_long(draw):
             static = self.tables.static
             return [
                 None if draw.bits[k] & static and not draw.words[k] else word & draw.bits[k]
@@ -161,7 +198,7 @@ class UnrolledHeads:
 
     def _lacking(self, draw: Draw, held: Slabs, choices: Sequence[int]) -> Slabs:
         """Where choice words lack a choice."""
-        if not is_long(draw):
+        if not self._is_long(draw):
             return [(held[k // CHOICE_BITS] & draw.choice_bits[k]) == 0 for k in choices]
         parts = [
             word & self.tables.bits_of_word[: draw.size - at * CHOICE_BITS].view(-1, *[1] * word.ndim)
@@ -179,16 +216,23 @@ class UnrolledHeads:
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def draw_faults(self) -> Slabs:
-        """Draws that leave their row without an action, bool ``[...]`` each."""
-        needed = [(self.words[draw.needed_word] & draw.needed_by) != 0 for draw in self.draws]
-        return [softmax.invalid & present for softmax, present in zip(self.softmaxes, needed)]
+        """Of each softmax, whether it leaves a row without an action, bool ``[...]``."""
+        faults: list[Tensor] = []
+        for run, softmax in zip(self.runs, self.softmaxes):
+            draw, word = self.draws[run.start], self.words[self.draws[run.start].needed_word]
+            if len(run) == 1:
+                faults.append(softmax.invalid & ((word & draw.needed_by) != 0))
+            else:
+                needed_by = self.tables.needed_by[self._places(run)].view(-1, *[1] * word.ndim)
+                faults.append((softmax.invalid & ((word & needed_by) != 0)).any(0))
+        return faults
 
     def faulty(self) -> Tensor:
         return _any(self.draw_faults())
 
     def faults(self) -> Tensor:
-        faults = zip(self.draws, self.draw_faults())
-        return reduce(torch.bitwise_or, [fault.long() << draw.head for draw, fault in faults])
+        heads = [self.draws[run.start].head for run in self.runs]
+        return reduce(torch.bitwise_or, [fault.long() << head for head, fault in zip(heads, self.draw_faults())])
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
@@ -275,13 +319,28 @@ class UnrolledHeads:
         """A head given op and slot, which are among the values of an action."""
         op = self._op(values)
         slot = op if self.tables.slot_at is None else values[self.tables.slot_at]
-        softmax, used = self.softmaxes[head.draws[0]], self._uses(op, head.whole.users)
+        used = self._uses(op, head.whole.users)
         if head.slots:  # no draw is of a slot that does not exist
             used = used & (slot >= 0) & (slot < len(head.slots))
-        return Given(head.head, softmax if len(head.draws) == 1 else self._merged(head, bits, op, slot), used)
+        if len(head.draws) > 1:
+            return Given(head.head, self._merged(head, bits, op, slot), used)
+        [softmax] = [own for run, own in zip(self.runs, self.softmaxes) if run.start == head.draws[0]]
+        return Given(head.head, softmax, used)
+
+    @property
+    def _is_long_op(self) -> bool:
+        return self.op is not None and self._is_long(self.draws[0])
 
     def _uses(self, op: Tensor, users: int) -> Tensor:
+        if self._is_long_op:
+            return (self._bit(op) & users) != 0
         return _any([op == i for i in self._ops(users)])
+
+    def _bit(self, op: Tensor) -> Tensor:
+        """The bit of an op in a word, 0 for one that does not exist."""
+        there = (op >= 0) & (op < self.tables.ops)
+        one = torch.ones_like(op, dtype=self.tables.word_dtype)
+        return torch.where(there, one << op.clamp(0, self.tables.ops - 1).to(one.dtype), 0)
 
     def _ops(self, users: int) -> list[int]:
         return [i for i in range(self.tables.ops) if users >> i & 1]
@@ -294,7 +353,8 @@ class UnrolledHeads:
     def head_entropies(self) -> Tensor:
         entropies = []
         for head in range(len(self.tables.sizes)):
-            own = [(s, draw) for s, draw in zip(self.softmaxes, self.draws) if draw.head == head and draw.plain]
+            each_draw = [(s, self.draws[run.start]) for run, s in zip(self.runs, self.softmaxes)]  # no family is plain
+            own = [(s, draw) for s, draw in each_draw if draw.head == head and draw.plain]
             each = [softmax.normalized_entropy() for softmax, _ in own]
             if len(each) > 1:
                 weights = [self._weight(*of) for of in own]
@@ -316,36 +376,63 @@ class UnrolledHeads:
         finite = self._chain([value.masked_fill(none, 0) for value, none in zip(values, lacking)])
         if self.op is None:
             return finite.masked_fill(_any(lacking), math.inf)
-        drawn = [log_prob != -math.inf for log_prob in self.op.log_probs()]  # a probability may underflow
+        drawn = [log_prob != -math.inf for log_prob in self._of_op(self.op.log_probs())]  # it may underflow
         slots = self._of_slots(lambda softmax: softmax.log_probs())
         beyond = [lacking[0]]
-        for draw, none in zip(self.draws[1:], lacking[1:]):
+        for draw, none in zip(self.draws[1:], self._by_draw(lacking)[1:]):
             for op in self._ops(draw.users):
                 some = none & drawn[op]
                 beyond += [some if draw.slot is None else some & (slots[op][draw.slot] != -math.inf)]
         return finite.masked_fill(_any(beyond), math.inf)
 
     def _chain(self, values: Slabs) -> Tensor:
-        """The op's value, and that of every draw times the probability that a head is taken from it."""
+        """The op's value, and that of every draw times the probability that a head is taken from it.
+
+        Args:
+            values: of each softmax.
+        """
         if self.op is None:
             return _total(values)
-        probs, total = self.op.probs(), values[0]
+        probs, total = self._of_op(self.op.probs()), values[0]
         slots = self._of_slots(lambda softmax: softmax.probs())
-        for draw, value in zip(self.draws[1:], values[1:]):
-            if draw.users:
+        for run, value in zip(self.runs[1:], values[1:]):
+            draw = self.draws[run.start]
+            if len(run) > 1:
+                ops = [op for at in run for op in self._ops(self.draws[at].users)]
+                total = total + (self._of_ops(ops, probs) * value).sum(0)
+            elif draw.users:
                 ops, at = self._ops(draw.users), draw.slot
                 each = [probs[op] if at is None else probs[op] * slots[op][at] for op in ops]
                 total = total + _total(each) * value
         return total
 
+    def _of_ops(self, ops: Sequence[int], probs: Slabs) -> Tensor:
+        """Probabilities of some ops, ``[number of ops, ...]``."""
+        if not self._is_long_op:
+            return torch.stack([probs[op] for op in ops])
+        assert self.op is not None
+        [slab] = self.op.probs()  # a compiler makes a loop of each part that it joins
+        starts = [at for at, op in enumerate(ops) if not at or op != ops[at - 1] + 1]
+        parts = [slab[ops[at] : ops[end - 1] + 1] for at, end in zip(starts, [*starts[1:], len(ops)])]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _of_op(self, slabs: Slabs) -> Slabs:
+        """Values of each op."""
+        return slabs[0].unbind() if self._is_long_op else slabs
+
     def _of_slots(self, values: Callable[[MaskedSoftmax], Slabs]) -> dict[int, Slabs]:
         """Values of each slot under each op, of the ops that take a head from draws of one slot."""
-        of_slot = [of for of in zip(self.softmaxes, self.draws) if of[1].head == self.tables.slot_at]
-        made = {}
-        for op in self.tables.slot_draws:
-            softmax, draw = next(of for of in of_slot if of[1].users >> op & 1)
+        made: dict[int, Slabs] = {}
+        for run, softmax in zip(self.runs, self.softmaxes):
+            draws = self.draws[run.start : run.stop]
+            wanted = [[op for op in self._ops(draw.users) if op in self.tables.slot_draws] for draw in draws]
+            if draws[0].head != self.tables.slot_at or not any(wanted):
+                continue
             slabs = values(softmax)
-            made[op] = slabs[0].unbind() if is_long(draw) else slabs
+            each: list[Slabs] = [slabs[0].unbind() if len(run) == 1 and self._is_long(draws[0]) else slabs]
+            if len(run) > 1:
+                each = [slab.unbind() for slab in slabs[0].unbind(1)]
+            made |= {op: own for ops, own in zip(wanted, each) for op in ops}
         return made
 
 

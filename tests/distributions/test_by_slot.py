@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 import esper_masks as em
 from esper_masks import reference
 from esper_masks.actions.layout import ActionLayout
+from tests.conftest import UNROLLED
 from tests.enumeration import (
     PENDING,
     READY,
@@ -35,7 +36,7 @@ from tests.masks.slotted import SlottedCase, slotted_cases
 
 pytestmark = [
     pytest.mark.usefixtures("form"),
-    pytest.mark.parametrize("form", ["stacked", "quick", "unrolled", "slabs"], indirect=True),
+    pytest.mark.parametrize("form", ["stacked", "quick", *UNROLLED], indirect=True),
 ]
 BATCH = 3
 

@@ -15,6 +15,8 @@ from torch.distributions import Distribution, kl_divergence
 import esper_masks as em
 from esper_masks import reference
 from esper_masks.reference.joint import joint_kl
+from tests.conftest import UNROLLED
+from tests.enumeration import head_of, layout_of
 from tests.helpers import (
     NONDETERMINISM,
     as_bools,
@@ -28,7 +30,7 @@ from tests.strategies import Case, random_cases
 
 pytestmark = [
     pytest.mark.usefixtures("form"),
-    pytest.mark.parametrize("form", ["stacked", "quick", "unrolled", "slabs"], indirect=True),
+    pytest.mark.parametrize("form", ["stacked", "quick", *UNROLLED], indirect=True),
 ]
 NAMES = em.rulesets()
 LOWEST = torch.finfo(torch.float64).min
@@ -675,3 +677,14 @@ def test_the_slot_s_floor_is_of_the_slots_of_its_op() -> None:
     dist = em.FactoredCategorical(logits, masks, min_prob={"slot": 0.4})
     scores = dist.head_log_probs(torch.tensor([[[1, 1, 0, 1]], [[2, 1, 0, 1]], [[0, 0, 0, 2]]])).exp()
     assert_near(scores[:, 0, 0], [0.335, 0.3325, 1.0])
+
+
+def test_an_op_that_does_not_exist_uses_no_head() -> None:
+    """Nor those that the first or the last op uses."""
+    nodes = head_of("node", 2, dict.fromkeys((0, 2), (0, 1)), 3)
+    layout = layout_of(3, 2, [0, 2], [nodes])
+    masks = em.ActionMasks.from_words(layout, torch.full((2, 2), 0b101, dtype=torch.int32))
+    dist = em.FactoredCategorical(torch.randn(2, layout.logit_size), masks)
+    scores = dist.head_log_probs(torch.tensor([[1, 1, -1], [1, 1, 3]]))
+    assert scores.tolist() == [[0.0, 0.0, -math.inf]] * 2
+    assert (dist.head_log_probs(torch.tensor([[1, 1, 0], [1, 1, 2]])) < 0).all()

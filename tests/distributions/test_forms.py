@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import esper_masks as em
-from esper_masks.actions.draws import build_draws
+from esper_masks.actions.draws import build_draws, draws_alike
+from esper_masks.bench.lifecycles import grown
 from esper_masks.distributions import forms
 from tests.enumeration import head_of, layout_of
 from tests.helpers import OpRecorder, random_states
@@ -66,12 +67,37 @@ def test_a_head_in_many_slots_is_long() -> None:
 
 
 def test_compiled_code_is_unrolled_while_it_is_small() -> None:
-    """Eager code never; a head beyond the length of a row does not count, since it is one tensor."""
-    for rules, slots, form in (
-        ("esper-2025-12", 3, "unrolled"),
-        ("esper-2026-06", 16, "stacked"),
-        ("esper-2026-06", 17, "unrolled"),
+    """Eager code never; what is one tensor does not count: a head beyond the length of a row, draws that are alike."""
+    for rules, slots, form, tensors in (
+        (em.ruleset("esper-2025-12"), 3, "unrolled", 0),
+        (em.ruleset("esper-2026-06"), 16, "unrolled", 1),
+        (em.ruleset("esper-2026-06"), 17, "unrolled", 0),
+        (grown(4, 24, 0), 3, "unrolled", 0),
+        (grown(4, 60, 0), 3, "unrolled", 1),
+        (grown(40, 4, 0), 3, "stacked", 1),
     ):
-        draws = build_draws(em.MaskEngine(em.ruleset(rules), [f"s{i}" for i in range(slots)]).layout)
+        draws = build_draws(em.MaskEngine(rules, [f"slot{i}" for i in range(slots)]).layout)
         assert forms.of_decision(draws, compiled=True) == form
         assert forms.of_decision(draws) == forms.of_row(2) == "stacked"
+        assert sum(len(run) > 1 for run in forms.runs(draws)) == tensors
+
+
+def test_the_op_is_long_where_a_whole_action_is_crowded() -> None:
+    for ops, long in ((24, False), (60, True)):
+        draws = build_draws(em.MaskEngine(grown(4, ops, 0), [f"slot{i}" for i in range(3)]).layout)
+        assert forms.is_crowded(draws) == long
+        assert forms.is_long(draws[0], forms.is_crowded(draws)) == long
+        [family] = [run for run in draws_alike(draws) if len(run) > 1]
+        assert {draws[at].head for at in family} == {0}
+        assert [draws[at].users for at in family] == [1 << op for op in range(1, ops)]
+
+
+def test_a_family_is_of_one_head_and_differs_in_the_op_alone() -> None:
+    draws = build_draws(ENGINE.layout, by_op=(ENGINE.layout.position("style"),))
+    assert [at for run in draws_alike(draws) for at in run] == [*range(len(draws))]
+    for run in draws_alike(draws):
+        own = [draws[at] for at in run]
+        assert len({(draw.head, draw.columns, draw.words, draw.size) for draw in own}) == 1
+        assert len(run) == 1 or all(draw.users.bit_count() == 1 and not draw.plain for draw in own)
+    names = [ENGINE.layout.head_names[draws[run.start].head] for run in draws_alike(draws) if len(run) > 1]
+    assert names == ["slot"]
