@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 import esper_masks as em
 from esper_masks import reference
 from esper_masks.actions.layout import ActionLayout
+from esper_masks.distributions import forms
 from tests.conftest import UNROLLED
 from tests.enumeration import (
     PENDING,
@@ -71,6 +72,10 @@ def test_random_layouts_equal_enumeration(seed: int) -> None:
     drawn = dist.sample(noise=noise)
     for env in range(BATCH):
         assert_equals_row(dist, row_of(masks, logits, env, by_slot, floors), env, noise, drawn)
+    with forms.use("stacked"):
+        plain = em.FactoredCategorical(logits, masks, by_slot=by_slot, min_prob=floors, validate="flag")
+    any_action = torch.randint(-1, max(head.size for head in layout.heads) + 1, (50, BATCH, len(masks)))
+    assert_near(dist.head_log_probs(any_action), plain.head_log_probs(any_action))  # legal or not
 
 
 @given(st.integers(0, 2**31))
