@@ -188,7 +188,7 @@ def can_compile_ahead(call: Any) -> bool:
 def brief(plain: bool) -> Iterator[None]:
     """Let torch's compiler leave out what it does in vain, a fifth of a first call; in one thread at a time.
 
-    For each op of a graph it makes its table of all ops anew. And of each set of instructions beyond AVX-512 that the
+    For each op of a graph it makes its table of all ops again. And of each set of instructions beyond AVX-512 that the
     processor has (bf16, VNNI, AMX) it builds and loads a program to see whether it can. What it found without them is
     forgotten afterwards, for whoever compiles something else.
 

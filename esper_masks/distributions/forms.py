@@ -33,6 +33,7 @@ Form = Literal["stacked", "quick", "unrolled"]
 Made = TypeVar("Made")
 
 LONGEST_ROW = 16  # actions of an unrolled row: with more, a stacked one is nearly as fast
+LONG_DRAW = 8  # actions that take as long to build as a long draw of its own, counted where there are many
 LONGEST_DECISION = 128  # actions of all unrolled draws: high, because stacked draws are padded to the widest
 
 _used: Literal["stacked", "unrolled"] | None = None
@@ -53,10 +54,11 @@ def of_decision(draws: Sequence[Draw], compiled: bool | None = None) -> Form:
         compiled: whether for compiled code; by default whether a compiler is tracing this call.
     """
     compiled = torch.compiler.is_compiling() if compiled is None else compiled
-    crowded = is_crowded(draws)
-    alone = [draws[run.start] for run in runs(draws) if len(run) == 1]
-    one_by_one = sum(draw.size for draw in alone if not is_long(draw, crowded))
-    return _used or ("unrolled" if compiled and one_by_one <= LONGEST_DECISION else "stacked")
+    if _used or not compiled:
+        return _used or "stacked"
+    crowded, alone = is_crowded(draws), [draws[run.start] for run in runs(draws) if len(run) == 1]
+    sizes = [LONG_DRAW * crowded if is_long(draw, crowded) else draw.size for draw in alone]
+    return "unrolled" if sum(sizes) <= LONGEST_DECISION else "stacked"
 
 
 def is_crowded(draws: Sequence[Draw]) -> bool:

@@ -82,14 +82,14 @@ class UnrolledHeads:
         return [value for own in each for value in own]
 
     def _places(self, run: range) -> slice:
-        """Where draws stand in the tables."""
+        """Where draws stand in the tables: side by side there, too, since a family has one width."""
         first = self.tables.unrolled_at[run.start]
         return slice(first, first + len(run))
 
     def _softmax(self, run: range) -> MaskedSoftmax:
         """Of one draw."""
         draw, tables = self.draws[run.start], self.tables
-        bits = tables.bits.view(tables.width, tables.count)[:, tables.unrolled_at[run.start]]
+        bits = tables.bits.view(tables.width, tables.count)[:, self._places(run).start]
         choices = self._choices(draw)
         words = self._words(draw, bits, choices)
         illegal: list[Tensor | None] = [None if word is None else word == 0 for word in words]

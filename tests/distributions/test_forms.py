@@ -82,6 +82,18 @@ def test_compiled_code_is_unrolled_while_it_is_small() -> None:
         assert sum(len(run) > 1 for run in forms.runs(draws)) == tensors
 
 
+def test_many_long_draws_of_their_own_are_not_unrolled() -> None:
+    """A first call would take minutes: draws by op have other columns, those in slots other words."""
+    alike, own = range(20), {op: [0, *(1 + bit for bit in range(5) if op >> bit & 1)] for op in range(1, 32)}
+    for uses, wide in ((dict.fromkeys(own, alike), {"by_op": (1,)}), (own, {"by_slot": (1,)})):
+        node = head_of("node", 20, uses, 32)
+        draws = build_draws(layout_of(32, 4, [*uses], [node]), **wide)
+        crowded = forms.is_crowded(draws)
+        assert crowded
+        assert sum(forms.is_long(draw, crowded) for draw in draws) > 30
+        assert forms.of_decision(draws, compiled=True) == "stacked"
+
+
 def test_the_op_is_long_where_a_whole_action_is_crowded() -> None:
     for ops, long in ((24, False), (60, True)):
         draws = build_draws(em.MaskEngine(grown(4, ops, 0), [f"slot{i}" for i in range(3)]).layout)
