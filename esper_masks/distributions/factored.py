@@ -97,8 +97,11 @@ class FactoredCategorical(MaskedDistribution):
         super().__init__(masks.shape, heads, validate_args=False)  # torch's validation fails under compile
         self.masks, self.active, self._logits = masks, active, logits
         tables = draw_tables(masks.layout, masks.device, logits.by_op, logits.by_slot, masks.dynamic)
-        form = UnrolledHeads if of_decision(tables.unrolled) == "unrolled" else StackedHeads
-        self._form = form(tables, logits.arithmetic(), masks, self.min_prob, self._transposes, self._again)
+        made_of = tables, logits.arithmetic(), masks, self.min_prob
+        if of_decision(tables.unrolled) == "unrolled":
+            self._form = UnrolledHeads(*made_of, transposes=self._transposes, again=self._again)
+        else:
+            self._form = StackedHeads(*made_of)
         self._ignored = None if active is None else ~active
         if self._validate != "off":
             faulty = self._form.faulty()

@@ -159,8 +159,6 @@ class AnyHeads(Protocol):
         parts: logits side by side in one or more tensors ``[..., columns]``, float32 or float64.
         masks: which actions are legal.
         floors: least probability of a legal choice, one per head; None for none.
-        transposes: whether row-major logits are transposed first, see ``UnrolledHeads``.
-        again: whether compiled code computes again what its gradient needs, see ``apply``.
     """
 
     like: Tensor  # of the dtype and on the device of the arithmetic

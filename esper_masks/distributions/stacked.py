@@ -24,15 +24,7 @@ class StackedHeads:
     for arguments and methods.
     """
 
-    def __init__(
-        self,
-        tables: DrawTables,
-        parts: list[Tensor],
-        masks: ActionMasks,
-        floors: Floors,
-        transposes: bool,
-        again: bool,
-    ):
+    def __init__(self, tables: DrawTables, parts: list[Tensor], masks: ActionMasks, floors: Floors):
         self.tables, self.shape, ops = tables, masks.shape, masks.op_words
         static = tables.static
         words = [ops | static, *(torch.where((ops & openers) == 0, static, ops) for openers in tables.closing)]

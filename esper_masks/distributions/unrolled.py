@@ -34,9 +34,12 @@ class UnrolledHeads:
     tensor ``[n, ...]`` all the same, and a family of draws is ``[n, family, ...]``, or the loop would take minutes to
     build.
 
-    See ``AnyHeads`` for arguments and methods. Logits row by row are transposed first: a compiler that does not
-    vectorize loads which are not side by side needs it. For others it is a detour, so ``transposes=False`` leaves it
-    out.
+    See ``AnyHeads`` for what both forms are made of, and for methods.
+
+    Args:
+        transposes: whether logits row by row are transposed first: a compiler that does not vectorize loads which are
+            not side by side needs it. For others it is a detour.
+        again: whether the gradient computes again what it needs, see ``apply``.
     """
 
     def __init__(
