@@ -33,13 +33,18 @@ def whole_code(plain: bytes, held: Mapping[int, Any]) -> CodeType:
 
 
 class Later:
-    """A module that is imported when something of it is used, beside what is known of it."""
+    """A module that is imported when something of it is used, beside what is known of it.
+
+    What bytecode uses of it does not change, so it is looked up once.
+    """
 
     def __init__(self, name: str, known: Mapping[str, Any]):
-        self.name, self.known = name, known
+        self._name = name
+        vars(self).update(known)
 
     def __getattr__(self, attribute: str) -> Any:
-        return self.known[attribute] if attribute in self.known else getattr(import_module(self.name), attribute)
+        found = vars(self)[attribute] = getattr(import_module(self._name), attribute)
+        return found
 
 
 def class_alone(source: str, name: str) -> tuple[str, set[str]]:

@@ -41,6 +41,7 @@ from esper_masks.compiled import kept
 from esper_masks.compiled.torch_kept import can_keep, saves_plainly, tell_seen
 from esper_masks.compiled.torch_private import (
     Ahead,
+    alike,
     brief,
     can_compile_ahead,
     compile_ahead,
@@ -84,6 +85,14 @@ class Entry(NamedTuple):
         return self.graph(_crossing(inputs, self.as_bits), out)
 
 
+class Recalled(NamedTuple):
+    """What served a call that was remembered."""
+
+    fits: Callable[..., bool]  # whether tensors are like those of that call
+    entry: Entry
+    rest: Any  # what the caller found out
+
+
 @dataclass
 class Graphs:
     """What serves the calls of one signature."""
@@ -121,6 +130,7 @@ class CompiledMethod:
     """
 
     max_entries = 4096  # calls of so many keys are remembered
+    max_alike = 16  # of one key, which are looked through
 
     def __init__(
         self,
@@ -134,6 +144,7 @@ class CompiledMethod:
         self.cpu_options = {**CPU_OPTIONS, **(cpu_options or {})}
         self.graphs: dict[Any, Graphs] = {}  # for each signature
         self.entries: dict[Any, Entry] = {}
+        self.calls: dict[Any, list[Recalled]] = {}  # those that were remembered
 
     def __call__(self, inputs: Sequence[Any], *out: Any) -> Any:
         if torch.is_inference_mode_enabled():  # in which the compiler would set itself up for no other
@@ -155,6 +166,30 @@ class CompiledMethod:
             with _LOCK:
                 entry = self.entries[key] = self._choose(inputs, out)
         return entry
+
+    def remember(self, key: Any, tensors: Sequence[Any], inputs: Sequence[Any], rest: Any) -> None:
+        """Let ``recall`` find what serves this call, which would else take longer than a small batch.
+
+        Args:
+            key: all that the call depends on beside tensors.
+            tensors: that it depends on, of its inputs or others.
+            inputs: see ``find``.
+            rest: of the caller, for later calls.
+        """
+        if (fits := alike(tensors)) is not None:
+            if len(self.calls) >= self.max_entries:
+                self.calls.clear()
+            with torch.inference_mode(False), torch.no_grad():
+                same = self.calls.setdefault(key, [])
+                same.append(Recalled(fits, self.find(inputs), rest))
+                del same[: -self.max_alike]
+
+    def recall(self, key: Any, tensors: Sequence[Any]) -> Recalled | None:
+        """What was remembered of a call with this key and tensors like these; it may be run without gradients."""
+        for call in self.calls.get(key, ()):
+            if call.fits(*tensors):
+                return call
+        return None
 
     def _choose(self, inputs: Sequence[Any], out: tuple[Any, ...]) -> Entry:
         leaves, spec = tree_flatten((inputs, out))

@@ -20,7 +20,6 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -73,10 +72,10 @@ class KeptGraph:
         found = {name: _kernel(self.library(digest)) for name, digest in self.kernels.items()}
         names: dict[str, Any] = {**_given_to_graphs(), **found, **self.constants}
         exec(self.source, names)
-        graph: Any = names["Runner"](partitions=[])
+        graph: Callable[[list[Any]], Any] = names["Runner"](partitions=[]).call
 
-        def call(arguments: list[Any]) -> Any:
-            return graph.call(arguments)
+        def call(arguments: list[Any]) -> Any:  # takes an attribute, which a method does not
+            return graph(arguments)
 
         call._boxed_call = True  # type: ignore[attr-defined]
         return call
@@ -89,7 +88,7 @@ class KeptGraph:
 
 
 OF_BYTECODE: dict[str, Any] = {  # what it uses of torch._dynamo.utils, whose import takes a second
-    "record_pregraph_bytecode_enter": nullcontext,  # they tell a profiler what runs
+    "record_pregraph_bytecode_enter": tuple,  # they tell a profiler what runs
     "record_pregraph_bytecode_exit": id,
     "call_size": Tensor.size,
     "call_stride": Tensor.stride,

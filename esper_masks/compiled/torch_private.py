@@ -8,6 +8,10 @@ missing, something slower or less is done instead, and one warning says what is 
     to compile ahead        plain ``torch.compile``, whose checks take some tens of microseconds a call
     what transforms and     plain ``torch.compile``, too, which looks for them itself
     modes are active
+    which tensors are like  each call is looked up again, which takes as long
+    others
+    copies of several       one after another, a microsecond longer
+    tensors in one call
     options of a compiler   its own
     what it does in vain    it does, which takes a fifth of a first call
     exports in a graph      its gradient keeps what it could compute again, which takes twice the time
@@ -58,6 +62,8 @@ BATCHING = (
 TRANSFORMS = (*LEVELS, "_C._vmapmode_increment_nesting", "_C._vmapmode_decrement_nesting")
 OUTSIDE = ("_C._functorch.peek_interpreter_stack", "_functorch.pyfunctorch.temporarily_clear_interpreter_stack")
 EXPORTS = "compiler._is_exporting_flag"
+ALIKE = "_C._dynamo.guards.TensorGuards"
+COPYING = "_foreach_copy_"
 EXPORTING = "_inductor.aoti_compile_and_package"
 SWITCH = "_dynamo.config.enable_aot_compile"
 DTYPE_RULES = "_inductor.dtype_propagation.DtypePropagationOpsHandler._instance"
@@ -125,6 +131,7 @@ class Known:
     vmap: bool
     exports: bool
     assertions: bool
+    copies: bool
     transforms: bool
 
 
@@ -132,6 +139,7 @@ KNOWN = Known(
     vmap=has(BATCHING, VMAP_UNSEEN),
     exports=has((EXPORTS,), EXPORT_UNSEEN),
     assertions=has(("_assert_async",), UNASSERTED),
+    copies=not lacks(COPYING),
     transforms=has(TRANSFORMS, EACH_TRANSFORMED),
 )
 
@@ -369,7 +377,8 @@ def intercepted() -> bool:
     if not watches():
         return False
     frames = sys.modules.get("torch._dynamo.eval_frame")
-    modes = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
+    depth = torch._C._len_torch_function_stack()
+    modes = [torch._C._get_function_stack_at(i) for i in range(depth)] if depth else ()
     return (
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
@@ -377,6 +386,30 @@ def intercepted() -> bool:
         or any(not isinstance(mode, torch.utils._device.DeviceContext) for mode in modes)  # all memory has its device
         or (frames is not None and getattr(getattr(frames, "_stance", None), "stance", "") == "force_eager")
     )
+
+
+def alike(tensors: Sequence[Any]) -> Callable[..., bool] | None:
+    """A check of as many tensors: class, dtype, device, sizes, strides, whether a gradient is wanted, and what of torch
+    sees their ops first (inference mode, autocast, transforms; not modes of functions) are as they are here and now.
+
+    None where torch cannot tell: some are of another class, or one of them stands there twice.
+    """
+    if any(type(tensor) is not Tensor for tensor in tensors) or not has((ALIKE,), SLOWER):
+        return None
+    sizes: list[Any] = [list(tensor.shape) for tensor in tensors]
+    strides: list[Any] = [list(tensor.stride()) for tensor in tensors]
+    guards = torch._C._dynamo.guards.TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+    fits: Callable[..., bool] = guards.check
+    return fits if fits(*tensors) else None
+
+
+def copy_all(places: list[Tensor], values: list[Tensor]) -> None:
+    """Copy each value to its place."""
+    if KNOWN.copies:
+        torch._foreach_copy_(places, values)
+    else:
+        for place, value in zip(places, values):
+            place.copy_(value)
 
 
 def transformed() -> bool:

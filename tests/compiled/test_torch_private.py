@@ -63,9 +63,11 @@ def test_this_torch_has_every_name() -> None:
     names = (*torch_private.COMPILING, *torch_private.WATCHING, *torch_private.BATCHING, "_assert_async")
     names += (*torch_private.TRANSFORMS, *torch_kept.KEEPING, *torch_kept.REVIVING, torch_private.EXPORTING)
     names += (torch_private.DTYPE_RULES, *torch_private.INSTRUCTION_SETS, torch_private.EXPORTS)
+    names += (torch_private.ALIKE, torch_private.COPYING)
     assert [name for name in names if torch_private.lacks(name)] == []
     assert torch_private.compiles_ahead()
-    assert torch_private.Known(vmap=True, exports=True, assertions=True, transforms=True) == torch_private.KNOWN
+    every = torch_private.Known(vmap=True, exports=True, assertions=True, transforms=True, copies=True)
+    assert every == torch_private.KNOWN
     assert torch_private.known_options(methods.CPU_OPTIONS) == methods.CPU_OPTIONS
 
 
@@ -116,6 +118,92 @@ def test_without_a_name_the_compiler_does_all_that_it_does(take: Taken, name: st
         assert torch.equal(run((one, one, False)), one * 3)
     [said] = [said for said in lost(caught) if name in said]
     assert "a first call of compiled code takes a fifth longer" in said
+
+
+def plain_alike(tensors: list[Tensor]) -> Callable[..., bool]:
+    """What ``alike`` asks of as many tensors without a gradient, in Python."""
+    told = [(type(t), t.dtype, t.device, t.shape, t.stride(), t.requires_grad) for t in tensors]
+    return lambda *others: told == [(type(t), t.dtype, t.device, t.shape, t.stride(), t.requires_grad) for t in others]
+
+
+OTHERS: dict[str, Callable[[Tensor], Any]] = {
+    "values": lambda x: x + 1,
+    "view": lambda x: x.view(x.shape),
+    "dtype": lambda x: x.double(),
+    "size": lambda x: x[:1],
+    "axes": lambda x: x[None],
+    "strides": lambda x: x.T.contiguous().T if x.ndim > 1 else x.repeat_interleave(2)[::2],
+    "meta": lambda x: x.to("meta"),
+    "gradient": lambda x: x.clone().requires_grad_(),
+    "class": lambda x: torch.nn.Parameter(x, requires_grad=False),
+    "conjugate": lambda x: torch._neg_view(x),
+    "number": lambda x: 1,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("at", [0, 1])
+def test_which_tensors_are_alike(name: str, at: int) -> None:
+    tensors = [torch.randn(3, 4), torch.randn(5)]
+    fits = torch_private.alike(tensors)
+    assert fits is not None
+    others = [OTHERS[name](tensor) if place == at else tensor.clone() for place, tensor in enumerate(tensors)]
+    wanted = name in ("values", "view")
+    assert fits(*others) is wanted
+    if isinstance(others[at], Tensor) and not others[at].is_neg():
+        assert plain_alike(tensors)(*others) is wanted
+
+
+def test_alike_is_of_what_sees_an_op_first() -> None:
+    tensors = [torch.randn(3, 4), torch.randn(5)]
+    fits = torch_private.alike(tensors)
+    assert fits is not None
+    seen: list[bool] = []
+
+    def ask(x: Tensor) -> Tensor:
+        seen.append(fits(*tensors))
+        return x.sum()
+
+    torch.func.vmap(ask)(torch.zeros(2, 3))
+    torch.func.grad(ask)(torch.zeros(3))
+    with torch.inference_mode():
+        ask(torch.zeros(3))
+        inside = [tensor.clone() for tensor in tensors]
+    with torch.autocast("cpu"):
+        ask(torch.zeros(3))
+    assert seen == [False] * 4
+    assert not fits(*inside)
+    assert fits(*tensors)
+    with torch.no_grad():
+        assert fits(*tensors)
+
+
+def test_what_cannot_be_told_apart_is_not_alike() -> None:
+    one = torch.randn(3)
+    assert torch_private.alike([one, one]) is None
+    assert torch_private.alike([one, torch.nn.Parameter(one)]) is None
+    fits = torch_private.alike([one, one.clone()])
+    assert fits is not None
+    assert not fits(one, one)
+
+
+def test_without_a_name_each_call_is_looked_up(take: Taken) -> None:
+    take(torch_private.ALIKE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert torch_private.alike([torch.randn(3)]) is None
+    [said] = lost(caught)
+    assert f"torch.{torch_private.ALIKE}: a call of compiled code takes some tens of microseconds longer" in said
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_copies_are_cast(copies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_private.KNOWN, "copies", copies)
+    values = [torch.tensor([[1, -1], [3, 4]], dtype=torch.int32), torch.tensor([0.5, 2.0]), torch.arange(3).int()]
+    places = [torch.zeros(2, 2, dtype=torch.int8).T, torch.zeros(2, dtype=torch.float64), torch.zeros(3).byte()]
+    torch_private.copy_all(places, values)
+    assert [place.tolist() for place in places] == [value.tolist() for value in values]
 
 
 @pytest.mark.parametrize("error", [None, KeyError])

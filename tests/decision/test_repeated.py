@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import esper_masks as em
+from esper_masks.compiled.methods import CompiledMethod
 from esper_masks.distributions.noise import NoiseKey
 from tests.decision.inputs import BATCH, inputs
 
@@ -48,6 +49,12 @@ def call_of(step: em.DecisionStep, seed: int = 0, **changes: Any) -> Call:
     return {"states": states, "logits": logits, "total_seeds": total, "noise": noise} | changes
 
 
+def remembered(step: em.DecisionStep) -> int:
+    """How many kinds of calls are remembered."""
+    runs = [run for run in step.runs.values() if isinstance(run, CompiledMethod)]
+    return sum(len(alike) for run in runs for alike in run.calls.values())
+
+
 def check(step: em.DecisionStep, call: Call, known: int) -> None:
     """It gives what its pieces in eager code give, and ``known`` kinds of calls are known after it."""
     limit = step.engine.max_seeds if call.get("max_seeds") is None else call["max_seeds"]
@@ -63,7 +70,7 @@ def check(step: em.DecisionStep, call: Call, known: int) -> None:
     if made.raw_entropy is not None:
         assert torch.allclose(made.raw_entropy.float(), joint.raw_entropy().float(), atol=1e-5)
     assert not made.log_prob.requires_grad or made is out
-    assert len(step._known) == known
+    assert remembered(step) == known
 
 
 @pytest.mark.usefixtures("traced")
@@ -134,18 +141,34 @@ def test_what_is_wrong_is_named_after_calls_that_are_right() -> None:
             for _ in range(2):
                 with pytest.raises((ValueError, TypeError)):
                     step(**call | change(call))
-    assert len(step._known) == 2
+    assert remembered(step) == 2
 
 
 @pytest.mark.usefixtures("traced")
 def test_what_is_remembered_is_not_copied_and_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     step = make()
     check(step, call_of(step), 1)
-    assert [len(other._known) for other in (copy.deepcopy(step), pickle.loads(pickle.dumps(step)))] == [0, 0]
+    assert [remembered(other) for other in (copy.deepcopy(step), pickle.loads(pickle.dumps(step)))] == [0, 0]
     for run in step.runs.values():
         monkeypatch.setattr(run, "max_entries", 2)
-    for number, total in enumerate((torch.int32, torch.int64, torch.int16), 1):
-        check(step, call_of(step, total_seeds=torch.zeros(BATCH, dtype=total)), 1 + (number - 1) % 2)
+        monkeypatch.setattr(run, "max_alike", 2)
+    for total, known in ((torch.int32, 1), (torch.int64, 2), (torch.int16, 2), (torch.int64, 2), (torch.int32, 2)):
+        check(step, call_of(step, total_seeds=torch.zeros(BATCH, dtype=total)), known)
+    for limit, known in ((1, 3), (0, 1), (1, 2)):  # of another key
+        check(step, call_of(step, max_seeds=limit), known)
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_cannot_be_told_apart_is_looked_up_each_time() -> None:
+    """One tensor in two places, and tensors of a class of their own."""
+    step, rows = make(), len(RULES.slot_ids)
+    states, logits, noise = inputs(step.engine, rows)
+    total, both = torch.zeros(rows, dtype=torch.int32), torch.tensor([True, False, True])
+    call = {"states": states, "logits": logits, "total_seeds": total, "noise": noise}
+    for change in ({"enabled": both, "active": both}, {"logits": torch.nn.Parameter(logits)}):
+        for _ in range(2):
+            check(step, call | change, 0)
+    check(step, call | {"enabled": both, "active": both.clone()}, 1)
 
 
 @pytest.mark.usefixtures("traced")
@@ -165,7 +188,7 @@ def test_what_is_around_a_call_may_change(monkeypatch: pytest.MonkeyPatch) -> No
         torch.set_num_threads(threads)
     check(step, call_of(step), 4)
     step.runs.clear()  # what was compiled is to be made again
-    check(step, call_of(step), 4)
+    check(step, call_of(step), 1)
     assert [name for name, _ in step.runs] == ["decide"]
 
     def refuse(*_: Any, **__: Any) -> Any:
@@ -188,7 +211,7 @@ def test_noise_is_drawn_as_by_a_first_call() -> None:
         for _ in range(3):
             drawn[-1].append(run(**call).actions)
             if run is other:
-                run._known.clear()
+                run.runs["decide", run.engine.device].calls.clear()
     assert all(map(torch.equal, *drawn))
     assert not torch.equal(drawn[0][1], drawn[0][2])
     torch.manual_seed(5)
