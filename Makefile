@@ -19,7 +19,7 @@ PYTHON ?= python3
 LOG    = esper_masks/data/sample.jsonl
 RULES  = esper-2025-12
 DEVICE = cpu
-SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin guards growth networks training learning)
+SUITES = $(if $(filter cuda,$(DEVICE)),scaling,scaling masks distributions dropin guards growth first-calls networks training learning)
 GPU_OUT = runs/gpu
 LOGDIR = runs/$(shell date +%Y-%m-%d-%H%M%S)
 

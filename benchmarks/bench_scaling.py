@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from esper_masks.bench.cases import GROUPS, SCALING, Case, group
+from esper_masks.bench.cases import COLD, GROUPS, SCALING, WARM, Case, group
 from esper_masks.bench.ways import prepare
 
-# not here: other libraries, which switch off torch's validation for the whole process
+# not here: other libraries, which switch off torch's validation for the whole process, and first calls, which need one
 CASES = {
     f"{name}-{case.name}-{case.batch}": case
     for name in (SCALING, *GROUPS)
     for case in group(name, "cpu", os.cpu_count() or 1)
-    if not case.way.startswith(("torchrl", "sb3"))
+    if not case.way.startswith(("torchrl", "sb3", COLD, WARM))
 }
 
 

@@ -11,6 +11,7 @@ networks        an epoch of a population of networks, or of one after another
 sequential      networks that are trained one after another
 inputs          states and logits of a case
 measure         timing: warm-up, medians, spreads
+first_call      the first call of a process, with and without what another one has kept
 memory          bytes, and the bandwidth that limits
 libraries       other libraries' distributions
 loops           the loops that the engine replaces

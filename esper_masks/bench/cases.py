@@ -23,9 +23,11 @@ ANY_BATCH = "ours compiled, any batch"  # one graph for batches of any size, whe
 DROPINS = ("drop-in, one by one", "drop-in, batch")
 MASKABLE_PPO = ("sb3 heads", "sb3 joint")  # one choice a head, or the index of a whole action
 POPULATION, SEQUENTIAL, PRODUCTS = "population", "one after another", "products alone"  # see ``networks``
+COLD, WARM = "cold", "warm"  # a first call, before anything was built and after
 LIBRARY_WAYS = (*DISTRIBUTIONS, VECTORIZED, ANY_BATCH)
 NETWORK_WAYS = (POPULATION, SEQUENTIAL, PRODUCTS)
-WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *LIBRARY_WAYS, *DROPINS, *MASKABLE_PPO, *NETWORK_WAYS)
+OTHER_WAYS = (*DROPINS, *MASKABLE_PPO, *NETWORK_WAYS, COLD, WARM)
+WAYS = (*OURS, *LOOPS, *BOOLS, ROW_MAJOR_STATES, FROM_OBJECTS, *LIBRARY_WAYS, *OTHER_WAYS)
 USUAL = (
     LOOPS[0],
     "torch eager",
@@ -37,6 +39,7 @@ STEPS = ("forward", "forward+backward")
 TRAININGS = ("rollout", "training")  # a rollout, or a rollout and its update
 ROLLOUT, MINIBATCHES = 25, 4  # steps of an environment in a rollout, and parts that the update takes of it
 EPOCH, VALIDATED = "epoch of ", " with validation"  # of a host, before and after what it is
+FIRST_CALL = "first call"
 SCALING = "scaling"  # the group that is measured where none is named
 HEAD = "head of "
 AXES = ("batch", "work", "slots", "rules", "memory", "threads", "layout", "step", "way")  # the order of a table
@@ -65,7 +68,8 @@ class Case:
     Args:
         work: "decision": from slot states and logits to actions, log-probabilities and entropies; "words": the masks;
             "head of N": the distribution of one head; "dropin": the masks from the objects that callers hold;
-            "rollout", "training": see ``TRAININGS``; "epoch of HOST": that of a network, see ``networks``.
+            "rollout", "training": see ``TRAININGS``; "epoch of HOST": that of a network, see ``networks``; "first
+            call": that of a compiled step in a process, see ``first_call``.
         rules: a rule set that ships, or one of ``lifecycles``.
         slots: how many.
         batch: environments, rows of a distribution, or hosts.
@@ -229,16 +233,19 @@ def distributions() -> list[Case]:
     The head of 1,000 is measured at 16,384 rows: a call on 65,536 takes seconds, and a row takes as long in both.
     """
     ours_and_torch = DISTRIBUTIONS[:4]
-    return [
+    decisions = partial(grid, rules=("esper-2025-12", "esper-2026-06"), step=STEPS)
+    rows = [
         *grid(work=["head of 13"], step=STEPS, way=(*DISTRIBUTIONS, VECTORIZED)),
         *grid(work=["head of 1000"], step=STEPS, way=(*DISTRIBUTIONS, VECTORIZED), batch=[16384]),
-        *grid(rules=("esper-2025-12", "esper-2026-06"), step=STEPS, way=DISTRIBUTIONS),
+        *decisions(way=DISTRIBUTIONS),
         *grid(step=STEPS, way=DISTRIBUTIONS[:1], layout=["batch-last"]),
         *grid(work=["head of 128"], step=STEPS, way=ours_and_torch),
         *grid(work=["head of 13"], step=STEPS, way=ours_and_torch, batch=[4096]),
         *grid(work=("head of 13", "decision"), step=STEPS, way=DISTRIBUTIONS, batch=[4]),
         *grid(work=("head of 13", "decision"), way=[ANY_BATCH]),
+        *decisions(slots=(3, 16), batch=(4, 256, 4096, 65536), way=("ours eager", "torch eager")),
     ]
+    return list(dict.fromkeys(rows))
 
 
 def dropins() -> list[Case]:
@@ -290,6 +297,12 @@ def trainings() -> list[Case]:
     ]
 
 
+def first_calls() -> list[Case]:
+    """What a program waits for before its first decision, or its first scores with their gradient."""
+    rules = "esper-2025-12", "esper-2026-06"
+    return grid(work=[FIRST_CALL], rules=rules, step=STEPS, batch=[64], way=(COLD, WARM))
+
+
 def networks() -> list[Case]:
     """Populations of hosts against hosts trained one after another, which take as long each, however many they are."""
     works, mlp = partial(grid, slots=[3]), f"{EPOCH}MLP of width 16"
@@ -313,6 +326,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {  # of the CPU, beside ``star``
     "dropin": dropins,
     "guards": guards,
     "growth": growth,
+    "first-calls": first_calls,
     "training": trainings,
     "networks": networks,
 }

@@ -33,8 +33,8 @@ LOOP_BYTES = 6000  # what a loop's objects and small tensors take for each envir
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, guards, growth or training"
-    groups += " (default: %(default)s)"
+    groups = "scaling, from a centre one axis at a time, masks, distributions, dropin, guards, growth, first-calls, "
+    groups += "training or networks (default: %(default)s)"
     parser.add_argument("group", nargs="?", default=SCALING, metavar="GROUP", help=groups)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT", help="only rows whose name has one of these")

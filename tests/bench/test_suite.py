@@ -79,12 +79,15 @@ def test_the_rows_are_a_star(device: str) -> None:
     assert len({(case.name, case.batch) for case in rows}) == len(rows)
 
 
+OURS_ALONE = "growth", "first-calls"  # which compare ours with itself
+
+
 @pytest.mark.parametrize("name", list(GROUPS))
 def test_rows_of_a_group_have_names_of_their_own(name: str) -> None:
     rows = GROUPS[name]()
     assert len({(case.name, case.batch) for case in rows}) == len(rows)
     assert {case.way for case in rows} <= set(WAYS)
-    assert any(case.way in USUAL for case in rows) == (name != "growth")  # which compares ours with itself
+    assert any(case.way in USUAL for case in rows) == (name not in OURS_ALONE)
 
 
 @pytest.mark.parametrize("name", [SCALING, *GROUPS])
@@ -468,7 +471,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, guards, growth, training, networks"),
+        (["speed"], "speed: the groups are scaling, masks, distributions, dropin, guards, growth, first-calls, train"),
         (["masks", "--from", "a"], "--from measures nothing, so masks would be ignored"),
         (["--device", "tpu"], "--device tpu: the devices are cpu and cuda"),
         (["--device", "cuda"], "--device cuda: torch finds no GPU here"),
