@@ -20,14 +20,16 @@ from torch.utils._pytree import tree_leaves
 
 from esper_masks.bench import ways
 from esper_masks.bench.cases import COLD, Case
+from esper_masks.compiled.torch_private import has_begun
 
 
 def measure(case: Case, processes: int) -> list[float]:
     """Seconds that first calls took, in processes one after another. What they give is checked there, as of any row.
 
     Args:
-        case: of "first call". Where it is ``COLD``, nothing has been built on this machine, nor looked up by the
-            compiler; where not, an ordinary first call in another process has left what it keeps.
+        case: of "first call". Where it is ``COLD``, nothing of this package has been built on this machine, but
+            something else by torch: its precompiled header lies in the folder for temporary files, whatever folder its
+            compiler has. Where not, an ordinary first call in another process has left what it keeps.
         processes: how many.
 
     Raises:
@@ -62,7 +64,7 @@ def main(argument: str) -> int:
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     run, verify = ways.prepare(replace(case, work="decision", way="compiled"), "cpu", alike=False)
-    assert "torch._dynamo" not in sys.modules, "torch's compiler was imported before the call"
+    assert not has_begun(), "torch's compiler was imported before the call"
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", RuntimeWarning)
         start = time.perf_counter()

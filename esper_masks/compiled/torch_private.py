@@ -153,6 +153,11 @@ def compiles_ahead() -> bool:
     return has(COMPILING + WATCHING, SLOWER)
 
 
+def has_begun() -> bool:
+    """Whether this process has imported torch's compiler, which takes a second or two."""
+    return "torch._dynamo" in sys.modules
+
+
 def compile_lock() -> AbstractContextManager[Any]:
     """One thread at a time compiles."""
     lock: AbstractContextManager[Any] = torch._dynamo.convert_frame.compile_lock if compiles_ahead() else nullcontext()

@@ -77,9 +77,7 @@ def test_rows_are_cold_and_warm() -> None:
 def test_a_process_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Not even code that runs op by op, since no compiler was there, passes for a first call."""
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
-    with pytest.raises(
-        AssertionError, match=r"failed: AssertionError: DecisionStep\.decide runs op by op"
-    ):
+    with pytest.raises(AssertionError, match=r"failed: AssertionError: DecisionStep\.decide runs op by op"):
         first_call.measure(CASE, 1)
 
 
