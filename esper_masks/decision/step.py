@@ -230,19 +230,19 @@ class DecisionStep(nn.Module):
             raise ValueError(f"logits must be a tensor or a mapping of head to tensor, got {type(logits).__name__}")
         engine, compiled, told = self._engine(), self._is_compiled(), None
         device = engine.device
-        if compiled and states.is_cpu and not given:
-            told = self._told_of((states, logits, total_seeds, enabled, active, noise), max_seeds, out)
+        logits = logits if isinstance(logits, Tensor) else dict(logits)
+        named = (taken(given, device) or None) if given else None
+        if compiled and states.is_cpu:
+            told = self._told_of((states, logits, total_seeds, enabled, active, noise), named, max_seeds, out)
             run = self.runs.get((self.decide.__name__, device))
             if told is not None and isinstance(run, CompiledMethod) and (known := run.recall(*told)) is not None:
                 # nothing is left to check or to choose
                 limit, (dtype, entropy, words) = told[0][0], known.rest
                 drawn = NoiseKey.draw_for_now() if noise is None else noise
-                own = limit, enabled, active, drawn, dtype, entropy, None, words
+                own = limit, enabled, active, drawn, dtype, entropy, named, words
                 return run_again(known.entry, DecisionInputs(states, logits, total_seeds, *own), out)
         batch, on_cpu = states.shape[:-2], device.type == "cpu"
-        logits = dict(logits) if isinstance(logits, Mapping) else logits
         enabled, active = from_numpy(enabled, device), from_numpy(active, device)
-        named = (taken(given, device) or None) if given else None
         limit = engine.max_seeds if max_seeds is None else max_seeds
         words, values = self._plain_needs
         if named is not None or not self._plain:
@@ -259,17 +259,16 @@ class DecisionStep(nn.Module):
                 return whole
         uniforms = NoiseKey.draw() if on_cpu and compiled and noise is None else noise  # torch would draw one by one
         wanted = (torch.int64, True) if out is None else (compiled_dtype(out.actions), out.raw_entropy is not None)
-        if named is not None:
-            named = self._packed(named, states, device)
+        packed = None if named is None else self._packed(named, states, device)
         room = None if out is None or out.packed is None else out.packed.shape[-1]
-        inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, uniforms, *wanted, named, room)
+        inputs = DecisionInputs(states, logits, total_seeds, limit, enabled, active, uniforms, *wanted, packed, room)
         # for a CPU, words of a byte would be written from a copy that lies row by row, and with it all be read
         place = () if on_cpu or out is None else (out,)
         with torch.no_grad():
             made: Decision = self._run(self.decide, device, inputs, *place, categorical=CompiledCategorical)
             if out is not None and on_cpu:
                 write(out, made)
-        if told is not None:
+        if told is not None and packed is named:
             run = self.runs[self.decide.__name__, device]
             if isinstance(run, CompiledMethod):
                 run.remember(*told, inputs, (inputs.dtype, inputs.entropy, inputs.words))
@@ -469,7 +468,9 @@ class DecisionStep(nn.Module):
 
     # -- calls that are like an earlier one ---------------------------------------------------------------------------
 
-    def _told_of(self, tensors: Sequence[Any], max_seeds: Any, out: Any) -> "tuple[Any, list[Tensor]] | None":
+    def _told_of(
+        self, tensors: Sequence[Any], named: Mapping[str, Mapping[str, Tensor]] | None, max_seeds: Any, out: Any
+    ) -> "tuple[Any, list[Tensor]] | None":
         """All of a compiled call that decides how it is checked and run, and its tensors, of which the values do not.
 
         None for a call of which nothing is remembered. What belongs to the step is constant to compiled code.
@@ -482,7 +483,14 @@ class DecisionStep(nn.Module):
                 return None
             tensors = (*tensors, *out)
         key = limit, self.chunk_values, torch_modes(), tensors[0].shape, *map(type, tensors)
-        return key, [tensor for tensor in tensors if tensor is not None]
+        there = [tensor for tensor in tensors if tensor is not None]
+        mappings = [] if named is None else list(named.values())
+        if type(tensors[1]) is dict:
+            mappings.append(there.pop(1))
+        if mappings:
+            key = *key, *(named or ()), *map(tuple, mappings)
+            there += [tensor for mapping in mappings for tensor in mapping.values()]
+        return key, there
 
     # -- how it is run ------------------------------------------------------------------------------------------------
 

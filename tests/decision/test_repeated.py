@@ -14,6 +14,8 @@ from torch import Tensor
 import esper_masks as em
 from esper_masks.compiled.methods import CompiledMethod
 from esper_masks.distributions.noise import NoiseKey
+from esper_masks.masks import choices
+from tests import pods
 from tests.decision.inputs import BATCH, inputs
 
 pytestmark = [pytest.mark.cpu, pytest.mark.slow]
@@ -113,6 +115,45 @@ def test_a_repeated_call_follows_all_that_may_differ() -> None:
         inside = step.allocate(BATCH)
         assert torch.equal(step(**call_of(step, out=inside)).actions, made.actions)
     assert not step(**call_of(step)).log_prob.is_inference()  # an update may need what was decided there
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.usefixtures("traced")
+def test_a_repeated_call_has_its_own_of_what_is_given(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each set of names; large masks of heads become others before the graph, at each call."""
+    monkeypatch.setattr(choices, "LARGE", 0 if large else 1 << 62)
+    engine = pods.engine_of()
+    step, slots, nodes = em.DecisionStep(engine), len(engine.slot_ids), 5
+    seen = 0
+    for seed in range(3):
+        states, logits, noise = pods.inputs(engine, BATCH, seed=seed)
+        row, generator = pods.rows(BATCH, seed=seed), torch.Generator().manual_seed(seed)
+        room = torch.rand(BATCH, slots, nodes, generator=generator) < 0.8
+        ops = torch.rand(BATCH, len(engine.layout.ops), generator=generator) < 0.8
+        ops[:, 0] = True
+        sizes = [head.size for head in engine.layout.heads]
+        by_name = dict(zip(engine.layout.head_names, logits.split(sizes, -1)))
+        swapped = dict(reversed(by_name.items()))
+        kinds: list[tuple[Any, Call, bool]] = [
+            (logits, {"row": row}, False),
+            (by_name, {"row": row}, False),
+            (swapped, {"row": dict(reversed(row.items()))}, False),
+            (logits, {"row": row, "head_masks": {"node": room}}, True),
+            (logits, {"row": row, "head_masks": {"node": room[:, 0]}}, True),
+            (logits, {"row": row, "restrict": {"op": ops}}, False),
+            (logits, {"row": row, "restrict": {"op": ops[0]}, "head_masks": {"node": room}}, True),
+        ]
+        for scores, given, packs in kinds:
+            joint = em.FactoredCategorical(scores, engine(states, **given), validate="flag")
+            for _ in range(2):
+                made = step(states, scores, noise=noise, **given)
+                assert torch.equal(made.actions, joint.sample(noise=noise))
+                assert torch.allclose(made.log_prob, joint.log_prob(made.actions), atol=1e-5)
+            seen += seed == 0 and not (packs and large)
+            assert remembered(step) == seen
+        for wrong in ({"row": row | {"evictions": row["evictions"][1:]}}, {"row": {}}, {}):
+            with pytest.raises(em.SlotStateError, match="row 'evictions'"):
+                step(states, logits, noise=noise, **wrong)
 
 
 WRONG: dict[str, Callable[[Call], Call]] = {
@@ -219,6 +260,37 @@ def test_noise_is_drawn_as_by_a_first_call() -> None:
         first = NoiseKey.draw_for_now().bits.clone()
     torch.manual_seed(5)
     assert torch.equal(first.view(torch.int64), NoiseKey.draw().bits.view(torch.int64))
+
+
+@pytest.mark.usefixtures("traced")
+def test_threads_remember_a_kind_once() -> None:
+    step = make()
+    call, ready = call_of(step), threading.Barrier(4)
+    step(**call)
+    [run] = step.runs.values()
+    assert isinstance(run, CompiledMethod)
+    run.calls.clear()
+    before, failed = run.remember, []
+
+    def remember(*arguments: Any) -> None:
+        ready.wait(timeout=60)  # none has found what another one remembers
+        before(*arguments)
+
+    run.remember = remember  # type: ignore[method-assign]
+
+    def decide() -> None:
+        try:
+            step(**call)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=decide) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert remembered(step) == 1
 
 
 def test_threads_draw_for_themselves() -> None:
