@@ -12,6 +12,7 @@ from statistics import mode
 
 from benchmarks.learning import ARMS, summary
 from docs.tables import ROOT, TIMES, Fields, Grid, batches, figure, found, nanoseconds, result, table
+from docs.tables_of_goals import eager, first_calls, goals
 from docs.tables_of_networks import accuracy, arms, grown, mnist1d, networks, slots, widths
 from esper_masks.bench.cases import (
     DISTRIBUTIONS,
@@ -320,6 +321,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "endurance": endurance,
     "growth": growth,
     "standing": standing,
+    "eager": eager,
+    "first-calls": first_calls,
+    "goals": goals,
     "networks": networks,
     "grown": grown,
     "accuracy": accuracy,

@@ -18,7 +18,7 @@ import esper_masks as em
 from benchmarks import learning
 from docs import make_bench, tables
 from esper_masks.bench import measure, suite
-from esper_masks.bench.cases import LOOPS, STEPS, Case, group
+from esper_masks.bench.cases import FIRST_CALL, LOOPS, STEPS, Case, group
 from esper_masks.bench.checking import Scored, check_oracle
 from esper_masks.bench.inputs import LIMIT, Decision, Head, random_states, state_dicts
 from esper_masks.bench.libraries import LIBRARIES, PEERS
@@ -136,12 +136,12 @@ def test_results_are_complete_and_anonymous(path: Path, capsys: pytest.CaptureFi
                 assert row["illegal_share"] > 0
     assert suite.load(path)["rows"]
     if path.parent.name == em.__version__:
-        assert set(cases) == set(group(path.stem.split("-")[0], made["device"], made["machine"]["cores"]))
+        assert set(cases) == set(group(path.stem.rpartition("-")[0], made["device"], made["machine"]["cores"]))
     for case, row in zip(cases, made["rows"]):
         if "error" not in row:
             assert 0 < row["ns_per_env"] <= row["ns_per_env_q1"] <= row["ns_per_env_median"] <= row["ns_per_env_q3"]
             assert row["blocks"] >= measure.FEWEST
-            assert (row["compile_s"] is not None) == case.is_built
+            assert (row["compile_s"] is not None) == (case.is_built or case.work == FIRST_CALL)
     assert main(["bench", "--from", str(path)]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
@@ -169,8 +169,9 @@ def test_long_trainings_stay_as_fast_as_the_page_says() -> None:
         _, second, *others = made["rows"]
         assert others[-1]["env_steps"] >= 20_000_000
         assert others[-1]["held_bytes"] <= 1.01 * second["held_bytes"]
-        if not made["beside"]:
-            assert min(row["steps_per_s"] for row in others) >= 0.95 * second["steps_per_s"]
+        speeds = [row["steps_per_s"] / second["steps_per_s"] for row in others[:-1]]  # of whole millions
+        assert speeds[-1] >= 0.95
+        assert min(speeds) >= 0.9
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
