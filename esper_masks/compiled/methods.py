@@ -178,13 +178,14 @@ class CompiledMethod:
         """
         if (fits := alike(tensors)) is None:
             return
-        with _LOCK, torch.inference_mode(False), torch.no_grad():
-            entry = self.find(inputs)
-            same = self.calls.get(key, [])
-            if not any(other.fits(*tensors) for other in same):  # else by another thread
-                if len(self.calls) >= self.max_entries:
-                    self.calls.clear()
-                self.calls[key] = [*same[1 - self.max_alike :], Recalled(fits, entry, rest)]
+        with _LOCK:
+            if self.recall(key, tensors) is not None:  # by another thread
+                return
+            with torch.inference_mode(False), torch.no_grad():
+                entry = self.find(inputs)
+            if len(self.calls) >= self.max_entries:
+                self.calls.clear()
+            self.calls[key] = [*self.calls.get(key, ()), Recalled(fits, entry, rest)][-self.max_alike :]
 
     def recall(self, key: Any, tensors: Sequence[Any]) -> Recalled | None:
         """What was remembered of a call with this key and tensors like these; it may be run without gradients."""

@@ -221,13 +221,19 @@ def test_what_is_around_a_call_may_change(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     with torch.autocast("cpu"):
         check(step, call_of(step), 3)
+    with torch.no_grad():
+        check(step, call_of(step), 4)
+    with torch.inference_mode():  # a call by itself, of which as much is remembered
+        for _ in range(2):
+            step(**call_of(step))
+            assert remembered(step) == 5
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        check(step, call_of(step), 4)
+        check(step, call_of(step), 6)
     finally:
         torch.set_num_threads(threads)
-    check(step, call_of(step), 4)
+    check(step, call_of(step), 6)
     step.runs.clear()  # what was compiled is to be made again
     check(step, call_of(step), 1)
     assert [name for name, _ in step.runs] == ["decide"]
