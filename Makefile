@@ -10,7 +10,7 @@
 #   make site                the documentation as a site, site/index.html; a link that leads nowhere is an error
 #   make notebooks           execute notebooks/*.py into the .ipynb beside them; NOTEBOOKS="03 04" for some
 #   make dist                wheel and sdist into dist/, each installed in a fresh environment and tried there
-#   make bench               measure all groups of rows, in two and a half hours: benchmarks/results, their tables and pictures
+#   make bench               measure all groups of rows, in two and a quarter hours: benchmarks/results, their tables and pictures
 #   make bench SUITES="masks dropin"            some groups, such as those that an interrupted run left over;
 #                            BENCH_ARGS=--quick for a look, into runs/bench
 #   make gpu                 all that a GPU can tell, in five minutes, with nothing installed; GPU_OUT=FOLDER GPU_ARGS="--only a,c"
