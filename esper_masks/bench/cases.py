@@ -243,7 +243,7 @@ def distributions() -> list[Case]:
         *grid(work=["head of 13"], step=STEPS, way=ours_and_torch, batch=[4096]),
         *grid(work=("head of 13", "decision"), step=STEPS, way=DISTRIBUTIONS, batch=[4]),
         *grid(work=("head of 13", "decision"), way=[ANY_BATCH]),
-        *decisions(slots=(3, 16), batch=(4, 256, 4096, 65536), way=("ours eager", "torch eager")),
+        *decisions(slots=(3, 16), batch=(4, 256, 4096, 65536), way=DISTRIBUTIONS[1:3]),
     ]
     return list(dict.fromkeys(rows))
 

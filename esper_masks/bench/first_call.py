@@ -7,7 +7,6 @@ its own has imported this package and nothing of torch's compiler, as a program 
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from esper_masks.bench import ways
+from esper_masks.bench import suite, ways
 from esper_masks.bench.cases import COLD, Case
 from esper_masks.compiled.torch_private import has_begun
 
@@ -44,12 +43,9 @@ def measure(case: Case, processes: int) -> list[float]:
 
 
 def _in_process(case: Case, folder: str) -> tuple[float, str]:
-    places = {"TORCHINDUCTOR_CACHE_DIR": folder, "ESPER_MASKS_CACHE": os.path.join(folder, "kept")}
-    command = [sys.executable, "-m", __name__, json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **places})
+    done = suite.python_in(folder, "-m", __name__, json.dumps(asdict(case)))
     if done.returncode:
-        [*_, last] = ["it said nothing", *done.stderr.strip().splitlines()]
-        raise AssertionError(f"a first call failed: {last}")
+        raise AssertionError(f"a first call failed: {suite.last_line(done)}")
     seconds, bits = json.loads(done.stdout.splitlines()[-1])
     return seconds, bits
 

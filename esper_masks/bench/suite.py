@@ -55,11 +55,11 @@ def run_row(case: Case, settings: Settings, warm: Path) -> Row:
         if case.is_built:
             if not any(warm.iterdir()):
                 code = f"from esper_masks.bench.measure import first_graph; first_graph({settings.device!r})"
-                _python(warm, "-c", code)
+                python_in(warm, "-c", code)
             copytree(warm, folder, dirs_exist_ok=True)
         argument = json.dumps([asdict(case), asdict(settings)])
-        done = _python(folder, "-m", "esper_masks.bench.measure", argument)
-    [*_, last] = ["it said nothing", *done.stderr.strip().splitlines()]
+        done = python_in(folder, "-m", "esper_masks.bench.measure", argument)
+    last = last_line(done)
     if done.returncode in KILLED or (done.returncode and out_of_memory(last)):  # killed: what the system does then
         return {**asdict(case), "error": "out of memory"}
     if done.returncode:
@@ -70,11 +70,17 @@ def run_row(case: Case, settings: Settings, warm: Path) -> Row:
     return {**asdict(case), **made}
 
 
-def _python(folder: str | Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def python_in(folder: str | Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A process of Python that compiles into a folder, keeps code there, and loads none that another one kept."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}  # it unmakes checks
     environment = {**kept, "TORCHINDUCTOR_CACHE_DIR": str(folder), "ESPER_MASKS_CACHE": os.path.join(folder, "kept")}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment)
+
+
+def last_line(done: "subprocess.CompletedProcess[str]") -> str:
+    """The end of what a process said of its errors."""
+    [*_, last] = ["it said nothing", *done.stderr.strip().splitlines()]
+    return last
 
 
 _measure: Measure = run_row

@@ -232,18 +232,18 @@ class DecisionStep(nn.Module):
         device = engine.device
         logits = logits if isinstance(logits, Tensor) else dict(logits)
         named = (taken(given, device) or None) if given else None
+        limit = engine.max_seeds if max_seeds is None else max_seeds
         if compiled and states.is_cpu:
-            told = self._told_of((states, logits, total_seeds, enabled, active, noise), named, max_seeds, out)
+            told = self._told_of((states, logits, total_seeds, enabled, active, noise), named, limit, out)
             run = self.runs.get((self.decide.__name__, device))
             if told is not None and isinstance(run, CompiledMethod) and (known := run.recall(*told)) is not None:
                 # nothing is left to check or to choose
-                limit, (dtype, entropy, words) = told[0][0], known.rest
+                dtype, entropy, words = known.rest
                 drawn = NoiseKey.draw_for_now() if noise is None else noise
                 own = limit, enabled, active, drawn, dtype, entropy, named, words
                 return run_again(known.entry, DecisionInputs(states, logits, total_seeds, *own), out)
         batch, on_cpu = states.shape[:-2], device.type == "cpu"
         enabled, active = from_numpy(enabled, device), from_numpy(active, device)
-        limit = engine.max_seeds if max_seeds is None else max_seeds
         words, values = self._plain_needs
         if named is not None or not self._plain:
             words, values = self._needs_of(MaskInputs(states, total_seeds, limit, enabled, named), logits)
@@ -469,13 +469,12 @@ class DecisionStep(nn.Module):
     # -- calls that are like an earlier one ---------------------------------------------------------------------------
 
     def _told_of(
-        self, tensors: Sequence[Any], named: Mapping[str, Mapping[str, Tensor]] | None, max_seeds: Any, out: Any
+        self, tensors: Sequence[Any], named: Mapping[str, Mapping[str, Tensor]] | None, limit: Any, out: Any
     ) -> "tuple[Any, list[Tensor]] | None":
         """All of a compiled call that decides how it is checked and run, and its tensors, of which the values do not.
 
         None for a call of which nothing is remembered. What belongs to the step is constant to compiled code.
         """
-        limit = self._engine().max_seeds if max_seeds is None else max_seeds
         if type(limit) is not int:
             return None
         if out is not None:

@@ -19,8 +19,8 @@ CASE = Case(work=FIRST_CALL, slots=1, batch=8, way=COLD)
 class Processes:
     """In place of processes: a cold call takes 10 s, and others 1 s if an earlier one has left code in their folder."""
 
-    def __init__(self, *bits: str):
-        self.bits = list(bits)
+    def __init__(self) -> None:
+        self.bits: list[str] = []
         self.folders: list[str] = []
 
     def run(self, command: list[str], *, env: dict[str, str], **_: Any) -> "subprocess.CompletedProcess[str]":
