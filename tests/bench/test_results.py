@@ -169,9 +169,9 @@ def test_long_trainings_stay_as_fast_as_the_page_says() -> None:
         _, second, *others = made["rows"]
         assert others[-1]["env_steps"] >= 20_000_000
         assert others[-1]["held_bytes"] <= 1.01 * second["held_bytes"]
-        speeds = [row["steps_per_s"] / second["steps_per_s"] for row in others[:-1]]  # of whole millions
-        assert speeds[-1] >= 0.95
-        assert min(speeds) >= 0.9
+        if not made["beside"]:
+            assert min(row["steps_per_s"] for row in others) >= 0.95 * second["steps_per_s"]
+        assert others[-2]["steps_per_s"] >= 0.95 * second["steps_per_s"]  # the last whole million
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
